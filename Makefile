@@ -1,0 +1,43 @@
+# dlv3: make | make check | make demo | make help
+#
+# Everything is built under build/; the program is ./dlv3. Variables: SAN=1 sanitizers, WERROR=0, PREFIX, DESTDIR, CC.
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+SAN    ?= 0
+B      := build$(if $(filter 1,$(SAN)),/san)
+CC     ?= gcc
+WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers -Wno-clobbered $(if $(filter 0,$(WERROR)),,-Werror)
+OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDLV3_SANITIZE)
+PKGS   := luajit libpng libjpeg zlib libedit
+CFLAGS += -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -ldnnl -lm -ldl -lpthread
+
+SRC := $(wildcard runtime/*.c runtime/ops/*.c kernels/cpu/*.c)
+OBJ := $(SRC:%.c=$(B)/%.o)
+BIN := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)
+
+all: $(BIN)
+
+$(BIN): $(OBJ) $(B)/cdef.o
+	$(CC) $(OPT) -fopenmp -rdynamic -o $@ $^ $(LDLIBS)
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@ $<
+
+# Kernels are compiled for vectorisation; the instruction set is chosen at run time (kernels/cpu/simd.h).
+$(B)/kernels/%.o: OPT += -O3
+
+# The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.
+$(B)/cdef.txt: runtime/dlv3.h
+	@mkdir -p $(@D)
+	$(CC) -E -P -DDLV3_CDEF $< > $@
+$(B)/cdef.o: $(B)/cdef.txt
+	printf '.section .rodata\n.global dlv3_cdef_text\n.type dlv3_cdef_text, @object\ndlv3_cdef_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< | $(CC) -c -x assembler -o $@ -
+
+-include $(OBJ:.o=.d)
+
+clean:
+	rm -rf build dlv3
+.PHONY: all clean

@@ -1,0 +1,233 @@
+/* dlv3.h - the public surface of the runtime: opaque handles, status codes, no callbacks, no globals to set.
+ *
+ * Every function that can fail returns dlv3_status; the reason is dlv3_last_error(), per thread.
+ * Result pointers come first. Strings that go in are NUL-terminated UTF-8; sizes are in elements unless they say bytes.
+ *
+ * LuaJIT parses this file too (the build preprocesses it with DLV3_CDEF and embeds the text), so it keeps to
+ * declarations: enums for constants, fixed-size ints, no by-value aggregates, no function pointers, no varargs. */
+#ifndef DLV3_H
+#define DLV3_H
+
+#ifndef DLV3_CDEF
+#include <stddef.h>
+#include <stdint.h>
+#define DLV3_API __attribute__((visibility("default")))
+#define DLV3_MUST __attribute__((warn_unused_result))
+#else
+#define DLV3_API
+#define DLV3_MUST
+#endif
+
+typedef struct dlv3_tensor dlv3_tensor;
+typedef struct dlv3_loader dlv3_loader;
+typedef struct dlv3_backward_run dlv3_backward_run;
+typedef struct dlv3_file dlv3_file;
+typedef int32_t dlv3_status;
+
+enum {
+  DLV3_OK = 0,
+  DLV3_ERR_ARG,         /* an argument is out of range or missing          */
+  DLV3_ERR_SHAPE,       /* shapes do not fit each other                    */
+  DLV3_ERR_DTYPE,       /* dtypes do not fit each other or are unsupported */
+  DLV3_ERR_DEVICE,      /* tensors on several devices, or no such device   */
+  DLV3_ERR_RELEASED,    /* a handle whose storage was released             */
+  DLV3_ERR_OOM,         /* out of memory: Lua collects and retries once    */
+  DLV3_ERR_IO,          /* a file cannot be read or written                */
+  DLV3_ERR_FORMAT,      /* a file's content is not what it should be       */
+  DLV3_ERR_AUTOGRAD,    /* backward cannot run                             */
+  DLV3_ERR_INTERRUPTED, /* Ctrl-C                                          */
+  DLV3_ERR_INTERNAL,    /* a fault of dlv3 itself                          */
+  DLV3_DECLINED,        /* an implementation passes; never leaves dispatch */
+  DLV3_PENDING          /* dlv3_backward_next: a Lua function's turn       */
+};
+
+enum { /* promotion order: the larger of two is the common dtype, bf16 with f16 gives f32 */
+  DLV3_BOOL = 0,
+  DLV3_U8,
+  DLV3_I32,
+  DLV3_I64,
+  DLV3_F16,
+  DLV3_BF16,
+  DLV3_F32,
+  DLV3_F64,
+  DLV3_DTYPES
+};
+
+enum { DLV3_MAX_DIMS = 8, DLV3_MAX_INPUTS = 128, DLV3_MAX_OUTPUTS = 4, DLV3_MAX_SLOTS = 48 };
+
+/* One 8-byte attribute slot. The attribute struct of an op is an array of these: see runtime/ops.def. */
+typedef union { int64_t i; double f; } dlv3_attr;
+
+/* -- Errors, build, devices ------------------------------------------------------------------------------- */
+
+DLV3_API const char *dlv3_last_error(void);
+DLV3_API const char *dlv3_version(void);       /* "0.1.0"                                             */
+DLV3_API const char *dlv3_build_info(void);    /* one line a library: what this binary was built with */
+DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu           */
+DLV3_API const char *dlv3_device_name(int32_t device);                /* "cpu", "cuda:0"               */
+DLV3_API DLV3_MUST dlv3_status dlv3_device_find(int32_t *device, const char *name);
+DLV3_API int32_t     dlv3_num_threads(void);
+DLV3_API DLV3_MUST dlv3_status dlv3_set_num_threads(int32_t n);
+DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE                     */
+DLV3_API DLV3_MUST dlv3_status dlv3_set_impl(const char *name); /* as DLV3_IMPL; "" = best first        */
+DLV3_API double      dlv3_now(void);                    /* seconds, monotonic                  */
+
+/* Signals: from _catch on SIGINT and SIGTERM only raise a flag (a second one ends the process). With interrupt = 1
+ * dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls (training). */
+DLV3_API void    dlv3_signals_catch(int32_t interrupt);
+DLV3_API int32_t dlv3_signal_pending(void); /* the signal's number, 0 = none */
+DLV3_API void    dlv3_signal_clear(void);
+
+/* -- Tensors ---------------------------------------------------------------------------------------------- */
+
+/* A new dense tensor, content undefined. Dense is row-major, but channels-last for 4 dimensions. */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device);
+DLV3_API void dlv3_tensor_free(dlv3_tensor *t);    /* drops the caller's reference; never fails      */
+DLV3_API void dlv3_tensor_release(dlv3_tensor *t); /* gives the bytes back now; the handle goes stale */
+DLV3_API int32_t dlv3_tensor_released(const dlv3_tensor *t);
+DLV3_API int32_t dlv3_tensor_dtype(const dlv3_tensor *t);
+DLV3_API int32_t dlv3_tensor_device(const dlv3_tensor *t);
+DLV3_API int32_t dlv3_tensor_ndim(const dlv3_tensor *t);
+DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis);   /* axis from 0 */
+DLV3_API int64_t dlv3_tensor_stride(const dlv3_tensor *t, int32_t axis);
+DLV3_API int64_t dlv3_tensor_numel(const dlv3_tensor *t);
+DLV3_API int32_t dlv3_tensor_is_dense(const dlv3_tensor *t);
+DLV3_API int64_t dlv3_tensor_version(const dlv3_tensor *t); /* moves with every in-place change of the storage */
+/* Host copies in logical row-major order, converted: f64 for any dtype (exact but for i64 above 2^53). */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t);
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src);
+/* The element at a logical row-major position, as f64: printing looks at what it prints only. */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t position);
+/* Raw bytes in logical row-major order, the tensor's own dtype; n_bytes must be numel * size of an element. */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_bytes(void *dst, const dlv3_tensor *t, int64_t n_bytes);
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int64_t n_bytes);
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor *t, int32_t device);
+/* Moves t's content into arena[offset, offset + numel) (elements; same dtype and device) and makes t share it. */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset);
+/* t takes over the content, dtype and device of from (a parameter moved or cast in place); grad is dropped. */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from);
+
+/* -- Ops -------------------------------------------------------------------------------------------------- */
+
+DLV3_API int32_t     dlv3_op_count(void);
+DLV3_API const char *dlv3_op_name(int32_t op);
+DLV3_API const char *dlv3_op_signature(int32_t op); /* "x* w* b? -> y"                        */
+DLV3_API const char *dlv3_op_attrs(int32_t op);     /* "stride:pair=1 padding:pair=0 "        */
+DLV3_API const char *dlv3_op_doc(int32_t op);
+DLV3_API int32_t     dlv3_op_flags(int32_t op);     /* bit 0: has a gradient, bit 1: a view   */
+DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device); /* "onednn gemm ref"          */
+DLV3_API const char *dlv3_op_chosen(int32_t op);    /* the implementation of this op's last call, "" before it */
+/* The one road into kernels. in: n_in handles, NULL for an absent optional; attr: the op's slots (NULL: all
+ * defaults do not apply here, so only for ops without attributes); out: receives new references. */
+DLV3_API DLV3_MUST dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr, dlv3_tensor **out);
+
+/* -- Autograd --------------------------------------------------------------------------------------------- */
+
+DLV3_API int32_t dlv3_grad_enabled(void);
+DLV3_API void    dlv3_set_grad_enabled(int32_t on);
+DLV3_API int32_t dlv3_requires_grad(const dlv3_tensor *t); /* 1: a leaf that wants one, 2: computed from such */
+DLV3_API DLV3_MUST dlv3_status dlv3_set_requires_grad(dlv3_tensor *t, int32_t on);
+DLV3_API dlv3_tensor *dlv3_tensor_grad(dlv3_tensor *t);    /* a new reference or NULL */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_set_grad(dlv3_tensor *t, dlv3_tensor *grad); /* NULL clears */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor *t);
+/* backward: begin with the loss and its gradient (NULL = 1 for a single element), then call next until it returns DLV3_OK.
+ * DLV3_PENDING: run the Lua function `custom_id` on grads (n_grads new references, NULL = none), hand its results
+ * to dlv3_backward_give, call next again. end frees the run, finished or not. */
+DLV3_API DLV3_MUST dlv3_status dlv3_backward_begin(dlv3_backward_run **run, dlv3_tensor *loss, dlv3_tensor *grad);
+DLV3_API DLV3_MUST dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads, int32_t *n_grads);
+DLV3_API DLV3_MUST dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *const *grads, int32_t n_grads);
+DLV3_API void dlv3_backward_end(dlv3_backward_run *run);
+/* A node of a Lua function: the outs become results of custom_id on the ins. Freed ids are collected with _freed. */
+DLV3_API DLV3_MUST dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out, int32_t n_out);
+DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max);
+
+/* -- Memory ----------------------------------------------------------------------------------------------- */
+
+DLV3_API int32_t dlv3_scope_push(void);       /* returns the depth to pop to                                */
+DLV3_API void    dlv3_scope_keep(dlv3_tensor *t); /* t's storage moves to the enclosing scope                */
+DLV3_API void    dlv3_scope_pop(int32_t depth);   /* frees every storage made since the matching push        */
+DLV3_API int64_t dlv3_memory_live(int32_t device);
+DLV3_API int64_t dlv3_memory_peak(int32_t device);
+DLV3_API int64_t dlv3_memory_reserved(int32_t device);
+DLV3_API void    dlv3_memory_reset_peak(int32_t device);
+DLV3_API void    dlv3_memory_flush(int32_t device);  /* gives cached blocks back to the system               */
+DLV3_API void    dlv3_memory_limit(int64_t bytes);   /* a ceiling for the cpu allocator; 0 = none            */
+DLV3_API int32_t dlv3_memory_pressure(void);         /* 1: enough was allocated since the last call that returned 1
+                                                        that the host language should run a full collection  */
+DLV3_API const char *dlv3_memory_largest(int32_t device); /* the largest live tensors, for the out-of-memory text */
+
+/* -- Random numbers --------------------------------------------------------------------------------------- */
+
+/* Philox 4x32-10 keyed by (seed, stream); n doubles in [0,1) from counter on. The same in every build. */
+DLV3_API void dlv3_random(double *out, int32_t n, uint64_t seed, uint64_t stream, uint64_t counter);
+/* A permutation of 0..n-1 drawn from (seed, stream). */
+DLV3_API void dlv3_permutation(int64_t *out, int64_t n, uint64_t seed, uint64_t stream);
+
+/* -- Files ------------------------------------------------------------------------------------------------ */
+
+DLV3_API DLV3_MUST dlv3_status dlv3_file_open(dlv3_file **f, const char *path);        /* for reading             */
+DLV3_API int64_t dlv3_file_size(const dlv3_file *f);
+DLV3_API DLV3_MUST dlv3_status dlv3_file_read(dlv3_file *f, void *dst, int64_t offset, int64_t n_bytes);
+/* Little-endian elements of t's dtype at offset, in row-major order of t's logical shape. */
+DLV3_API DLV3_MUST dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t offset);
+/* Writing: to path + a temporary suffix; commit syncs and renames over path, close without commit removes it. */
+DLV3_API DLV3_MUST dlv3_status dlv3_file_create(dlv3_file **f, const char *path);
+DLV3_API DLV3_MUST dlv3_status dlv3_file_write(dlv3_file *f, const void *src, int64_t n_bytes);
+DLV3_API DLV3_MUST dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t); /* row-major bytes      */
+DLV3_API int64_t  dlv3_file_position(const dlv3_file *f);
+DLV3_API uint32_t dlv3_file_crc(dlv3_file *f);  /* CRC-32 of what was written since the last call of this         */
+DLV3_API DLV3_MUST dlv3_status dlv3_file_patch(dlv3_file *f, int64_t offset, const void *src, int64_t n_bytes);
+DLV3_API DLV3_MUST dlv3_status dlv3_file_commit(dlv3_file *f);
+DLV3_API void dlv3_file_close(dlv3_file *f);
+
+/* Directories and the like, for scripts. kind: 0 nothing there, 1 a file, 2 a directory. */
+DLV3_API int32_t dlv3_path_kind(const char *path);
+DLV3_API DLV3_MUST dlv3_status dlv3_make_dir(const char *path);             /* with its parents                     */
+DLV3_API DLV3_MUST dlv3_status dlv3_list_dir(char **names, const char *path); /* sorted, one a line; dlv3_text_free */
+DLV3_API void    dlv3_text_free(char *text);
+DLV3_API int32_t dlv3_is_terminal(int32_t fd);
+DLV3_API int64_t dlv3_peak_rss(void);                                       /* bytes                                */
+DLV3_API int64_t dlv3_getpid(void);
+
+/* -- Images ----------------------------------------------------------------------------------------------- */
+
+/* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3: see dlv3_image_read), alpha dropped, palettes
+ * and grey expanded, CMYK converted, 16 bit reduced to 8; orient = 1 applies the EXIF orientation. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, const char *path, int32_t orient);
+/* A mask: the indices of a palette PNG (1, 2, 4, 8 bits) or the values of a grey one, u8 [h,w]; RGB is refused. */
+DLV3_API DLV3_MUST dlv3_status dlv3_mask_read(dlv3_tensor **mask, const char *path);
+/* Resized exactly as PIL does it. image u8 [3,h,w]: bilinear with antialiasing; mask u8 [h,w]: nearest. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_resize(dlv3_tensor **out, const dlv3_tensor *image, int64_t h, int64_t w);
+DLV3_API DLV3_MUST dlv3_status dlv3_mask_resize(dlv3_tensor **out, const dlv3_tensor *mask, int64_t h, int64_t w);
+/* Network input f32 [1,3,h,w] (dtype: f32, bf16, f16, f64): (x / 255 - mean[c]) / std[c], in f32 arithmetic. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *image, const float *mean, const float *std, int32_t dtype);
+/* PNG, atomically. u8 [3,h,w] RGB; u8 [4,h,w] RGBA; u8 [h,w] with palette (256*3 bytes), or grey where palette is NULL. */
+DLV3_API DLV3_MUST dlv3_status dlv3_png_write(const char *path, const dlv3_tensor *image, const uint8_t *palette);
+/* JPEG, atomically. u8 [3,h,w]; quality 1..100. */
+DLV3_API DLV3_MUST dlv3_status dlv3_jpeg_write(const char *path, const dlv3_tensor *image, int32_t quality);
+
+/* -- The data loader: C threads, no Lua in them ------------------------------------------------------------ */
+
+typedef struct {
+  int32_t train;         /* 1: random resize, flip, crop; 0: shorter side to resize_min                        */
+  int32_t resize_min, resize_max; /* the shorter side, inclusive range                                         */
+  int32_t crop;          /* height and width of a training crop                                                */
+  double  flip;          /* probability                                                                        */
+  float   mean[3], std[3];
+  int32_t num_classes;   /* labels are 0..num_classes-1 and ignore_index; another value is an error. 0: any    */
+  int32_t ignore_index;
+  int32_t dtype;         /* of the image batch                                                                 */
+  int32_t workers;       /* threads, at least 1                                                                */
+  int32_t ahead;         /* batches kept ready                                                                 */
+  uint64_t seed;
+} dlv3_loader_config;
+
+/* images, masks: n paths each, '\n'-terminated, in index order; masks may be "" (no targets). */
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, const char *images, const char *masks, int64_t n);
+/* Starts an epoch: order holds n indices (0-based) to deliver, `first` of them are passed over (resume). */
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch);
+/* The next batch: image [b,3,h,w], target u8 [b,h,w] (NULL without masks); *image = NULL at the end of the epoch. */
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_next(dlv3_loader *l, dlv3_tensor **image, dlv3_tensor **target);
+DLV3_API void dlv3_loader_free(dlv3_loader *l);
+
+#endif
