@@ -12,6 +12,7 @@ OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address,undefined -fno-omit-
 PKGS   := luajit libpng libjpeg zlib libedit
 CFLAGS += -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -ldnnl -lm -ldl -lpthread
+# BOOT=1: links while parts are still missing
 
 SRC := $(wildcard runtime/*.c runtime/ops/*.c kernels/cpu/*.c)
 OBJ := $(SRC:%.c=$(B)/%.o)
@@ -20,7 +21,7 @@ BIN := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)
 all: $(BIN)
 
 $(BIN): $(OBJ) $(B)/cdef.o
-	$(CC) $(OPT) -fopenmp -rdynamic -o $@ $^ $(LDLIBS)
+	$(CC) $(OPT) -fopenmp -rdynamic $(if $(BOOT),-no-pie -Wl,--unresolved-symbols=ignore-all) -o $@ $^ $(LDLIBS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
