@@ -7,8 +7,10 @@
 SAN    ?= 0
 B      := build$(if $(filter 1,$(SAN)),/san)
 CC     ?= gcc
-WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers -Wno-clobbered $(if $(filter 0,$(WERROR)),,-Werror)
-OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDLV3_SANITIZE)
+# maybe-uninitialized: gcc can not know that fail() never returns DLV3_OK, so every TRY would trip it.
+WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers -Wno-clobbered -Wno-maybe-uninitialized $(if $(filter 0,$(WERROR)),,-Werror)
+COMMA  := ,
+OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address$(COMMA)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDLV3_SANITIZE)
 PKGS   := luajit libpng libjpeg zlib libedit
 CFLAGS += -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -ldnnl -lm -ldl -lpthread
@@ -21,7 +23,7 @@ BIN := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)
 all: $(BIN)
 
 $(BIN): $(OBJ) $(B)/cdef.o
-	$(CC) $(OPT) -fopenmp -rdynamic $(if $(BOOT),-no-pie -Wl,--unresolved-symbols=ignore-all) -o $@ $^ $(LDLIBS)
+	$(CC) $(OPT) -fopenmp -rdynamic $(if $(BOOT),-no-pie -Wl$(COMMA)--unresolved-symbols=ignore-all) -o $@ $^ $(LDLIBS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)

@@ -146,7 +146,7 @@ enum {
 enum {
   GRAD = 1,     /* has a backward rule                                                          */
   NOGRAD = 0,
-  VIEW = 2,     /* infer fills view_stride and view_offset, no kernel runs                      */
+  VIEW = 2,     /* infer may set is_view, view_stride and view_offset: then no kernel runs      */
   STRIDED = 4,  /* the kernel takes inputs of any stride; others get dense ones                 */
   PROMOTE = 8,  /* inputs are cast to their common dtype before infer                           */
   NONDET = 16   /* draws random numbers: two runs differ unless the state is put back           */
@@ -163,7 +163,8 @@ typedef struct {
   void *attr;                       /* a private copy: infer may normalise it                 */
   int32_t n_out;
   spec spec[DLV3_MAX_OUTPUTS];
-  int64_t view_stride[DLV3_MAX_DIMS], view_offset; /* elements, absolute; VIEW ops             */
+  bool is_view;                     /* set by the infer of a VIEW op: no kernel runs           */
+  int64_t view_stride[DLV3_MAX_DIMS], view_offset; /* in elements, absolute in the storage     */
   tensor *out[DLV3_MAX_OUTPUTS];
 } op_call;
 

@@ -1,0 +1,418 @@
+/* autograd.c - the tape: nodes recorded by dlv3_call, walked in reverse by backward.
+ *
+ * A node holds what the op's signature marks with '*' (detached aliases with the version they had), the shapes of its
+ * inputs, and edges to the nodes that made them. It never holds its own output tensor, so there is no cycle. Nodes are
+ * numbered as they are made; walking in falling numbers visits every consumer before its producer. After its rule has
+ * run a node gives up what it saved.
+ *
+ * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns DLV3_PENDING and is
+ * resumed when the caller has run the function. */
+#include "core.h"
+
+#include <stdlib.h>
+
+static bool grad_enabled = true;
+static int64_t next_seq, next_mark;
+
+DLV3_API int32_t dlv3_grad_enabled(void) { return grad_enabled; }
+DLV3_API void dlv3_set_grad_enabled(int32_t on) { grad_enabled = on != 0; }
+
+/* -- Lua functions whose node is gone ---------------------------------------------------------------------- */
+
+static int64_t *freed_ids;
+static int32_t n_freed, freed_room;
+
+static void note_freed(int64_t id) {
+  if (n_freed == freed_room) {
+    int32_t room = freed_room ? 2 * freed_room : 64;
+    int64_t *grown = realloc(freed_ids, (size_t)room * sizeof *grown);
+    if (!grown) return; /* the Lua side keeps one closure too long: no harm */
+    freed_ids = grown, freed_room = room;
+  }
+  freed_ids[n_freed++] = id;
+}
+
+DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max) {
+  int32_t n = n_freed < max ? n_freed : max;
+  if (n > 0) memcpy(ids, freed_ids + n_freed - n, (size_t)n * sizeof *ids);
+  n_freed -= n;
+  return n;
+}
+
+/* -- Nodes ------------------------------------------------------------------------------------------------- */
+
+/* Gives up the saved tensors; the edges stay until the node is freed. */
+static void node_finish(node *n) {
+  if (n->done) return;
+  n->done = true;
+  for (int32_t i = 0; i < n->n_in && n->in; i++) tensor_drop(n->in[i].t), n->in[i].t = NULL;
+  for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) {
+    tensor_drop(n->out[i].t), n->out[i].t = NULL;
+    tensor_drop(n->grad_out[i]), n->grad_out[i] = NULL;
+  }
+  if (n->op == OP_COUNT) note_freed(n->custom_id);
+}
+
+/* Iterative, since a long chain of ops would recurse as deep as it is long. */
+void node_drop(node *n) {
+  if (--n->refs > 0) return;
+  n->visit = NULL;
+  for (node *todo = n; todo;) {
+    node *dead = todo;
+    todo = dead->visit;
+    node_finish(dead);
+    for (int32_t i = 0; i < dead->n_in; i++) {
+      edge *e = &dead->edges[i];
+      tensor_drop(e->leaf);
+      if (e->node && --e->node->refs == 0) e->node->visit = todo, todo = e->node;
+    }
+    free(dead->edges), free(dead->in_spec), free(dead->in), free(dead);
+  }
+}
+
+static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out) {
+  node *n = calloc(1, sizeof *n);
+  if (!n) return NULL;
+  n->refs = 1, n->op = op, n->n_in = n_in, n->n_out = n_out, n->seq = ++next_seq;
+  n->edges = calloc((size_t)n_in + 1, sizeof *n->edges);
+  n->in_spec = calloc((size_t)n_in + 1, sizeof *n->in_spec);
+  n->in = calloc((size_t)n_in + 1, sizeof *n->in);
+  if (!n->edges || !n->in_spec || !n->in) {
+    n->n_in = 0;
+    node_drop(n);
+    return NULL;
+  }
+  for (int32_t i = 0; i < n_in; i++) {
+    tensor *t = in[i];
+    if (!t) continue;
+    spec_like(&n->in_spec[i], t);
+    n->device = t->st->device;
+    if (!is_float(t->dtype)) continue;
+    if (t->node) n->edges[i] = (edge){t->node, t->node_out, NULL}, t->node->refs++;
+    else if (t->requires_grad) n->edges[i].leaf = tensor_retain(t);
+  }
+  return n;
+}
+
+static void attach(node *n, tensor *const *out) {
+  for (int32_t i = 0; i < n->n_out; i++) {
+    if (!out[i]) continue;
+    spec_like(&n->out_spec[i], out[i]);
+    if (!is_float(out[i]->dtype)) continue;
+    out[i]->node = n, out[i]->node_out = i;
+    n->refs++;
+  }
+}
+
+static status keep(saved *s, const tensor *t) {
+  if (!t) return DLV3_OK;
+  s->version = storage_version(t->st);
+  return tensor_alias(&s->t, t);
+}
+
+status node_record(op_call *c, tensor *const *original_in) {
+  const op_info *info = c->info;
+  node *n = node_new(c->op, original_in, c->n_in, c->n_out);
+  if (!n) return fail(DLV3_ERR_OOM, "%s: out of memory for the tape", info->name);
+  memcpy(n->attr, c->attr, (size_t)info->attr_slots * sizeof *n->attr);
+  status st = DLV3_OK;
+  for (int32_t i = 0; i < c->n_in && st == DLV3_OK; i++)
+    if (info->in_saved >> i & 1) st = keep(&n->in[i], c->in[i]);
+  for (int32_t i = 0; i < c->n_out && st == DLV3_OK; i++)
+    if (info->out_saved >> i & 1) st = keep(&n->out[i], c->out[i]);
+  if (st == DLV3_OK) attach(n, c->out);
+  node_drop(n); /* the outputs hold it now */
+  return st;
+}
+
+DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out, int32_t n_out) {
+  if (n_in < 0 || n_in > DLV3_MAX_INPUTS || n_out < 1 || n_out > DLV3_MAX_OUTPUTS)
+    return fail(DLV3_ERR_ARG, "Function: %d inputs and %d outputs came, at most %d and %d are taken", (int)n_in, (int)n_out, DLV3_MAX_INPUTS, DLV3_MAX_OUTPUTS);
+  for (int32_t i = 0; i < n_out; i++)
+    if (out[i]->node || out[i]->requires_grad)
+      return fail(DLV3_ERR_AUTOGRAD, "Function: forward must return new tensors; result %d is an input or already on the tape (clone it)", (int)i + 1);
+  node *n = node_new(OP_COUNT, in, n_in, n_out);
+  if (!n) return fail(DLV3_ERR_OOM, "Function: out of memory for the tape");
+  n->custom_id = custom_id;
+  attach(n, out);
+  node_drop(n);
+  return DLV3_OK;
+}
+
+/* -- Leaves ------------------------------------------------------------------------------------------------ */
+
+DLV3_API int32_t dlv3_requires_grad(const dlv3_tensor *t) { return t->node ? 2 : t->requires_grad; }
+
+DLV3_API dlv3_status dlv3_set_requires_grad(dlv3_tensor *t, int32_t on) {
+  if (on && !is_float(t->dtype)) return fail(DLV3_ERR_DTYPE, "requires_grad: only float tensors have gradients, this one is %s", dtype_name(t->dtype));
+  if (t->node) return fail(DLV3_ERR_AUTOGRAD, "requires_grad: this tensor was computed from others; detach() it first");
+  t->requires_grad = on != 0;
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_tensor *dlv3_tensor_grad(dlv3_tensor *t) { return t->grad ? tensor_retain(t->grad) : NULL; }
+
+DLV3_API dlv3_status dlv3_tensor_set_grad(dlv3_tensor *t, dlv3_tensor *grad) {
+  char a[TEXT], b[TEXT];
+  if (grad && (!same_sizes(t, grad) || t->dtype != grad->dtype))
+    return fail(DLV3_ERR_SHAPE, "grad: must have the tensor's sizes and dtype\n  %s   %s", tensor_text(a, "tensor", t), tensor_text(b, "grad", grad));
+  if (grad) tensor_retain(grad);
+  tensor_drop(t->grad);
+  t->grad = grad;
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor *t) { return tensor_alias(out, t); }
+
+/* -- Accumulation ------------------------------------------------------------------------------------------ */
+
+/* Nobody else sees t's elements, and it covers them without overlap. */
+static bool owned_alone(const tensor *t) { return t->refs == 1 && t->st->refs == 1 && !t->st->parent && is_dense(t); }
+
+/* Adds g, which is consumed, to *slot. */
+static status add_to(tensor **slot, tensor *g) {
+  if (!*slot) return *slot = g, DLV3_OK;
+  status st;
+  if (owned_alone(*slot)) st = op_run(OP_add_, IN(*slot, g), NULL, NULL);
+  else {
+    tensor *total = NULL;
+    st = op_run(OP_add, IN(*slot, g), NULL, &total);
+    if (st == DLV3_OK) tensor_drop(*slot), *slot = total;
+  }
+  tensor_drop(g);
+  return st;
+}
+
+/* A leaf's gradient lives as long as the leaf does: it leaves the scope of this step. */
+static void adopt(tensor *leaf, tensor *g) {
+  g->st->scope = leaf->st->scope;
+  leaf->grad = g;
+}
+
+static status add_to_leaf(tensor *leaf, tensor *g) {
+  if (leaf->grad) {
+    status st = op_run(OP_add_, IN(leaf->grad, g), NULL, NULL);
+    tensor_drop(g);
+    return st;
+  }
+  if (!owned_alone(g)) {
+    tensor *copy = NULL;
+    status st = op_run(OP_contiguous, IN(g), NULL, &copy);
+    tensor_drop(g);
+    TRY(st);
+    g = copy;
+  }
+  adopt(leaf, g);
+  return DLV3_OK;
+}
+
+static status zeros_of(tensor **out, const spec *s, int32_t device) {
+  fill__attr zero = {0};
+  TRY(tensor_new(out, s->dtype, s->ndim, s->size, device));
+  status st = op_run(OP_fill_, IN(*out), &zero, NULL);
+  if (st != DLV3_OK) tensor_drop(*out), *out = NULL;
+  return st;
+}
+
+status grad_into(backward_call *b, int32_t i, tensor **out) {
+  edge *e = &b->n->edges[i];
+  if (e->leaf) {
+    if (!e->leaf->grad) {
+      tensor *g;
+      TRY(zeros_of(&g, &b->in_spec[i], b->n->device));
+      adopt(e->leaf, g);
+    }
+    *out = e->leaf->grad;
+    return DLV3_OK;
+  }
+  tensor **slot = &e->node->grad_out[e->out];
+  if (!*slot) TRY(zeros_of(slot, &b->in_spec[i], b->n->device));
+  else if (!owned_alone(*slot)) {
+    tensor *copy;
+    TRY(op_run(OP_contiguous, IN(*slot), NULL, &copy));
+    tensor_drop(*slot);
+    *slot = copy;
+  }
+  *out = *slot;
+  return DLV3_OK;
+}
+
+/* -- Backward ---------------------------------------------------------------------------------------------- */
+
+struct dlv3_backward_run {
+  node **nodes; /* every reachable node, consumers first, one reference each */
+  int64_t n, at;
+  bool waiting; /* nodes[at] is a Lua function whose gradients are awaited */
+};
+
+static int by_falling_seq(const void *a, const void *b) {
+  int64_t x = (*(node *const *)a)->seq, y = (*(node *const *)b)->seq;
+  return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Collects the nodes reachable from root. */
+static status collect(dlv3_backward_run *run, node *root) {
+  int64_t room = 256, mark = ++next_mark;
+  if (!(run->nodes = malloc((size_t)room * sizeof *run->nodes))) return fail(DLV3_ERR_OOM, "backward: out of memory");
+  run->nodes[run->n++] = root;
+  root->mark = mark, root->refs++;
+  for (int64_t i = 0; i < run->n; i++) {
+    node *n = run->nodes[i];
+    if (n->done)
+      return fail(DLV3_ERR_AUTOGRAD, "backward: the graph was already used; what %s saved is freed after one backward. Compute the loss again "
+                  "(double backward is not offered)", n->op == OP_COUNT ? "a Function" : op_table[n->op].name);
+    for (int32_t k = 0; k < n->n_in; k++) {
+      node *p = n->edges[k].node;
+      if (!p || p->mark == mark) continue;
+      if (run->n == room) {
+        node **grown = realloc(run->nodes, (size_t)(room *= 2) * sizeof *grown);
+        if (!grown) return fail(DLV3_ERR_OOM, "backward: out of memory");
+        run->nodes = grown;
+      }
+      p->mark = mark, p->refs++;
+      run->nodes[run->n++] = p;
+    }
+  }
+  qsort(run->nodes, (size_t)run->n, sizeof *run->nodes, by_falling_seq);
+  return DLV3_OK;
+}
+
+static status first_gradient(tensor **g, tensor *loss, tensor *grad) {
+  char a[TEXT], b[TEXT];
+  if (grad) {
+    if (!same_sizes(loss, grad) || loss->dtype != grad->dtype)
+      return fail(DLV3_ERR_SHAPE, "backward: the gradient must have the sizes and dtype of the tensor\n  %s   %s", tensor_text(a, "tensor", loss), tensor_text(b, "gradient", grad));
+    *g = tensor_retain(grad);
+    return DLV3_OK;
+  }
+  if (numel(loss) != 1) return fail(DLV3_ERR_AUTOGRAD, "backward: the tensor must have one element, or a gradient must be given\n  %s", tensor_text(a, "tensor", loss));
+  fill__attr one = {1};
+  TRY(tensor_new(g, loss->dtype, loss->ndim, loss->size, loss->st->device));
+  return op_run(OP_fill_, IN(*g), &one, NULL);
+}
+
+DLV3_API dlv3_status dlv3_backward_begin(dlv3_backward_run **out, dlv3_tensor *loss, dlv3_tensor *grad) {
+  char text[TEXT];
+  if (!loss->node && !loss->requires_grad)
+    return fail(DLV3_ERR_AUTOGRAD, "backward: nothing it was computed from requires grad, or it was computed under no_grad\n  %s", tensor_text(text, "tensor", loss));
+  tensor *g = NULL;
+  dlv3_backward_run *run = calloc(1, sizeof *run);
+  if (!run) return fail(DLV3_ERR_OOM, "backward: out of memory");
+  status st = first_gradient(&g, loss, grad);
+  if (st == DLV3_OK && loss->node) st = collect(run, loss->node);
+  if (st == DLV3_OK && loss->node) {
+    node *n = loss->node;
+    for (int64_t i = 0; i < run->n; i++)
+      for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) tensor_drop(run->nodes[i]->grad_out[k]), run->nodes[i]->grad_out[k] = NULL;
+    n->grad_out[loss->node_out] = g;
+  } else if (st == DLV3_OK) st = add_to_leaf(loss, g);
+  else tensor_drop(g);
+  if (st == DLV3_OK) *out = run;
+  else dlv3_backward_end(run);
+  return st;
+}
+
+static status check_saved(const node *n, const saved *s, const char *name) {
+  const char *op = n->op == OP_COUNT ? "Function" : op_table[n->op].name;
+  if (!s->t) return DLV3_OK;
+  if (!s->t->st->data) return fail(DLV3_ERR_RELEASED, "backward of %s: %s, which it saved, was released or its scope ended", op, name);
+  int64_t now = storage_version(s->t->st);
+  if (now == s->version) return DLV3_OK;
+  return fail(DLV3_ERR_AUTOGRAD, "backward of %s: %s was changed in place after it was saved (version %lld, saved at %lld); clone it before the change",
+              op, name, (long long)now, (long long)s->version);
+}
+
+/* Takes the gradients of a node's inputs, which are consumed, to where they belong. */
+static status deliver(node *n, tensor **grad_x) {
+  status st = DLV3_OK;
+  for (int32_t i = 0; i < n->n_in; i++) {
+    tensor *g = grad_x[i];
+    edge *e = &n->edges[i];
+    if (!g) continue;
+    grad_x[i] = NULL;
+    if (st != DLV3_OK || (!e->leaf && !e->node)) {
+      tensor_drop(g);
+      continue;
+    }
+    const spec *s = &n->in_spec[i];
+    if (g->dtype != s->dtype || g->ndim != s->ndim || memcmp(g->size, s->size, (size_t)s->ndim * sizeof *s->size)) {
+      char have[TEXT], want[TEXT];
+      st = fail(DLV3_ERR_AUTOGRAD, "backward of %s: the gradient of input %d is %s, the input is %s %s", n->op == OP_COUNT ? "a Function" : op_table[n->op].name,
+                (int)i + 1, tensor_text(have, "", g), sizes_text(want, s->ndim, s->size), dtype_name(s->dtype));
+      tensor_drop(g);
+    } else st = e->leaf ? add_to_leaf(e->leaf, g) : add_to(&e->node->grad_out[e->out], g);
+  }
+  return st;
+}
+
+static status run_rule(node *n) {
+  const op_info *info = &op_table[n->op];
+  tensor *in[DLV3_MAX_INPUTS], *grad_x[DLV3_MAX_INPUTS] = {0};
+  bool needs[DLV3_MAX_INPUTS];
+  backward_call b = {.n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
+  for (int32_t i = 0; i < n->n_in; i++) {
+    TRY(check_saved(n, &n->in[i], info->variadic ? "an input" : info->in_name[i]));
+    in[i] = n->in[i].t;
+    needs[i] = n->edges[i].leaf || n->edges[i].node;
+  }
+  for (int32_t i = 0; i < n->n_out; i++) {
+    TRY(check_saved(n, &n->out[i], info->out_name[i]));
+    b.out[i] = n->out[i].t;
+    b.grad_y[i] = n->grad_out[i];
+  }
+  status st = info->backward(&b);
+  if (st == DLV3_OK) return deliver(n, grad_x);
+  for (int32_t i = 0; i < n->n_in; i++) tensor_drop(grad_x[i]);
+  return fail_more(st, "\n  in the backward pass of %s", info->name);
+}
+
+DLV3_API dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads, int32_t *n_grads) {
+  if (run->waiting) return fail(DLV3_ERR_INTERNAL, "backward: the gradients of a Function were not given");
+  for (; run->at < run->n; run->at++) {
+    node *n = run->nodes[run->at];
+    bool any = false;
+    for (int32_t i = 0; i < n->n_out; i++) any |= n->grad_out[i] != NULL;
+    if (any && n->op == OP_COUNT) {
+      *custom_id = n->custom_id, *n_grads = n->n_out;
+      for (int32_t i = 0; i < n->n_out; i++) grads[i] = n->grad_out[i] ? tensor_retain(n->grad_out[i]) : NULL;
+      run->waiting = true;
+      return DLV3_PENDING;
+    }
+    if (any) {
+      bool before = grad_enabled;
+      grad_enabled = false;
+      status st = run_rule(n);
+      grad_enabled = before;
+      TRY(st);
+    }
+    node_finish(n);
+  }
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *const *grads, int32_t n_grads) {
+  if (!run->waiting) return fail(DLV3_ERR_INTERNAL, "backward: no Function is waiting for gradients");
+  node *n = run->nodes[run->at];
+  if (n_grads != n->n_in) return fail(DLV3_ERR_AUTOGRAD, "Function: backward must return one gradient (or nil) an input: %d, not %d", (int)n->n_in, (int)n_grads);
+  tensor *owned[DLV3_MAX_INPUTS];
+  for (int32_t i = 0; i < n_grads; i++) owned[i] = grads[i] ? tensor_retain(grads[i]) : NULL;
+  bool before = grad_enabled;
+  grad_enabled = false;
+  status st = deliver(n, owned);
+  grad_enabled = before;
+  run->waiting = false;
+  node_finish(n);
+  run->at++;
+  return st;
+}
+
+DLV3_API void dlv3_backward_end(dlv3_backward_run *run) {
+  if (!run) return;
+  for (int64_t i = 0; i < run->n; i++) {
+    node *n = run->nodes[i];
+    for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) tensor_drop(n->grad_out[k]), n->grad_out[k] = NULL;
+    node_drop(n);
+  }
+  free(run->nodes);
+  free(run);
+}

@@ -1,0 +1,244 @@
+/* dispatch.c - dlv3_call: the one road from a caller into a kernel.
+ *
+ *   check handles and devices -> promote dtypes -> infer -> make inputs dense -> allocate outputs
+ *     -> first implementation that does not decline -> versions -> tape
+ *
+ * Backward rules and the optimiser come this way too (op_run), so that one place can profile, check, record, replay. */
+#include "backend.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "verbose.h"
+
+_Thread_local const char *declined_reason;
+static char forced_impl[32];
+static const char *chosen[OP_COUNT];
+
+DLV3_API dlv3_status dlv3_set_impl(const char *name) {
+  if (strlen(name) >= sizeof forced_impl) return fail(DLV3_ERR_ARG, "no implementation is called '%.40s'", name);
+  strcpy(forced_impl, name);
+  return DLV3_OK;
+}
+
+__attribute__((constructor)) static void read_environment(void) {
+  const char *name = getenv("DLV3_IMPL");
+  if (name && strlen(name) < sizeof forced_impl) strcpy(forced_impl, name);
+}
+
+DLV3_API const char *dlv3_op_chosen(int32_t op) { return op >= 0 && op < OP_COUNT && chosen[op] ? chosen[op] : ""; }
+
+static const impl *impls_of(int32_t op, int32_t device) {
+  (void)device;
+  return cpu_backend.kernels[op];
+}
+
+DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device) {
+  static char text[200];
+  int used = 0;
+  text[0] = 0;
+  if (op < 0 || op >= OP_COUNT || device < 0 || device >= dlv3_device_count()) return text;
+  const impl *list = impls_of(op, device);
+  for (; list && list->run; list++)
+    used += snprintf(text + used, sizeof text - (size_t)used, "%s%s", used ? " " : "", list->name);
+  return text;
+}
+
+/* -- Messages ---------------------------------------------------------------------------------------------- */
+
+const char *call_text(char *buf, size_t n, const op_call *c) {
+  char one[TEXT];
+  int used = 0;
+  buf[0] = 0;
+  for (int32_t i = 0; i < c->n_in && i < 12; i++) {
+    char name[24];
+    if (!c->in[i]) continue;
+    if (c->info->variadic) snprintf(name, sizeof name, "%d:", (int)i + 1);
+    else snprintf(name, sizeof name, "%s", c->info->in_name[i]);
+    used += snprintf(buf + used, n - (size_t)used, "%s%s", used ? "   " : "", tensor_text(one, name, c->in[i]));
+    if ((size_t)used + 200 > n) return buf;
+  }
+  attrs_text(buf + used, n - (size_t)used, c->info, c->attr);
+  return buf;
+}
+
+status fail_call(const op_call *c, status code, const char *format, ...) {
+  char message[600], tensors[1200];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(message, sizeof message, format, args);
+  va_end(args);
+  return fail(code, "%s: %s\n  %s", c->info->name, message, call_text(tensors, sizeof tensors, c));
+}
+
+status check_ndim(const op_call *c, int32_t i, int32_t ndim) {
+  if (c->in[i]->ndim == ndim) return DLV3_OK;
+  return fail_call(c, DLV3_ERR_SHAPE, "%s must have %d dimensions, it has %d", c->info->in_name[i], (int)ndim, (int)c->in[i]->ndim);
+}
+
+status check_float(const op_call *c, int32_t i) {
+  if (is_float(c->in[i]->dtype)) return DLV3_OK;
+  return fail_call(c, DLV3_ERR_DTYPE, "%s must be a float tensor (f16, bf16, f32, f64), it is %s", c->info->in_name[i], dtype_name(c->in[i]->dtype));
+}
+
+status check_dtype(const op_call *c, int32_t i, int32_t dtype) {
+  if (c->in[i]->dtype == dtype) return DLV3_OK;
+  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s, it is %s", c->info->in_name[i], dtype_name(dtype), dtype_name(c->in[i]->dtype));
+}
+
+status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size) {
+  char want[TEXT];
+  const tensor *t = c->in[i];
+  if (t->ndim == ndim && (!ndim || !memcmp(t->size, size, (size_t)ndim * sizeof *size))) return DLV3_OK;
+  return fail_call(c, DLV3_ERR_SHAPE, "%s must be %s", c->info->in_name[i], sizes_text(want, ndim, size));
+}
+
+status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim) {
+  int64_t a = *axis < 0 ? *axis + ndim : *axis;
+  if (a < 0 || a >= ndim)
+    return fail_call(c, DLV3_ERR_ARG, "no axis %lld in a tensor of %d dimensions", (long long)(*axis < 0 ? *axis : *axis + 1), (int)ndim);
+  *axis = a;
+  return DLV3_OK;
+}
+
+/* -- The steps --------------------------------------------------------------------------------------------- */
+
+static bool wants_grad(const tensor *t) { return t && (t->requires_grad || t->node); }
+
+static status check_inputs(const op_call *c) {
+  const op_info *info = c->info;
+  if (info->variadic ? c->n_in < 1 || c->n_in > DLV3_MAX_INPUTS : c->n_in != info->n_in)
+    return fail(DLV3_ERR_ARG, "%s: %d tensors came, expected %s", info->name, (int)c->n_in, info->signature);
+  int32_t device = -1;
+  for (int32_t i = 0; i < c->n_in; i++) {
+    const tensor *t = c->in[i];
+    const char *name = info->variadic ? info->in_name[0] : info->in_name[i];
+    if (!t) {
+      if (!info->variadic && (info->in_optional >> i & 1)) continue;
+      return fail(DLV3_ERR_ARG, "%s: the tensor %s is missing", info->name, name);
+    }
+    if (!t->st->data) return fail_call(c, DLV3_ERR_RELEASED, "%s was released, by release() or when its scope ended", name);
+    if (device < 0) device = t->st->device;
+    if (t->st->device != device) return fail_call(c, DLV3_ERR_DEVICE, "the tensors are on several devices; move them with x:to(device)");
+    if (!info->variadic && (info->in_place >> i & 1) && dlv3_grad_enabled() && wants_grad(t))
+      return fail_call(c, DLV3_ERR_AUTOGRAD, "%s requires grad and can not be changed in place; use the op without '_', detach(), or dlv3.no_grad", name);
+  }
+  return DLV3_OK;
+}
+
+/* Casts the inputs of a PROMOTE op to their common dtype; the casts are on the tape. owned: what to drop afterwards. */
+static status promote(op_call *c, tensor **owned) {
+  int32_t dtype = -1;
+  for (int32_t i = 0; i < c->n_in; i++)
+    if (c->in[i]) dtype = dtype < 0 ? c->in[i]->dtype : dtype_promote(dtype, c->in[i]->dtype);
+  for (int32_t i = 0; i < c->n_in; i++) {
+    if (!c->in[i] || c->in[i]->dtype == dtype) continue;
+    cast_attr to = {dtype};
+    TRY(op_run(OP_cast, IN(c->in[i]), &to, &owned[i]));
+    c->in[i] = owned[i];
+  }
+  return DLV3_OK;
+}
+
+/* Dense copies for kernels that want them; not on the tape, since they change nothing but the layout. */
+static status densify(op_call *c, tensor **owned) {
+  bool grad = dlv3_grad_enabled();
+  for (int32_t i = 0; i < c->n_in; i++) {
+    if (!c->in[i] || is_dense(c->in[i])) continue;
+    if (c->info->in_place >> i & 1) return fail_call(c, DLV3_ERR_ARG, "%s is changed in place and must be dense; it is a strided view", c->info->in_name[i]);
+    tensor *dense;
+    dlv3_set_grad_enabled(false);
+    status st = op_run(OP_contiguous, IN(c->in[i]), NULL, &dense);
+    dlv3_set_grad_enabled(grad);
+    TRY(st);
+    c->in[i] = owned[i] = dense;
+  }
+  return DLV3_OK;
+}
+
+static status make_outputs(op_call *c) {
+  int32_t device = c->in[0] ? c->in[0]->st->device : 0;
+  if (c->is_view) {
+    TRY(tensor_alias(&c->out[0], c->in[0]));
+    tensor *y = c->out[0];
+    y->ndim = c->spec[0].ndim, y->offset = c->view_offset;
+    memcpy(y->size, c->spec[0].size, sizeof y->size);
+    memcpy(y->stride, c->view_stride, sizeof y->stride);
+    return DLV3_OK;
+  }
+  for (int32_t i = 0; i < c->n_out; i++)
+    if (!c->spec[i].none) TRY(tensor_new(&c->out[i], c->spec[i].dtype, c->spec[i].ndim, c->spec[i].size, device));
+  return DLV3_OK;
+}
+
+/* Runs the implementations in their order, a forced one first. */
+static status run_impls(op_call *c) {
+  const impl *list = impls_of(c->op, 0), *first = NULL;
+  if (!list || !list->run) return fail_call(c, DLV3_ERR_INTERNAL, "no kernel is linked in");
+  if (forced_impl[0])
+    for (const impl *i = list; i->run && !first; i++)
+      if (!strcmp(i->name, forced_impl)) first = i;
+  for (const impl *i = first ? first : list; i->run; i++) {
+    double begin = verbose_level ? dlv3_now() : 0;
+    status st = i->run(c);
+    if (st == DLV3_DECLINED) {
+      if (verbose_level > 1) verbose_declined(c, i->name, declined_reason);
+      continue;
+    }
+    chosen[c->op] = i->name;
+    if (verbose_level && st == DLV3_OK) verbose_call(c, i->name, dlv3_now() - begin);
+    return st;
+  }
+  return fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason);
+}
+
+static status run_call(op_call *c, tensor **owned) {
+  tensor *original[DLV3_MAX_INPUTS];
+  TRY(check_inputs(c));
+  if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
+  if (c->info->flags & PROMOTE) TRY(promote(c, owned));
+  TRY(c->info->infer(c));
+  memcpy(original, c->in, (size_t)c->n_in * sizeof *original);
+  tensor *dense[DLV3_MAX_INPUTS] = {0};
+  status st = DLV3_OK;
+  if (!(c->info->flags & (STRIDED | VIEW))) st = densify(c, dense);
+  if (st == DLV3_OK) st = make_outputs(c);
+  if (st == DLV3_OK && !c->is_view) st = run_impls(c);
+  if (st == DLV3_OK) {
+    for (int32_t i = 0; i < c->n_in && c->info->in_place; i++)
+      if (c->in[i] && (c->info->in_place >> i & 1)) c->in[i]->st->own_version++;
+    bool grad = false;
+    if ((c->info->flags & GRAD) && dlv3_grad_enabled())
+      for (int32_t i = 0; i < c->n_in; i++) grad |= wants_grad(original[i]) && is_float(original[i]->dtype);
+    if (grad) st = node_record(c, original);
+  }
+  for (int32_t i = 0; i < c->n_in; i++) tensor_drop(dense[i]);
+  return st;
+}
+
+status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out) {
+  tensor *inputs[DLV3_MAX_INPUTS], *owned[DLV3_MAX_INPUTS];
+  dlv3_attr slots[DLV3_MAX_SLOTS];
+  op_info *info = &op_table[op];
+  if (n_in < 0 || n_in > DLV3_MAX_INPUTS) return fail(DLV3_ERR_ARG, "%s: %d tensors at once, at most %d", info->name, (int)n_in, DLV3_MAX_INPUTS);
+  if (info->attr_slots && !attr) return fail(DLV3_ERR_INTERNAL, "%s: called without its attributes", info->name);
+  memcpy(inputs, in, (size_t)n_in * sizeof *in);
+  memset(owned, 0, (size_t)n_in * sizeof *owned);
+  if (info->attr_slots) memcpy(slots, attr, (size_t)info->attr_slots * sizeof *slots);
+  op_call c;
+  memset(&c, 0, sizeof c);
+  c.op = op, c.info = info, c.n_in = n_in, c.in = inputs, c.attr = slots, c.n_out = info->n_out;
+  status st = run_call(&c, owned);
+  for (int32_t i = 0; i < n_in; i++) tensor_drop(owned[i]);
+  for (int32_t i = 0; i < c.n_out; i++) {
+    if (st == DLV3_OK && out) out[i] = c.out[i];
+    else tensor_drop(c.out[i]);
+  }
+  return st;
+}
+
+DLV3_API dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr, dlv3_tensor **out) {
+  if (op < 0 || op >= OP_COUNT) return fail(DLV3_ERR_ARG, "no op has the number %d", (int)op);
+  return op_run(op, in, n_in, attr, out);
+}

@@ -1,0 +1,241 @@
+/* memory.c - storages: reference counts, scopes, the caching allocator and its counters.
+ *
+ * How memory is handed out:
+ *   - a request is rounded up to a size class (multiples of 64 bytes up to 4 KiB, then eight classes an octave);
+ *   - a freed block is kept on its class's list and given to the next request of that class, so that a training step
+ *     allocates from the system only the first time;
+ *   - when the system has none left, or the limit is reached, all kept blocks go back to it and the request is tried
+ *     once more; only then does it fail with DLV3_ERR_OOM (Lua collects garbage and tries the whole call again).
+ * Kept blocks are never split: a workload of ever new sizes holds what it freed until dlv3_memory_flush.
+ *
+ * Scopes are a depth: a storage remembers the depth it was made at, and popping a depth releases its storages, whoever
+ * still holds a reference. The headers stay, so that a stale handle is an error and never dangles. */
+#include "backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { CLASSES = 400, MAX_DEVICES = 17 };
+
+typedef struct block { struct block *next; } block;
+
+typedef struct {
+  block *kept[CLASSES]; /* host-side lists: the blocks of other devices are boxed by their backend */
+  int64_t live, peak, reserved;
+} pool;
+
+static pool pools[MAX_DEVICES];
+static storage live_storages = {.next = &live_storages, .prev = &live_storages};
+static int32_t scope_depth;
+static int64_t cpu_limit, pressure_base;
+
+static const backend *backend_of(int32_t device) { (void)device; return &cpu_backend; }
+
+/* -- Size classes ------------------------------------------------------------------------------------------ */
+
+/* The class of a request and the bytes a block of it has. */
+static int32_t size_class(int64_t bytes, int64_t *rounded) {
+  if (bytes < 64) bytes = 64;
+  if (bytes <= 4096) {
+    *rounded = (bytes + 63) & ~63ll;
+    return (int32_t)(*rounded / 64);
+  }
+  int32_t octave = 63 - __builtin_clzll((uint64_t)(bytes - 1)); /* 2^octave < bytes <= 2^(octave+1) */
+  int64_t step = (1ll << octave) / 8;
+  int64_t eighth = (bytes - (1ll << octave) + step - 1) / step; /* 1..8 */
+  *rounded = (1ll << octave) + eighth * step;
+  return (int32_t)(65 + (octave - 12) * 8 + (eighth - 1));
+}
+
+static void flush(int32_t device) {
+  pool *p = &pools[device];
+  for (int32_t c = 0; c < CLASSES; c++) {
+    for (block *b = p->kept[c], *next; b; b = next) {
+      next = b->next;
+      int64_t bytes = ((int64_t *)b)[1];
+      backend_of(device)->free(b, bytes, device);
+      p->reserved -= bytes;
+    }
+    p->kept[c] = NULL;
+  }
+}
+
+static bool over_limit(int32_t device, int64_t more) {
+  return device == 0 && cpu_limit && pools[0].reserved + more > cpu_limit;
+}
+
+static status take(char **out, int64_t bytes, int32_t device) {
+  pool *p = &pools[device];
+  int64_t rounded;
+  int32_t c = size_class(bytes, &rounded);
+  if (c >= CLASSES) return fail(DLV3_ERR_OOM, "out of memory: %lld bytes asked for at once", (long long)bytes);
+  void *data = p->kept[c];
+  if (data) p->kept[c] = p->kept[c]->next;
+  else {
+    if (over_limit(device, rounded)) flush(device);
+    if (over_limit(device, rounded))
+      return fail(DLV3_ERR_OOM, "out of memory on %s: %.1f MiB more would pass the limit of %.1f MiB (%.1f MiB are live)",
+                  dlv3_device_name(device), (double)rounded / 1048576, (double)cpu_limit / 1048576, (double)p->live / 1048576);
+    if (backend_of(device)->alloc(&data, rounded, device) != DLV3_OK) {
+      flush(device);
+      TRY(backend_of(device)->alloc(&data, rounded, device));
+    }
+    p->reserved += rounded;
+  }
+  p->live += rounded;
+  if (p->live > p->peak) p->peak = p->live;
+  *out = data;
+  return DLV3_OK;
+}
+
+static void give(char *data, int64_t bytes, int32_t device) {
+  pool *p = &pools[device];
+  int64_t rounded;
+  int32_t c = size_class(bytes, &rounded);
+  block *b = (block *)data;
+  b->next = p->kept[c];
+  ((int64_t *)b)[1] = rounded;
+  p->kept[c] = b;
+  p->live -= rounded;
+#ifdef DLV3_SANITIZE /* a kept block would hide a use after free */
+  flush(device);
+#endif
+}
+
+/* -- Storages ---------------------------------------------------------------------------------------------- */
+
+static status storage_header(storage **out, int64_t bytes, int32_t device) {
+  storage *s = calloc(1, sizeof *s);
+  if (!s) return fail(DLV3_ERR_OOM, "out of memory for a storage header");
+  *s = (storage){.refs = 1, .device = device, .bytes = bytes, .scope = scope_depth};
+  s->next = live_storages.next, s->prev = &live_storages;
+  s->next->prev = s->prev->next = s;
+  *out = s;
+  return DLV3_OK;
+}
+
+static void storage_forget(storage *s) {
+  s->next->prev = s->prev;
+  s->prev->next = s->next;
+  free(s);
+}
+
+status storage_new(storage **out, int64_t bytes, int32_t device) {
+  storage *s;
+  TRY(storage_header(&s, bytes, device));
+  status st = take(&s->data, bytes, device);
+  if (st != DLV3_OK) {
+    storage_forget(s);
+    return st;
+  }
+  *out = s;
+  return DLV3_OK;
+}
+
+status storage_slice(storage **out, storage *parent, int64_t byte_offset, int64_t bytes) {
+  storage *s;
+  TRY(storage_header(&s, bytes, parent->device));
+  s->parent = storage_retain(parent);
+  s->data = parent->data + byte_offset;
+  s->scope = parent->scope;
+  *out = s;
+  return DLV3_OK;
+}
+
+storage *storage_retain(storage *s) {
+  s->refs++;
+  return s;
+}
+
+void storage_release(storage *s) {
+  for (prepared *p = s->prepared, *next; p; p = next) {
+    next = p->next;
+    p->destroy(p);
+  }
+  s->prepared = NULL;
+  if (s->data && !s->parent) give(s->data, s->bytes, s->device);
+  s->data = NULL;
+  if (s->parent) {
+    storage *parent = s->parent;
+    s->own_version += parent->own_version; /* the visible version never goes back */
+    s->parent = NULL;
+    storage_drop(parent);
+  }
+}
+
+void storage_drop(storage *s) {
+  if (--s->refs > 0) return;
+  storage_release(s);
+  storage_forget(s);
+}
+
+/* -- Scopes ------------------------------------------------------------------------------------------------ */
+
+DLV3_API int32_t dlv3_scope_push(void) { return scope_depth++; }
+
+DLV3_API void dlv3_scope_keep(dlv3_tensor *t) {
+  for (storage *s = t->st; s; s = s->parent)
+    if (s->scope == scope_depth && scope_depth > 0) s->scope = scope_depth - 1;
+}
+
+DLV3_API void dlv3_scope_pop(int32_t depth) {
+  if (depth < 0 || depth >= scope_depth) return;
+  /* Releasing a slice may drop its arena's header, which may be the next in the list: hold it meanwhile. */
+  for (storage *s = live_storages.next, *next; s != &live_storages; s = next) {
+    next = s->next;
+    if (s->scope <= depth || !s->data) continue;
+    next->refs++;
+    storage_release(s);
+    storage *held = next;
+    if (held == &live_storages) {
+      held->refs--;
+      continue;
+    }
+    next = held->refs > 1 ? held : held->next;
+    storage_drop(held);
+  }
+  scope_depth = depth;
+}
+
+/* -- Counters ---------------------------------------------------------------------------------------------- */
+
+static bool known(int32_t device) { return device >= 0 && device < dlv3_device_count(); }
+
+DLV3_API int64_t dlv3_memory_live(int32_t device) { return known(device) ? pools[device].live : 0; }
+DLV3_API int64_t dlv3_memory_peak(int32_t device) { return known(device) ? pools[device].peak : 0; }
+DLV3_API int64_t dlv3_memory_reserved(int32_t device) { return known(device) ? pools[device].reserved : 0; }
+DLV3_API void dlv3_memory_reset_peak(int32_t device) {
+  if (known(device)) pools[device].peak = pools[device].live;
+}
+DLV3_API void dlv3_memory_flush(int32_t device) {
+  if (known(device)) flush(device);
+}
+DLV3_API void dlv3_memory_limit(int64_t bytes) { cpu_limit = bytes < 0 ? 0 : bytes; }
+
+DLV3_API int32_t dlv3_memory_pressure(void) {
+  int64_t live = pools[0].live;
+  if (live < pressure_base) pressure_base = live;
+  if (live - pressure_base < 512ll << 20) return 0;
+  pressure_base = live;
+  return 1;
+}
+
+DLV3_API const char *dlv3_memory_largest(int32_t device) {
+  enum { SHOWN = 10 };
+  static char text[512];
+  const storage *top[SHOWN] = {0};
+  for (const storage *s = live_storages.next; s != &live_storages; s = s->next) {
+    if (s->device != device || !s->data || s->parent) continue;
+    for (int32_t i = 0; i < SHOWN; i++) {
+      if (top[i] && top[i]->bytes >= s->bytes) continue;
+      memmove(top + i + 1, top + i, (size_t)(SHOWN - 1 - i) * sizeof *top);
+      top[i] = s;
+      break;
+    }
+  }
+  int used = 0;
+  for (int32_t i = 0; i < SHOWN && top[i]; i++)
+    used += snprintf(text + used, sizeof text - (size_t)used, "%s%.1f MiB", i ? ", " : "", (double)top[i]->bytes / 1048576);
+  if (!used) text[0] = 0;
+  return text;
+}

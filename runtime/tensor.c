@@ -1,0 +1,313 @@
+/* tensor.c - tensor headers: sizes, strides, sharing, and element access from the host.
+ *
+ * A tensor is a window (dtype, sizes, strides, offset) on a storage. Nothing here computes: arithmetic, layout changes
+ * and casts are ops. The element loops below serve printing, tables and files. */
+#include "backend.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* -- Layout ------------------------------------------------------------------------------------------------ */
+
+void dense_strides(int32_t ndim, const int64_t *size, int64_t *stride) {
+  static const int32_t channels_last[4] = {1, 3, 2, 0}; /* fastest first */
+  int64_t step = 1;
+  for (int32_t k = 0; k < ndim; k++) {
+    int32_t axis = ndim == 4 ? channels_last[k] : ndim - 1 - k;
+    stride[axis] = step;
+    step *= size[axis] > 0 ? size[axis] : 1;
+  }
+}
+
+bool is_dense(const tensor *t) {
+  int64_t want[DLV3_MAX_DIMS];
+  dense_strides(t->ndim, t->size, want);
+  for (int32_t i = 0; i < t->ndim; i++)
+    if (t->size[i] > 1 && t->stride[i] != want[i]) return false;
+  return true;
+}
+
+bool same_sizes(const tensor *a, const tensor *b) {
+  return a->ndim == b->ndim && !memcmp(a->size, b->size, (size_t)a->ndim * sizeof *a->size);
+}
+
+/* -- Headers ----------------------------------------------------------------------------------------------- */
+
+static status header_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size) {
+  tensor *t = calloc(1, sizeof *t);
+  if (!t) return fail(DLV3_ERR_OOM, "out of memory for a tensor header");
+  t->refs = 1, t->dtype = dtype, t->ndim = ndim;
+  if (ndim) memcpy(t->size, size, (size_t)ndim * sizeof *size);
+  *out = t;
+  return DLV3_OK;
+}
+
+/* Bytes of a tensor, refusing what does not fit 2^62. */
+static status byte_count(int64_t *bytes, int32_t dtype, int32_t ndim, const int64_t *size) {
+  char text[TEXT];
+  *bytes = dtype_bytes(dtype);
+  bool empty = false, overflow = false;
+  for (int32_t i = 0; i < ndim; i++) {
+    if (size[i] < 0) return fail(DLV3_ERR_SHAPE, "a tensor has no negative sizes: %s", sizes_text(text, ndim, size));
+    if (size[i] == 0) empty = true;
+    else if (*bytes > (1ll << 62) / size[i]) overflow = true;
+    else *bytes *= size[i];
+  }
+  if (empty) *bytes = 0;
+  else if (overflow) return fail(DLV3_ERR_SHAPE, "a tensor of %s %s has more bytes than can be counted", sizes_text(text, ndim, size), dtype_name(dtype));
+  return DLV3_OK;
+}
+
+status tensor_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device) {
+  int64_t bytes;
+  char text[TEXT];
+  tensor *t;
+  TRY(byte_count(&bytes, dtype, ndim, size));
+  TRY(header_new(&t, dtype, ndim, size));
+  dense_strides(ndim, size, t->stride);
+  status st = storage_new(&t->st, bytes, device);
+  if (st != DLV3_OK) {
+    free(t);
+    return fail_more(st, "\n  for a tensor of %s %s", sizes_text(text, ndim, size), dtype_name(dtype));
+  }
+  *out = t;
+  return DLV3_OK;
+}
+
+status tensor_alias(tensor **out, const tensor *t) {
+  tensor *a;
+  TRY(header_new(&a, t->dtype, t->ndim, t->size));
+  memcpy(a->stride, t->stride, sizeof a->stride);
+  a->offset = t->offset;
+  a->st = storage_retain(t->st);
+  *out = a;
+  return DLV3_OK;
+}
+
+tensor *tensor_retain(tensor *t) {
+  t->refs++;
+  return t;
+}
+
+void tensor_drop(tensor *t) {
+  if (!t || --t->refs > 0) return;
+  tensor_drop(t->grad);
+  if (t->node) node_drop(t->node);
+  storage_drop(t->st);
+  free(t);
+}
+
+DLV3_API dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device) {
+  if (dtype < 0 || dtype >= DLV3_DTYPES) return fail(DLV3_ERR_DTYPE, "no dtype has the number %d", (int)dtype);
+  if (ndim < 0 || ndim > DLV3_MAX_DIMS) return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
+  if (device < 0 || device >= dlv3_device_count()) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
+  return tensor_new(out, dtype, ndim, size, device);
+}
+
+DLV3_API void dlv3_tensor_free(dlv3_tensor *t) { tensor_drop(t); }
+DLV3_API void dlv3_tensor_release(dlv3_tensor *t) { storage_release(t->st); }
+DLV3_API int32_t dlv3_tensor_released(const dlv3_tensor *t) { return t->st->data == NULL; }
+DLV3_API int32_t dlv3_tensor_dtype(const dlv3_tensor *t) { return t->dtype; }
+DLV3_API int32_t dlv3_tensor_device(const dlv3_tensor *t) { return t->st->device; }
+DLV3_API int32_t dlv3_tensor_ndim(const dlv3_tensor *t) { return t->ndim; }
+DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis) { return axis >= 0 && axis < t->ndim ? t->size[axis] : -1; }
+DLV3_API int64_t dlv3_tensor_stride(const dlv3_tensor *t, int32_t axis) { return axis >= 0 && axis < t->ndim ? t->stride[axis] : -1; }
+DLV3_API int64_t dlv3_tensor_numel(const dlv3_tensor *t) { return numel(t); }
+DLV3_API int32_t dlv3_tensor_is_dense(const dlv3_tensor *t) { return is_dense(t); }
+DLV3_API int64_t dlv3_tensor_version(const dlv3_tensor *t) { return storage_version(t->st); }
+
+static status check_alive(const tensor *t, const char *what) {
+  char text[TEXT];
+  if (t->st->data) return DLV3_OK;
+  return fail(DLV3_ERR_RELEASED, "%s: the tensor was released, by release() or when its scope ended\n %s", what, tensor_text(text, "", t));
+}
+
+/* -- Walking elements -------------------------------------------------------------------------------------- */
+
+/* The rows of a tensor in logical row-major order: sizes of 1 dropped, neighbours merged where strides allow. */
+typedef struct {
+  int32_t ndim;
+  int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS], index[DLV3_MAX_DIMS], offset;
+} walk;
+
+static walk walk_of(const tensor *t) {
+  walk w = {.ndim = 0, .offset = t->offset};
+  for (int32_t i = 0; i < t->ndim; i++) {
+    if (t->size[i] == 1) continue;
+    int32_t last = w.ndim - 1;
+    if (w.ndim && w.stride[last] == t->stride[i] * t->size[i]) w.size[last] *= t->size[i], w.stride[last] = t->stride[i];
+    else w.size[w.ndim] = t->size[i], w.stride[w.ndim++] = t->stride[i];
+  }
+  if (!w.ndim) w.size[0] = 1, w.stride[0] = 1, w.ndim = 1;
+  return w;
+}
+
+/* Moves to the next row; false after the last. */
+static bool walk_next(walk *w) {
+  for (int32_t i = w->ndim - 2; i >= 0; i--) {
+    w->offset += w->stride[i];
+    if (++w->index[i] < w->size[i]) return true;
+    w->offset -= w->stride[i] * w->size[i];
+    w->index[i] = 0;
+  }
+  return false;
+}
+
+static double get_element(const char *p, int32_t dtype) {
+  float f;
+  uint32_t bits;
+  uint16_t h;
+  switch (dtype) {
+  case DLV3_BOOL:
+  case DLV3_U8: return *(const uint8_t *)p;
+  case DLV3_I32: return *(const int32_t *)p;
+  case DLV3_I64: return (double)*(const int64_t *)p;
+  case DLV3_BF16:
+    memcpy(&h, p, 2);
+    bits = (uint32_t)h << 16;
+    memcpy(&f, &bits, 4);
+    return f;
+  case DLV3_F16: {
+    memcpy(&h, p, 2);
+    int32_t exponent = h >> 10 & 31, fraction = h & 1023;
+    double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
+                       : exponent     ? ldexp(1024 + fraction, exponent - 25)
+                                      : ldexp(fraction, -24);
+    return h & 0x8000 ? -magnitude : magnitude;
+  }
+  case DLV3_F32: return *(const float *)p;
+  default: return *(const double *)p;
+  }
+}
+
+DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
+  TRY(check_alive(t, "totable"));
+  if (numel(t) == 0) return DLV3_OK;
+  int64_t width = dtype_bytes(t->dtype);
+  walk w = walk_of(t);
+  do {
+    const char *p = t->st->data + w.offset * width;
+    for (int64_t i = 0; i < w.size[w.ndim - 1]; i++) *dst++ = get_element(p + i * w.stride[w.ndim - 1] * width, t->dtype);
+  } while (walk_next(&w));
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t position) {
+  TRY(check_alive(t, "element"));
+  if (position < 0 || position >= numel(t)) return fail(DLV3_ERR_ARG, "no element %lld among %lld", (long long)position, (long long)numel(t));
+  int64_t at = t->offset;
+  for (int32_t i = t->ndim - 1; i >= 0; i--) {
+    at += position % t->size[i] * t->stride[i];
+    position /= t->size[i];
+  }
+  *value = get_element(t->st->data + at * dtype_bytes(t->dtype), t->dtype);
+  return DLV3_OK;
+}
+
+/* Through an f64 tensor and copy_, so that rounding is the kernels' own. */
+DLV3_API dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src) {
+  tensor *f64;
+  TRY(check_alive(t, "tensor"));
+  TRY(tensor_new(&f64, DLV3_F64, t->ndim, t->size, 0));
+  status st = dlv3_tensor_from_bytes(f64, src, numel(t) * 8);
+  if (st == DLV3_OK) st = op_run(OP_copy_, IN(t, f64), NULL, NULL);
+  tensor_drop(f64);
+  return st;
+}
+
+/* One row: n elements of `width` bytes, `stride` elements apart at p, packed at flat. */
+#define COPY_ROW(T)                                                                                        \
+  for (int64_t i = 0; i < n; i++) {                                                                        \
+    if (to_tensor) ((T *)p)[i * stride] = ((const T *)flat)[i];                                            \
+    else ((T *)flat)[i] = ((const T *)p)[i * stride];                                                      \
+  }
+static void copy_row(char *p, char *flat, int64_t n, int64_t stride, int64_t width, bool to_tensor) {
+  if (stride == 1 || n == 1) {
+    if (to_tensor) memcpy(p, flat, (size_t)(n * width));
+    else memcpy(flat, p, (size_t)(n * width));
+  } else if (width == 8) { COPY_ROW(uint64_t)
+  } else if (width == 4) { COPY_ROW(uint32_t)
+  } else if (width == 2) { COPY_ROW(uint16_t)
+  } else { COPY_ROW(uint8_t) }
+}
+
+static status copy_bytes(const tensor *t, char *flat, int64_t n_bytes, bool to_tensor) {
+  char text[TEXT];
+  int64_t width = dtype_bytes(t->dtype);
+  TRY(check_alive(t, "bytes"));
+  if (n_bytes != numel(t) * width)
+    return fail(DLV3_ERR_ARG, "%lld bytes do not fill %s, which has %lld", (long long)n_bytes, tensor_text(text, "", t), (long long)(numel(t) * width));
+  if (!n_bytes) return DLV3_OK;
+  walk w = walk_of(t);
+  int64_t row = w.size[w.ndim - 1];
+  do {
+    copy_row(t->st->data + w.offset * width, flat, row, w.stride[w.ndim - 1], width, to_tensor);
+    flat += row * width;
+  } while (walk_next(&w));
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_tensor_to_bytes(void *dst, const dlv3_tensor *t, int64_t n_bytes) { return copy_bytes(t, dst, n_bytes, false); }
+
+DLV3_API dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int64_t n_bytes) {
+  TRY(copy_bytes(t, (char *)(uintptr_t)src, n_bytes, true)); /* only read from when to_tensor */
+  t->st->own_version++;
+  return DLV3_OK;
+}
+
+/* -- Sharing ----------------------------------------------------------------------------------------------- */
+
+DLV3_API dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor *t, int32_t device) {
+  TRY(check_alive(t, "to"));
+  if (device != t->st->device) return fail(DLV3_ERR_DEVICE, "to: no device has the number %d", (int)device);
+  *out = tensor_retain((tensor *)(uintptr_t)t);
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset) {
+  char a[TEXT], b[TEXT];
+  int64_t n = numel(t), width = dtype_bytes(t->dtype);
+  TRY(check_alive(t, "rebase"));
+  TRY(check_alive(arena, "rebase"));
+  if (t->dtype != arena->dtype || t->st->device != arena->st->device || arena->ndim != 1 || !is_dense(arena) || t->node)
+    return fail(DLV3_ERR_ARG, "rebase: a leaf and a dense 1-d arena of its dtype and device are needed\n  %s   %s",
+                tensor_text(a, "t", t), tensor_text(b, "arena", arena));
+  if (offset < 0 || offset > arena->size[0] - n)
+    return fail(DLV3_ERR_ARG, "rebase: %lld elements at %lld do not fit %s", (long long)n, (long long)offset, tensor_text(b, "arena", arena));
+  int64_t at = arena->offset + offset;
+  storage *slice;
+  TRY(storage_slice(&slice, arena->st, at * width, n * width));
+  tensor moved = *t;
+  moved.st = slice, moved.offset = 0;
+  dense_strides(t->ndim, t->size, moved.stride);
+  tensor *target = &moved;
+  if (n) { /* the content moves with it; layouts may differ */
+    bool grad = dlv3_grad_enabled();
+    dlv3_set_grad_enabled(false);
+    moved.requires_grad = false, moved.grad = NULL;
+    status st = op_run(OP_copy_, IN(target, t), NULL, NULL);
+    dlv3_set_grad_enabled(grad);
+    if (st != DLV3_OK) {
+      storage_drop(slice);
+      return st;
+    }
+  }
+  storage_drop(t->st);
+  t->st = slice, t->offset = 0;
+  memcpy(t->stride, moved.stride, sizeof t->stride);
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from) {
+  char a[TEXT], b[TEXT];
+  TRY(check_alive(from, "assign"));
+  if (!same_sizes(t, from) || t->node)
+    return fail(DLV3_ERR_SHAPE, "assign: a leaf and a tensor of its sizes are needed\n  %s   %s", tensor_text(a, "t", t), tensor_text(b, "from", from));
+  storage_retain(from->st);
+  storage_drop(t->st);
+  t->st = from->st, t->offset = from->offset, t->dtype = from->dtype;
+  memcpy(t->stride, from->stride, sizeof t->stride);
+  tensor_drop(t->grad);
+  t->grad = NULL;
+  return DLV3_OK;
+}

@@ -1,0 +1,13 @@
+/* verbose.h - DLV3_VERBOSE: 1 prints each op with its implementation and time, 2 also why others declined. */
+#ifndef DLV3_VERBOSE_H
+#define DLV3_VERBOSE_H
+
+#include "core.h"
+
+extern int32_t verbose_level;
+void verbose_call(const op_call *c, const char *impl_name, double seconds);
+void verbose_declined(const op_call *c, const char *impl_name, const char *reason);
+/* "   stride 2,2  padding 0,0": an op's attributes, appended at buf. */
+void attrs_text(char *buf, size_t n, const op_info *info, const void *attr);
+
+#endif
