@@ -406,6 +406,8 @@ DLV3_API dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *con
   return st;
 }
 
+DLV3_API int32_t dlv3_backward_inputs(const dlv3_backward_run *run) { return run->waiting ? run->nodes[run->at]->n_in : 0; }
+
 DLV3_API void dlv3_backward_end(dlv3_backward_run *run) {
   if (!run) return;
   for (int64_t i = 0; i < run->n; i++) {

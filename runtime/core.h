@@ -120,6 +120,7 @@ bool is_dense(const tensor *t);
 typedef int64_t attr_int;
 typedef int64_t attr_bool;
 typedef int64_t attr_axis;          /* from 0, or negative from the end; infer normalises it  */
+typedef int64_t attr_position;      /* likewise                                              */
 typedef int64_t attr_dtype;
 typedef int64_t attr_act;           /* ACT_*                                                  */
 typedef double attr_real;

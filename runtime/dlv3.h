@@ -136,6 +136,7 @@ DLV3_API DLV3_MUST dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor
 DLV3_API DLV3_MUST dlv3_status dlv3_backward_begin(dlv3_backward_run **run, dlv3_tensor *loss, dlv3_tensor *grad);
 DLV3_API DLV3_MUST dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads, int32_t *n_grads);
 DLV3_API DLV3_MUST dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *const *grads, int32_t n_grads);
+DLV3_API int32_t dlv3_backward_inputs(const dlv3_backward_run *run); /* of the waiting Lua function */
 DLV3_API void dlv3_backward_end(dlv3_backward_run *run);
 /* A node of a Lua function: the outs become results of custom_id on the ins. Freed ids are collected with _freed. */
 DLV3_API DLV3_MUST dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out, int32_t n_out);
@@ -145,6 +146,7 @@ DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max);
 
 DLV3_API int32_t dlv3_scope_push(void);       /* returns the depth to pop to                                */
 DLV3_API void    dlv3_scope_keep(dlv3_tensor *t); /* t's storage moves to the enclosing scope                */
+DLV3_API void    dlv3_scope_leave(dlv3_tensor *t); /* t's storage leaves all scopes                        */
 DLV3_API void    dlv3_scope_pop(int32_t depth);   /* frees every storage made since the matching push        */
 DLV3_API int64_t dlv3_memory_live(int32_t device);
 DLV3_API int64_t dlv3_memory_peak(int32_t device);

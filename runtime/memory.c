@@ -178,6 +178,10 @@ DLV3_API void dlv3_scope_keep(dlv3_tensor *t) {
     if (s->scope == scope_depth && scope_depth > 0) s->scope = scope_depth - 1;
 }
 
+DLV3_API void dlv3_scope_leave(dlv3_tensor *t) {
+  for (storage *s = t->st; s; s = s->parent) s->scope = 0;
+}
+
 DLV3_API void dlv3_scope_pop(int32_t depth) {
   if (depth < 0 || depth >= scope_depth) return;
   /* Releasing a slice may drop its arena's header, which may be the next in the list: hold it meanwhile. */

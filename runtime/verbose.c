@@ -27,7 +27,7 @@ void attrs_text(char *buf, size_t n, const op_info *info, const void *attr) {
     if (!strcmp(type, "pair")) used += snprintf(buf + used, n - (size_t)used, "%lld,%lld", (long long)slot[0].i, (long long)slot[1].i), slot += 2;
     else if (!strcmp(type, "real")) used += snprintf(buf + used, n - (size_t)used, "%g", slot->f), slot++;
     else if (!strcmp(type, "dtype")) used += snprintf(buf + used, n - (size_t)used, "%s", dtype_name((int32_t)slot->i)), slot++;
-    else if (!strcmp(type, "axis")) used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)(slot->i < 0 ? slot->i : slot->i + 1)), slot++;
+    else if (!strcmp(type, "axis") || !strcmp(type, "position")) used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)(slot->i < 0 ? slot->i : slot->i + 1)), slot++;
     else if (!strcmp(type, "dims") || !strcmp(type, "axes")) {
       char list[TEXT];
       int64_t v[DLV3_MAX_DIMS], count = slot[0].i < 0 || slot[0].i > DLV3_MAX_DIMS ? 0 : slot[0].i;

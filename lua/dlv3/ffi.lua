@@ -1,0 +1,99 @@
+-- ffi.lua - the only door to C: the runtime's functions, status to error, tensor handles.
+--
+-- The declarations come from the binary itself (dlv3.h, preprocessed and embedded at build time), so they can not
+-- drift. Nothing in the API calls back into Lua. A handle is a struct around a dlv3_tensor pointer and owns one
+-- reference to it; its methods are attached by tensor.lua.
+
+local ffi = require 'ffi'
+local path = require 'dlv3.path'
+
+assert(ffi.abi('64bit') and ffi.abi('gc64'), 'dlv3 needs a 64-bit LuaJIT with GC64 (package luajit 2.1)')
+
+ffi.cdef 'extern const char dlv3_cdef_text[];'
+ffi.cdef(ffi.string(ffi.C.dlv3_cdef_text))
+ffi.cdef 'typedef struct { dlv3_tensor *p; } dlv3_handle;'
+
+local C = ffi.C
+local M = {
+  C = C,
+  new = ffi.new, string = ffi.string, cast = ffi.cast, copy = ffi.copy, fill = ffi.fill, sizeof = ffi.sizeof,
+  typeof = ffi.typeof, istype = ffi.istype, load = ffi.load, gc = ffi.gc, cdef = ffi.cdef,
+}
+
+-- -- Errors ---------------------------------------------------------------------------------------------------
+
+local root = debug.getinfo(1, 'S').source:match('^@(.*)lua/dlv3/ffi%.lua$') or ''
+
+-- "models/deeplabv3.lua:58" of the first caller that is not the library itself, or nil.
+function M.user_line()
+  for level = 3, 60 do
+    local info = debug.getinfo(level, 'Sl')
+    if not info then return nil end
+    local source = info.source
+    if info.currentline > 0 and not source:find('lua/dlv3/', 1, true) then
+      local file = source:match('^@(.*)$')
+      if file and file:sub(1, #root) == root then file = file:sub(#root + 1) end
+      return (file or info.short_src) .. ':' .. info.currentline
+    end
+  end
+end
+
+-- Raises message at the user's line with the module path in front. Messages are data, never formats.
+function M.raise(message)
+  local line, where = M.user_line(), path.text()
+  error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. message, 0)
+end
+
+function M.last_error() return ffi.string(C.dlv3_last_error()) end
+
+-- Raises the runtime's last error unless status is DLV3_OK.
+function M.check(status)
+  if status ~= C.DLV3_OK then M.raise(M.last_error()) end
+end
+
+-- Calls fn, which returns a status. Out of memory is retried once, after what nobody needs is gone.
+function M.retry(fn, ...)
+  local status = fn(...)
+  if status ~= C.DLV3_ERR_OOM then return status end
+  collectgarbage()
+  collectgarbage()
+  for d = 0, C.dlv3_device_count() - 1 do C.dlv3_memory_flush(d) end
+  status = fn(...)
+  if status ~= C.DLV3_ERR_OOM then return status end
+  M.raise(M.last_error() .. '\n  largest live tensors: ' .. ffi.string(C.dlv3_memory_largest(0)) ..
+          '\n  a smaller batch or crop needs less; dlv3.memory() counts')
+end
+
+-- -- Handles --------------------------------------------------------------------------------------------------
+
+local handle_type = ffi.typeof('dlv3_handle')
+local metatable = {__gc = function(h) if h.p ~= nil then C.dlv3_tensor_free(h.p) end end}
+
+-- The handle type gets its methods once, from tensor.lua, before the first handle is made.
+function M.seal(methods)
+  for name, fn in pairs(methods) do metatable[name] = fn end
+  ffi.metatype(handle_type, metatable)
+end
+
+-- A handle that takes over one reference.
+function M.wrap(pointer) return handle_type(pointer) end
+
+function M.tensor_out() return ffi.new('dlv3_tensor *[1]') end
+
+-- A handle for what an out-parameter received.
+function M.take(out) return handle_type(out[0]) end
+
+function M.is_tensor(x) return type(x) == 'cdata' and ffi.istype(handle_type, x) end
+
+function M.ptr(x)
+  if not M.is_tensor(x) then M.raise('a tensor was expected, ' .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came') end
+  return x.p
+end
+
+-- -- Dtypes ---------------------------------------------------------------------------------------------------
+
+M.dtypes = {'bool', 'u8', 'i32', 'i64', 'f16', 'bf16', 'f32', 'f64'} -- in the order of dlv3.h
+M.dtype_id = {}
+for i, name in ipairs(M.dtypes) do M.dtype_id[name] = i - 1 end
+
+return M

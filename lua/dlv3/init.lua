@@ -1,0 +1,55 @@
+-- init.lua - require 'dlv3': tensors, autograd, files, memory, devices. The rest is in dlv3.nn, dlv3.optim, dlv3.data.
+
+local F = require 'dlv3.ffi'
+local call = require 'dlv3.call'
+local tensor = require 'dlv3.tensor'
+local autograd = require 'dlv3.autograd'
+local C = F.C
+
+local dlv3 = {version = F.string(C.dlv3_version()), ops = call.ops, dtypes = F.dtypes, is_tensor = F.is_tensor}
+
+for _, name in ipairs {
+  'tensor', 'zeros', 'ones', 'full', 'empty', 'rand', 'randn', 'randint', 'arange', 'eye', 'frombytes',
+  'zeros_like', 'ones_like', 'rand_like', 'randn_like', 'empty_like', 'cat', 'stack', 'where',
+  'manual_seed', 'get_rng_state', 'set_rng_state',
+} do dlv3[name] = tensor[name] end
+
+for _, name in ipairs {'no_grad', 'scope', 'Function'} do dlv3[name] = autograd[name] end
+
+-- Parts that a small script does not need are loaded on first use.
+local lazy = {load = {'dlv3.files', 'load'}, save = {'dlv3.files', 'save'}, items = {'dlv3.dict', 'items'}}
+setmetatable(dlv3, {__index = function(t, key)
+  local from = lazy[key]
+  if not from then return nil end
+  local value = require(from[1])[from[2]]
+  t[key] = value
+  return value
+end})
+
+-- The devices there are: {'cpu', ...}.
+function dlv3.devices()
+  local names = {}
+  for i = 0, C.dlv3_device_count() - 1 do names[i + 1] = F.string(C.dlv3_device_name(i)) end
+  return names
+end
+
+-- Bytes of a device: {live =, peak =, reserved =}. reset = true starts the peak anew.
+function dlv3.memory(device, options)
+  if type(device) == 'table' then device, options = nil, device end
+  local id = tensor.device_id(device)
+  local m = {live = tonumber(C.dlv3_memory_live(id)), peak = tonumber(C.dlv3_memory_peak(id)), reserved = tonumber(C.dlv3_memory_reserved(id))}
+  if options and options.reset then C.dlv3_memory_reset_peak(id) end
+  return m
+end
+
+-- A ceiling for tensors on the cpu, in bytes; 0 takes it away. Past it, an op fails with a message.
+function dlv3.memory_limit(bytes) C.dlv3_memory_limit(bytes) end
+
+function dlv3.num_threads(n)
+  if n then F.check(C.dlv3_set_num_threads(n)) end
+  return C.dlv3_num_threads()
+end
+
+function dlv3.now() return C.dlv3_now() end
+
+return dlv3
