@@ -1,0 +1,266 @@
+-- harness.lua - what every op owes, checked over the op table: test_ops.lua runs this on tests/ops/<family>.lua.
+--
+-- A family file returns a list of samples:
+--   {op = 'conv2d', inputs = {{2,5,7,6}, {4,5,3,3}, {4}}, attrs = {padding = 1}}
+-- inputs, in the signature's order (no rng):
+--   {2,3}                        sizes of a float tensor, normal random numbers, of the dtype being tested
+--   {2,3, dtype = 'i64', low = 0, high = 5}   of a fixed dtype: whole numbers in [low, high) (floats: uniform)
+--   {2,3, low = 0.1, high = 2}   uniform floats of the dtype being tested
+--   {2,3, away = {0, 6}}         values nearer than 0.1 to one of these are moved away: kinks have no derivative
+--   {2,3, value = 0}             filled
+--   false                        an absent optional tensor
+--   function(dtype) ... end      makes the tensor itself
+-- further fields, all optional:
+--   dtypes = {'f32', 'bf16'}     what the float inputs are (default f32, bf16, f16, f64; fixed = true: run once as given)
+--   rtol, atol                   for ref against the other implementations in f32 (bf16 and f16 have their own)
+--   grad = false                 no gradcheck; wrt = {1} only these inputs
+--   error = 'pattern'            the call must fail with this text; nothing else is checked
+--   strided = false              the sample's meaning depends on the layout
+
+local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
+
+local H = {}
+
+local tolerance = {f64 = {1e-10, 1e-12}, f32 = {2e-5, 2e-5}, bf16 = {4e-2, 4e-2}, f16 = {5e-3, 5e-3}}
+
+-- -- Inputs -------------------------------------------------------------------------------------------------------
+
+local function move_away(x, points)
+  for _, p in ipairs(points) do
+    local d = x - p
+    x = dlv3.where(d:abs():lt(0.1), p + d:ge(0):to(x.dtype) * 0.4 - 0.2, x)
+  end
+  return x
+end
+
+local function make(input, dtype)
+  if type(input) == 'function' then return input(dtype) end
+  if type(input) == 'number' then return input end
+  local sizes = {unpack(input)}
+  local own = input.dtype or dtype
+  if input.value then return dlv3.full(sizes, input.value, {dtype = own}) end
+  if own:find '^[iu]' or own == 'bool' then return dlv3.randint(input.low or 0, input.high or 2, sizes, {dtype = own}) end
+  local x = dlv3.empty(sizes, {dtype = 'f32'})
+  if input.low then x:uniform_(input.low, input.high) else x:normal_() end
+  if input.away then x = move_away(x, input.away) end
+  return x:to(own)
+end
+
+local function inputs_of(sample, dtype)
+  dlv3.manual_seed(7)
+  local list = {}
+  for i = 1, #sample.inputs do list[i] = sample.inputs[i] ~= false and make(sample.inputs[i], dtype) or nil end
+  return list
+end
+
+-- -- Calls --------------------------------------------------------------------------------------------------------
+
+-- Runs a sample's op on tensors; in-place operands are cloned first. Returns all results: outputs and changed operands.
+local function run(sample, tensors)
+  local op, n = dlv3.ops[sample.op], #sample.inputs
+  local args, changed = {}, {}
+  for i = 1, n do args[i] = tensors[i] end
+  local at = 0
+  for _, input in ipairs(op.inputs) do
+    if input.name ~= 'rng' then
+      at = at + 1
+      if input.in_place and F.is_tensor(args[at]) then
+        args[at] = args[at]:clone()
+        changed[#changed + 1] = args[at]
+      end
+    end
+  end
+  dlv3.manual_seed(3)
+  local method = require('dlv3.call').methods[sample.op]
+  local results
+  if op.variadic then results = {method(args, sample.attrs or {})}
+  else
+    args[n + 1] = sample.attrs or {}
+    results = {method(unpack(args, 1, n + 1))}
+  end
+  if #op.outputs == 0 then results = {} end
+  for _, c in ipairs(changed) do results[#results + 1] = c end
+  return results
+end
+
+local function with_impl(name, fn)
+  F.check(F.C.dlv3_set_impl(name))
+  local ok, a = pcall(fn)
+  F.check(F.C.dlv3_set_impl(''))
+  if not ok then error(a, 0) end
+  return a
+end
+
+-- -- Checks -------------------------------------------------------------------------------------------------------
+
+local function label(sample, dtype)
+  local parts = {}
+  for i = 1, #sample.inputs do
+    local input = sample.inputs[i]
+    parts[i] = type(input) == 'table' and '[' .. table.concat(input, ',') .. ']' or tostring(input)
+  end
+  for k, v in pairs(sample.attrs or {}) do parts[#parts + 1] = k .. '=' .. (type(v) == 'table' and '{' .. table.concat(v, ',') .. '}' or tostring(v)) end
+  return sample.op .. '(' .. table.concat(parts, ' ') .. ') ' .. dtype
+end
+
+local function close_all(t, got, want, dtype, sample, what)
+  t.eq(#got, #want, what .. ': number of results')
+  for i = 1, #want do
+    local tol = tolerance[want[i].dtype] or {0, 0}
+    if dtype == 'bf16' or dtype == 'f16' then tol = tolerance[dtype] end -- an f32 result of half inputs is no better than they are
+    if not want[i].dtype:find 'f' then tol = {0, 0} end
+    t.close(got[i], want[i], math.max(tol[1], sample.rtol or 0), math.max(tol[2], sample.atol or 0), what .. ', result ' .. i)
+  end
+end
+
+-- The same elements, physically transposed: every dimension in reverse order, then permuted back.
+local function strided(x)
+  if not F.is_tensor(x) or x.ndim < 2 then return x end
+  local back = {}
+  for i = 1, x.ndim do back[i] = x.ndim - i + 1 end
+  return x:permute(back):clone():permute(back)
+end
+
+local chosen = {} -- chosen[op][impl]: seen running
+
+local function check_values(t, sample, dtype)
+  local tensors = inputs_of(sample, dtype)
+  local want = with_impl('ref', function() return run(sample, tensors) end)
+  local op = dlv3.ops[sample.op]
+  for impl in F.string(F.C.dlv3_op_impls(op.id, 0)):gmatch('%S+') do
+    local got = with_impl(impl, function() return run(sample, tensors) end)
+    local ran = F.string(F.C.dlv3_op_chosen(op.id))
+    chosen[sample.op] = chosen[sample.op] or {}
+    chosen[sample.op][ran] = true
+    if ran == impl then
+      if impl ~= 'ref' then close_all(t, got, want, dtype, sample, label(sample, dtype) .. ' ' .. impl .. ' against ref') end
+      local again = with_impl(impl, function() return run(sample, tensors) end)
+      for i = 1, #got do t.eq(again[i], got[i], label(sample, dtype) .. ' ' .. impl .. ' twice') end
+    end
+  end
+  if op.view and #want == 0 then want = run(sample, tensors) end
+  if sample.strided ~= false then
+    local other, any = {}, false
+    local at = 0
+    for _, input in ipairs(op.inputs) do
+      if input.name ~= 'rng' then
+        at = at + 1
+        other[at] = input.in_place and tensors[at] or strided(tensors[at])
+        any = any or other[at] ~= tensors[at]
+      end
+    end
+    for i = at + 1, #sample.inputs do other[i], any = strided(tensors[i]), true end
+    if any then
+      local got = with_impl('ref', function() return run(sample, other) end)
+      close_all(t, got, want, dtype, sample, label(sample, dtype) .. ' strided against dense')
+    end
+  end
+end
+
+-- d sum(result * weights) / d input by central differences in f64 on ref, against the tape.
+local function check_gradient(t, sample)
+  local tensors = inputs_of(sample, 'f64')
+  local weights
+  local function loss_of(list)
+    local total
+    local results = run(sample, list)
+    weights = weights or {}
+    for i, y in ipairs(results) do
+      if y.dtype == 'f64' then
+        weights[i] = weights[i] or dlv3.randn(y:size(), {dtype = 'f64'})
+        local part = (y * weights[i]):sum()
+        total = total and total + part or part
+      end
+    end
+    return total
+  end
+  local wanted = {}
+  for _, i in ipairs(sample.wrt or {}) do wanted[i] = true end
+  local leaves = {}
+  for i = 1, #sample.inputs do
+    local x = tensors[i]
+    if F.is_tensor(x) and x.dtype == 'f64' and (not sample.wrt or wanted[i]) then
+      leaves[#leaves + 1] = i
+      x:requires_grad_()
+    end
+  end
+  with_impl('ref', function()
+    loss_of(tensors):backward()
+    for _, i in ipairs(leaves) do
+      local x, analytic = tensors[i], tensors[i].grad
+      t.ok(analytic, label(sample, 'f64') .. ': input ' .. i .. ' got no gradient')
+      local flat = x:detach():reshape(-1):clone()
+      local numeric, h = dlv3.zeros({x:numel()}, {dtype = 'f64'}), 1e-6
+      for k = 1, x:numel() do
+        local value = {}
+        for s = -1, 1, 2 do
+          local moved = flat:clone()
+          moved[k] = flat[k]:item() + s * h
+          local list = {}
+          for j = 1, #sample.inputs do list[j] = F.is_tensor(tensors[j]) and tensors[j]:detach() or tensors[j] end
+          list[i] = moved:reshape(x:size()):contiguous()
+          value[s] = loss_of(list):item()
+        end
+        numeric[k] = (value[1] - value[-1]) / (2 * h)
+      end
+      t.close(analytic:reshape(-1), numeric, 1e-5, 1e-5, label(sample, 'f64') .. ': gradient of input ' .. i)
+    end
+  end)
+end
+
+local function has_float_input(sample)
+  for i = 1, #sample.inputs do
+    local input = sample.inputs[i]
+    if type(input) == 'function' or (type(input) == 'table' and not input.dtype) then return true end
+  end
+end
+
+function H.sample(t, sample)
+  local op = dlv3.ops[sample.op]
+  if not op then error("no op is called '" .. tostring(sample.op) .. "'") end
+  if sample.error then
+    t.error(function() run(sample, inputs_of(sample, 'f32')) end, sample.error)
+    return
+  end
+  local dtypes = sample.dtypes or (has_float_input(sample) and {'f32', 'bf16', 'f16', 'f64'}) or {'f32'}
+  for _, dtype in ipairs(dtypes) do check_values(t, sample, dtype) end
+  if op.grad and sample.grad ~= false and has_float_input(sample) then check_gradient(t, sample) end
+end
+
+-- Runs all samples of the families, then looks for ops without a sample, an error case, a gradcheck or a used kernel.
+function H.run(t, families)
+  local seen, errors, grads = {}, {}, {}
+  for _, family in ipairs(families) do
+    local samples = dofile(t.directory .. '/ops/' .. family .. '.lua')
+    local by_op, order = {}, {}
+    for _, s in ipairs(samples) do
+      if not by_op[s.op] then by_op[s.op], order[#order + 1] = {}, s.op end
+      table.insert(by_op[s.op], s)
+      if s.error then errors[s.op] = true
+      else
+        seen[s.op] = true
+        if s.grad ~= false then grads[s.op] = true end
+      end
+    end
+    for _, name in ipairs(order) do
+      t.case(family .. ': ' .. name, function()
+        for _, s in ipairs(by_op[name]) do H.sample(t, s) end
+      end)
+    end
+  end
+  t.case('every op has samples, an error case, a gradcheck, and each implementation ran', function()
+    local missing = {}
+    for _, op in ipairs(dlv3.ops) do
+      if not seen[op.name] then missing[#missing + 1] = op.name .. ' has no sample' end
+      if not errors[op.name] then missing[#missing + 1] = op.name .. ' has no error case' end
+      if op.grad and not grads[op.name] then missing[#missing + 1] = op.name .. ' has no gradcheck' end
+      for impl in F.string(F.C.dlv3_op_impls(op.id, 0)):gmatch('%S+') do
+        if seen[op.name] and not op.view and not (chosen[op.name] or {})[impl] then missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran' end
+      end
+    end
+    t.ok(#missing == 0, table.concat(missing, '\n'))
+  end)
+end
+
+return H
