@@ -1,0 +1,117 @@
+-- test_autograd.lua - the tape: accumulation, views, versions, no_grad, scopes, Lua functions, error texts.
+
+local dlv3 = require 'dlv3'
+
+return function(t)
+  t.case('chain, branch, accumulate', function()
+    local x = dlv3.tensor({2, 3}, {requires_grad = true})
+    local y = x * x + x * 3
+    y:sum():backward()
+    t.eq(x.grad:totable(), {7, 9})
+    (x * 1):sum():backward()
+    t.eq(x.grad:totable(), {8, 10})
+    x.grad = nil
+    t.eq(x.grad, nil)
+  end)
+
+  t.case('broadcast, views, reductions', function()
+    local a = dlv3.randn({2, 3}, {requires_grad = true})
+    local b = dlv3.randn({3, 1}, {requires_grad = true})
+    local y = (a:reshape(3, 2) * b):t():narrow(1, 1, 1):mean()
+    y:backward()
+    t.eq(a.grad:size(), {2, 3})
+    t.close(a.grad:reshape(3, 2)[{{}, 1}], b:detach():reshape(3) / 3, 1e-6)
+    t.eq(a.grad:reshape(3, 2)[{{}, 2}]:totable(), {0, 0, 0})
+    t.close(b.grad:reshape(3), a:detach():reshape(3, 2)[{{}, 1}] / 3, 1e-6)
+  end)
+
+  t.case('one gradient for two uses is not mixed up', function()
+    local x = dlv3.ones({2}, {requires_grad = true})
+    local y = x * 2
+    local z = y + y          -- both edges receive the same gradient tensor
+    (z + y:relu()):sum():backward()
+    t.eq(x.grad:totable(), {6, 6})
+  end)
+
+  t.case('no_grad and detach', function()
+    local x = dlv3.ones({2}, {requires_grad = true})
+    local y = dlv3.no_grad(function() return x * 2 end)
+    t.ok(not y.requires_grad and not (x:detach() * 2).requires_grad and (x * 2).requires_grad)
+    t.error(function() y:sum():backward() end, 'nothing it was computed from requires grad')
+    t.error(function() dlv3.no_grad(function() error('inside', 0) end) end, '^inside$')
+    t.ok((x * 2).requires_grad)
+  end)
+
+  t.case('misuse is told', function()
+    local x = dlv3.ones({2}, {requires_grad = true})
+    t.error(function() (x * 2):backward() end, 'must have one element')
+    t.error(function() x:add_(1) end, 'requires grad and can not be changed in place')
+    local y = x * x
+    local loss = y:sum()
+    loss:backward()
+    t.error(function() loss:backward() end, 'already used')
+    local w = x * 1
+    local z = (w * w):sum()
+    dlv3.no_grad(function() w:detach():fill_(3) end)
+    t.error(function() z:backward() end, 'backward of mul: . was changed in place after it was saved')
+    t.error(function() dlv3.ones({2}, {dtype = 'i64', requires_grad = true}) end, 'only float tensors')
+    t.error(function() (x * 2):requires_grad_(false) end, 'was computed from others')
+  end)
+
+  t.case('scope frees what was made inside, keeps gradients and results', function()
+    local x = dlv3.ones({1000}, {requires_grad = true})
+    local kept, inside
+    local out, list = dlv3.scope(function()
+      inside = x * 2
+      local loss = (inside * x):sum()
+      loss:backward()
+      return loss, {a = x + 1}
+    end)
+    t.eq(out:item(), 2000)
+    t.eq(list.a[1]:item(), 2)
+    t.error(function() return inside + 1 end, 'released')
+    t.eq(x.grad[1]:item(), 4)
+    dlv3.scope(function() (x * 2):sum():backward() end)
+    t.eq(x.grad[1]:item(), 6)
+    t.error(function() dlv3.scope(function() kept = x * 2 error('oops', 0) end) end, 'oops')
+    t.error(function() return kept + 1 end, 'released')
+    local v
+    dlv3.scope(function() v = x:reshape(10, 100) end) -- a view of something older survives
+    t.eq(v[1][1]:item(), 1)
+  end)
+
+  t.case('a Lua function as an op', function()
+    local double = dlv3.Function{
+      forward = function(ctx, x, factor) ctx.factor = factor return x * factor end,
+      backward = function(ctx, grad) return grad * ctx.factor end,
+    }
+    local x = dlv3.ones({3}, {requires_grad = true})
+    local y = double(x * 2, 5)
+    y:sum():backward()
+    t.eq(y:totable(), {10, 10, 10})
+    t.eq(x.grad:totable(), {10, 10, 10})
+    local wrong = dlv3.Function{forward = function(_, a) return a * 2 end, backward = function() return dlv3.ones{1} end}
+    t.error(function() wrong(x):sum():backward() end, 'the gradient of input 1 is')
+    local failing = dlv3.Function{forward = function(_, a) return a * 2 end, backward = function() error('from backward', 0) end}
+    t.error(function() failing(x):sum():backward() end, 'from backward')
+    t.error(function() dlv3.Function{} end, 'needs {forward')
+  end)
+
+  t.case('a long chain neither recurses nor leaks', function()
+    local x = dlv3.ones({1}, {requires_grad = true})
+    local y = x
+    for _ = 1, 20000 do y = y + 0 end
+    y:backward()
+    t.eq(x.grad:item(), 1)
+    local z = x
+    for _ = 1, 20000 do z = z + 0 end -- freed without a backward
+  end)
+
+  t.case('gradient given by the caller', function()
+    local x = dlv3.ones({2}, {requires_grad = true})
+    local y = x * 3
+    y:backward(dlv3.tensor{1, 10})
+    t.eq(x.grad:totable(), {3, 30})
+    t.error(function() (x * 3):backward(dlv3.ones{3}) end, 'sizes and dtype of the tensor')
+  end)
+end

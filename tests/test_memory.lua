@@ -1,0 +1,40 @@
+-- test_memory.lua - counters, the limit and its message, collection under pressure, the cache.
+
+local dlv3 = require 'dlv3'
+
+return function(t)
+  t.case('counters follow storages', function()
+    local before = dlv3.memory().live
+    local x = dlv3.zeros{1024, 1024}
+    t.ok(dlv3.memory().live - before >= 4 * 1024 * 1024)
+    local v = x:narrow(1, 1, 10)
+    x:release()
+    t.eq(dlv3.memory().live, before)
+    t.error(function() return v + 1 end, 'released')
+    t.ok(dlv3.memory().peak >= before + 4 * 1024 * 1024)
+    t.ok(dlv3.memory().reserved >= dlv3.memory().live)
+  end)
+
+  t.case('the limit is an error that names the largest tensors, after garbage was collected', function()
+    collectgarbage()
+    collectgarbage()
+    local F = require 'dlv3.ffi'
+    F.C.dlv3_memory_flush(0)
+    dlv3.memory_limit(dlv3.memory().reserved + 64 * 2 ^ 20)
+    local ok, message = pcall(function()
+      local keep = dlv3.zeros{10 * 2 ^ 20 / 4}
+      local function fill() for _ = 1, 20 do local _ = dlv3.zeros{20 * 2 ^ 20 / 4} end end -- garbage: collected on the way
+      fill()
+      t.error(function() dlv3.zeros{100 * 2 ^ 20 / 4} end, 'out of memory.*largest live tensors: 10%.')
+      t.eq(keep[1]:item(), 0)
+      t.eq((keep[1] + 1):item(), 1) -- and the program goes on
+    end)
+    dlv3.memory_limit(0)
+    t.ok(ok, message)
+  end)
+
+  t.case('dead handles are collected under pressure', function()
+    for _ = 1, 100 do local _ = dlv3.empty{2 ^ 25 / 4} end -- 32 MiB each, 3.2 GiB in all
+    t.ok(dlv3.memory().live < 1.5 * 2 ^ 30, 'garbage was not collected')
+  end)
+end
