@@ -16,6 +16,10 @@ CFLAGS += -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp
 LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -ldnnl -lm -ldl -lpthread
 # BOOT=1: links while parts are still missing
 
+ifdef BOOT
+CFLAGS += '-DMAYBE=__attribute__((weak))'
+endif
+
 SRC := $(wildcard runtime/*.c runtime/ops/*.c kernels/cpu/*.c)
 OBJ := $(SRC:%.c=$(B)/%.o)
 BIN := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)

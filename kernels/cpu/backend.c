@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#define OP(name, signature, attrs, flags, doc) extern const impl cpu_##name##_impls[];
+#define OP(name, signature, attrs, flags, doc) extern const impl cpu_##name##_impls[] MAYBE;
 #include "../../runtime/ops.def"
 #undef OP
 
