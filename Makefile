@@ -26,8 +26,13 @@ BIN := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)
 
 all: $(BIN)
 
+LINK = $(CC) $(OPT) -fopenmp -rdynamic $(if $(BOOT),-no-pie)
+# BOOT=1: what is missing becomes a null pointer
+BOOT_STUBS = $(LINK) -Wl,--warn-unresolved-symbols -o $(B)/boot $^ $(LDLIBS) 2>&1 | sed -n "s/.*undefined reference to .\(.*\)'/\1/p" | \
+  sort -u | sed 's/.*/.weak &; .set &, 0/' | $(CC) -Wa,--noexecstack -c -x assembler -o $(B)/boot.o -
 $(BIN): $(OBJ) $(B)/cdef.o
-	$(CC) $(OPT) -fopenmp -rdynamic $(if $(BOOT),-no-pie -Wl$(COMMA)--unresolved-symbols=ignore-all) -o $@ $^ $(LDLIBS)
+	$(if $(BOOT),$(BOOT_STUBS))
+	$(LINK) -o $@ $^ $(if $(BOOT),$(B)/boot.o) $(LDLIBS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)

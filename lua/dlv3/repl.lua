@@ -1,0 +1,1 @@
+error('the REPL is not built in yet', 0)

@@ -1,0 +1,9 @@
+-- session.lua - what -e and the REPL have that a script has to require: the library's modules as globals, loaded on
+-- first use, and globals that spring into being when they are assigned.
+
+local strict = require 'dlv3.strict'
+
+strict.open = true
+strict.offer {
+  dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', vision = 'dlv3.vision', models = 'models',
+}

@@ -1,0 +1,42 @@
+-- strict.lua - reading or writing a global that nobody declared is an error: a misspelt name is found at its line.
+--
+-- On in scripts and tests. A global is declared by rawset(_G, name, value), or, in the REPL, by assigning it.
+
+local nearest = require 'dlv3.nearest'
+
+local M = {open = false, offered = {}}
+
+local function names()
+  local list = {}
+  for name in pairs(_G) do list[#list + 1] = name end
+  for name in pairs(M.offered) do list[#list + 1] = name end
+  return list
+end
+
+local function check(name, what)
+  error(('%s a variable that was never declared: %s%s'):format(what, tostring(name), nearest.text(tostring(name), names())), 3)
+end
+
+setmetatable(_G, {
+  __index = function(t, name)
+    local module = M.offered[name]
+    if module then
+      local value = require(module)
+      rawset(t, name, value)
+      return value
+    end
+    check(name, 'reads')
+  end,
+  __newindex = function(t, name, value)
+    -- C code and chunks typed by the user (open) may declare
+    if M.open or debug.getinfo(2, 'S').what == 'C' then rawset(t, name, value)
+    else check(name, 'sets') end
+  end,
+})
+
+-- Globals that are modules, loaded on first use: {dlv3 = 'dlv3', nn = 'dlv3.nn'}. For -e and the REPL.
+function M.offer(modules)
+  for name, module in pairs(modules) do M.offered[name] = module end
+end
+
+return M

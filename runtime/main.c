@@ -1,0 +1,228 @@
+/* main.c - the host program: finds the Lua library, runs scripts, -e lines, stdin or the REPL.
+ *
+ * One of the two files that know Lua's C API (the other is repl.c) and may print and end the process. Everything else
+ * that a script sees of the runtime goes through dlv3.h and LuaJIT's FFI. */
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "dlv3.h"
+#include "host.h"
+
+static const char usage[] =
+  "usage: dlv3 [options] [script.lua [arguments]]\n"
+  "\n"
+  "Runs a Lua script; without one, the REPL (or standard input, where that is not a terminal).\n"
+  "\n"
+  "  -e CODE     run CODE; may be given several times; dlv3, nn, optim, data, models are there\n"
+  "  -i          the REPL after the script or the CODEs\n"
+  "  -           run standard input as a script\n"
+  "  --version   what this is and what it was built with\n"
+  "  --help      this text; `dlv3 script.lua --help` is the script's own\n"
+  "\n"
+  "environment:\n"
+  "  DLV3_NUM_THREADS=N   threads of the cpu kernels\n"
+  "  DLV3_VERBOSE=1       print every op with its implementation, time and shapes; 2: also why others declined\n"
+  "  DLV3_IMPL=NAME       prefer that implementation: ref, onednn, ... (ref: the plain loops)\n"
+  "\n"
+  "scripts: train_voc, validate, predict, plot_lr, check_data (in scripts/); each has --help\n";
+
+static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a slash at the end */
+
+/* -- Errors ------------------------------------------------------------------------------------------------ */
+
+/* Pushes text without the root in front of file names. */
+static void push_short(lua_State *L, const char *text) {
+  char prefix[PATH_MAX + 1];
+  snprintf(prefix, sizeof prefix, "%s/", root);
+  luaL_gsub(L, text, prefix, "");
+}
+
+/* Appends the callers that are Lua code outside of the library: the lines a user can go to. */
+static void add_traceback(lua_State *L, luaL_Buffer *b) {
+  lua_Debug frame;
+  int shown = 0;
+  for (int level = 1; lua_getstack(L, level, &frame) && shown < 8; level++) {
+    lua_getinfo(L, "Snl", &frame);
+    if (frame.currentline <= 0 || strstr(frame.source, "lua/dlv3/")) continue;
+    push_short(L, frame.source[0] == '@' ? frame.source + 1 : frame.short_src);
+    lua_pushfstring(L, "%s  %s:%d", shown++ ? "\n" : "\nfrom\n", lua_tostring(L, -1), frame.currentline);
+    if (frame.name && *frame.name) lua_pushfstring(L, "%s in %s", lua_tostring(L, -1), frame.name), lua_remove(L, -2);
+    lua_remove(L, -2);
+    luaL_addvalue(b);
+  }
+}
+
+/* Turns any error object into text with a short traceback. */
+static int message_handler(lua_State *L) {
+  if (!lua_isstring(L, 1)) {
+    if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1)) lua_replace(L, 1);
+    else lua_pushfstring(L, "(the error is a %s)", luaL_typename(L, 1)), lua_replace(L, 1);
+  }
+  lua_settop(L, 1);
+  push_short(L, lua_tostring(L, 1));
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  lua_pushvalue(L, 2);
+  luaL_addvalue(&b);
+  add_traceback(L, &b);
+  luaL_pushresult(&b);
+  return 1;
+}
+
+static int report(lua_State *L, int failed) {
+  if (!failed) return 0;
+  const char *message = lua_tostring(L, -1);
+  fflush(stdout);
+  fprintf(stderr, "dlv3: %s\n", message ? message : "an error without a message");
+  lua_pop(L, 1);
+  return 1;
+}
+
+/* Calls the function below its n arguments, with the traceback. Returns 0 or 1 after having printed the error. */
+static int call(lua_State *L, int n) {
+  int base = lua_gettop(L) - n;
+  lua_pushcfunction(L, message_handler);
+  lua_insert(L, base);
+  int failed = lua_pcall(L, n, 0, base);
+  lua_remove(L, base);
+  return report(L, failed);
+}
+
+/* -- Where things are -------------------------------------------------------------------------------------- */
+
+static bool is_root(const char *dir) {
+  char probe[PATH_MAX + 64];
+  int n = snprintf(probe, sizeof probe, "%s/lua/dlv3/ffi.lua", dir);
+  return n < (int)sizeof probe && access(probe, R_OK) == 0;
+}
+
+/* The program lies at the root itself, in build/san/ below it, or in PREFIX/bin with the library in PREFIX/share/dlv3. */
+static int find_root(void) {
+  static const char *const below[] = {"", "/..", "/../..", "/../share/dlv3"};
+  char exe[PATH_MAX], candidate[PATH_MAX + 32];
+  ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+  if (n <= 0) return fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n"), 1;
+  exe[n] = 0;
+  *strrchr(exe, '/') = 0;
+  for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
+    snprintf(candidate, sizeof candidate, "%s%s", exe, below[i]);
+    if (is_root(candidate) && realpath(candidate, root)) return 0;
+  }
+  return fprintf(stderr, "dlv3: the Lua library is missing: no lua/dlv3/ffi.lua in %s, two levels above, or in %s/../share/dlv3\n", exe, exe), 1;
+}
+
+/* package.path: the library, then the script's own folder, then what Lua has. */
+static void set_package_path(lua_State *L, const char *script) {
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "path");
+  const char *rest = lua_tostring(L, -1);
+  lua_pushfstring(L, "%s/lua/?.lua;%s/lua/?/init.lua;%s/?.lua;%s/?/init.lua;", root, root, root, root);
+  if (script && strrchr(script, '/')) {
+    lua_pushlstring(L, script, (size_t)(strrchr(script, '/') - script));
+    lua_pushfstring(L, "%s/?.lua;", lua_tostring(L, -1));
+    lua_remove(L, -2);
+  } else lua_pushliteral(L, "");
+  lua_pushstring(L, rest ? rest : "");
+  lua_concat(L, 3);
+  lua_setfield(L, -3, "path");
+  lua_pop(L, 2);
+}
+
+/* -- What to run ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  int argc;
+  char **argv;
+  int script;                     /* index of the script in argv, argc if there is none */
+  bool interactive, has_code, version, help;
+  bool failed;                    /* bad usage                                          */
+} command;
+
+static command parse(int argc, char **argv) {
+  command c = {.argc = argc, .argv = argv, .script = argc};
+  for (int i = 1; i < argc; i++) {
+    const char *a = argv[i];
+    if (a[0] != '-' || !strcmp(a, "-")) { c.script = i; break; }
+    if (!strcmp(a, "--")) { c.script = i + 1; break; }
+    if (!strcmp(a, "--version") || !strcmp(a, "-v")) c.version = true;
+    else if (!strcmp(a, "--help") || !strcmp(a, "-h")) c.help = true;
+    else if (!strcmp(a, "-i")) c.interactive = true;
+    else if (!strcmp(a, "-e") && i + 1 < argc) c.has_code = true, i++;
+    else {
+      if (!strcmp(a, "-e")) fprintf(stderr, "dlv3: -e needs the code to run, as in dlv3 -e 'print(1)'\n");
+      else fprintf(stderr, "dlv3: no option '%s'; `dlv3 --help` lists them (options of a script come after its name)\n", a);
+      c.failed = true;
+      break;
+    }
+  }
+  return c;
+}
+
+/* The global arg, as in luajit: arg[0] is the script, what stands before it has negative numbers. */
+static void set_arg(lua_State *L, const command *c) {
+  lua_createtable(L, c->argc, c->argc);
+  for (int i = 0; i < c->argc; i++) {
+    lua_pushstring(L, c->argv[i]);
+    lua_rawseti(L, -2, c->script < c->argc ? i - c->script : i);
+  }
+  lua_setglobal(L, "arg");
+}
+
+static int require(lua_State *L, const char *name) {
+  lua_getglobal(L, "require");
+  lua_pushstring(L, name);
+  return call(L, 1);
+}
+
+static int run_codes(lua_State *L, const command *c) {
+  for (int i = 1; i < c->script; i++) {
+    if (strcmp(c->argv[i], "-e")) continue;
+    const char *code = c->argv[++i];
+    if (report(L, luaL_loadbuffer(L, code, strlen(code), "=-e")) || call(L, 0)) return 1;
+  }
+  return 0;
+}
+
+static int run_script(lua_State *L, const command *c) {
+  const char *name = c->argv[c->script];
+  if (report(L, luaL_loadfile(L, strcmp(name, "-") ? name : NULL))) return 1;
+  for (int i = c->script + 1; i < c->argc; i++) lua_pushstring(L, c->argv[i]);
+  return call(L, c->argc - c->script - 1);
+}
+
+static int run(lua_State *L, const command *c) {
+  bool script = c->script < c->argc, from_stdin = !script && !c->has_code && !c->interactive && !isatty(0);
+  bool repl = c->interactive || (!script && !c->has_code && !from_stdin);
+  if (require(L, "dlv3.strict")) return 1;
+  if ((c->has_code || repl) && require(L, "dlv3.session")) return 1;
+  if (c->has_code && run_codes(L, c)) return 1;
+  if (script && run_script(L, c) && !repl) return 1;
+  if (from_stdin && (report(L, luaL_loadfile(L, NULL)) || call(L, 0))) return 1;
+  return repl ? require(L, "dlv3.repl") : 0;
+}
+
+int main(int argc, char **argv) {
+  command c = parse(argc, argv);
+  if (c.failed) return 2;
+  if (c.help) return fputs(usage, stdout) < 0;
+  if (c.version) return printf("dlv3 %s\n%s", dlv3_version(), dlv3_build_info()) < 0;
+  if (find_root()) return 1;
+  lua_State *L = luaL_newstate();
+  if (!L) return fprintf(stderr, "dlv3: no memory for LuaJIT\n"), 1;
+  luaL_openlibs(L);
+  set_package_path(L, c.script < argc ? argv[c.script] : NULL);
+  set_arg(L, &c);
+  repl_open(L);
+  int failed = run(L, &c);
+  fflush(stdout);
+  lua_close(L); /* runs finalizers: unfinished files are removed */
+  return failed;
+}

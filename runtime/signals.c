@@ -1,0 +1,34 @@
+/* signals.c - SIGINT and SIGTERM as a flag: a script finishes its step and saves, the REPL returns to its prompt. */
+#include "core.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t pending, interrupts;
+
+static void on_signal(int number) {
+  if (pending) { /* the second one: nobody polls, so the process ends as if nothing had been caught */
+    signal(number, SIG_DFL);
+    raise(number);
+    return;
+  }
+  pending = number;
+}
+
+DLV3_API void dlv3_signals_catch(int32_t interrupt) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = on_signal;
+  sigemptyset(&action.sa_mask);
+  /* The REPL wants a read to return with EINTR; a training run does not. */
+  action.sa_flags = interrupt ? 0 : SA_RESTART;
+  interrupts = interrupt != 0;
+  sigaction(SIGINT, &action, NULL);
+  /* With a person at a prompt SIGTERM still ends the process at once. */
+  if (!interrupt) sigaction(SIGTERM, &action, NULL);
+}
+
+DLV3_API int32_t dlv3_signal_pending(void) { return (int32_t)pending; }
+DLV3_API void dlv3_signal_clear(void) { pending = 0; }
+
+bool interrupt_wanted(void) { return interrupts && pending; }
