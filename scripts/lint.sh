@@ -1,0 +1,38 @@
+#!/bin/sh
+# lint.sh - luacheck over all Lua, and the rules of the house that a grep can check. Exit 1 when one is broken.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+failed=0
+broken() { failed=1; printf '%s\n' "$1"; shift; printf '%s\n' "$@" | sed 's/^/  /'; }
+files() { git ls-files "$@" 2>/dev/null | while read -r f; do [ -f "$f" ] && echo "$f"; done; }
+# rule TEXT PATTERN FILES...: no line of these files may match
+rule() {
+  text=$1 pattern=$2; shift 2
+  [ $# -gt 0 ] || return 0
+  found=$(grep -nE "$pattern" "$@" /dev/null) && broken "$text" "$found"
+}
+
+c_core=$(files 'runtime/*.c' 'runtime/*.h' 'kernels/*.c' 'kernels/*.h' | grep -vE '^runtime/(main|repl|verbose)\.c$')
+lua=$(files '*.lua' | grep -vE '^lua/dlv3/(ffi|vision/cairo)\.lua$')
+# shellcheck disable=SC2086
+{
+rule 'runtime and kernels report by status: no abort, exit, longjmp or printing' \
+  '(^|[^a-zA-Z_.>])(abort|exit|_exit|longjmp|assert|printf|fprintf|puts|fputs|perror|putchar) *\(' $c_core
+rule 'the FFI is used in lua/dlv3/ffi.lua and lua/dlv3/vision/cairo.lua only' "require *\\(? *['\"]ffi['\"]" $lua
+rule 'vendor headers belong into kernels/' '#include *[<"](dnnl|oneapi|cuda|cublas|cudnn|cblas|mkl)' $(files 'runtime/*.c' 'runtime/*.h')
+rule 'unbounded string functions' '(^|[^a-z_])(strcat|sprintf|vsprintf|gets) *\(' $c_core
+}
+
+long=$(files '*.c' '*.h' '*.def' '*.lua' '*.sh' Makefile | xargs wc -l | awk '$2 != "total" && $1 > 800 {print $2 ": " $1 " lines"}')
+[ -z "$long" ] || broken 'no file has more than 800 lines' "$long"
+odd=$(files '*.c' '*.h' '*.def' '*.lua' '*.sh' '*.md' Makefile | grep -v golden | xargs grep -nE '[[:space:]]+$' /dev/null | head -n 20)
+[ -z "$odd" ] || broken 'spaces at the end of lines' "$odd"
+
+if command -v luacheck >/dev/null 2>&1; then
+  # shellcheck disable=SC2046
+  report=$(luacheck --quiet --no-color $(files '*.lua') 2>&1) || broken 'luacheck:' "$report"
+else
+  broken 'luacheck is missing: install the package lua-check'
+fi
+[ $failed = 0 ] && echo "lint: $(files '*.lua' | wc -l) Lua files and $(files '*.c' '*.h' '*.def' | wc -l) C files are clean"
+exit $failed
