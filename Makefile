@@ -1,42 +1,55 @@
 # dlv3: make | make check | make demo | make help
 #
-# Everything is built under build/; the program is ./dlv3. Variables: SAN=1 sanitizers, WERROR=0, PREFIX, DESTDIR, CC.
+# Everything is built under build/; the program is ./dlv3.
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 SAN    ?= 0
+PREFIX ?= /usr/local
+TESTS  ?=
+V      ?= 0
+
 B      := build$(if $(filter 1,$(SAN)),/san)
-CC     ?= gcc
+BIN    := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)
+Q      := $(if $(filter 0,$(V)),@)
+say     = $(if $(filter 0,$(V)),@printf '  %-5s %s\n' '$(1)' '$(2)')
+COMMA  := ,
+
+# What is built with: found once, by scripts/features.sh, which installs packages where it may.
+NO_BUILD := clean help features lint
+ifneq ($(filter-out $(NO_BUILD),$(or $(MAKECMDGOALS),all)),)
+include build/features.mk
+endif
+
 # maybe-uninitialized: gcc can not know that fail() never returns DLV3_OK, so every TRY would trip it.
 WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers -Wno-clobbered -Wno-maybe-uninitialized $(if $(filter 0,$(WERROR)),,-Werror)
-COMMA  := ,
 OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address$(COMMA)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDLV3_SANITIZE)
-PKGS   := luajit libpng libjpeg zlib libedit
-CFLAGS += -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -ldnnl -lm -ldl -lpthread
-# BOOT=1: links while parts are still missing
+ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime $(FEATURE_CFLAGS)
+ALL_LIBS = $(FEATURE_LIBS) -lm -ldl -lpthread $(LDLIBS)
 
+# BOOT=1: links while parts are still missing; what is missing becomes a null pointer
 ifdef BOOT
-CFLAGS += '-DMAYBE=__attribute__((weak))'
+ALL_CFLAGS += '-DMAYBE=__attribute__((weak))'
 endif
 
 SRC := $(wildcard runtime/*.c runtime/ops/*.c kernels/cpu/*.c)
 OBJ := $(SRC:%.c=$(B)/%.o)
-BIN := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)
 
 all: $(BIN)
 
+# -rdynamic: LuaJIT's FFI finds the functions of dlv3.h in the program itself.
 LINK = $(CC) $(OPT) -fopenmp -rdynamic $(if $(BOOT),-no-pie)
-# BOOT=1: what is missing becomes a null pointer
-BOOT_STUBS = $(LINK) -Wl,--warn-unresolved-symbols -o $(B)/boot $^ $(LDLIBS) 2>&1 | sed -n "s/.*undefined reference to .\(.*\)'/\1/p" | \
+BOOT_STUBS = $(LINK) -Wl,--warn-unresolved-symbols -o $(B)/boot $^ $(ALL_LIBS) 2>&1 | sed -n "s/.*undefined reference to .\(.*\)'/\1/p" | \
   sort -u | sed 's/.*/.weak &; .set &, 0/' | $(CC) -Wa,--noexecstack -c -x assembler -o $(B)/boot.o -
 $(BIN): $(OBJ) $(B)/cdef.o
-	$(if $(BOOT),$(BOOT_STUBS))
-	$(LINK) -o $@ $^ $(if $(BOOT),$(B)/boot.o) $(LDLIBS)
+	$(call say,LINK,$@)
+	$(Q)$(if $(BOOT),$(BOOT_STUBS))
+	$(Q)$(LINK) -o $@ $^ $(if $(BOOT),$(B)/boot.o) $(ALL_LIBS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CFLAGS) -c -o $@ $<
 
 # Kernels are compiled for vectorisation; the instruction set is chosen at run time (kernels/cpu/simd.h).
 $(B)/kernels/%.o: OPT += -O3
@@ -44,12 +57,59 @@ $(B)/kernels/%.o: OPT += -O3
 # The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.
 $(B)/cdef.txt: runtime/dlv3.h
 	@mkdir -p $(@D)
-	$(CC) -E -P -DDLV3_CDEF $< > $@
+	$(Q)$(CC) -E -P -DDLV3_CDEF $< > $@
 $(B)/cdef.o: $(B)/cdef.txt
-	printf '.section .rodata\n.global dlv3_cdef_text\n.type dlv3_cdef_text, @object\ndlv3_cdef_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< | $(CC) -c -x assembler -o $@ -
+	$(Q)printf '.section .rodata\n.global dlv3_cdef_text\n.type dlv3_cdef_text, @object\ndlv3_cdef_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< | $(CC) -c -x assembler -o $@ -
 
 -include $(OBJ:.o=.d)
 
+build/features.mk: scripts/features.sh scripts/install_packages.sh
+	@mkdir -p build
+	@CC='$(CC)' scripts/features.sh $@
+
+features:
+	@mkdir -p build
+	@CC='$(CC)' scripts/features.sh build/features.mk
+
+# -- Tests -----------------------------------------------------------------------------------------------------
+
+# LuaJIT's heap is its own, so the leak check sees nothing that Lua holds; the program closes its state before it
+# ends, and what is still there then is a leak. The suppressions are libraries' once-made tables.
+SAN_ENV := ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+  LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
+
+check: all
+	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua $(TESTS)
+
+lint:
+	@sh scripts/lint.sh
+
+# -- A model from nothing in four minutes -----------------------------------------------------------------------
+
+demo: all
+	@sh scripts/demo.sh
+
+# -- Installation ------------------------------------------------------------------------------------------------
+
+SHARE := $(DESTDIR)$(PREFIX)/share/dlv3
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
+	install -m 755 dlv3 $(DESTDIR)$(PREFIX)/bin/dlv3
+	for f in $$(find lua models scripts -name '*.lua'); do install -D -m 644 $$f $(SHARE)/$$f; done
+
 clean:
 	rm -rf build dlv3
-.PHONY: all clean
+
+help:
+	@echo 'make              build ./dlv3; installs missing packages where it may, else says which'
+	@echo 'make check        all tests; TESTS="conv loss" those whose names have one of the words'
+	@echo 'make check SAN=1  the same under the address and undefined-behaviour sanitizers'
+	@echo 'make demo         draw a small data set, train on it, validate, predict: under four minutes'
+	@echo 'make lint         luacheck over all Lua, and the rules of the house'
+	@echo 'make install      into PREFIX (/usr/local), below DESTDIR'
+	@echo 'make features     look again for what dlv3 is built with'
+	@echo 'make clean        remove build/ and ./dlv3'
+	@echo
+	@echo 'variables: SAN=1 sanitizers, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
+
+.PHONY: all check lint demo install clean help features

@@ -140,7 +140,7 @@ enum { ACT_NONE, ACT_RELU, ACT_RELU6, ACT_HARDSWISH, ACT_HARDSIGMOID }; /* attr_
 #include "ops.def"
 #undef OP
 #define OP(name, signature, attrs, flags, doc) OP_##name,
-enum { 
+enum {
 #include "ops.def"
   OP_COUNT
 };

@@ -29,7 +29,8 @@ return function(t)
     local x = dlv3.ones({2}, {requires_grad = true})
     local y = x * 2
     local z = y + y          -- both edges receive the same gradient tensor
-    (z + y:relu()):sum():backward()
+    local loss = (z + y:relu()):sum()
+    loss:backward()
     t.eq(x.grad:totable(), {6, 6})
   end)
 
