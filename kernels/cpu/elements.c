@@ -1,0 +1,130 @@
+/* elements.c - see elements.h. */
+#include "elements.h"
+
+/* Axis order: operand 0's smallest stride first. */
+static void sort_axes(elements *e) {
+  for (int32_t i = 1; i < e->ndim; i++)
+    for (int32_t k = i; k > 0 && e->stride[0][k] < e->stride[0][k - 1]; k--) {
+      int64_t s = e->size[k];
+      e->size[k] = e->size[k - 1], e->size[k - 1] = s;
+      for (int32_t o = 0; o < e->n_op; o++) {
+        s = e->stride[o][k];
+        e->stride[o][k] = e->stride[o][k - 1], e->stride[o][k - 1] = s;
+      }
+    }
+}
+
+static void merge_axes(elements *e) {
+  int32_t last = 0;
+  for (int32_t i = 1; i < e->ndim; i++) {
+    bool joined = true;
+    for (int32_t o = 0; o < e->n_op; o++) joined &= e->stride[o][i] == e->stride[o][last] * e->size[last];
+    if (joined) e->size[last] *= e->size[i];
+    else {
+      last++;
+      e->size[last] = e->size[i];
+      for (int32_t o = 0; o < e->n_op; o++) e->stride[o][last] = e->stride[o][i];
+    }
+  }
+  e->ndim = last + 1;
+}
+
+elements elements_of(tensor *const *t, int32_t n) {
+  elements e = {.n_op = n, .total = numel(t[0])};
+  for (int32_t o = 0; o < n; o++) e.data[o] = data_of(t[o]), e.dtype[o] = t[o]->dtype;
+  for (int32_t i = 0; i < t[0]->ndim; i++) {
+    if (t[0]->size[i] == 1) continue;
+    e.size[e.ndim] = t[0]->size[i];
+    for (int32_t o = 0; o < n; o++) {
+      int32_t axis = i - (t[0]->ndim - t[o]->ndim);
+      e.stride[o][e.ndim] = axis < 0 || t[o]->size[axis] == 1 ? 0 : t[o]->stride[axis];
+    }
+    e.ndim++;
+  }
+  if (!e.ndim) e.size[0] = 1, e.ndim = 1;
+  sort_axes(&e);
+  merge_axes(&e);
+  return e;
+}
+
+typedef struct {
+  const elements *e;
+  elements_run run;
+  void *ctx;
+} walk_job;
+
+/* Elements [begin, end) in walking order. */
+static void walk_range(void *ctx, int64_t begin, int64_t end) {
+  const walk_job *job = ctx;
+  const elements *e = job->e;
+  int64_t index[DLV3_MAX_DIMS], at = begin, strides[MAX_OPERANDS];
+  for (int32_t i = 0; i < e->ndim; i++) index[i] = at % e->size[i], at /= e->size[i];
+  for (int32_t o = 0; o < e->n_op; o++) strides[o] = e->stride[o][0];
+  while (begin < end) {
+    char *p[MAX_OPERANDS];
+    for (int32_t o = 0; o < e->n_op; o++) {
+      int64_t offset = 0;
+      for (int32_t i = 0; i < e->ndim; i++) offset += index[i] * e->stride[o][i];
+      p[o] = e->data[o] + offset * dtype_bytes(e->dtype[o]);
+    }
+    int64_t n = e->size[0] - index[0];
+    if (n > end - begin) n = end - begin;
+    job->run(job->ctx, p, strides, n);
+    begin += n;
+    index[0] += n;
+    for (int32_t i = 0; i + 1 < e->ndim && index[i] == e->size[i]; i++) index[i] = 0, index[i + 1]++;
+  }
+}
+
+void elements_walk(const elements *e, elements_run run, void *ctx) {
+  walk_job job = {e, run, ctx};
+  if (e->total) parallel_for(e->total, GRAIN, walk_range, &job);
+}
+
+/* -- Copies ------------------------------------------------------------------------------------------------ */
+
+typedef struct { int32_t to, from; } copy_job;
+
+#define COPY(T)                                                                    \
+  do {                                                                             \
+    T *y = (T *)p[0];                                                              \
+    const T *x = (const T *)p[1];                                                  \
+    int64_t sy = stride[0], sx = stride[1];                                        \
+    if (sx == 0) for (int64_t i = 0; i < n; i++) y[i * sy] = *x;                   \
+    else for (int64_t i = 0; i < n; i++) y[i * sy] = x[i * sx];                    \
+  } while (0)
+
+static void copy_same(void *ctx, char *const *p, const int64_t *stride, int64_t n) {
+  int32_t width = dtype_bytes(((const copy_job *)ctx)->to);
+  if (stride[0] == 1 && stride[1] == 1) memmove(p[0], p[1], (size_t)(n * width));
+  else if (width == 8) COPY(uint64_t);
+  else if (width == 4) COPY(uint32_t);
+  else if (width == 2) COPY(uint16_t);
+  else COPY(uint8_t);
+}
+
+/* Through f64 where either side needs more than f32 holds, else through f32. */
+static void copy_cast(void *ctx, char *const *p, const int64_t *stride, int64_t n) {
+  const copy_job *job = ctx;
+  int32_t wy = dtype_bytes(job->to), wx = dtype_bytes(job->from);
+  bool half = job->to >= DLV3_F16 && job->to <= DLV3_F32 && job->from >= DLV3_F16 && job->from <= DLV3_F32;
+  double wide[RUN];
+  float narrow[RUN];
+  for (int64_t at = 0; at < n; at += RUN) {
+    int64_t m = n - at < RUN ? n - at : RUN;
+    for (int64_t i = 0; i < m;) { /* contiguous: one piece; else element by element */
+      int64_t piece = stride[0] == 1 && stride[1] == 1 ? m : 1;
+      const char *x = p[1] + (at + i) * stride[1] * wx;
+      char *y = p[0] + (at + i) * stride[0] * wy;
+      if (half) load_f32(narrow, x, job->from, piece), store_f32(y, job->to, narrow, piece);
+      else load_f64(wide, x, job->from, piece), store_f64(y, job->to, wide, piece);
+      i += piece;
+    }
+  }
+}
+
+void elements_copy(tensor *dst, tensor *src) {
+  elements e = elements_of((tensor *[]){dst, src}, 2);
+  copy_job job = {dst->dtype, src->dtype};
+  elements_walk(&e, dst->dtype == src->dtype ? copy_same : copy_cast, &job);
+}
