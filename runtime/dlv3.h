@@ -101,6 +101,11 @@ DLV3_API DLV3_MUST dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *
 /* Raw bytes in logical row-major order, the tensor's own dtype; n_bytes must be numel * size of an element. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_bytes(void *dst, const dlv3_tensor *t, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int64_t n_bytes);
+/* A tensor of these sizes and strides (elements, from 0 up) on the storage of t, a dense 1-d tensor, from its element
+ * offset on; it may not reach outside of t. */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t, int32_t ndim, const int64_t *size, const int64_t *stride, int64_t offset);
+/* Where the first element lies: two live tensors of equal address, dtype, sizes and strides are the same elements. */
+DLV3_API int64_t dlv3_tensor_address(const dlv3_tensor *t);
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor *t, int32_t device);
 /* Moves t's content into arena[offset, offset + numel) (elements; same dtype and device) and makes t share it. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset);

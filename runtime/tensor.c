@@ -3,6 +3,7 @@
  * A tensor is a window (dtype, sizes, strides, offset) on a storage. Nothing here computes: arithmetic, layout changes
  * and casts are ops. The element loops below serve printing, tables and files. */
 #include "backend.h"
+#include "walk.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -124,35 +125,6 @@ static status check_alive(const tensor *t, const char *what) {
 
 /* -- Walking elements -------------------------------------------------------------------------------------- */
 
-/* The rows of a tensor in logical row-major order: sizes of 1 dropped, neighbours merged where strides allow. */
-typedef struct {
-  int32_t ndim;
-  int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS], index[DLV3_MAX_DIMS], offset;
-} walk;
-
-static walk walk_of(const tensor *t) {
-  walk w = {.ndim = 0, .offset = t->offset};
-  for (int32_t i = 0; i < t->ndim; i++) {
-    if (t->size[i] == 1) continue;
-    int32_t last = w.ndim - 1;
-    if (w.ndim && w.stride[last] == t->stride[i] * t->size[i]) w.size[last] *= t->size[i], w.stride[last] = t->stride[i];
-    else w.size[w.ndim] = t->size[i], w.stride[w.ndim++] = t->stride[i];
-  }
-  if (!w.ndim) w.size[0] = 1, w.stride[0] = 1, w.ndim = 1;
-  return w;
-}
-
-/* Moves to the next row; false after the last. */
-static bool walk_next(walk *w) {
-  for (int32_t i = w->ndim - 2; i >= 0; i--) {
-    w->offset += w->stride[i];
-    if (++w->index[i] < w->size[i]) return true;
-    w->offset -= w->stride[i] * w->size[i];
-    w->index[i] = 0;
-  }
-  return false;
-}
-
 static double get_element(const char *p, int32_t dtype) {
   float f;
   uint32_t bits;
@@ -215,22 +187,6 @@ DLV3_API dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src) {
   return st;
 }
 
-/* One row: n elements of `width` bytes, `stride` elements apart at p, packed at flat. */
-#define COPY_ROW(T)                                                                                        \
-  for (int64_t i = 0; i < n; i++) {                                                                        \
-    if (to_tensor) ((T *)p)[i * stride] = ((const T *)flat)[i];                                            \
-    else ((T *)flat)[i] = ((const T *)p)[i * stride];                                                      \
-  }
-static void copy_row(char *p, char *flat, int64_t n, int64_t stride, int64_t width, bool to_tensor) {
-  if (stride == 1 || n == 1) {
-    if (to_tensor) memcpy(p, flat, (size_t)(n * width));
-    else memcpy(flat, p, (size_t)(n * width));
-  } else if (width == 8) { COPY_ROW(uint64_t)
-  } else if (width == 4) { COPY_ROW(uint32_t)
-  } else if (width == 2) { COPY_ROW(uint16_t)
-  } else { COPY_ROW(uint8_t) }
-}
-
 static status copy_bytes(const tensor *t, char *flat, int64_t n_bytes, bool to_tensor) {
   char text[TEXT];
   int64_t width = dtype_bytes(t->dtype);
@@ -256,6 +212,39 @@ DLV3_API dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int
 }
 
 /* -- Sharing ----------------------------------------------------------------------------------------------- */
+
+DLV3_API dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t, int32_t ndim, const int64_t *size, const int64_t *stride, int64_t offset) {
+  char a[TEXT], b[TEXT];
+  TRY(check_alive(t, "window"));
+  if (ndim < 0 || ndim > DLV3_MAX_DIMS) return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
+  if (t->ndim != 1 || !is_dense(t)) return fail(DLV3_ERR_ARG, "window: a dense 1-d tensor is needed, not %s", tensor_text(a, "", t));
+  int64_t last = offset, count = 1;
+  bool empty = false, outside = offset < 0 || offset > t->size[0];
+  for (int32_t i = 0; i < ndim; i++) {
+    if (size[i] < 0 || stride[i] < 0) return fail(DLV3_ERR_SHAPE, "window: sizes and strides are not negative: %s", sizes_text(a, ndim, size));
+    if (size[i] == 0) empty = true;
+    else if (__builtin_mul_overflow(count, size[i], &count) || count > 1ll << 58)
+      return fail(DLV3_ERR_SHAPE, "window: %s has more elements than can be counted", sizes_text(a, ndim, size));
+  }
+  for (int32_t i = 0; i < ndim && !empty && !outside; i++) {
+    int64_t reach;
+    outside = __builtin_mul_overflow(size[i] - 1, stride[i], &reach) || __builtin_add_overflow(last, reach, &last);
+  }
+  if (outside || (!empty && last >= t->size[0]))
+    return fail(DLV3_ERR_SHAPE, "window: %s at %lld with strides %s reaches past %lld elements", sizes_text(a, ndim, size), (long long)offset,
+                sizes_text(b, ndim, stride), (long long)t->size[0]);
+  TRY(tensor_alias(out, t));
+  (*out)->ndim = ndim, (*out)->offset = t->offset + offset;
+  if (ndim) memcpy((*out)->size, size, (size_t)ndim * sizeof *size);
+  dense_strides(ndim, (*out)->size, (*out)->stride); /* stay where an axis has nothing to step to */
+  for (int32_t i = 0; i < ndim && !empty; i++)
+    if (size[i] > 1) (*out)->stride[i] = stride[i];
+  return DLV3_OK;
+}
+
+DLV3_API int64_t dlv3_tensor_address(const dlv3_tensor *t) {
+  return t->st->data ? (int64_t)(uintptr_t)(t->st->data + t->offset * dtype_bytes(t->dtype)) : 0;
+}
 
 DLV3_API dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor *t, int32_t device) {
   TRY(check_alive(t, "to"));
