@@ -11,8 +11,8 @@
 #define TEXT_OF(x) TEXT_OF_(x)
 #define TEXT_OF_(x) #x
 
-/* "onednn 2.6.3\n": defined beside the kernels that use it; absent in a build without them. */
-__attribute__((weak)) const char *kernels_build_info(void);
+/* kernels/cpu/build_info.c: "onednn 2.6.3\n" */
+const char *kernels_build_info(void);
 
 DLV3_API const char *dlv3_version(void) { return "0.1.0"; }
 
@@ -37,7 +37,7 @@ DLV3_API const char *dlv3_build_info(void) {
 #else
            "classic",
 #endif
-           JPEG_LIB_VERSION, ZLIB_VERSION, kernels_build_info ? kernels_build_info() : "",
+           JPEG_LIB_VERSION, ZLIB_VERSION, kernels_build_info(),
 #ifdef __clang__
            "clang " __clang_version__,
 #else

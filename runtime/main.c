@@ -34,6 +34,7 @@ static const char usage[] =
   "\n"
   "scripts: train_voc, validate, predict, plot_lr, check_data (in scripts/); each has --help\n";
 
+static char executable[PATH_MAX];
 static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a slash at the end */
 
 /* -- Errors ------------------------------------------------------------------------------------------------ */
@@ -45,17 +46,24 @@ static void push_short(lua_State *L, const char *text) {
   luaL_gsub(L, text, prefix, "");
 }
 
-/* Appends the callers that are Lua code outside of the library: the lines a user can go to. */
+/* Pushes "models/deeplabv3.lua:58 in forward" for a frame. */
+static void push_place(lua_State *L, const lua_Debug *frame) {
+  push_short(L, frame->source[0] == '@' || frame->source[0] == '=' ? frame->source + 1 : frame->short_src);
+  lua_pushfstring(L, "%s:%d%s%s", lua_tostring(L, -1), frame->currentline, frame->name ? " in " : "", frame->name ? frame->name : "");
+  lua_remove(L, -2);
+}
+
+/* Appends the callers that are Lua code outside of the library: the lines a user can go to. The first is the message's
+ * own, so that one alone says nothing new. */
 static void add_traceback(lua_State *L, luaL_Buffer *b) {
   lua_Debug frame;
-  int shown = 0;
-  for (int level = 1; lua_getstack(L, level, &frame) && shown < 8; level++) {
+  int seen = 0;
+  for (int level = 1; lua_getstack(L, level, &frame) && seen < 9; level++) {
     lua_getinfo(L, "Snl", &frame);
     if (frame.currentline <= 0 || strstr(frame.source, "lua/dlv3/")) continue;
-    push_short(L, frame.source[0] == '@' ? frame.source + 1 : frame.short_src);
-    lua_pushfstring(L, "%s  %s:%d", shown++ ? "\n" : "\nfrom\n", lua_tostring(L, -1), frame.currentline);
-    if (frame.name && *frame.name) lua_pushfstring(L, "%s in %s", lua_tostring(L, -1), frame.name), lua_remove(L, -2);
-    lua_remove(L, -2);
+    if (seen++ == 0) continue;
+    luaL_addstring(b, "\n  from ");
+    push_place(L, &frame);
     luaL_addvalue(b);
   }
 }
@@ -108,15 +116,28 @@ static bool is_root(const char *dir) {
 static int find_root(void) {
   static const char *const below[] = {"", "/..", "/../..", "/../share/dlv3"};
   char exe[PATH_MAX], candidate[PATH_MAX + 32];
-  ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+  ssize_t n = readlink("/proc/self/exe", executable, sizeof executable - 1);
   if (n <= 0) return fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n"), 1;
-  exe[n] = 0;
+  strcpy(exe, executable);
   *strrchr(exe, '/') = 0;
   for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
     snprintf(candidate, sizeof candidate, "%s%s", exe, below[i]);
     if (is_root(candidate) && realpath(candidate, root)) return 0;
   }
   return fprintf(stderr, "dlv3: the Lua library is missing: no lua/dlv3/ffi.lua in %s, two levels above, or in %s/../share/dlv3\n", exe, exe), 1;
+}
+
+/* The module dlv3.host: {executable, root}, for scripts and tests that run others. */
+static void set_host_module(lua_State *L) {
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "loaded");
+  lua_newtable(L);
+  lua_pushstring(L, executable);
+  lua_setfield(L, -2, "executable");
+  lua_pushstring(L, root);
+  lua_setfield(L, -2, "root");
+  lua_setfield(L, -2, "dlv3.host");
+  lua_pop(L, 2);
 }
 
 /* package.path: the library, then the script's own folder, then what Lua has. */
@@ -209,6 +230,24 @@ static int run(lua_State *L, const command *c) {
   return repl ? require(L, "dlv3.repl") : 0;
 }
 
+/* os.exit that closes the state first: unfinished files are removed, worker threads end, nothing is left behind. */
+static int close_and_exit(lua_State *L) {
+  lua_settop(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_pushboolean(L, 1);
+  lua_call(L, 2, 0);
+  return 0;
+}
+
+static void replace_exit(lua_State *L) {
+  lua_getglobal(L, "os");
+  lua_getfield(L, -1, "exit");
+  lua_pushcclosure(L, close_and_exit, 1);
+  lua_setfield(L, -2, "exit");
+  lua_pop(L, 1);
+}
+
 int main(int argc, char **argv) {
   command c = parse(argc, argv);
   if (c.failed) return 2;
@@ -220,6 +259,8 @@ int main(int argc, char **argv) {
   luaL_openlibs(L);
   set_package_path(L, c.script < argc ? argv[c.script] : NULL);
   set_arg(L, &c);
+  replace_exit(L);
+  set_host_module(L);
   repl_open(L);
   int failed = run(L, &c);
   fflush(stdout);

@@ -24,6 +24,14 @@ local M = {
 
 local root = debug.getinfo(1, 'S').source:match('^@(.*)lua/dlv3/ffi%.lua$') or ''
 
+M.root = root -- where lua/, models/ and scripts/ are, with a slash at the end
+
+-- A chunk's name as people read it: a file below the root without the root, "line" for "=line".
+function M.short(source)
+  local file = source:match('^[@=](.*)$') or '(code)'
+  return file:sub(1, #root) == root and file:sub(#root + 1) or file
+end
+
 -- "models/deeplabv3.lua:58" of the first caller that is not the library itself, or nil.
 function M.user_line()
   for level = 3, 60 do
@@ -31,9 +39,7 @@ function M.user_line()
     if not info then return nil end
     local source = info.source
     if info.currentline > 0 and not source:find('lua/dlv3/', 1, true) then
-      local file = source:match('^@(.*)$')
-      if file and file:sub(1, #root) == root then file = file:sub(#root + 1) end
-      return (file or info.short_src) .. ':' .. info.currentline
+      return M.short(source) .. ':' .. info.currentline
     end
   end
 end
