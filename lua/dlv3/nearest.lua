@@ -25,6 +25,7 @@ end
 local function closeness(name, candidate)
   local a, b = name:lower():gsub('-', '_'), candidate:lower():gsub('-', '_')
   if a == b then return 0 end
+  if #a < 2 or #b < 2 then return nil end -- one letter resembles everything
   local d = M.distance(a, b)
   if d <= math.max(1, math.floor(#a / 3)) then return d end
   if #a >= 3 and b:find(a, 1, true) == 1 or #b >= 3 and a:find(b, 1, true) == 1 then return 5 + math.abs(#a - #b) / 100 end
