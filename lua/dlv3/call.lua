@@ -222,8 +222,9 @@ local function finish(op, tensors, n_in)
     elseif first then second = F.wrap(p)
     else first = F.wrap(p) end
   end
-  if C.dlv3_memory_pressure() == 1 then collectgarbage() end
-  return first or tensors[1], second
+  F.relieve()
+  if second then return first, second end
+  return first or tensors[1]
 end
 
 local function method(op)

@@ -70,6 +70,11 @@ function M.retry(fn, ...)
           '\n  a smaller batch or crop needs less; dlv3.memory() counts')
 end
 
+-- The collector does not see a tensor's bytes: when enough of them are held, it is told to look.
+function M.relieve()
+  if C.dlv3_memory_pressure() == 1 then collectgarbage() end
+end
+
 -- -- Handles --------------------------------------------------------------------------------------------------
 
 local handle_type = ffi.typeof('dlv3_handle')

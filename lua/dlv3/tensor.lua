@@ -66,6 +66,7 @@ local function new(what, sizes, options)
     for i = 1, n do size_buf[i - 1] = sizes[i] end
     return C.dlv3_tensor_new(out, dtype, n, size_buf, device)
   end))
+  F.relieve()
   return F.take(out)
 end
 
