@@ -4,7 +4,11 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 failed=0
 broken() { failed=1; printf '%s\n' "$1"; shift; printf '%s\n' "$@" | sed 's/^/  /'; }
-files() { git ls-files "$@" 2>/dev/null | while read -r f; do [ -f "$f" ] && echo "$f"; done; }
+# files PATTERN...: what git knows, or, in a copy without git, what lies there
+files() {
+  if git ls-files --error-unmatch Makefile >/dev/null 2>&1; then git ls-files "$@" | while read -r f; do [ -f "$f" ] && echo "$f"; done
+  else for p in "$@"; do find . -path ./build -prune -o -path "./$p" -type f -print; done | sed 's#^\./##' | sort -u; fi
+}
 # rule TEXT PATTERN FILES...: no line of these files may match
 rule() {
   text=$1 pattern=$2; shift 2
