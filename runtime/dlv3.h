@@ -72,8 +72,9 @@ DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE      
 DLV3_API DLV3_MUST dlv3_status dlv3_set_impl(const char *name); /* as DLV3_IMPL; "" = best first        */
 DLV3_API double      dlv3_now(void);                    /* seconds, monotonic                  */
 
-/* Signals: from _catch on SIGINT and SIGTERM only raise a flag (a second one ends the process). With interrupt = 1
- * dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls (training). */
+/* Signals: from _catch on SIGINT and SIGTERM only raise a flag; a second one, 0.3 s later or more, ends the process. With
+ * interrupt = 1 dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls
+ * (training). */
 DLV3_API void    dlv3_signals_catch(int32_t interrupt);
 DLV3_API int32_t dlv3_signal_pending(void); /* the signal's number, 0 = none */
 DLV3_API void    dlv3_signal_clear(void);

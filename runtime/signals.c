@@ -6,13 +6,20 @@
 
 static volatile sig_atomic_t pending, interrupts;
 
+/* A second signal ends the process as if nothing had been caught: nobody polls. But not one within this time of the
+ * first: supervisors (timeout, mpirun) signal the process and its group, which is one wish. */
+static const double same_wish = 0.3;
+static volatile double first_at;
+
 static void on_signal(int number) {
-  if (pending) { /* the second one: nobody polls, so the process ends as if nothing had been caught */
+  double now = dlv3_now(); /* clock_gettime is allowed in a handler */
+  if (!pending) {
+    pending = number;
+    first_at = now;
+  } else if (now - first_at > same_wish) {
     signal(number, SIG_DFL);
     raise(number);
-    return;
   }
-  pending = number;
 }
 
 DLV3_API void dlv3_signals_catch(int32_t interrupt) {

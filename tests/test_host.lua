@@ -98,6 +98,30 @@ return function(t)
     expect('-i', '_G.a_list = {}\nfor i = 1, 300 do a_list[i] = i end\n#a_list\n', '300\n')
   end)
 
+  t.case('Ctrl-C stops a computation and not the session', function()
+    local text = t.run("printf 'while true do end\\n1 + 1\\n' | timeout -s INT 0.5 " .. binary .. ' -i')
+    t.eq(text, 'error: interrupted\n2\n')
+  end)
+
+  t.case('a script sees SIGINT and SIGTERM as a flag', function()
+    local path = script [[
+      local F = require 'dlv3.ffi'
+      F.C.dlv3_signals_catch(0)
+      for _, name in ipairs {'INT', 'TERM'} do
+        io.popen('kill -' .. name .. ' $PPID'):close()
+        print(F.C.dlv3_signal_pending())
+        F.C.dlv3_signal_clear()
+      end
+      print(F.C.dlv3_signal_pending())
+      io.stdout:flush()
+      io.popen 'kill -INT $PPID':close()
+      io.popen 'sleep 0.4; kill -INT $PPID':close() -- the second one ends the process
+      print 'not reached']]
+    local text, status = dlv3(path)
+    t.eq(text, '2\n15\n0\n')
+    t.eq(status, 130)
+  end)
+
   t.case('tensors at the prompt', function()
     expect('-i', 'dlv3.tensor{{1, 2}, {3, 4}}\n{out = dlv3.zeros{2, 3}}\n', '[[1., 2.],\n [3., 4.]]\n[f32 cpu 2x2]\n{out = [f32 cpu 2x3]}\n')
   end)
