@@ -18,7 +18,7 @@ cairo() { echo libcairo2; }
 wanted() {
   for s in $sets; do
     case $s in
-    build) echo gcc libc6-dev make pkg-config luajit libluajit-5.1-dev libpng-dev libjpeg-dev zlib1g-dev libedit-dev "$(onednn)" "$(cairo)" ;;
+    build) echo gcc libc6-dev make pkg-config libluajit-5.1-dev libpng-dev libjpeg-dev zlib1g-dev libedit-dev "$(onednn)" "$(cairo)" ;;
     test) echo python3-torch python3-torchvision python3-pil python3-numpy lua-check libcairo2 fonts-dejavu-core ;;
     *) echo "install_packages.sh: 'build' or 'test', not '$s'" >&2; exit 2 ;;
     esac
