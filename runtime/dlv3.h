@@ -209,6 +209,8 @@ DLV3_API DLV3_MUST dlv3_status dlv3_image_resize(dlv3_tensor **out, const dlv3_t
 DLV3_API DLV3_MUST dlv3_status dlv3_mask_resize(dlv3_tensor **out, const dlv3_tensor *mask, int64_t h, int64_t w);
 /* Network input f32 [1,3,h,w] (dtype: f32, bf16, f16, f64): (x / 255 - mean[c]) / std[c], in f32 arithmetic. */
 DLV3_API DLV3_MUST dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *image, const float *mean, const float *std, int32_t dtype);
+/* counts[256]: how many pixels of a mask u8 [h,w] have each value; first[256]: position y * w + x of the first one, or -1. */
+DLV3_API DLV3_MUST dlv3_status dlv3_mask_count(int64_t *counts, int64_t *first, const dlv3_tensor *mask);
 /* PNG, atomically. u8 [3,h,w] RGB; u8 [4,h,w] RGBA; u8 [h,w] with palette (256*3 bytes), or grey where palette is NULL. */
 DLV3_API DLV3_MUST dlv3_status dlv3_png_write(const char *path, const dlv3_tensor *image, const uint8_t *palette);
 /* JPEG, atomically. u8 [3,h,w]; quality 1..100. */

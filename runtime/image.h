@@ -1,0 +1,79 @@
+/* image.h - 8-bit pictures in plain memory, shared by the image files (image.c, jpeg.c, png.c), resizing (resize.c) and
+ * the data workers (loader.c).
+ *
+ * Private to the runtime. Nothing here touches a tensor, so that worker threads can use all of it; messages go to the
+ * calling thread's last error and do not name the file unless a path is given. */
+#ifndef DLV3_IMAGE_H
+#define DLV3_IMAGE_H
+
+#include "core.h"
+
+/* Rows top to bottom, pixels left to right, channels together (1: labels or grey, 3: RGB, 4: RGBA). Grows, never
+ * shrinks: a worker reuses its pictures. {0} is an empty one. */
+typedef struct {
+  uint8_t *data;
+  int64_t capacity, h, w;
+  int32_t channels;
+} picture;
+
+/* A file's content, or what is to become one. */
+typedef struct {
+  uint8_t *data;
+  int64_t size, capacity;
+} byte_buffer;
+
+enum { PICTURE_MAX_PIXELS = 1 << 28 };
+
+static inline int64_t picture_bytes(const picture *p) { return p->h * p->w * p->channels; }
+/* Gives p this size; the content is undefined. Errors: more than PICTURE_MAX_PIXELS, out of memory. */
+status picture_reserve(picture *p, int64_t h, int64_t w, int32_t channels);
+void picture_free(picture *p);
+status bytes_reserve(byte_buffer *b, int64_t capacity); /* keeps the content */
+void bytes_free(byte_buffer *b);
+
+/* -- Files ------------------------------------------------------------------------------------------------- */
+
+/* Reads a JPEG or PNG, whichever the content says, as RGB (image) or as labels (mask). orientation, where wanted: the
+ * EXIF orientation 1..8. file is scratch space. Messages begin with the path. */
+status picture_read(picture *out, const char *path, byte_buffer *file, int32_t *orientation);
+status picture_read_mask(picture *out, const char *path, byte_buffer *file);
+/* out = in turned as EXIF orientation 1..8 says. */
+status picture_orient(picture *out, const picture *in, int32_t orientation);
+
+bool is_jpeg(const byte_buffer *file);
+bool is_png(const byte_buffer *file);
+/* The decoders; messages without the file's name. */
+status jpeg_decode(picture *out, const byte_buffer *file, int32_t *orientation);
+status png_decode(picture *out, const byte_buffer *file, int32_t *orientation);
+status png_decode_mask(picture *out, const byte_buffer *file);
+status jpeg_encode(byte_buffer *out, const picture *in, int32_t quality);
+status png_encode(byte_buffer *out, const picture *in, const uint8_t *palette); /* palette: 256*3 bytes or NULL */
+/* The orientation in an EXIF block (from its TIFF header on), 1 where there is none. */
+int32_t exif_orientation(const uint8_t *exif, int64_t n);
+
+/* -- Resizing ---------------------------------------------------------------------------------------------- */
+
+/* The part of the resized picture that is wanted: rows y0..y1-1, columns x0..x1-1. */
+typedef struct { int64_t y0, y1, x0, x1; } window;
+
+typedef struct {                    /* scratch space of resizing */
+  picture rows;
+  byte_buffer x, y;
+} resize_space;
+void resize_space_free(resize_space *s);
+
+/* The window of `in` resized to [h, w], exactly as Pillow's BILINEAR (antialiased when shrinking) and NEAREST. */
+status resize_bilinear(picture *out, const picture *in, int64_t h, int64_t w, window part, resize_space *space);
+status resize_nearest(picture *out, const picture *in, int64_t h, int64_t w, window part, resize_space *space);
+/* Shorter side to `size`, the longer one floor(size * long / short): torchvision's rule for one number. */
+void resize_shorter(int64_t *h, int64_t *w, int64_t size);
+
+/* -- Normalising ------------------------------------------------------------------------------------------- */
+
+typedef struct { uint64_t value[3][256]; } normalize_table; /* elements of the dtype, in the low bytes */
+/* (v / 255 - mean[c]) / std[c] in f32, as torchvision's ToTensor and Normalize; then rounded to dtype. */
+status normalize_table_make(normalize_table *t, const float *mean, const float *std, int32_t dtype);
+/* n RGB pixels to n*3 elements of the table's dtype, dtype_bytes(dtype) each. */
+void normalize_pixels(void *dst, const uint8_t *src, int64_t n, const normalize_table *t, int32_t width);
+
+#endif

@@ -1,0 +1,155 @@
+/* jpeg.c - JPEG files through libjpeg-turbo: memory to picture and back.
+ *
+ * Decodes with libjpeg's defaults (ISLOW DCT, fancy upsampling), which are Pillow's too, so that pixels are equal to the
+ * last bit. libjpeg reports errors by a callback that must not return: a longjmp local to this file. Its warnings that
+ * mean damaged or missing data are errors here; it never prints. */
+#include "image.h"
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <jpeglib.h>
+#include <jerror.h>
+
+typedef struct {
+  struct jpeg_error_mgr base;       /* first: libjpeg hands back a pointer to it */
+  jmp_buf escape;
+  char text[JMSG_LENGTH_MAX];
+} error_manager;
+
+static void on_error(j_common_ptr info) {
+  error_manager *e = (error_manager *)info->err;
+  e->base.format_message(info, e->text);
+  longjmp(e->escape, 1);
+}
+
+static void on_message(j_common_ptr info, int level) {
+  if (level >= 0) return;
+  switch (info->err->msg_code) { /* pixels are missing or wrong; other warnings are about harmless oddities */
+  case JWRN_JPEG_EOF:
+  case JWRN_HIT_MARKER:
+  case JWRN_HUFF_BAD_CODE:
+  case JWRN_ARITH_BAD_CODE:
+  case JWRN_MUST_RESYNC: on_error(info);
+  }
+}
+
+static void be_silent(j_common_ptr info) { (void)info; }
+
+static struct jpeg_error_mgr *error_manager_init(error_manager *e) {
+  jpeg_std_error(&e->base);
+  e->base.error_exit = on_error;
+  e->base.emit_message = on_message;
+  e->base.output_message = be_silent;
+  e->text[0] = 0;
+  return &e->base;
+}
+
+bool is_jpeg(const byte_buffer *file) { return file->size >= 3 && !memcmp(file->data, "\xff\xd8\xff", 3); }
+
+/* -- Reading ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  struct jpeg_decompress_struct info;
+  error_manager errors;
+  uint8_t *row;                     /* CMYK only */
+} decoder;
+
+static int32_t find_orientation(const decoder *d) {
+  for (jpeg_saved_marker_ptr m = d->info.marker_list; m; m = m->next)
+    if (m->marker == JPEG_APP0 + 1 && m->data_length > 6 && !memcmp(m->data, "Exif\0\0", 6))
+      return exif_orientation(m->data + 6, m->data_length - 6);
+  return 1;
+}
+
+/* Pillow's conversion of a CMYK JPEG: the values are taken as inverted, as Adobe writes them. */
+static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int64_t n) {
+  for (int64_t i = 0; i < n; i++, rgb += 3, cmyk += 4)
+    for (int32_t c = 0; c < 3; c++) {
+      int32_t white = cmyk[3], t = (255 - cmyk[c]) * white + 128, v = white - ((t + (t >> 8)) >> 8);
+      rgb[c] = (uint8_t)(v < 0 ? 0 : v);
+    }
+}
+
+/* Between setjmp and the end: everything that libjpeg may leave by longjmp. */
+static status decode(decoder *d, picture *out, const byte_buffer *file, int32_t *orientation) {
+  struct jpeg_decompress_struct *info = &d->info;
+  info->err = error_manager_init(&d->errors);
+  if (setjmp(d->errors.escape)) {
+    if (!info->output_scanline) return fail(DLV3_ERR_FORMAT, "the JPEG can not be decoded: %s", d->errors.text);
+    return fail(DLV3_ERR_FORMAT, "a damaged JPEG: %s (at row %u of %u)", d->errors.text, info->output_scanline, info->image_height);
+  }
+  jpeg_create_decompress(info);
+  jpeg_mem_src(info, file->data, (unsigned long)file->size);
+  if (orientation) jpeg_save_markers(info, JPEG_APP0 + 1, 0xffff);
+  jpeg_read_header(info, TRUE);
+  if (orientation) *orientation = find_orientation(d);
+  if (info->num_components != 1 && info->num_components != 3 && info->num_components != 4)
+    return fail(DLV3_ERR_FORMAT, "a JPEG with %d channels; 1 (grey), 3 (colour) or 4 (CMYK) are read", info->num_components);
+  info->out_color_space = info->num_components == 4 ? JCS_CMYK : JCS_RGB;
+  TRY(picture_reserve(out, info->image_height, info->image_width, 3));
+  if (info->num_components == 4 && !(d->row = malloc((size_t)info->image_width * 4)))
+    return fail(DLV3_ERR_OOM, "out of memory for a row of %u pixels", info->image_width);
+  jpeg_start_decompress(info);
+  while (info->output_scanline < info->output_height) {
+    JSAMPROW into = out->data + (int64_t)info->output_scanline * out->w * 3, row = d->row ? d->row : into;
+    jpeg_read_scanlines(info, &row, 1);
+    if (d->row) cmyk_to_rgb(into, d->row, out->w);
+  }
+  return DLV3_OK;
+}
+
+status jpeg_decode(picture *out, const byte_buffer *file, int32_t *orientation) {
+  decoder d = {.row = NULL};
+  status st = decode(&d, out, file, orientation);
+  jpeg_destroy_decompress(&d.info);
+  free(d.row);
+  return st;
+}
+
+/* -- Writing ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  struct jpeg_compress_struct info;
+  error_manager errors;
+  unsigned char *data;
+  unsigned long size;
+} encoder;
+
+static status encode(encoder *e, const picture *in, int32_t quality) {
+  e->info.err = error_manager_init(&e->errors);
+  if (setjmp(e->errors.escape)) return fail(DLV3_ERR_INTERNAL, "JPEG: %s", e->errors.text);
+  jpeg_create_compress(&e->info);
+  jpeg_mem_dest(&e->info, &e->data, &e->size);
+  e->info.image_width = (JDIMENSION)in->w;
+  e->info.image_height = (JDIMENSION)in->h;
+  e->info.input_components = 3;
+  e->info.in_color_space = JCS_RGB;
+  jpeg_set_defaults(&e->info);
+  jpeg_set_quality(&e->info, quality, TRUE);
+  e->info.optimize_coding = TRUE;
+  jpeg_start_compress(&e->info, TRUE);
+  while (e->info.next_scanline < e->info.image_height) {
+    JSAMPROW row = in->data + (int64_t)e->info.next_scanline * in->w * 3;
+    jpeg_write_scanlines(&e->info, &row, 1);
+  }
+  jpeg_finish_compress(&e->info);
+  return DLV3_OK;
+}
+
+status jpeg_encode(byte_buffer *out, const picture *in, int32_t quality) {
+  if (in->h > JPEG_MAX_DIMENSION || in->w > JPEG_MAX_DIMENSION)
+    return fail(DLV3_ERR_ARG, "a JPEG has at most %ld rows and columns, the image is %lldx%lld", (long)JPEG_MAX_DIMENSION, (long long)in->w,
+                (long long)in->h);
+  encoder e = {.data = NULL};
+  status st = encode(&e, in, quality);
+  jpeg_destroy_compress(&e.info);
+  if (st == DLV3_OK) st = bytes_reserve(out, (int64_t)e.size);
+  if (st == DLV3_OK) {
+    memcpy(out->data, e.data, e.size);
+    out->size = (int64_t)e.size;
+  }
+  free(e.data);
+  return st;
+}
