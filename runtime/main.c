@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "dlv3.h"
@@ -32,7 +33,7 @@ static const char usage[] =
   "  DLV3_VERBOSE=1       print every op with its implementation, time and shapes; 2: also why others declined\n"
   "  DLV3_IMPL=NAME       prefer that implementation: ref, onednn, ... (ref: the plain loops)\n"
   "\n"
-  "scripts: train_voc, validate, predict, plot_lr, check_data (in scripts/); each has --help\n";
+  "scripts that come with it, from any folder: dlv3 train_voc, validate, predict, plot_lr, check_data, bench; each has --help\n";
 
 static char executable[PATH_MAX];
 static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a slash at the end */
@@ -212,9 +213,26 @@ static int run_codes(lua_State *L, const command *c) {
   return 0;
 }
 
+static bool is_file(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
+}
+
+/* A script by its path, or one of dlv3's own from any working directory: scripts/train_voc.lua, train_voc. */
+static const char *find_script(const char *name, char *path, size_t size) {
+  static const char *const before[] = {"", "scripts/", "scripts/"}, *const after[] = {"", "", ".lua"};
+  if (is_file(name)) return name;
+  for (int i = 0; i < 3 && name[0] != '/' && name[0] != '.'; i++) {
+    int n = snprintf(path, size, "%s/%s%s%s", root, before[i], name, after[i]);
+    if (n < (int)size && is_file(path)) return path;
+  }
+  return name;
+}
+
 static int run_script(lua_State *L, const command *c) {
   const char *name = c->argv[c->script];
-  if (report(L, luaL_loadfile(L, strcmp(name, "-") ? name : NULL))) return 1;
+  char path[PATH_MAX + 64];
+  if (report(L, luaL_loadfile(L, strcmp(name, "-") ? find_script(name, path, sizeof path) : NULL))) return 1;
   for (int i = c->script + 1; i < c->argc; i++) lua_pushstring(L, c->argv[i]);
   return call(L, c->argc - c->script - 1);
 }

@@ -39,6 +39,7 @@ return function(t)
     local user = assert(io.open(folder .. '/user.lua', 'w'))
     user:write "print(require 'mine'.answer)"
     user:close()
+    t.ok(t.run('cd / && ' .. binary .. ' bench --help </dev/null'):find '^usage: ') -- dlv3's own scripts from anywhere
     expect(folder .. '/user.lua', nil, '42\n') -- a module beside the script, from another working directory
   end)
 
