@@ -17,7 +17,7 @@ for _, name in ipairs {
 for _, name in ipairs {'no_grad', 'scope', 'Function'} do dlv3[name] = autograd[name] end
 
 -- Parts that a small script does not need are loaded on first use.
-local lazy = {load = {'dlv3.files', 'load'}, save = {'dlv3.files', 'save'}, items = {'dlv3.dict', 'items'}}
+local lazy = {load = {'dlv3.files', 'load'}, save = {'dlv3.files', 'save'}, items = {'dlv3.dict', 'items'}, none = {'dlv3.dict', 'none'}}
 setmetatable(dlv3, {__index = function(t, key)
   local from = lazy[key]
   if not from then return nil end

@@ -1,0 +1,157 @@
+-- files.lua - dlv3.load and dlv3.save: PyTorch's .pth in its three containers, and safetensors.
+--
+-- load goes by content, not by name; nothing in a file is executed (pickle.lua). dicts come back as dicts (dict.lua),
+-- lists and tuples as arrays, None as dlv3.none, a Namespace as a dict, tensors on the cpu in their own dtype.
+-- save writes a zip that torch.load reads, also with weights_only=True, or safetensors where the name ends so; at any
+-- moment the path holds the old file or the new one.
+
+local F = require 'dlv3.ffi'
+local bytes = require 'dlv3.bytes'
+local dict = require 'dlv3.dict'
+local json = require 'dlv3.json'
+local legacy = require 'dlv3.legacy'
+local pickle = require 'dlv3.pickle'
+local safetensors = require 'dlv3.safetensors'
+local torch_file = require 'dlv3.torch_file'
+local zip = require 'dlv3.zip'
+local fault = bytes.fault
+
+local M = {none = dict.none}
+
+-- -- Reading -------------------------------------------------------------------------------------------------------
+
+-- The folder of the archive that PyTorch wrote into: 'archive', or the file's own first name.
+local function top_of(members)
+  local top
+  for name in pairs(members) do
+    local folder = name:match '^(.-)data%.pkl$'
+    if folder and (folder == '' or folder:sub(-1) == '/') and (not top or #folder < #top) then top = folder end
+  end
+  if not top then fault "a zip archive without data.pkl: not one of torch.save" end
+  if members[top .. 'constants.pkl'] then fault 'a TorchScript archive: save model.state_dict() with torch.save instead' end
+  return top
+end
+
+local function read_zip(file)
+  local members = zip.members(file)
+  local top = top_of(members)
+  local order = members[top .. 'byteorder']
+  if order and order.size < 16 and zip.read(file, order) ~= 'little' then fault 'was written on a big-endian machine, which is not supported' end
+  local session = torch_file.session(function(root)
+    local member = members[top .. 'data/' .. root.key]
+    if not member then fault("the storage '%s' is not in the archive", bytes.shown(root.key)) end
+    if member.size < root.numel * root.dtype[2] then
+      fault("the storage '%s' has %.0f bytes where its tensors expect %.0f", bytes.shown(root.key), member.size, root.numel * root.dtype[2])
+    end
+    root.at = zip.place(file, member)
+  end)
+  local data = members[top .. 'data.pkl']
+  if data.size > pickle.MAX_BYTES then fault('a pickle of %.0f bytes', data.size) end
+  local at = zip.place(file, data)
+  return torch_file.resolve(session, file, pickle.read(file:read(at, data.size), session.handlers, at))
+end
+
+-- What else people try to load.
+local function reason_of(head)
+  if head:find '^%s*<' then return 'an HTML or XML page, not weights: the download went wrong' end
+  if head:sub(1, 3) == '\255\216\255' or head:sub(1, 4) == '\137PNG' then return 'a picture, not weights' end
+  if head:sub(1, 2) == '\31\139' then return 'packed with gzip: unpack it first (gunzip)' end
+  if head:sub(1, 4) == '\137HDF' then return 'an HDF5 file: not supported' end
+  if head:find '^version https://git%-lfs' then return 'a pointer of Git LFS, not the file itself: git lfs pull' end
+  return 'neither a .pth file of PyTorch nor a safetensors file'
+end
+
+local function read_any(file)
+  if file.size == 0 then fault 'is empty' end
+  local head = file:read(0, math.min(file.size, 512))
+  if head:sub(1, 2) == 'PK' then return read_zip(file) end
+  if legacy.is_tar(file) then return legacy.read_tar(file) end
+  if safetensors.is(file) then return safetensors.read(file) end
+  if head:byte() == 0x80 then return legacy.read_stream(file) end
+  fault(reason_of(head))
+end
+
+local function check_path(what, path)
+  if type(path) ~= 'string' or path == '' then F.raise(what .. ": a file's name is expected, " .. (path == '' and 'an empty one' or 'a ' .. type(path)) .. ' came') end
+  if path:find '%z' then F.raise(what .. ": a file's name can not hold a zero byte") end
+end
+
+-- Runs fn, closes the file whatever happens, and names it in what is wrong with its content.
+local function with_file(file, path, fn, ...)
+  local ok, result = pcall(fn, file, ...)
+  file:close()
+  if ok then return result end
+  if bytes.is_fault(result) then F.raise(path .. ': ' .. result.text) end
+  error(result, 0)
+end
+
+-- What the file holds: see the top of this file.
+function M.load(path)
+  check_path('load', path)
+  return with_file(bytes.open(path), path, read_any)
+end
+
+-- -- Writing -------------------------------------------------------------------------------------------------------
+
+-- The storages of the tensors in a value, each once: tensors that are the same elements share one.
+local function collector()
+  local list, known = {}, {}
+  return list, function(t)
+    local id = table.concat({t.dtype, tostring(F.C.dlv3_tensor_address(t.p)), table.concat(t:size(), ','), table.concat(t:stride(), ',')}, ' ')
+    if t:is_released() then fault('a tensor was released before it could be saved') end
+    local found = t:numel() > 0 and known[id]
+    if not found then
+      found = {key = tostring(#list), type = torch_file.storage_type[t.dtype], numel = t:numel(), tensor = t, size = t:numel() * torch_file.width[t.dtype]}
+      list[#list + 1], known[id] = found, found
+    end
+    return found
+  end
+end
+
+local function write_zip(file, value)
+  local list, storage_of = collector()
+  local text = pickle.write(value, {is_tensor = F.is_tensor, storage_of = storage_of})
+  local archive = zip.create(file)
+  local function add(name, content) archive:add('archive/' .. name, #content, function(f) f:write(content) end) end
+  add('data.pkl', text)
+  add('byteorder', 'little')
+  for _, s in ipairs(list) do
+    archive:add('archive/data/' .. s.key, s.size, function(f) f:write_tensor(s.tensor:to('cpu')) end)
+  end
+  add('version', '3\n')
+  archive:finish()
+end
+
+local function write_and_commit(file, value, write)
+  write(file, value)
+  file:commit()
+end
+
+-- Saves a dict, a table, a tensor, a number, ...: tables that are arrays become lists, others dicts with sorted names;
+-- whole numbers become ints. A name that ends in .safetensors takes a dict of tensors.
+function M.save(path, value)
+  check_path('save', path)
+  if value == nil then F.raise('save: nothing to save: the value is nil') end
+  local write = write_zip
+  if path:find '%.safetensors$' then
+    if type(value) ~= 'table' or value == dict.none then F.raise('save: ' .. path .. ': a safetensors file holds a dict of tensors') end
+    write = safetensors.write
+  end
+  with_file(bytes.create(path), path, write_and_commit, value, write)
+end
+
+-- A value as JSON, atomically, for other programs to read; and back.
+function M.save_json(path, value)
+  check_path('save_json', path)
+  with_file(bytes.create(path), path, write_and_commit, value, function(file, v) file:write(json.encode(v) .. '\n') end)
+end
+
+function M.load_json(path)
+  check_path('load_json', path)
+  return with_file(bytes.open(path), path, function(file)
+    if file.size > 2 ^ 28 then fault('%.0f bytes are too many for a JSON file', file.size) end
+    return json.decode(file:read(0, file.size))
+  end)
+end
+
+return M
