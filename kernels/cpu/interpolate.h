@@ -1,0 +1,118 @@
+/* interpolate.h - which source pixels and weights make a destination pixel of a bilinear interpolation; shared by
+ * resample.c and the fused losses in loss.c.
+ *
+ * Along one axis: src = max(0, (dst + 0.5) in / out - 0.5), or dst (in - 1) / (out - 1) with align_corners; the two
+ * pixels are i0 = floor(src) and i1 = min(i0 + 1, in - 1), weighted 1 - (src - i0) and src - i0. Positions are
+ * computed in f32 for f32, bf16 and f16, and in f64 for f64, as PyTorch does: at large sizes the two differ visibly.
+ * Where i0 = i1 the weights are 1 and 0, so that a map of 1x1 is copied exactly. */
+#ifndef DLV3_INTERPOLATE_H
+#define DLV3_INTERPOLATE_H
+
+#include "ref.h"
+
+typedef struct {
+  int64_t in, out;
+  bool align_corners, wide;       /* wide: positions in f64                                  */
+  float scale_f32;
+  double scale;
+} axis_map;
+
+typedef struct { int64_t i0, i1; double w0, w1; } taps;
+
+static inline axis_map axis_map_of(int64_t in, int64_t out, bool align_corners, int32_t dtype) {
+  axis_map m = {.in = in, .out = out, .align_corners = align_corners, .wide = dtype == DLV3_F64};
+  if (align_corners) {
+    m.scale = out > 1 ? (double)(in - 1) / (double)(out - 1) : 0;
+    m.scale_f32 = out > 1 ? (float)(in - 1) / (float)(out - 1) : 0;
+  } else m.scale = (double)in / (double)out, m.scale_f32 = (float)in / (float)out;
+  return m;
+}
+
+static inline double source_of(const axis_map *m, int64_t dst) {
+  if (m->wide) {
+    double src = m->align_corners ? m->scale * (double)dst : m->scale * ((double)dst + 0.5) - 0.5;
+    return src > 0 ? src : 0;
+  }
+  float src = m->align_corners ? m->scale_f32 * (float)dst : m->scale_f32 * ((float)dst + 0.5f) - 0.5f;
+  return src > 0 ? (double)src : 0;
+}
+
+static inline taps taps_of(const axis_map *m, int64_t dst) {
+  double src = source_of(m, dst);
+  taps t;
+  t.i0 = (int64_t)src < m->in - 1 ? (int64_t)src : m->in - 1;
+  t.i1 = t.i0 < m->in - 1 ? t.i0 + 1 : t.i0;
+  double w = src - (double)t.i0;
+  t.w1 = t.i1 == t.i0 ? 0 : w > 1 ? 1 : w;
+  t.w0 = 1 - t.w1;
+  return t;
+}
+
+/* The weight of source pixel i in what t makes. */
+static inline double tap_weight(const taps *t, int64_t i) { return (t->i0 == i ? t->w0 : 0) + (t->i1 == i ? t->w1 : 0); }
+
+/* The destinations that source pixel i takes part in: [*begin, *end). Positions grow with dst, so bisection finds them. */
+static inline void reached(const axis_map *m, int64_t i, int64_t *begin, int64_t *end) {
+  int64_t low = 0, high = m->out;
+  while (low < high) { /* the first whose i0 is at least i - 1 */
+    int64_t mid = (low + high) / 2;
+    if (taps_of(m, mid).i0 >= i - 1) high = mid;
+    else low = mid + 1;
+  }
+  *begin = low;
+  high = m->out;
+  while (low < high) { /* the first whose i0 is above i */
+    int64_t mid = (low + high) / 2;
+    if (taps_of(m, mid).i0 > i) high = mid;
+    else low = mid + 1;
+  }
+  *end = low;
+}
+
+/* x at (n, k) blended for the destination whose taps are v (rows) and u (columns). */
+static inline double blend(const tensor *x, int64_t n, int64_t k, const taps *v, const taps *u) {
+  return v->w0 * (u->w0 * at(x, at4(x, n, k, v->i0, u->i0)) + u->w1 * at(x, at4(x, n, k, v->i0, u->i1))) +
+         v->w1 * (u->w0 * at(x, at4(x, n, k, v->i1, u->i0)) + u->w1 * at(x, at4(x, n, k, v->i1, u->i1)));
+}
+
+/* -- Blocks of pixels, for kernels that need all channels of a pixel and never the whole map ---------------- */
+
+/* The fast fused kernels take PIXELS destinations of a row at a time, channel by channel: z[k * PIXELS + i]. Everything
+ * per pixel then vectorises over i, however few the channels are. Only for out >= in: a block's sources span SPAN. */
+enum { PIXELS = 64, SPAN = PIXELS + 2, MAX_CHANNELS = 256 };
+
+typedef struct {
+  int64_t base;                           /* the leftmost source pixel                         */
+  int32_t n, span;                        /* destinations; sources from base                   */
+  int32_t left[PIXELS], right[PIXELS];    /* sources, from base                                */
+  float w0[PIXELS], w1[PIXELS];
+} pixel_block;
+
+static inline int64_t blocks_of(int64_t width) { return (width + PIXELS - 1) / PIXELS; }
+
+static inline void pixel_block_of(pixel_block *b, const axis_map *columns, int64_t index) {
+  int64_t first = index * PIXELS;
+  b->n = (int32_t)(columns->out - first < PIXELS ? columns->out - first : PIXELS);
+  b->base = taps_of(columns, first).i0;
+  b->span = (int32_t)(taps_of(columns, first + b->n - 1).i1 - b->base + 1);
+  for (int32_t i = 0; i < PIXELS; i++) { /* past the end: the last pixel again, so that loops have one length */
+    taps t = taps_of(columns, first + (i < b->n ? i : b->n - 1));
+    b->left[i] = (int32_t)(t.i0 - b->base), b->right[i] = (int32_t)(t.i1 - b->base);
+    b->w0[i] = (float)t.w0, b->w1[i] = (float)t.w1;
+  }
+}
+
+/* z = the blended channels of a block; top and bottom: the two source rows, weighted v0 and v1. */
+#define BLEND_BLOCK(T, name, LOAD)                                                                                      \
+  INLINE void name(float *restrict z, const T *restrict top, const T *restrict bottom, float v0, float v1, const pixel_block *b, int64_t channels) { \
+    float v[MAX_CHANNELS * SPAN];                                                                                       \
+    for (int64_t j = 0; j < b->span; j++)                                                                               \
+      for (int64_t k = 0, p = (b->base + j) * channels; k < channels; k++) v[k * SPAN + j] = v0 * LOAD(top[p + k]) + v1 * LOAD(bottom[p + k]); \
+    for (int64_t k = 0; k < channels; k++)                                                                              \
+      for (int64_t i = 0; i < PIXELS; i++) z[k * PIXELS + i] = b->w0[i] * v[k * SPAN + b->left[i]] + b->w1[i] * v[k * SPAN + b->right[i]]; \
+  }
+#define AS_IS(v) (v)
+BLEND_BLOCK(float, blend_block_f32, AS_IS)
+BLEND_BLOCK(bf16, blend_block_bf16, bf16_to_f32)
+
+#endif

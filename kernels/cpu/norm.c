@@ -1,0 +1,376 @@
+/* norm.c - batch_norm forward and backward on the cpu, with optional residual input and activation.
+ *
+ * x is seen as rows of channels (channels-last). A row of few channels is too short to vectorise well, so parameters are
+ * repeated until they fill a period of about 512 elements, and the kernels run over flat pieces of such periods.
+ * Statistics: runs of eight rows are summed in f32 about a value near the mean, the runs in f64, blocks of rows (their
+ * number depends on the shape alone) are combined in their order. So results are accurate and do not depend on threads. */
+#include <stdlib.h>
+
+#include "ref.h"
+
+enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                                       /* forward  */
+enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };                    /* backward */
+
+static double activate(int64_t act, double z) {
+  double six = z < -3 ? 0 : z > 3 ? 6 : z + 3; /* relu6(z + 3); a nan stays */
+  switch (act) {
+  case ACT_RELU: return z < 0 ? 0 : z;
+  case ACT_RELU6: return z < 0 ? 0 : z > 6 ? 6 : z;
+  case ACT_HARDSWISH: return z * six / 6;
+  case ACT_HARDSIGMOID: return six / 6;
+  default: return z;
+  }
+}
+
+/* d act(z) / d z, from the result y where that says enough. */
+static double slope(int64_t act, double y, double z) {
+  switch (act) {
+  case ACT_RELU: return y > 0;
+  case ACT_RELU6: return y > 0 && y < 6;
+  case ACT_HARDSWISH: return z <= -3 ? 0 : z >= 3 ? 1 : (2 * z + 3) / 6;
+  case ACT_HARDSIGMOID: return y > 0 && y < 1 ? 1.0 / 6 : 0;
+  default: return 1;
+  }
+}
+
+/* -- Reference --------------------------------------------------------------------------------------------- */
+
+/* Running statistics take the batch's in: unbiased variance, momentum is the weight of the new value. */
+static void update_running(const op_call *c, int64_t k, double mean, double var, double count) {
+  double m = ((const batch_norm_attr *)c->attr)->momentum;
+  if (!c->in[MEAN]) return;
+  set(c->in[MEAN], k, (1 - m) * at(c->in[MEAN], k) + m * mean);
+  set(c->in[VAR], k, (1 - m) * at(c->in[VAR], k) + m * var * count / (count - 1));
+}
+
+/* y = act((x - mean) rstd weight + bias + residual), rstd = 1 / sqrt(var + eps). */
+static status ref_batch_norm(op_call *c) {
+  const batch_norm_attr *a = c->attr;
+  const tensor *x = c->in[X];
+  const int64_t channels = x->size[1], rows = channels ? numel(x) / channels : 0;
+  for (int64_t k = 0; k < channels; k++) {
+    double mean = 0, var = 0;
+    if (a->training) {
+      for (int64_t r = 0; r < rows; r++) mean += at(x, r * channels + k);
+      mean /= (double)rows;
+      for (int64_t r = 0; r < rows; r++) var += (at(x, r * channels + k) - mean) * (at(x, r * channels + k) - mean);
+      var /= (double)rows;
+      update_running(c, k, mean, var, (double)rows);
+    } else mean = at(c->in[MEAN], k), var = at(c->in[VAR], k);
+    const double rstd = 1 / sqrt(var + a->eps), w = at_or(c->in[WEIGHT], k, 1), b = at_or(c->in[BIAS], k, 0);
+    set(c->out[1], k, mean);
+    set(c->out[2], k, rstd);
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t i = r * channels + k;
+      set(c->out[0], i, activate(a->activation, (at(x, i) - mean) * rstd * w + b + at_or(c->in[RESIDUAL], i, 0)));
+    }
+  }
+  return DLV3_OK;
+}
+
+/* With xhat = (x - mean) rstd and dz = grad_y act'(z):
+ *   grad_bias += sum dz, grad_weight += sum dz xhat, grad_residual = dz
+ *   grad_x = weight rstd (dz - mean(dz) - xhat mean(dz xhat)), without training weight rstd dz. */
+static status ref_batch_norm_backward(op_call *c) {
+  const batch_norm_backward_attr *a = c->attr;
+  const tensor *x = c->in[BX];
+  const int64_t channels = x->size[1], rows = channels ? numel(x) / channels : 0;
+  double *dz = malloc((size_t)(rows + 1) * sizeof *dz);
+  if (!dz) return fail(DLV3_ERR_OOM, "batch_norm_backward: out of memory");
+  for (int64_t k = 0; k < channels; k++) {
+    const double mean = at(c->in[SAVE_MEAN], k), rstd = at(c->in[SAVE_RSTD], k);
+    const double w = at_or(c->in[BWEIGHT], k, 1), b = at_or(c->in[BBIAS], k, 0);
+    double sum = 0, sum_xhat = 0;
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t i = r * channels + k;
+      double xhat = (at(x, i) - mean) * rstd;
+      dz[r] = at(c->in[GRAD_Y], i) * slope(a->activation, at(c->in[BY], i), xhat * w + b + at_or(c->in[BRESIDUAL], i, 0));
+      sum += dz[r], sum_xhat += dz[r] * xhat;
+    }
+    if (c->in[GRAD_WEIGHT]) set(c->in[GRAD_WEIGHT], k, at(c->in[GRAD_WEIGHT], k) + sum_xhat);
+    if (c->in[GRAD_BIAS]) set(c->in[GRAD_BIAS], k, at(c->in[GRAD_BIAS], k) + sum);
+    if (!a->training) sum = sum_xhat = 0;
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t i = r * channels + k;
+      double xhat = (at(x, i) - mean) * rstd;
+      set(c->out[0], i, w * rstd * (dz[r] - sum / (double)rows - xhat * sum_xhat / (double)rows));
+      if (c->out[1]) set(c->out[1], i, dz[r]);
+    }
+  }
+  free(dz);
+  return DLV3_OK;
+}
+
+/* -- Vectorised: pieces ------------------------------------------------------------------------------------ */
+
+enum { PIECE = 512, BLOCKS = 64, SHIFT_ROWS = 16 };
+
+/* How a tensor of rows of channels is cut: flat blocks of whole periods; a period is `repeat` rows. */
+typedef struct {
+  const op_call *c;
+  int64_t channels, rows, total, period, repeat, block, n_blocks; /* period, block: in elements */
+  int64_t act;
+  bool training;
+  const void *x, *y, *grad_y, *residual;
+  void *out, *grad_residual;
+  float *mean, *scale, *bias, *slope_x, *offset;                  /* [period] each              */
+  double *sums;                                                   /* [n_blocks][2][period]      */
+} norm_job;
+
+static void cut(norm_job *j, const tensor *x) {
+  j->channels = x->size[1], j->total = numel(x), j->rows = j->total / j->channels;
+  j->repeat = j->channels < PIECE ? PIECE / j->channels : 1;
+  j->period = j->repeat * j->channels;
+  int64_t periods = (j->total + j->period - 1) / j->period, per_block = (periods + BLOCKS - 1) / BLOCKS;
+  if (per_block < 16) per_block = 16;
+  j->block = per_block * j->period;
+  j->n_blocks = (periods + per_block - 1) / per_block;
+}
+
+/* Scratch for n_vectors arrays [period] and the sums. */
+static status scratch_of(norm_job *j, storage **s) {
+  TRY(storage_new(s, j->n_blocks * 2 * j->period * (int64_t)sizeof(double) + 5 * j->period * (int64_t)sizeof(float), 0));
+  j->sums = (double *)(*s)->data;
+  float *p = (float *)(j->sums + j->n_blocks * 2 * j->period);
+  j->mean = p, j->scale = p + j->period, j->bias = p + 2 * j->period, j->slope_x = p + 3 * j->period, j->offset = p + 4 * j->period;
+  return DLV3_OK;
+}
+
+/* v[0..channels) repeated to fill the period. */
+static void repeat_channels(const norm_job *j, float *v) {
+  for (int64_t i = j->channels; i < j->period; i++) v[i] = v[i - j->channels];
+}
+
+/* The two sums of channel k over all blocks, in their order. */
+static void combine(const norm_job *j, int64_t k, double *a, double *b) {
+  *a = *b = 0;
+  for (int64_t block = 0; block < j->n_blocks; block++)
+    for (int64_t i = k; i < j->period; i += j->channels) *a += j->sums[2 * block * j->period + i], *b += j->sums[(2 * block + 1) * j->period + i];
+}
+
+INLINE void activate_piece(float *v, int64_t n, int64_t act) {
+  switch (act) {
+  case ACT_RELU: for (int64_t i = 0; i < n; i++) v[i] = v[i] < 0 ? 0 : v[i]; break;
+  case ACT_RELU6: for (int64_t i = 0; i < n; i++) v[i] = v[i] < 0 ? 0 : v[i] > 6 ? 6 : v[i]; break;
+  case ACT_HARDSWISH:
+    for (int64_t i = 0; i < n; i++) {
+      float six = v[i] + 3;
+      six = six < 0 ? 0 : six > 6 ? 6 : six;
+      v[i] = v[i] * six * (1.0f / 6);
+    }
+    break;
+  case ACT_HARDSIGMOID:
+    for (int64_t i = 0; i < n; i++) {
+      float six = v[i] + 3;
+      six = six < 0 ? 0 : six > 6 ? 6 : six;
+      v[i] = six * (1.0f / 6);
+    }
+    break;
+  default: break;
+  }
+}
+
+#define AS_IS(v) (v)
+#define SMALLER(a, b) ((a) < (b) ? (a) : (b))
+
+/* The kernels below, for an element type: each takes blocks [begin, end). */
+#define NORM_KERNELS(T, suffix, LOAD, STORE)                                                                              \
+  /* sums of x - shift and its square, shift in j->mean */                                                               \
+  CLONES static void moments_##suffix(void *ctx, int64_t begin, int64_t end) {                                           \
+    const norm_job *j = ctx;                                                                                             \
+    const T *x = j->x;                                                                                                   \
+    for (int64_t block = begin; block < end; block++)                                                                    \
+      for (int64_t p = 0; p < j->period; p += PIECE) {                                                                   \
+        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), m = SMALLER(PIECE, j->period - p); \
+        const float *shift = j->mean + p;                                                                                \
+        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period;                                      \
+        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0;                                                            \
+        for (int64_t run = first; run < last; run += 8 * j->period) {                                                    \
+          float s[PIECE] = {0}, q[PIECE] = {0};                                                                          \
+          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) {                           \
+            const int64_t n = SMALLER(m, last - at - p);                                                                 \
+            for (int64_t i = 0; i < n; i++) {                                                                            \
+              const float d = LOAD(x[at + p + i]) - shift[i];                                                            \
+              s[i] += d, q[i] += d * d;                                                                                  \
+            }                                                                                                            \
+          }                                                                                                              \
+          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i];                               \
+        }                                                                                                                \
+      }                                                                                                                  \
+  }                                                                                                                      \
+  /* y = act((x - mean) scale + bias + residual) */                                                                      \
+  CLONES static void normalize_##suffix(void *ctx, int64_t begin, int64_t end) {                                         \
+    const norm_job *j = ctx;                                                                                             \
+    const T *x = j->x, *residual = j->residual;                                                                          \
+    T *y = j->out;                                                                                                       \
+    const int64_t last = SMALLER(end * j->block, j->total);                                                              \
+    for (int64_t at = begin * j->block; at < last; at += j->period)                                                      \
+      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) {                                                  \
+        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o);                                  \
+        const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                     \
+        float v[PIECE];                                                                                                  \
+        for (int64_t i = 0; i < n; i++) v[i] = (LOAD(x[o + i]) - mean[i]) * scale[i] + bias[i];                          \
+        if (residual) for (int64_t i = 0; i < n; i++) v[i] += LOAD(residual[o + i]);                                     \
+        activate_piece(v, n, j->act);                                                                                    \
+        for (int64_t i = 0; i < n; i++) y[o + i] = STORE(v[i]);                                                          \
+      }                                                                                                                  \
+  }                                                                                                                      \
+  /* dz = grad_y act'(z), n elements at position o, p in the period */                                                   \
+  INLINE void slope_piece_##suffix(const norm_job *j, float *dz, int64_t o, int64_t p, int64_t n) {                      \
+    const T *g = (const T *)j->grad_y + o, *y = (const T *)j->y + o, *x = (const T *)j->x + o;                           \
+    const T *residual = j->residual ? (const T *)j->residual + o : NULL;                                                 \
+    const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                         \
+    switch (j->act) {                                                                                                    \
+    case ACT_RELU: for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]) > 0 ? LOAD(g[i]) : 0; break;                       \
+    case ACT_RELU6: for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(y[i]) > 0) & (LOAD(y[i]) < 6) ? LOAD(g[i]) : 0; break; \
+    case ACT_HARDSIGMOID:                                                                                                \
+      for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(y[i]) > 0) & (LOAD(y[i]) < 1) ? LOAD(g[i]) * (1.0f / 6) : 0;         \
+      break;                                                                                                             \
+    case ACT_HARDSWISH:                                                                                                  \
+      for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(x[i]) - mean[i]) * scale[i] + bias[i];                               \
+      if (residual) for (int64_t i = 0; i < n; i++) dz[i] += LOAD(residual[i]);                                          \
+      for (int64_t i = 0; i < n; i++) {                                                                                  \
+        const float z = dz[i], k = (2 * z + 3) * (1.0f / 6);                                                             \
+        dz[i] = LOAD(g[i]) * (z <= -3 ? 0 : z >= 3 ? 1 : k);                                                             \
+      }                                                                                                                  \
+      break;                                                                                                             \
+    default: for (int64_t i = 0; i < n; i++) dz[i] = LOAD(g[i]); break;                                                  \
+    }                                                                                                                    \
+  }                                                                                                                      \
+  /* sums of dz and of dz (x - mean) */                                                                                  \
+  CLONES static void gradient_sums_##suffix(void *ctx, int64_t begin, int64_t end) {                                     \
+    const norm_job *j = ctx;                                                                                             \
+    const T *x = j->x;                                                                                                   \
+    for (int64_t block = begin; block < end; block++)                                                                    \
+      for (int64_t p = 0; p < j->period; p += PIECE) {                                                                   \
+        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), m = SMALLER(PIECE, j->period - p); \
+        const float *mean = j->mean + p;                                                                                 \
+        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period;                                      \
+        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0;                                                            \
+        for (int64_t run = first; run < last; run += 8 * j->period) {                                                    \
+          float s[PIECE] = {0}, q[PIECE] = {0}, dz[PIECE];                                                               \
+          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) {                           \
+            const int64_t n = SMALLER(m, last - at - p);                                                                 \
+            slope_piece_##suffix(j, dz, at + p, p, n);                                                                   \
+            for (int64_t i = 0; i < n; i++) s[i] += dz[i], q[i] += dz[i] * (LOAD(x[at + p + i]) - mean[i]);              \
+          }                                                                                                              \
+          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i];                               \
+        }                                                                                                                \
+      }                                                                                                                  \
+  }                                                                                                                      \
+  /* grad_x = scale dz + slope_x (x - mean) + offset; the last two only in training */                                   \
+  CLONES static void gradient_##suffix(void *ctx, int64_t begin, int64_t end) {                                          \
+    const norm_job *j = ctx;                                                                                             \
+    const T *x = j->x;                                                                                                   \
+    T *grad_x = j->out, *grad_residual = j->grad_residual;                                                               \
+    const int64_t last = SMALLER(end * j->block, j->total);                                                              \
+    for (int64_t at = begin * j->block; at < last; at += j->period)                                                      \
+      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) {                                                  \
+        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o);                                  \
+        const float *mean = j->mean + p, *scale = j->scale + p, *slope_x = j->slope_x + p, *offset = j->offset + p;       \
+        float dz[PIECE];                                                                                                 \
+        slope_piece_##suffix(j, dz, o, p, n);                                                                            \
+        if (grad_residual) for (int64_t i = 0; i < n; i++) grad_residual[o + i] = STORE(dz[i]);                          \
+        if (j->training) {                                                                                               \
+          for (int64_t i = 0; i < n; i++)                                                                                \
+            grad_x[o + i] = STORE(scale[i] * dz[i] + (slope_x[i] * (LOAD(x[o + i]) - mean[i]) + offset[i]));             \
+        } else                                                                                                           \
+          for (int64_t i = 0; i < n; i++) grad_x[o + i] = STORE(scale[i] * dz[i]);                                       \
+      }                                                                                                                  \
+  }
+
+NORM_KERNELS(float, f32, AS_IS, AS_IS)
+NORM_KERNELS(bf16, bf16, bf16_to_f32, f32_to_bf16)
+
+/* -- Vectorised: forward ----------------------------------------------------------------------------------- */
+
+/* mean[k] and var[k] of the batch; the shift that the sums are taken about is the mean of a few rows. */
+static void batch_statistics(norm_job *j, const tensor *x, float *save_mean, float *save_rstd, double eps) {
+  const int64_t rows = j->rows, sampled = SMALLER(SHIFT_ROWS, rows);
+  for (int64_t k = 0; k < j->channels; k++) {
+    double sum = 0;
+    for (int64_t r = 0; r < sampled; r++) sum += at(x, (r * rows / sampled) * j->channels + k);
+    j->mean[k] = (float)(sum / (double)sampled);
+  }
+  repeat_channels(j, j->mean);
+  parallel_for(j->n_blocks, 1, x->dtype == DLV3_F32 ? moments_f32 : moments_bf16, j);
+  for (int64_t k = 0; k < j->channels; k++) {
+    double sum, sum2;
+    combine(j, k, &sum, &sum2);
+    const double off = sum / (double)rows, var = sum2 / (double)rows - off * off, mean = (double)j->mean[k] + off;
+    update_running(j->c, k, mean, var > 0 || var != var ? var : 0, (double)rows);
+    save_mean[k] = (float)mean;
+    save_rstd[k] = (float)(1 / sqrt((var > 0 || var != var ? var : 0) + eps));
+  }
+}
+
+static status vec_batch_norm(op_call *c) {
+  const batch_norm_attr *a = c->attr;
+  const tensor *x = c->in[X];
+  if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
+  if (!numel(x)) return DECLINED("nothing to do");
+  norm_job j = {.c = c, .act = a->activation, .x = data_of(x), .residual = c->in[RESIDUAL] ? data_of(c->in[RESIDUAL]) : NULL, .out = data_of(c->out[0])};
+  storage *scratch;
+  cut(&j, x);
+  TRY(scratch_of(&j, &scratch));
+  float *mean = data_of(c->out[1]), *rstd = data_of(c->out[2]);
+  if (a->training) batch_statistics(&j, x, mean, rstd, a->eps);
+  else
+    for (int64_t k = 0; k < j.channels; k++) mean[k] = (float)at(c->in[MEAN], k), rstd[k] = (float)(1 / sqrt(at(c->in[VAR], k) + a->eps));
+  for (int64_t k = 0; k < j.channels; k++) {
+    j.mean[k] = mean[k];
+    j.scale[k] = rstd[k] * (float)at_or(c->in[WEIGHT], k, 1);
+    j.bias[k] = (float)at_or(c->in[BIAS], k, 0);
+  }
+  repeat_channels(&j, j.mean), repeat_channels(&j, j.scale), repeat_channels(&j, j.bias);
+  parallel_for(j.n_blocks, 1, x->dtype == DLV3_F32 ? normalize_f32 : normalize_bf16, &j);
+  storage_drop(scratch);
+  return DLV3_OK;
+}
+
+/* -- Vectorised: backward ---------------------------------------------------------------------------------- */
+
+/* Adds the sums to the parameters' gradients, and makes of them what grad_x needs. */
+static void spread_sums(norm_job *j, const float *rstd) {
+  const op_call *c = j->c;
+  for (int64_t k = 0; k < j->channels; k++) {
+    double sum, sum_x, r = (double)rstd[k], w = at_or(c->in[BWEIGHT], k, 1), rows = (double)j->rows;
+    combine(j, k, &sum, &sum_x);
+    if (c->in[GRAD_WEIGHT]) set(c->in[GRAD_WEIGHT], k, at(c->in[GRAD_WEIGHT], k) + sum_x * r);
+    if (c->in[GRAD_BIAS]) set(c->in[GRAD_BIAS], k, at(c->in[GRAD_BIAS], k) + sum);
+    j->slope_x[k] = (float)(-w * r * r * r * sum_x / rows);
+    j->offset[k] = (float)(-w * r * sum / rows);
+  }
+  repeat_channels(j, j->slope_x), repeat_channels(j, j->offset);
+}
+
+static status vec_batch_norm_backward(op_call *c) {
+  const batch_norm_backward_attr *a = c->attr;
+  const tensor *x = c->in[BX];
+  if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
+  if (!numel(x)) return DECLINED("nothing to do");
+  bool f32 = x->dtype == DLV3_F32;
+  norm_job j = {.c = c, .act = a->activation, .training = a->training, .x = data_of(x), .y = data_of(c->in[BY]), .grad_y = data_of(c->in[GRAD_Y]),
+                .residual = c->in[BRESIDUAL] ? data_of(c->in[BRESIDUAL]) : NULL, .out = data_of(c->out[0]),
+                .grad_residual = c->out[1] ? data_of(c->out[1]) : NULL};
+  storage *scratch;
+  cut(&j, x);
+  TRY(scratch_of(&j, &scratch));
+  const float *mean = data_of(c->in[SAVE_MEAN]), *rstd = data_of(c->in[SAVE_RSTD]);
+  for (int64_t k = 0; k < j.channels; k++) {
+    j.mean[k] = mean[k];
+    j.scale[k] = rstd[k] * (float)at_or(c->in[BWEIGHT], k, 1);
+    j.bias[k] = (float)at_or(c->in[BBIAS], k, 0);
+  }
+  repeat_channels(&j, j.mean), repeat_channels(&j, j.scale), repeat_channels(&j, j.bias);
+  if (a->training || c->in[GRAD_WEIGHT] || c->in[GRAD_BIAS]) {
+    parallel_for(j.n_blocks, 1, f32 ? gradient_sums_f32 : gradient_sums_bf16, &j);
+    spread_sums(&j, rstd);
+  }
+  parallel_for(j.n_blocks, 1, f32 ? gradient_f32 : gradient_bf16, &j);
+  storage_drop(scratch);
+  return DLV3_OK;
+}
+
+IMPLS(batch_norm, {"vec", vec_batch_norm}, {"ref", ref_batch_norm});
+IMPLS(batch_norm_backward, {"vec", vec_batch_norm_backward}, {"ref", ref_batch_norm_backward});
