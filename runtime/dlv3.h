@@ -220,7 +220,7 @@ DLV3_API DLV3_MUST dlv3_status dlv3_jpeg_write(const char *path, const dlv3_tens
 
 typedef struct {
   int32_t train;         /* 1: random resize, flip, crop; 0: shorter side to resize_min                        */
-  int32_t resize_min, resize_max; /* the shorter side, inclusive range                                         */
+  int32_t resize_min, resize_max; /* the shorter side, inclusive range; 0 without train: the image's own size  */
   int32_t crop;          /* height and width of a training crop                                                */
   double  flip;          /* probability                                                                        */
   float   mean[3], std[3];
@@ -232,12 +232,18 @@ typedef struct {
   uint64_t seed;
 } dlv3_loader_config;
 
-/* images, masks: n paths each, '\n'-terminated, in index order; masks may be "" (no targets). */
+/* images, masks: n paths each, '\n'-terminated, in index order; masks may be "" (no targets). images NULL: samples are
+ * handed in with dlv3_loader_put. */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, const char *images, const char *masks, int64_t n);
 /* Starts an epoch: order holds n indices (0-based) to deliver, `first` of them are passed over (resume). */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch);
 /* The next batch: image [b,3,h,w], target u8 [b,h,w] (NULL without masks); *image = NULL at the end of the epoch. */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_next(dlv3_loader *l, dlv3_tensor **image, dlv3_tensor **target);
+/* Samples made by the host: `wanted` of them are to be put now, in the order of the epoch, each as u8 tensors ([3,h,w], mask
+ * [h,w]; copied) or as paths, then next delivers. name: of the sample, for messages. mask and mask_path NULL: no target. */
+DLV3_API int64_t dlv3_loader_wanted(dlv3_loader *l);
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_put(dlv3_loader *l, const char *name, const dlv3_tensor *image, const char *image_path,
+                                               const dlv3_tensor *mask, const char *mask_path);
 DLV3_API void dlv3_loader_free(dlv3_loader *l);
 
 #endif

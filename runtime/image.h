@@ -40,6 +40,9 @@ status picture_read_mask(picture *out, const char *path, byte_buffer *file);
 /* out = in turned as EXIF orientation 1..8 says. */
 status picture_orient(picture *out, const picture *in, int32_t orientation);
 
+/* The content of a cpu tensor u8 [3,h,w] (mask: u8 [h,w]) of any strides; `what` begins the message. */
+status picture_from_tensor(picture *p, const tensor *t, const char *what, bool mask);
+
 bool is_jpeg(const byte_buffer *file);
 bool is_png(const byte_buffer *file);
 /* The decoders; messages without the file's name. */

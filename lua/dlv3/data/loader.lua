@@ -1,0 +1,197 @@
+-- loader.lua - batches of a data set, made by the worker threads of runtime/loader.c.
+--
+--   local loader = data.loader(data.voc{root = 'data', split = 'train'}, {batch_size = 4, train = true, seed = 1})
+--   for batch in loader:epoch(0) do ... batch.image [n,3,h,w], batch.target u8 [n,h,w], batch.indices ... end
+--   #loader, loader:batches()             batches an epoch
+--   loader:epoch(e, {skip = 10})          goes on after 10 batches, with the same ones as the whole epoch
+--   loader:close()                        ends the threads now; else when the loader is collected
+--
+-- What a batch holds depends on seed, epoch and the data set alone: not on the number of workers, nor on what ran before.
+
+local F = require 'dlv3.ffi'
+local nearest = require 'dlv3.nearest'
+local image = require 'dlv3.vision.image'
+local C, raise, is_tensor = F.C, F.raise, F.is_tensor
+
+local M = {}
+
+-- Option, default, what it is; a default of false: see make_config.
+local defaults = {
+  batch_size = 4,
+  workers = false,            -- threads; the cores, at most 8
+  shuffle = false,            -- as train
+  drop_last = false,          -- leave out a last batch that is not full
+  seed = 0,
+  train = false,              -- random resize, flip and crop; else the shorter side is resized to base_size
+  base_size = 520,            -- 0 without train: the image's own size
+  crop_size = 480,
+  scale = {0.5, 2.0},         -- train: the shorter side is drawn from base_size times these
+  flip = 0.5,                 -- train: the probability of a mirrored sample
+  mean = image.mean, std = image.std,
+  num_classes = 0,            -- labels are checked to be below it (the background counts); 0: any
+  ignore_index = 255,
+  precision = 'f32',          -- dtype of batch.image
+  ahead = 2,                  -- batches kept ready
+}
+
+local function with_defaults(given)
+  local o, names = {}, {}
+  for name, value in pairs(defaults) do o[name], names[#names + 1] = value, name end
+  for name, value in pairs(given or {}) do
+    if defaults[name] == nil then
+      table.sort(names)
+      raise(("data.loader: no option '%s'%s (has: %s)"):format(tostring(name), nearest.text(tostring(name), names), table.concat(names, ' ')))
+    end
+    o[name] = value
+  end
+  if not given or given.shuffle == nil then o.shuffle = o.train end
+  if not o.workers then o.workers = math.max(1, math.min(8, C.dlv3_num_threads())) end
+  return o
+end
+
+local function whole(o, name, least)
+  local v = o[name]
+  if type(v) ~= 'number' or v ~= math.floor(v) or v < least or v >= 2 ^ 31 then
+    raise(('data.loader: %s must be a whole number from %d, %s came'):format(name, least, tostring(v)))
+  end
+  return v
+end
+
+local function make_config(o)
+  local c = F.new 'dlv3_loader_config'
+  whole(o, 'batch_size', 1)
+  c.train = o.train and 1 or 0
+  local base = whole(o, 'base_size', o.train and 1 or 0)
+  c.resize_min, c.resize_max = base, base
+  if o.train then c.resize_min, c.resize_max = math.max(1, math.floor(o.scale[1] * base)), math.floor(o.scale[2] * base) end
+  c.crop, c.flip = whole(o, 'crop_size', 1), o.flip
+  c.mean, c.std = image.triple('data.loader: mean', o.mean), image.triple('data.loader: std', o.std)
+  c.num_classes, c.ignore_index = whole(o, 'num_classes', 0), whole(o, 'ignore_index', 0)
+  c.dtype = F.dtype_id[o.precision] or raise(("data.loader: no precision is called '%s' (there are f32, bf16)"):format(tostring(o.precision)))
+  c.workers, c.ahead, c.seed = whole(o, 'workers', 1), whole(o, 'ahead', 1), o.seed
+  return c
+end
+
+-- The paths of a data set as two texts, a path a line.
+local function all_paths(set)
+  local images, masks = {}, {}
+  for i = 1, set.size do
+    local photo, mask = set.files(i)
+    if type(photo) ~= 'string' or mask ~= nil and type(mask) ~= 'string' then
+      raise(('data.loader: files(%d) must return the path of an image and of a mask (or nil), it returned a %s and a %s'):format(i, type(photo), type(mask)))
+    end
+    if (photo .. (mask or '')):find '\n' then raise(('data.loader: files(%d) returned a path with a line break'):format(i)) end
+    if (mask == nil) ~= (#masks == 0) and i > 1 then raise(('data.loader: files(%d) %s'):format(i, mask and 'has a mask, those before have none' or 'has no mask, those before have one')) end
+    images[i], masks[#masks + 1] = photo, mask
+  end
+  images[#images + 1], masks[#masks + 1] = '', #masks > 0 and '' or nil
+  return table.concat(images, '\n'), table.concat(masks, '\n')
+end
+
+local function check_set(set)
+  if type(set) ~= 'table' then raise('data.loader: a data set (a table) was expected, a ' .. type(set) .. ' came') end
+  if type(set.size) ~= 'number' then raise('data.loader: the data set has no size, the number of its samples') end
+  if set.size < 1 then raise('data.loader: the data set is empty') end
+  if type(set.files) ~= 'function' and type(set.get) ~= 'function' then
+    raise('data.loader: the data set has neither files(i), which returns paths, nor get(i), which returns an image and a mask')
+  end
+end
+
+-- -- The loader -----------------------------------------------------------------------------------------------
+
+local Loader = {}
+
+function Loader:batches() return self.count end
+
+function Loader:close()
+  if not self.pointer then return end
+  F.gc(self.pointer, nil)
+  C.dlv3_loader_free(self.pointer)
+  self.pointer, self.running = nil, nil
+end
+
+-- Which samples, in which order: 0-based indices in C memory.
+local function order_of(self, epoch)
+  local n = self.set.size
+  local order = F.new('int64_t[?]', n)
+  if self.options.shuffle then C.dlv3_permutation(order, n, self.options.seed, epoch * 256 + 2) -- + 1 is the transforms'
+  else for i = 0, n - 1 do order[i] = i end end
+  return order
+end
+
+-- What get(i) returned, as loader.c takes it: a tensor or a path, the other NULL.
+local function tensor_or_path(v, i, what)
+  if v == nil then return nil, nil end
+  if type(v) == 'string' then return nil, v end
+  if is_tensor(v) then return v.p, nil end
+  raise(('data.loader: get(%d) must return %s as a u8 tensor or a path, a %s came'):format(i, what, type(v)))
+end
+
+-- Hands in the samples of a custom data set that are wanted now; `at` is the first one's position. Returns the next.
+local function feed(self, order, at)
+  for _ = 1, tonumber(C.dlv3_loader_wanted(self.pointer)) do
+    local i = tonumber(order[at]) + 1
+    local photo, mask = self.set.get(i)
+    local image_tensor, image_path = tensor_or_path(photo, i, 'the image')
+    local mask_tensor, mask_path = tensor_or_path(mask, i, 'the mask')
+    F.check(C.dlv3_loader_put(self.pointer, 'get(' .. i .. ')', image_tensor, image_path, mask_tensor, mask_path))
+    at = at + 1
+  end
+  return at
+end
+
+-- An iterator over the batches of epoch e (from 0): tables {image =, target = (nil without masks), indices =}; indices
+-- count from 1. options.skip: batches to pass over.
+function Loader:epoch(e, options)
+  if not self.pointer then raise('data.loader: this loader is closed') end
+  e = e or 0
+  local skip = options and options.skip or 0
+  if skip < 0 or skip > self.count then raise(('data.loader: skip must be within 0..%d, %s came'):format(self.count, tostring(skip))) end
+  local order, batch = order_of(self, e), self.options.batch_size
+  local at = skip * batch
+  if at > self.samples then at = self.samples end
+  F.check(C.dlv3_loader_start(self.pointer, e, order, self.samples, at, batch))
+  local mark, fed = {}, at
+  self.running = mark
+  local out = F.new 'dlv3_tensor *[2]'
+  return function()
+    if self.running ~= mark then raise('data.loader: another epoch of this loader has begun, or it was closed') end
+    if self.custom then fed = feed(self, order, fed) end
+    F.check(F.retry(C.dlv3_loader_next, self.pointer, out, out + 1))
+    if out[0] == nil then return nil end
+    local b = {image = F.wrap(out[0]), target = out[1] ~= nil and F.wrap(out[1]) or nil, indices = {}}
+    for i = 1, math.min(batch, self.samples - at) do b.indices[i] = tonumber(order[at + i - 1]) + 1 end
+    at = at + batch
+    return b
+  end
+end
+
+-- A loader of a data set; options and their defaults stand above.
+function M.new(set, given)
+  check_set(set)
+  local o = with_defaults(given)
+  local self = {set = set, options = o, custom = set.get ~= nil, samples = set.size}
+  local config = make_config(o)
+  if o.drop_last then
+    self.samples = set.size - set.size % o.batch_size
+    if self.samples == 0 then
+      raise(('data.loader: drop_last leaves no batch: the data set has %d samples, a batch %d'):format(set.size, o.batch_size))
+    end
+  end
+  self.count = math.ceil(self.samples / o.batch_size)
+  local images, masks
+  if not self.custom then images, masks = all_paths(set) end
+  local pointer = F.new 'dlv3_loader *[1]'
+  F.check(C.dlv3_loader_new(pointer, config, images, masks, set.size))
+  self.pointer = F.gc(pointer[0], C.dlv3_loader_free)
+  -- a proxy, because # asks only userdata for its length
+  local proxy = newproxy(true)
+  local meta, methods = getmetatable(proxy), {dataset = set, options = o, samples = self.samples}
+  for name, method in pairs(Loader) do methods[name] = function(_, ...) return method(self, ...) end end
+  meta.__index = methods
+  meta.__len = function() return self.count end
+  meta.__tostring = function() return ('data.loader: %d samples, %d batches of %d'):format(self.samples, self.count, o.batch_size) end
+  return proxy
+end
+
+return M
