@@ -1,0 +1,73 @@
+-- Samples of the conv family: odd channel counts and maps, one-pixel-high maps, strides that leave a rest, dilation
+-- larger than the map, groups, depthwise, batches that are not multiples of anything.
+
+local samples = {}
+local function add(s) samples[#samples + 1] = s end
+
+-- One convolution gives samples of the three ops. x {n,c,h,w}, kernel {k,r,s}, attrs of conv2d, and the size of y.
+local function conv(x, kernel, out, attrs, grad)
+  local n, c, k = x[1], x[2], kernel[1]
+  attrs = attrs or {}
+  local w = {k, c / (attrs.groups or 1), kernel[2], kernel[3]}
+  local y = {n, k, out[1], out[2]}
+  local function parameter(sizes) -- f32, and f64 where the activations are
+    return function(dtype)
+      local dlv3 = require 'dlv3'
+      return dlv3.randn(sizes, {dtype = dtype == 'f64' and 'f64' or 'f32'})
+    end
+  end
+  local with_size = {size = {x[3], x[4]}}
+  for name, v in pairs(attrs) do with_size[name] = v end
+  local many = 2e-6 * n * out[1] * out[2]
+  add{op = 'conv2d', inputs = {x, parameter(w), parameter{k}}, attrs = attrs, grad = grad}
+  add{op = 'conv2d', inputs = {x, parameter(w)}, attrs = attrs, grad = false}
+  add{op = 'conv2d_backward_input', inputs = {y, parameter(w)}, attrs = with_size}
+  add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w), parameter{k}}, attrs = attrs, atol = many}
+  add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w)}, attrs = attrs, atol = many, dtypes = {'f32'}}
+end
+
+conv({2, 5, 7, 6}, {4, 3, 3}, {7, 6}, {padding = 1})
+conv({1, 1, 1, 9}, {1, 1, 3}, {1, 7})
+conv({1, 3, 1, 9}, {2, 3, 3}, {1, 9}, {padding = 1})
+conv({3, 2, 8, 5}, {3, 3, 2}, {4, 3}, {stride = 2, padding = {1, 1}})
+conv({2, 3, 9, 7}, {2, 3, 3}, {3, 2}, {stride = {3, 4}, padding = {0, 1}})
+conv({5, 17, 4, 4}, {35, 1, 1}, {4, 4}, nil, false)
+conv({1, 8, 5, 5}, {16, 1, 1}, {3, 3}, {stride = 2}, false)
+conv({2, 4, 5, 5}, {3, 3, 3}, {5, 5}, {padding = 6, dilation = 6})           -- only the centre tap meets the map
+conv({1, 3, 6, 5}, {4, 3, 3}, {6, 5}, {padding = {4, 2}, dilation = {4, 2}}) -- taps partly on padding
+conv({1, 2, 3, 3}, {2, 3, 3}, {9, 9}, {padding = 5, dilation = 2}, false)    -- outputs that see padding alone
+conv({1, 2, 4, 4}, {2, 3, 3}, {12, 12}, {padding = 7, dilation = 3}, false)
+conv({2, 6, 5, 4}, {4, 3, 3}, {5, 4}, {padding = 1, groups = 2})
+conv({1, 6, 5, 4}, {9, 3, 2}, {3, 2}, {stride = 2, padding = {1, 0}, groups = 3})
+conv({2, 7, 6, 5}, {7, 3, 3}, {6, 5}, {padding = 1, groups = 7})
+conv({1, 24, 9, 9}, {24, 5, 5}, {5, 5}, {stride = 2, padding = 2, groups = 24}, false)
+conv({3, 40, 7, 8}, {40, 5, 5}, {7, 8}, {padding = 8, dilation = 4, groups = 40}, false)
+conv({1, 4, 4, 3}, {8, 3, 3}, {4, 3}, {padding = 1, groups = 4})             -- two outputs a channel
+conv({2, 33, 12, 11}, {50, 3, 3}, {12, 11}, {padding = 3, dilation = 3}, false)
+conv({2, 3, 21, 19}, {16, 7, 7}, {11, 10}, {stride = 2, padding = 3}, false)
+conv({0, 3, 4, 4}, {2, 3, 3}, {4, 4}, {padding = 1}, false)
+
+add{op = 'conv2d', inputs = {{2, 64, 9, 9}, {128, 128, 3, 3}}, attrs = {padding = 1},
+    error = 'conv2d: x has 64 channels but w expects 128 %(groups 1%)\n  x %[2, 64, 9, 9%] f32 cpu   w %[128, 128, 3, 3%] f32 cpu   stride 1,1  padding 1,1  dilation 1,1'}
+add{op = 'conv2d', inputs = {{1, 2, 4, 4}, {3, 2, 3, 3}}, attrs = {dilation = 2}, error = 'the window, 5 x 5 with dilation, is larger than the padded map, 4 x 4'}
+add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 2, 3, 3}}, attrs = {groups = 3}, error = 'w has 4 output channels, which 3 groups do not divide'}
+add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3, dtype = 'f64'}}, error = 'w must be f32 where the activations are f32, it is f64'}
+add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3}}, attrs = {stride = 0}, error = 'stride must be at least 1, it is 0,0'}
+add{op = 'conv2d_backward_input', inputs = {{1, 4, 4, 4}, {4, 6, 3, 3}}, attrs = {size = 4}, error = 'conv2d_backward_input: grad_y must be %[1, 4, 2, 2%]'}
+add{op = 'conv2d_backward_weight', inputs = {{1, 6, 4, 4}, {1, 4, 4, 4}, {4, 6, 3, 3}}, error = 'conv2d_backward_weight: grad_y must be %[1, 4, 2, 2%]'}
+
+add{op = 'matmul', inputs = {{3, 4}, {4, 5}}}
+add{op = 'matmul', inputs = {{4, 3}, {5, 4}}, attrs = {trans_a = true, trans_b = true}}
+add{op = 'matmul', inputs = {{2, 3, 4}, {2, 4, 5}}}
+add{op = 'matmul', inputs = {{2, 4, 3}, {2, 4, 5}}, attrs = {trans_a = true}}
+add{op = 'matmul', inputs = {{2, 3, 4}, {5, 4}}, attrs = {trans_b = true}}
+add{op = 'matmul', inputs = {{4, 3}, {2, 4, 5}}, attrs = {trans_a = true}}
+add{op = 'matmul', inputs = {{1, 1}, {1, 1}}}
+add{op = 'matmul', inputs = {{37, 65}, {65, 130}}, grad = false, atol = 1e-4}
+add{op = 'matmul', inputs = {{65, 37}, {130, 65}}, attrs = {trans_a = true, trans_b = true}, grad = false, atol = 1e-4}
+add{op = 'matmul', inputs = {{0, 4}, {4, 3}}, grad = false}
+add{op = 'matmul', inputs = {{3, 0}, {0, 2}}, grad = false}
+add{op = 'matmul', inputs = {{3, 4}, {5, 6}}, error = 'matmul: a has 4 columns but b has 5 rows\n  a %[3, 4%] f32 cpu   b %[5, 6%] f32 cpu'}
+add{op = 'matmul', inputs = {{2, 3, 4}, {3, 4, 6}}, error = 'matmul: a has 2 matrices but b has 3'}
+
+return samples
