@@ -161,13 +161,15 @@ end
 -- d sum(result * weights) / d input by central differences in f64 on ref, against the tape.
 local function check_gradient(t, sample)
   local tensors = inputs_of(sample, 'f64')
+  local outputs = 0 -- operands changed in place come after them, and have no gradient
+  for _, o in ipairs(dlv3.ops[sample.op].outputs) do outputs = outputs + (o.hidden and 0 or 1) end
   local weights
   local function loss_of(list)
     local total
     local results = run(sample, list)
     weights = weights or {}
     for i, y in ipairs(results) do
-      if y.dtype == 'f64' then
+      if i <= outputs and y.dtype == 'f64' then
         weights[i] = weights[i] or dlv3.randn(y:size(), {dtype = 'f64'})
         local part = (y * weights[i]):sum()
         total = total and total + part or part

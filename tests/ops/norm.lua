@@ -1,0 +1,57 @@
+-- norm.lua - samples of batch_norm: every activation, with and without residual, training and not.
+
+local function parameter(n, low, high) -- f32 for every activation dtype but f64
+  return function(dtype)
+    local dlv3 = require 'dlv3'
+    return dlv3.empty({n}, {dtype = 'f32'}):uniform_(low or 0.5, high or 1.5):to(dtype == 'f64' and 'f64' or 'f32')
+  end
+end
+
+local samples = {}
+local function add(s) samples[#samples + 1] = s end
+
+local shapes = {{2,5,7,6}, {5,1,1,3}, {1,3,1,9}, {4,2}, {3,4,2,2}}
+for _, shape in ipairs(shapes) do
+  local c = shape[2]
+  for _, training in ipairs{true, false} do
+    add{op = 'batch_norm', inputs = {shape, parameter(c), parameter(c, -1, 1), parameter(c, -1, 1), parameter(c)}, attrs = {training = training}, wrt = {1, 2, 3}, rtol = 1e-4, atol = 1e-4}
+  end
+end
+for _, activation in ipairs{'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
+  for _, residual in ipairs{false, {2,5,4,3}} do
+    for _, training in ipairs{true, false} do
+      add{op = 'batch_norm', inputs = {{2,5,4,3}, parameter(5, 1, 2), parameter(5, -1, 1), parameter(5, -1, 1), parameter(5), residual},
+          attrs = {training = training, activation = activation, momentum = 0.01, eps = 1e-3}, wrt = residual and {1, 2, 3, 6} or {1, 2, 3}, rtol = 1e-4, atol = 1e-4}
+    end
+  end
+end
+add{op = 'batch_norm', inputs = {{3,4,5,2}}, attrs = {training = true}, rtol = 1e-4, atol = 1e-4}
+add{op = 'batch_norm', inputs = {{3,4,5,2}, false, parameter(4)}, attrs = {training = true}, rtol = 1e-4, atol = 1e-4}
+add{op = 'batch_norm', inputs = {{2,600,9,11}, parameter(600), parameter(600), parameter(600), parameter(600)}, attrs = {training = true, activation = 'relu'},
+    dtypes = {'f32', 'bf16'}, grad = false, rtol = 1e-4, atol = 1e-4}
+add{op = 'batch_norm', inputs = {{3,24,41,37}, parameter(24), parameter(24), parameter(24), parameter(24)}, attrs = {training = true},
+    dtypes = {'f32', 'bf16'}, grad = false, rtol = 1e-4, atol = 1e-4}
+add{op = 'batch_norm', inputs = {{1,3,1,1}, parameter(3), parameter(3), parameter(3), parameter(3)}, attrs = {training = true},
+    error = 'training needs more than one value a channel for a variance; batch size 1 .* Use a batch of at least 2'}
+add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(3), parameter(3)}, attrs = {training = false}, error = 'running_mean and running_var are needed'}
+add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(4)}, attrs = {training = true}, error = 'weight must be %[3%]'}
+
+local function backward(shape, activation, residual, training, extra)
+  local c = shape[2]
+  local s = {op = 'batch_norm_backward',
+    inputs = {shape, shape, shape, parameter(c), parameter(c), residual and shape, parameter(c, -1, 1), parameter(c), parameter(c), parameter(c)},
+    attrs = {training = training, activation = activation, need_residual = residual}, rtol = 1e-4, atol = 1e-4}
+  for k, v in pairs(extra or {}) do s[k] = v end
+  add(s)
+end
+for _, activation in ipairs{'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
+  backward({2,5,7,6}, activation, true, true)
+  backward({2,5,7,6}, activation, false, false)
+end
+backward({1,1,1,5}, 'relu', false, true)
+backward({5,3}, 'none', false, true)
+backward({2,600,5,3}, 'relu', true, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
+backward({2,24,41,37}, 'none', false, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
+add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, {2,3,4,5}, false, false, false, parameter(3), parameter(3), false, false}, error = 'y must be %[2, 3, 4, 4%]'}
+
+return samples
