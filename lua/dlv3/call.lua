@@ -36,7 +36,8 @@ local function describe(id)
   for name in outs:gmatch('([%w_]+)') do op.outputs[#op.outputs + 1] = {name = name, hidden = name:sub(1, 1) == '_'} end
   local slot = 0
   for name, kind, default in F.string(C.dlv3_op_attrs(id)):gmatch('([%w_]+):(%w+)=(%S+)') do
-    local a = {name = name, kind = kind, default = default_of(default), text = default, slot = slot}
+    local shown = kind == 'bool' and tostring(default == '1') or default
+    local a = {name = name, kind = kind, default = default_of(default), text = shown, slot = slot}
     op.attrs[#op.attrs + 1], op.attr[name] = a, a
     slot = slot + (slots_of[kind] or 1)
   end

@@ -85,7 +85,8 @@ local function with_file(file, path, fn, ...)
   error(result, 0)
 end
 
--- What the file holds: see the top of this file.
+-- What the file at path holds: PyTorch's .pth in any of its containers, or safetensors, by content. dicts come back ordered
+-- (dlv3.items), lists and tuples as arrays, None as dlv3.none, tensors on the cpu in their own dtype.
 function M.load(path)
   check_path('load', path)
   return with_file(bytes.open(path), path, read_any)

@@ -148,7 +148,7 @@ local function known_names()
   local names = {}
   for name in pairs(tensor.methods) do names[#names + 1] = name end
   for name in pairs(tensor.properties) do names[#names + 1] = name end
-  for _, name in ipairs {'dlv3', 'nn', 'optim', 'data', 'models', 'vision'} do
+  for _, name in ipairs {'dlv3', 'nn', 'optim', 'data', 'models', 'image'} do
     names[#names + 1] = name
     local module = lookup(name)
     for member in pairs(type(module) == 'table' and module or {}) do
@@ -167,7 +167,7 @@ local function overview()
   out[#out + 1] = '  dlv3    tensors, autograd, files, memory      dlv3.randn{2, 3}   dlv3.load(path)'
   out[#out + 1] = '  nn      layers and modules of your own         nn.Conv2d(3, 16, 3)'
   out[#out + 1] = '  optim   SGD and learning-rate schedules        data    data sets and the loader'
-  out[#out + 1] = '  models  deeplabv3_resnet50 and others          vision  images, palettes, metrics'
+  out[#out + 1] = '  models  deeplabv3_resnet50 and others          image   reads, resizes and writes pictures'
   out[#out + 1] = 'Ops, as methods of tensors, x:conv2d(w, b, {stride = 2})'
   out[#out + 1] = wrap(table.concat(ops, ' '), '  ')
   local composed = {}

@@ -67,7 +67,8 @@ local function read_list(s, i, depth)
 end
 
 local function read_object(s, i, depth)
-  local d, key = dict.new()
+  local d = dict.new()
+  local key
   i = skip(s, i + 1)
   if s:sub(i, i) == '}' then return d, i + 1 end
   while true do

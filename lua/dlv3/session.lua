@@ -5,5 +5,5 @@ local strict = require 'dlv3.strict'
 
 strict.open = true
 strict.offer {
-  dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', vision = 'dlv3.vision', models = 'models',
+  dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', image = 'dlv3.vision.image', models = 'models',
 }
