@@ -81,7 +81,9 @@ local function all_paths(set)
       raise(('data.loader: files(%d) must return the path of an image and of a mask (or nil), it returned a %s and a %s'):format(i, type(photo), type(mask)))
     end
     if (photo .. (mask or '')):find '\n' then raise(('data.loader: files(%d) returned a path with a line break'):format(i)) end
-    if (mask == nil) ~= (#masks == 0) and i > 1 then raise(('data.loader: files(%d) %s'):format(i, mask and 'has a mask, those before have none' or 'has no mask, those before have one')) end
+    if i > 1 and (mask == nil) ~= (#masks == 0) then
+      raise(('data.loader: files(%d) has %s, those before have %s'):format(i, mask and 'a mask' or 'no mask', mask and 'none' or 'one'))
+    end
     images[i], masks[#masks + 1] = photo, mask
   end
   images[#images + 1], masks[#masks + 1] = '', #masks > 0 and '' or nil

@@ -1,0 +1,116 @@
+-- check_data.lua - reads every photo and mask of a data set and lists what training would stumble over: missing and damaged
+-- files, masks of another size, labels outside the classes; and counts the pixels of every class.
+--
+-- Exit status 1 when there is a problem.
+
+local F = require 'dlv3.ffi'
+local data = require 'dlv3.data'
+local image = require 'dlv3.vision.image'
+local log = require 'dlv3.log'
+local options = require 'dlv3.options'
+local text = require 'dlv3.text'
+
+local opt = options.parse({
+  doc = 'Lists every problem of a data set in VOC layout, and the pixels of every class. Exit status 1 when there is one.',
+  {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'num-classes', 20, 'classes without the background: labels are 0..N', min = 1, max = 255},
+  {'ignore-index', 255, 'label of pixels that do not count', min = 0, max = 255},
+  {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
+  {'splits', {'train', 'val'}, 'lists to check'},
+}, arg)
+
+local problems = 0
+local function problem(format, ...)
+  problems = problems + 1
+  print('  ' .. format:format(...):gsub('\n%s*', ' '))
+end
+
+-- Reads with fn; a problem where it fails.
+local function try(fn, path, o)
+  local ok, result = pcall(fn, path, o)
+  if ok then return result end
+  problem('%s', (tostring(result):gsub('^[^\n]-%.lua:%d+: ', '')))
+end
+
+-- -- One mask -------------------------------------------------------------------------------------------------
+
+local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
+local pixels, photos = {}, {}                                   -- over all lists: pixels of a label, masks that have it
+for v = 0, 255 do pixels[v], photos[v] = 0, 0 end
+
+local function check_labels(mask, path)
+  F.check(F.C.dlv3_mask_count(counts, first, mask.p))
+  local width, counted = mask:size(2), 0
+  for v = 0, 255 do
+    local n = tonumber(counts[v])
+    if n > 0 then
+      pixels[v], photos[v] = pixels[v] + n, photos[v] + 1
+      if v <= opt.num_classes and v ~= opt.ignore_index then counted = counted + n
+      elseif v ~= opt.ignore_index then
+        local at = tonumber(first[v])
+        problem('%s: label %d (%s pixels, the first at x %d, y %d); labels are 0..%d and %d', path, v, text.thousands(n), at % width,
+                math.floor(at / width), opt.num_classes, opt.ignore_index)
+      end
+    end
+  end
+  return counted
+end
+
+-- -- One list -------------------------------------------------------------------------------------------------
+
+local void = 0                                                  -- masks in which no pixel counts
+
+local function check_sample(photo_path, mask_path)
+  local photo = F.C.dlv3_path_kind(photo_path) == 1 and try(image.read, photo_path, {orient = false})
+  local mask = F.C.dlv3_path_kind(mask_path) == 1 and try(image.read_mask, mask_path)
+  if photo and mask and (photo:size(2) ~= mask:size(1) or photo:size(3) ~= mask:size(2)) then
+    problem('%s: the mask is %dx%d pixels but its photo %dx%d (width x height)', mask_path, mask:size(2), mask:size(1), photo:size(3), photo:size(2))
+  end
+  if mask and check_labels(mask, mask_path) == 0 then void = void + 1 end
+  if photo then photo:release() end
+  if mask then mask:release() end
+end
+
+local seen = {}                                                 -- id -> the list that has it
+
+local function check_list(split)
+  local set = data.voc{root = opt.data_path, year = opt.year, split = split, check = false}
+  print(('%s: %d samples'):format(set.list, set.size))
+  for _, m in ipairs(set.missing) do problem('%s is missing; line %d of the list asks for it', m[1], m[2]) end
+  local progress, twice = log.progress{label = split, total = set.size, unit = 'samples'}, {}
+  for i, id in ipairs(set.ids) do
+    if twice[id] then problem("'%s' is in the list twice", id) end
+    if not twice[id] then check_sample(set.files(i)) end
+    if seen[id] and seen[id] ~= split then print(("  note: '%s' is in %s too"):format(id, seen[id])) end
+    twice[id], seen[id] = true, split
+    progress:step(id)
+  end
+  progress:done()
+  return set
+end
+
+local names
+for _, split in ipairs(opt.splits) do names = check_list(split).class_names or names end
+
+-- -- The classes ----------------------------------------------------------------------------------------------
+
+names = names or opt.num_classes == 20 and data.voc_classes or {}
+local total, rows = 0, {{'label', 'class', 'pixels', 'share', 'masks'}}
+for v = 0, 255 do if v ~= opt.ignore_index then total = total + pixels[v] end end
+for v = 0, 255 do
+  if v <= opt.num_classes or pixels[v] > 0 then
+    local ignored = v == opt.ignore_index
+    local name = ignored and '(does not count)' or v > opt.num_classes and '(outside the classes)' or names[v + 1] or ''
+    rows[#rows + 1] = {tostring(v), name, text.thousands(pixels[v]), ignored and '' or ('%.2f%%'):format(100 * pixels[v] / math.max(total, 1)),
+                       text.thousands(photos[v])}
+  end
+end
+print()
+io.write(text.columns(rows, 'rlrrr'))
+print()
+for v = 0, opt.num_classes do
+  if pixels[v] == 0 and v ~= opt.ignore_index then print(('note: no mask has label %d%s'):format(v, names[v + 1] and ' (' .. names[v + 1] .. ')' or '')) end
+end
+if void > 0 then print(('note: in %d mask%s no pixel counts'):format(void, void == 1 and '' or 's')) end
+print(problems == 0 and 'no problems' or problems == 1 and '1 problem' or problems .. ' problems')
+os.exit(problems == 0 and 0 or 1)
