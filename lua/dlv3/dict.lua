@@ -64,20 +64,21 @@ function dict.is(d)
   return type(m) == 'table' and rawget(m, 'dict') == dict
 end
 
+-- The key and value after `key`. No closure: what a compiled trace keeps alive must not hold the values.
+local function following(d, key)
+  local m = getmetatable(d)
+  local keys, position = m.keys, m.position
+  for i = key == nil and 1 or position[key] + 1, m.n do
+    local k = keys[i]
+    local v = rawget(d, k)
+    if v ~= nil and position[k] == i then return k, v end
+  end
+end
+
 -- for key, value in dict.items(d) do: in order. A plain table gives its array part, then its named fields sorted.
 -- Fields may be changed and taken out on the way, not added.
 function dict.items(d)
-  if not dict.is(d) then d = dict.from_table(d) end
-  local m, i = getmetatable(d), 0
-  local keys, position, n = m.keys, m.position, m.n
-  return function()
-    while i < n do
-      i = i + 1
-      local k = keys[i]
-      local v = rawget(d, k)
-      if v ~= nil and position[k] == i then return k, v end
-    end
-  end
+  return following, dict.is(d) and d or dict.from_table(d), nil
 end
 
 function dict.size(d)

@@ -94,32 +94,30 @@ end
 
 -- -- Writing -------------------------------------------------------------------------------------------------------
 
--- The storages of the tensors in a value, each once: tensors that are the same elements share one.
-local function collector()
-  local list, known = {}, {}
-  return list, function(t)
-    local id = table.concat({t.dtype, tostring(F.C.dlv3_tensor_address(t.p)), table.concat(t:size(), ','), table.concat(t:stride(), ',')}, ' ')
-    if t:is_released() then fault('a tensor was released before it could be saved') end
-    local found = t:numel() > 0 and known[id]
-    if not found then
-      found = {key = tostring(#list), type = torch_file.storage_type[t.dtype], numel = t:numel(), tensor = t, size = t:numel() * torch_file.width[t.dtype]}
-      list[#list + 1], known[id] = found, found
-    end
-    return found
+-- The storage of a tensor, each once in `storages`: tensors that are the same elements share one.
+local function storage_of(storages, t)
+  if t:is_released() then fault('a tensor was released before it could be saved') end
+  local id = table.concat({t.dtype, tostring(F.C.dlv3_tensor_address(t.p)), table.concat(t:size(), ','), table.concat(t:stride(), ',')}, ' ')
+  local found = t:numel() > 0 and storages.known[id]
+  if not found then
+    local list = storages.list
+    found = {key = tostring(#list), type = torch_file.storage_type[t.dtype], numel = t:numel(), tensor = t, size = t:numel() * torch_file.width[t.dtype]}
+    list[#list + 1], storages.known[id] = found, found
   end
+  return found
 end
 
+local function put_text(file, text) file:write(text) end
+local function put_tensor(file, t) file:write_tensor(t:to('cpu')) end
+
 local function write_zip(file, value)
-  local list, storage_of = collector()
-  local text = pickle.write(value, {is_tensor = F.is_tensor, storage_of = storage_of})
+  local storages = {list = {}, known = {}}
+  local text = pickle.write(value, {is_tensor = F.is_tensor, storage_of = storage_of, context = storages})
   local archive = zip.create(file)
-  local function add(name, content) archive:add('archive/' .. name, #content, function(f) f:write(content) end) end
-  add('data.pkl', text)
-  add('byteorder', 'little')
-  for _, s in ipairs(list) do
-    archive:add('archive/data/' .. s.key, s.size, function(f) f:write_tensor(s.tensor:to('cpu')) end)
-  end
-  add('version', '3\n')
+  archive:add('archive/data.pkl', #text, put_text, text)
+  archive:add('archive/byteorder', 6, put_text, 'little')
+  for _, s in ipairs(storages.list) do archive:add('archive/data/' .. s.key, s.size, put_tensor, s.tensor) end
+  archive:add('archive/version', 2, put_text, '3\n')
   archive:finish()
 end
 

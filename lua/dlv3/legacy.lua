@@ -142,6 +142,13 @@ local function read_tensors(file, member, session, storages, found)
   end
 end
 
+-- Tensors and storages of the tar by their number.
+local function persistent(found, id)
+  if is_list(id) then id = id[1] end
+  local v = (type(id) == 'string' or type(id) == 'number' or type(id) == 'cdata') and (found.tensors[key_text(id)] or found.storages[key_text(id)])
+  return v or fault('a tensor that is not in the tar: %s', bytes.shown(key_text(id)))
+end
+
 function M.read_tar(file)
   local members = tar_members(file)
   for _, name in ipairs {'storages', 'tensors', 'pickle'} do
@@ -149,15 +156,11 @@ function M.read_tar(file)
   end
   local machine = members.sys_info and pickle.read_file(file, members.sys_info.at, nil, members.sys_info.stop)
   check_machine(machine)
-  local session, storages, tensors = torch_file.session(), {}, {}
-  read_storages(file, members.storages, session, storages)
-  read_tensors(file, members.tensors, session, storages, tensors)
+  local session, found = torch_file.session(), {storages = {}, tensors = {}}
+  read_storages(file, members.storages, session, found.storages)
+  read_tensors(file, members.tensors, session, found.storages, found.tensors)
   local value = pickle.read_file(file, members.pickle.at, function()
-    return {globals = session.handlers.globals, persistent = function(id)
-      if is_list(id) then id = id[1] end
-      local v = (type(id) == 'string' or type(id) == 'number' or type(id) == 'cdata') and (tensors[key_text(id)] or storages[key_text(id)])
-      return v or fault('a tensor that is not in the tar: %s', bytes.shown(key_text(id)))
-    end}
+    return {globals = session.handlers.globals, persistent = persistent, context = found}
   end, members.pickle.stop)
   return torch_file.resolve(session, file, value)
 end

@@ -222,7 +222,9 @@ local function unquoted(m, s)
   end))
 end
 
+-- Latin-1 with \uXXXX
 local function raw_unicode(s)
+  s = s:gsub('[\128-\255]', function(c) return bytes.utf8(c:byte()) end)
   return (s:gsub('\\u(%x%x%x%x)', function(h) return bytes.utf8(tonumber(h, 16)) end):gsub('\\U(%x%x%x%x%x%x%x%x)', function(h)
     local code = tonumber(h, 16)
     return code < 0x110000 and bytes.utf8(code) or nil
@@ -367,7 +369,7 @@ op('b', build)
 local function persistent(m, id)
   if not m.persistent then fault('the pickle refers to something outside of it at byte %.0f', at(m)) end
   count(m)
-  push(m, m.persistent(id))
+  push(m, m.persistent(m.context, id))
 end
 op('P', function(m) persistent(m, line(m)) end)
 op('Q', function(m) persistent(m, pop(m)) end)
@@ -381,11 +383,11 @@ end
 
 local STOP = ('.'):byte()
 
--- Runs the pickle at the start of s. handlers: globals(name) -> object or nil, persistent(id) -> object.
+-- Runs the pickle at the start of s. handlers: globals(name) -> object or nil, persistent(context, id) -> object, context.
 -- Returns the value and how many bytes the pickle has. base: where s begins in the file, for messages.
 local function run(s, handlers, base, more)
   local m = {s = s, i = 1, base = base, more = more, stack = {}, top = 0, marks = {}, memo = {}, memos = 0, builders = {}, objects = 0,
-             globals = handlers.globals, persistent = handlers.persistent}
+             globals = handlers.globals, persistent = handlers.persistent, context = handlers.context}
   while true do
     local code = s:byte(take(m, 1))
     if code == STOP then
@@ -441,7 +443,7 @@ end
 
 local function refuse(w, what)
   local where = table.concat(w.path, '.')
-  fault('%s%s', where == '' and '' or where .. ' ', what)
+  fault('%s %s', where == '' and 'the value' or where, what)
 end
 
 local function write_number(w, x)
@@ -470,9 +472,9 @@ end
 
 local write
 
--- storage_of(tensor) -> {type = 'FloatStorage', key = '0', numel =}
+-- storage_of(context, tensor) -> {type = 'FloatStorage', key = '0', numel =}
 local function write_tensor(w, t)
-  local storage = w.storage_of(t)
+  local storage = w.storage_of(w.context, t)
   local sizes, strides, step = t:size(), {}, 1
   for i = #sizes, 1, -1 do
     strides[i] = step
@@ -588,10 +590,10 @@ function write(w, v)
   else refuse(w, 'is a ' .. t .. ', which can not be saved') end
 end
 
--- The protocol-2 pickle of a value. tensors: {is_tensor = fn, storage_of = fn}; without it there may be none.
+-- The protocol-2 pickle of a value. tensors: {is_tensor = fn, storage_of = fn, context =}; without it there may be none.
 function M.write(value, tensors)
   local w = {out = {'\128\2'}, memo = {}, memos = 0, names = {}, path = {}, open = {},
-             is_tensor = tensors and tensors.is_tensor or function() return false end, storage_of = tensors and tensors.storage_of}
+             is_tensor = tensors and tensors.is_tensor or function() return false end, storage_of = tensors and tensors.storage_of, context = tensors and tensors.context}
   write(w, value)
   emit(w, '.')
   return table.concat(w.out)

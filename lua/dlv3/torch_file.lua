@@ -215,10 +215,10 @@ local function lookup(name)
   return found
 end
 
--- A session: what a pickle's handlers note. place(root): called for each new storage, to find its bytes.
+-- A session: what a pickle's handlers note (no closures: a compiled trace would keep them and their tensors alive). place(root): called for each new storage, to find its bytes.
 function M.session(place)
   local s = {roots = {}, list = {}, place = place}
-  s.handlers = {globals = lookup, persistent = function(id) return persistent(s, id) end}
+  s.handlers = {globals = lookup, persistent = persistent, context = s}
   return s
 end
 

@@ -110,8 +110,8 @@ Archive.__index = Archive
 
 function M.create(file) return setmetatable({file = file, entries = {}}, Archive) end
 
--- put(file) writes the size bytes of the member.
-function Archive:add(name, size, put)
+-- put(file, content) writes the size bytes of the member.
+function Archive:add(name, size, put, content)
   local file, start = self.file, self.file:position()
   local big = size >= FULL32
   local zip64 = big and le16(1) .. le16(16) .. le64(size) .. le64(size) or ''
@@ -122,7 +122,7 @@ function Archive:add(name, size, put)
   file:write('PK\3\4' .. le16(big and 45 or 20) .. le16(0x800) .. le16(0) .. DATE .. le32(0) .. le32(field) .. le32(field) .. le16(#name) .. le16(#extra) .. name .. extra)
   file:crc()
   local at = file:position()
-  put(file)
+  put(file, content)
   local crc = file:crc()
   assert(file:position() - at == size, 'a member has another size than was said')
   file:patch(start + 14, le32(crc))
