@@ -1,0 +1,294 @@
+-- test_image.lua - image files, resizing and normalising: against fixtures that Pillow made (tests/golden/make_images.py), and
+-- against Pillow itself where it is there.
+
+local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
+local image = require 'dlv3.vision.image'
+
+local function read_file(path)
+  local file = assert(io.open(path, 'rb'))
+  local content = file:read '*a'
+  file:close()
+  return content
+end
+
+local function write_file(path, content)
+  local file = assert(io.open(path, 'wb'))
+  file:write(content)
+  file:close()
+  return path
+end
+
+return function(t)
+  local golden = t.directory .. '/golden/images/'
+  local expected = read_file(golden .. 'expected.bin')
+
+  -- The fixtures of a kind: {file, bytes, numbers...}
+  local function fixtures(kind)
+    local list = {}
+    for line in io.lines(golden .. 'index.txt') do
+      local words = {}
+      for word in line:gmatch '%S+' do words[#words + 1] = word end
+      if words[1] == kind then
+        local numbers = {}
+        for i = 5, #words do numbers[i - 4] = tonumber(words[i]) end
+        list[#list + 1] = {words[2], expected:sub(words[3] + 1, words[3] + words[4]), numbers}
+      end
+    end
+    t.ok(#list > 0, 'no fixtures of ' .. kind)
+    return list
+  end
+
+  local function same_bytes(tensor, bytes, name) t.ok(tensor:tobytes() == bytes, name .. ' differs from Pillow') end
+
+  t.case('JPEG and PNG as Pillow reads them', function()
+    for _, f in ipairs(fixtures 'image') do
+      local x = image.read(golden .. f[1], {orient = false})
+      t.eq(x:size(), {3, f[3][1], f[3][2]})
+      t.eq(x.dtype, 'u8')
+      same_bytes(x, f[2], f[1])
+    end
+  end)
+
+  t.case('EXIF orientation', function()
+    for _, f in ipairs(fixtures 'orient') do
+      local x = image.read(golden .. f[1])
+      t.eq(x:size(), {3, f[3][1], f[3][2]}, f[1])
+      same_bytes(x, f[2], f[1])
+    end
+    t.eq(image.read(golden .. 'orient6.jpg', {orient = false}):size(), {3, 23, 37})
+  end)
+
+  t.case('masks are indices', function()
+    for _, f in ipairs(fixtures 'mask') do
+      local x = image.read_mask(golden .. f[1])
+      t.eq(x:size(), {23, 37})
+      same_bytes(x, f[2], f[1])
+    end
+  end)
+
+  t.case('masks that are none', function()
+    t.error(function() image.read_mask(golden .. 'rgb.png') end, 'rgb.png: an RGB mask: colours are not class numbers\n  a mask holds one class number a pixel')
+    t.error(function() image.read_mask(golden .. 'rgba.png') end, 'rgba.png: an RGBA mask')
+    t.error(function() image.read_mask(golden .. 'rgb16.png') end, 'rgb16.png: an RGB mask')
+    t.error(function() image.read_mask(golden .. 'grey16.png') end, 'grey16.png: a grey mask of 16 bits; labels have 8.-Image.fromarray')
+    t.error(function() image.read_mask(golden .. 'grey_alpha.png') end, 'grey_alpha.png: a grey mask with transparency')
+    t.error(function() image.read_mask(golden .. '420.jpg') end, '420.jpg: a JPEG as mask: its compression changes the class numbers')
+  end)
+
+  t.case('resizing as Pillow does', function()
+    local noise = image.read(golden .. 'noise.png')
+    for _, f in ipairs(fixtures 'resize') do same_bytes(image.resize(noise, f[3]), f[2], table.concat(f[3], 'x')) end
+    local labels = image.read_mask(golden .. 'labels_grey.png')
+    for _, f in ipairs(fixtures 'resize_mask') do same_bytes(image.resize_mask(labels, f[3]), f[2], table.concat(f[3], 'x')) end
+  end)
+
+  t.case('sizes of resizing', function()
+    local x = dlv3.zeros({3, 333, 500}, {dtype = 'u8'})
+    t.eq(image.resize(x, 520):size(), {3, 520, 780}) -- 780.78 is cut
+    t.eq(image.resize(x:permute(1, 3, 2), 520):size(), {3, 780, 520})
+    t.eq(image.resize(x, {7, 9}):size(), {3, 7, 9})
+    t.eq(image.resize_mask(x[1], 100):size(), {100, 150})
+    t.error(function() image.resize(x, 0) end, 'resize: the size is {height, width} or the shorter side')
+    t.error(function() image.resize(x, {2 ^ 20, 2 ^ 20}) end, '1048576x1048576 pixels is too large')
+    t.error(function() image.resize(x[1], 10) end, 'resize: expected u8 %[3,h,w%]\n')
+    t.error(function() image.resize_mask(x, 10) end, 'resize_mask: expected u8 %[h,w%]\n')
+    t.error(function() image.resize(dlv3.zeros{3, 4, 4}, 10) end, 'expected u8 %[3,h,w%]\n.*f32')
+    t.error(function() image.resize(dlv3.zeros({3, 0, 4}, {dtype = 'u8'}), {10, 10}) end, 'is empty')
+    local released = dlv3.zeros({3, 4, 4}, {dtype = 'u8'})
+    released:release()
+    t.error(function() image.resize(released, {2, 2}) end, 'released')
+  end)
+
+  t.case('any strides', function()
+    local x = image.read(golden .. '420.jpg')
+    local planar = dlv3.frombytes(x:tobytes(), {3, 23, 37}, {dtype = 'u8'})
+    t.eq(image.resize(planar, {11, 50}), image.resize(x, {11, 50}))
+    local window = x:narrow(2, 4, 9):narrow(3, 2, 30)
+    t.eq(image.resize(window, {20, 20}), image.resize(window:clone(), {20, 20}))
+  end)
+
+  t.case('normalising', function()
+    local x = image.read(golden .. '420.jpg')
+    local y = image.normalize(x)
+    t.eq(y:size(), {1, 3, 23, 37})
+    t.ok(y:is_contiguous())
+    -- every step rounded to f32
+    local f = F.new 'float[2]'
+    local bytes, worst = x:tobytes(), 0
+    local values = y:totable()[1]
+    for c = 1, 3 do
+      for i = 0, 23 * 37 - 1, 7 do
+        f[0] = bytes:byte((c - 1) * 23 * 37 + i + 1)
+        f[0] = f[0] / 255
+        f[1] = image.mean[c]
+        f[0] = f[0] - f[1]
+        f[1] = image.std[c]
+        f[0] = f[0] / f[1]
+        worst = math.max(worst, math.abs(values[c][math.floor(i / 37) + 1][i % 37 + 1] - f[0]))
+      end
+    end
+    t.eq(worst, 0)
+    for _, dtype in ipairs {'bf16', 'f16', 'f64'} do t.eq(image.normalize(x, {dtype = dtype}), y:to(dtype), dtype) end
+    t.close(image.normalize(x, {mean = {0, 0, 0}, std = {1, 1, 1}}), x:unsqueeze(1):to('f32') / 255, 1e-6, 0)
+    t.error(function() image.normalize(x, {std = {1, 0, 1}}) end, 'std must be above 0, it is 0 for channel 2')
+    t.error(function() image.normalize(x, {mean = {1, 0}}) end, 'three numbers')
+    t.error(function() image.normalize(x, {dtype = 'u8'}) end, 'not u8')
+  end)
+
+  t.case('writing and reading back', function()
+    local folder = t.folder()
+    local x = image.read(golden .. 'rgb.png')
+    image.write_png(folder .. '/a.png', x)
+    t.eq(image.read(folder .. '/a.png'), x)
+    image.write_png(folder .. '/a.png', dlv3.cat({x, x:narrow(1, 2, 1)}, 1)) -- over the old file
+    t.eq(image.read(folder .. '/a.png'), x)
+    local labels = image.read_mask(golden .. 'palette8.png')
+    image.write_png(folder .. '/grey.png', labels)
+    t.eq(image.read_mask(folder .. '/grey.png'), labels)
+    image.write_png(folder .. '/p.png', labels, image.voc_palette())
+    t.eq(image.read_mask(folder .. '/p.png'), labels)
+    t.eq({image.voc_color(0)}, {0, 0, 0})
+    t.eq({image.voc_color(1)}, {128, 0, 0})
+    t.eq({image.voc_color(20)}, {0, 64, 128})
+    t.eq({image.voc_color(255)}, {224, 224, 192})
+    t.eq(image.read(folder .. '/p.png'):narrow(3, 1, 1):narrow(2, 1, 1):totable(), {{{224}}, {{224}}, {{192}}}) -- 255
+    image.write_png(folder .. '/q.png', labels, {{1, 2, 3}})
+    image.write_jpeg(folder .. '/a.jpg', x, {quality = 95})
+    t.close(image.read(folder .. '/a.jpg'):to('f32'):mean(), x:to('f32'):mean(), 0, 3)
+    t.eq((t.run('ls -A ' .. folder)), 'a.jpg\na.png\ngrey.png\np.png\nq.png\n') -- no temporary files
+    t.error(function() image.write_png(folder .. '/none/a.png', x) end, '/none/a.png')
+    t.error(function() image.write_jpeg(folder .. '/a.jpg', x, {quality = 0}) end, 'quality must be within 1..100, 0 came')
+    t.error(function() image.write_jpeg(folder .. '/a.jpg', labels) end, 'expected u8 %[3,h,w%]')
+    t.error(function() image.write_png(folder .. '/b.png', x, image.voc_palette()) end, 'expected u8 %[h,w%]')
+    t.error(function() image.write_png(folder .. '/b.png', labels, 'abcd') end, 'a palette has at most 256 colors')
+  end)
+
+  t.case('files that are no images', function()
+    local folder = t.folder()
+    t.error(function() image.read(folder .. '/none.jpg') end, '/none.jpg: can not be read: No such file')
+    t.error(function() image.read(folder) end, ': is a folder')
+    t.error(function() image.read(write_file(folder .. '/empty.jpg', '')) end, '/empty.jpg: the file is empty')
+    t.error(function() image.read(write_file(folder .. '/a.jpg', '<html>')) end, '/a.jpg: neither JPEG nor PNG; it looks like a web page')
+    t.error(function() image.read(write_file(folder .. '/b.jpg', 'GIF89a')) end, 'it looks like a GIF')
+    t.error(function() image.read(write_file(folder .. '/c.jpg', 'abcdefgh')) end, 'it begins with the bytes 61 62 63 64')
+    t.error(function() image.read_mask(folder .. '/c.jpg') end, 'it begins with the bytes 61 62 63 64')
+    t.error(function() image.read(nil) end, 'a file name was expected, a nil came')
+    write_file(folder .. '/png.jpg', read_file(golden .. 'rgb.png'))
+    t.eq(image.read(folder .. '/png.jpg'), image.read(golden .. 'rgb.png')) -- by content
+  end)
+
+  t.case('huge sizes are refused', function()
+    t.error(function() image.read(golden .. 'huge.png') end, 'huge.png: an image of 40000x40000 pixels is too large')
+    local jpeg = read_file(golden .. '420.jpg')
+    local at = jpeg:find('\255\192', 1, true)
+    local big = jpeg:sub(1, at + 4) .. '\255\0\255\0' .. jpeg:sub(at + 9)
+    t.error(function() image.read(write_file(t.folder() .. '/huge.jpg', big)) end, 'huge.jpg: an image of 65280x65280 pixels is too large')
+  end)
+
+  t.case('cut files are errors', function()
+    local path = t.folder() .. '/cut'
+    for _, name in ipairs {'420.jpg', 'progressive.jpg', 'cmyk.jpg', 'rgb.png', 'palette4.png', 'orient6.jpg'} do
+      local whole = read_file(golden .. name)
+      for keep = 1, #whole - 16, 29 do
+        local ok, message = pcall(image.read, write_file(path, whole:sub(1, keep)))
+        t.ok(not ok, name .. ' cut to ' .. keep .. ' bytes was read')
+        t.ok(tostring(message):find('/cut: ', 1, true), message)
+      end
+    end
+  end)
+
+  t.case('damaged files never crash', function()
+    local path, state = t.folder() .. '/bad', 12345
+    local function random(n)
+      state = (state * 1103515245 + 12345) % 2 ^ 31
+      return math.floor(state / 2 ^ 31 * n)
+    end
+    for _, name in ipairs {'420.jpg', 'progressive.jpg', 'cmyk.jpg', 'grey.jpg', 'orient6.jpg', 'rgb.png', 'palette4.png', 'rgb16.png', 'orient6.png'} do
+      local whole = read_file(golden .. name)
+      for _ = 1, 30 do
+        local bytes = whole
+        for _ = 1, 3 do
+          local at = 3 + random(#whole - 3)
+          bytes = bytes:sub(1, at) .. string.char(random(256)) .. bytes:sub(at + 2)
+        end
+        write_file(path, bytes)
+        pcall(image.read, path)
+        pcall(image.read_mask, path)
+      end
+    end
+  end)
+
+  t.case('counting labels', function()
+    local mask = dlv3.tensor({{0, 3, 3}, {255, 3, 0}}, {dtype = 'u8'})
+    local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
+    F.check(F.C.dlv3_mask_count(counts, first, mask.p))
+    t.eq({tonumber(counts[0]), tonumber(counts[3]), tonumber(counts[255]), tonumber(counts[7])}, {2, 3, 1, 0})
+    t.eq({tonumber(first[0]), tonumber(first[3]), tonumber(first[255]), tonumber(first[7])}, {0, 1, 3, -1})
+  end)
+
+  -- -- Against Pillow, on files that are not part of the project -------------------------------------------------
+
+  local function pillow()
+    local python, reason = t.python('PIL', 'numpy')
+    if not python then t.skip(reason) end
+    return python .. ' -B ' .. t.directory .. '/golden/pillow_oracle.py '
+  end
+
+  local function data()
+    return t.data() or t.skip 'the folder of test images is not there (DLV3_TEST_DATA)'
+  end
+
+  -- Compares read(file) with what the oracle wrote for each: 'h w' and bytes, or 'error'.
+  local function compare(files, result, channels, read, tolerate)
+    local at, equal = 1, 0
+    for file in files:gmatch '[^\n]+' do
+      local line = result:match('^[^\n]*', at)
+      at = at + #line + 1
+      local h, w = line:match '^(%d+) (%d+)$'
+      local n = h and h * w * channels or 0
+      local ok, x = pcall(read, file)
+      if ok then
+        t.ok(h, file .. ' was read, Pillow refuses it')
+        t.ok(x:tobytes() == result:sub(at, at + n - 1), file .. ' differs from Pillow')
+        equal = equal + 1
+      else
+        t.ok(not h or tolerate(file), tostring(x) .. '; Pillow reads it')
+      end
+      at = at + n
+    end
+    return equal
+  end
+
+  t.case('PngSuite, odd JPEGs and VOC photos as Pillow reads them', function()
+    local command, root, out = pillow(), data(), t.folder() .. '/out'
+    local files = t.run('ls ' .. root .. '/odd_images/*.jpg ' .. root .. '/odd_images/pngsuite/*.png ' .. root .. '/voc_samples/JPEGImages/*')
+    local text, status = t.run(command .. 'decode ' .. out .. ' ' .. files:gsub('\n', ' '))
+    t.eq(status, 0, text)
+    local function tolerate(file) return file:find 'xcsn0g01' ~= nil end -- a wrong checksum of the pixels, which Pillow does not look at
+    local equal = compare(files, read_file(out), 3, function(file) return image.read(file, {orient = false}) end, tolerate)
+    t.ok(equal >= 160, equal .. ' files are equal')
+    files = t.run('ls ' .. root .. '/voc_samples/SegmentationClass/*')
+    t.run(command .. 'masks ' .. out .. ' ' .. files:gsub('\n', ' '))
+    t.ok(compare(files, read_file(out), 1, image.read_mask, function() return false end) >= 3)
+  end)
+
+  t.case('a VOC photo resized as Pillow does', function()
+    local command, root, out = pillow(), data(), t.folder() .. '/out'
+    local photo = t.run('ls ' .. root .. '/voc_samples/JPEGImages/*'):match '[^\n]+'
+    local mask = photo:gsub('JPEGImages', 'SegmentationClass'):gsub('jpg$', 'png')
+    local sizes = {{260, 390}, {1040, 1387}, {1, 1}, {7, 3}, {520, 780}, {333, 500}, {17, 500}, {375, 41}, {513, 513}, {100, 1000}, {374, 499}, {3, 2000}}
+    local words = {}
+    for i, s in ipairs(sizes) do words[i] = s[1] .. ' ' .. s[2] end
+    local text, status = t.run(('%s resize %s %s %s %s'):format(command, out, photo, mask, table.concat(words, ' ')))
+    t.eq(status, 0, text)
+    local result, at = read_file(out), 1
+    local x, m = image.read(photo), image.read_mask(mask)
+    for _, s in ipairs(sizes) do
+      local n = s[1] * s[2]
+      same_bytes(image.resize(x, s), result:sub(at, at + 3 * n - 1), s[1] .. 'x' .. s[2])
+      same_bytes(image.resize_mask(m, s), result:sub(at + 3 * n, at + 4 * n - 1), 'mask ' .. s[1] .. 'x' .. s[2])
+      at = at + 4 * n
+    end
+  end)
+end
