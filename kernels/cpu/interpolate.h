@@ -2,8 +2,8 @@
  * resample.c and the fused losses in loss.c.
  *
  * Along one axis: src = max(0, (dst + 0.5) in / out - 0.5), or dst (in - 1) / (out - 1) with align_corners; the two
- * pixels are i0 = floor(src) and i1 = min(i0 + 1, in - 1), weighted 1 - (src - i0) and src - i0. Positions are
- * computed in f32 for f32, bf16 and f16, and in f64 for f64, as PyTorch does: at large sizes the two differ visibly.
+ * pixels are i0 = floor(src) and i1 = min(i0 + 1, in - 1), weighted 1 - (src - i0) and src - i0. The ratio is
+ * rounded to f32 unless the data are f64, as PyTorch does (at large sizes it shows); all else is computed in f64.
  * Where i0 = i1 the weights are 1 and 0, so that a map of 1x1 is copied exactly. */
 #ifndef DLV3_INTERPOLATE_H
 #define DLV3_INTERPOLATE_H
@@ -12,29 +12,22 @@
 
 typedef struct {
   int64_t in, out;
-  bool align_corners, wide;       /* wide: positions in f64                                  */
-  float scale_f32;
-  double scale;
+  bool align_corners;
+  double ratio;
 } axis_map;
 
 typedef struct { int64_t i0, i1; double w0, w1; } taps;
 
 static inline axis_map axis_map_of(int64_t in, int64_t out, bool align_corners, int32_t dtype) {
-  axis_map m = {.in = in, .out = out, .align_corners = align_corners, .wide = dtype == DLV3_F64};
-  if (align_corners) {
-    m.scale = out > 1 ? (double)(in - 1) / (double)(out - 1) : 0;
-    m.scale_f32 = out > 1 ? (float)(in - 1) / (float)(out - 1) : 0;
-  } else m.scale = (double)in / (double)out, m.scale_f32 = (float)in / (float)out;
+  int64_t over = align_corners ? in - 1 : in, under = align_corners ? out - 1 : out;
+  axis_map m = {in, out, align_corners, under > 0 ? (double)over / (double)under : 0};
+  if (dtype != DLV3_F64) m.ratio = under > 0 ? (double)((float)over / (float)under) : 0;
   return m;
 }
 
 static inline double source_of(const axis_map *m, int64_t dst) {
-  if (m->wide) {
-    double src = m->align_corners ? m->scale * (double)dst : m->scale * ((double)dst + 0.5) - 0.5;
-    return src > 0 ? src : 0;
-  }
-  float src = m->align_corners ? m->scale_f32 * (float)dst : m->scale_f32 * ((float)dst + 0.5f) - 0.5f;
-  return src > 0 ? (double)src : 0;
+  double src = m->align_corners ? m->ratio * (double)dst : m->ratio * ((double)dst + 0.5) - 0.5;
+  return src > 0 ? src : 0;
 }
 
 static inline taps taps_of(const axis_map *m, int64_t dst) {

@@ -40,7 +40,8 @@ add{op = 'cross_entropy', inputs = {{2,5,3,4}, bad}, error = 'target has the lab
 add{op = 'cross_entropy', inputs = {{2,5,3,4}, labels({2,3,5}, 5)}, error = 'target must be %[2, 3, 4%]'}
 add{op = 'cross_entropy', inputs = {{2,5,3,4}, labels({2,3,4}, 5, 'i32')}, error = 'target must hold class ids as u8 or i64, it is i32'}
 
-add{op = 'cross_entropy_backward', inputs = {like({}, 0.5, 2), {2,5,3,4}, labels({2,3,4}, 5, 'u8', 3), weights(5), like({2,3,4}, 0.1, 3), total(7.5)}, attrs = {label_smoothing = 0.1}}
+add{op = 'cross_entropy_backward', inputs = {like({}, 0.5, 2), {2,5,3,4}, labels({2,3,4}, 5, 'u8', 3), weights(5), like({2,3,4}, 0.1, 3),
+    total(7.5)}, attrs = {label_smoothing = 0.1}}
 add{op = 'cross_entropy_backward', inputs = {like({}, 0.5, 2), {2,5,3,4}, labels({2,3,4}, 5), false, like({2,3,4}, 0.1, 3), total(0)}}
 add{op = 'cross_entropy_backward', inputs = {like({}, 0.5, 2), {9,3}, labels({9}, 3, 'i64'), false, like({9}, 0.1, 3), total(9)}}
 add{op = 'cross_entropy_backward', inputs = {like({}, 0.5, 2), {9,3}, labels({9}, 3), false, like({8}, 0.1, 3), total(9)}, error = 'nll must be %[9%]'}
@@ -50,7 +51,8 @@ local function add_fused(x, size, period, weighted, attrs, extra)
   local s = {op = fused.op, inputs = {x, labels({x[1], size[1], size[2]}, x[2], 'u8', period), weighted and weights(x[2]) or false}, attrs = attrs, wrt = wrt}
   for k, v in pairs(extra or {}) do s[k] = v end
   add(s)
-  local b = {op = 'upsample_cross_entropy_backward', inputs = {like({}, 0.5, 2), x, s.inputs[2], s.inputs[3], like({x[1], size[1], size[2]}, 0.1, 3), total(11)}, attrs = attrs, dtypes = s.dtypes}
+  local b = {op = 'upsample_cross_entropy_backward', inputs = {like({}, 0.5, 2), x, s.inputs[2], s.inputs[3], like({x[1], size[1], size[2]}, 0.1, 3),
+    total(11)}, attrs = attrs, dtypes = s.dtypes}
   add(b)
 end
 add_fused({2,5,3,4}, {7,9}, 3, false)
@@ -63,14 +65,16 @@ add_fused({2,3,2,2}, {5,6}, 1, true)               -- no pixel counts
 add_fused({2,21,9,11}, {65,81}, 7, true, {label_smoothing = 0.1}, {dtypes = {'f32', 'bf16'}, grad = false})
 add_fused({1,3,2,67}, {4,131}, 7, false, nil, {dtypes = {'f32', 'bf16'}, grad = false})
 add{op = 'upsample_cross_entropy', inputs = {{2,5,3,4}, labels({1,6,8}, 5)}, error = 'target must be %[2,h,w%]'}
-add{op = 'upsample_cross_entropy_backward', inputs = {like({2}, 0.5, 2), {2,5,3,4}, labels({2,6,8}, 5), false, like({2,6,8}, 0.1, 3), total(11)}, error = 'grad_loss must have one element'}
+add{op = 'upsample_cross_entropy_backward', inputs = {like({2}, 0.5, 2), {2,5,3,4}, labels({2,6,8}, 5), false, like({2,6,8}, 0.1, 3),
+    total(11)}, error = 'grad_loss must have one element'}
 
 local function classes(sizes, n, dtype) local t = {unpack(sizes)} t.dtype, t.low, t.high = dtype, 0, n return t end
 local function hist(n) return classes({n, n}, 100, 'i64') end
 add{op = 'confusion_matrix', inputs = {classes({2,7,9}, 5, 'u8'), labels({2,7,9}, 5, 'u8', 4), hist(5)}}
 add{op = 'confusion_matrix', inputs = {classes({2,7,9}, 5, 'i64'), classes({2,7,9}, 8, 'i64'), hist(5)}}
 add{op = 'confusion_matrix', inputs = {classes({3}, 2, 'u8'), labels({3}, 2, 'i64'), hist(2)}}
-add{op = 'confusion_matrix', inputs = {classes({40}, 9, 'u8'), labels({40}, 5, 'u8'), hist(5)}, error = 'pred has the class %d at element %d+, hist has the classes 0 to 4'}
+add{op = 'confusion_matrix', inputs = {classes({40}, 9, 'u8'), labels({40}, 5, 'u8'), hist(5)},
+    error = 'pred has the class %d at element %d+, hist has the classes 0 to 4'}
 
 for _, name in ipairs{'softmax', 'log_softmax'} do
   add{op = name, inputs = {{2,5,3,4}}, attrs = {axis = 2}}

@@ -14,14 +14,16 @@ local shapes = {{2,5,7,6}, {5,1,1,3}, {1,3,1,9}, {4,2}, {3,4,2,2}}
 for _, shape in ipairs(shapes) do
   local c = shape[2]
   for _, training in ipairs{true, false} do
-    add{op = 'batch_norm', inputs = {shape, parameter(c), parameter(c, -1, 1), parameter(c, -1, 1), parameter(c)}, attrs = {training = training}, wrt = {1, 2, 3}, rtol = 1e-4, atol = 1e-4}
+    add{op = 'batch_norm', inputs = {shape, parameter(c), parameter(c, -1, 1), parameter(c, -1, 1), parameter(c)},
+        attrs = {training = training}, wrt = {1, 2, 3}, rtol = 1e-4, atol = 1e-4}
   end
 end
 for _, activation in ipairs{'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
   for _, residual in ipairs{false, {2,5,4,3}} do
     for _, training in ipairs{true, false} do
       add{op = 'batch_norm', inputs = {{2,5,4,3}, parameter(5, 1, 2), parameter(5, -1, 1), parameter(5, -1, 1), parameter(5), residual},
-          attrs = {training = training, activation = activation, momentum = 0.01, eps = 1e-3}, wrt = residual and {1, 2, 3, 6} or {1, 2, 3}, rtol = 1e-4, atol = 1e-4}
+          attrs = {training = training, activation = activation, momentum = 0.01, eps = 1e-3},
+          wrt = residual and {1, 2, 3, 6} or {1, 2, 3}, rtol = 1e-4, atol = 1e-4}
     end
   end
 end
@@ -52,6 +54,7 @@ backward({1,1,1,5}, 'relu', false, true)
 backward({5,3}, 'none', false, true)
 backward({2,600,5,3}, 'relu', true, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
 backward({2,24,41,37}, 'none', false, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
-add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, {2,3,4,5}, false, false, false, parameter(3), parameter(3), false, false}, error = 'y must be %[2, 3, 4, 4%]'}
+add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, {2,3,4,5}, false, false, false, parameter(3), parameter(3), false, false},
+    error = 'y must be %[2, 3, 4, 4%]'}
 
 return samples
