@@ -1,0 +1,161 @@
+-- test_checkpoint.lua - load_weights: wrappers, prefixes, other classes, ImageNet backbones, the report; training checkpoints.
+
+local dlv3 = require 'dlv3'
+local checkpoint = require 'dlv3.checkpoint'
+local dict = require 'dlv3.dict'
+
+local function filled(sizes, value, dtype)
+  local n = 1
+  for _, s in ipairs(sizes) do n = n * s end
+  local width = ({f32 = 4, i64 = 8})[dtype or 'f32']
+  return dlv3.frombytes(string.char(value):rep(n * width), sizes, {dtype = dtype})
+end
+
+-- What load_weights needs of a model: state_dict and load_state_dict.
+local function model_of(list)
+  local model = {own = dict.new()}
+  for _, entry in ipairs(list) do model.own[entry[1]] = filled(entry[2], 0, entry[3]) end
+  function model:state_dict() return self.own end
+  function model:load_state_dict(given, options)
+    assert(options.strict == false)
+    for k, v in dict.items(given) do
+      assert(self.own[k].dtype == v.dtype)
+      self.own[k] = v
+    end
+  end
+  return model
+end
+
+local function names_and_shapes(classes)
+  return {
+    {'backbone.conv1.weight', {4, 3, 7, 7}}, {'backbone.bn1.weight', {4}}, {'backbone.bn1.running_mean', {4}}, {'backbone.bn1.num_batches_tracked', {}, 'i64'},
+    {'classifier.0.weight', {8, 4, 1, 1}}, {'classifier.4.weight', {classes, 8, 1, 1}}, {'classifier.4.bias', {classes}},
+  }
+end
+
+local function state(list, value, rename)
+  local d = dict.new()
+  for _, entry in ipairs(list) do
+    local name = rename and rename(entry[1]) or not rename and entry[1]
+    if name then d[name] = filled(entry[2], value, entry[3]) end
+  end
+  return d
+end
+
+local function first_byte(model, name) return model.own[name]:tobytes():byte() end
+
+return function(t)
+  t.case('a state dict as it is, from a file', function()
+    local path = t.folder() .. '/w.pth'
+    dlv3.save(path, state(names_and_shapes(21), 1))
+    local model = model_of(names_and_shapes(21))
+    local report = checkpoint.load_weights(model, path)
+    t.eq(#report.loaded, 7)
+    t.eq({#report.skipped, #report.missing, #report.unexpected}, {0, 0, 0})
+    t.eq(tostring(report), path .. ": loaded 7 of the model's 7 tensors")
+    t.eq(report:text(), tostring(report))
+    for name in dict.items(model.own) do t.eq(first_byte(model, name), 1) end
+  end)
+
+  t.case('wrapped and prefixed', function()
+    for _, key in ipairs {'model', 'state_dict', 'model_state_dict'} do
+      for _, prefix in ipairs {'', 'module.', 'module._orig_mod.'} do
+        local model = model_of(names_and_shapes(21))
+        local report = checkpoint.load_weights(model, {epoch = 3, [key] = state(names_and_shapes(21), 1, function(n) return prefix .. n end)})
+        t.eq(#report.loaded, 7)
+        t.ok(tostring(report):find("its '" .. key .. "'", 1, true))
+      end
+    end
+  end)
+
+  t.case('another number of classes', function()
+    local model = model_of(names_and_shapes(11))
+    local report = checkpoint.load_weights(model, state(names_and_shapes(21), 1), {name = 'coco.pth'})
+    t.eq(#report.loaded, 5)
+    t.eq(#report.skipped, 2)
+    t.eq(report.skipped[1].name, 'classifier.4.weight')
+    t.eq(report.skipped[1].file, {21, 8, 1, 1})
+    t.eq(report.skipped[1].model, {11, 8, 1, 1})
+    t.eq(first_byte(model, 'classifier.4.weight'), 0)
+    t.eq(first_byte(model, 'classifier.0.weight'), 1)
+    t.eq(tostring(report), "coco.pth: loaded 5 of the model's 7 tensors\n  skipped 2 that do not fit:\n" ..
+         '    classifier.4.weight  file [21, 8, 1, 1], model [11, 8, 1, 1]\n    classifier.4.bias    file [21], model [11]')
+  end)
+
+  t.case('a bias without its weight is not taken', function()
+    local model = model_of(names_and_shapes(21))
+    local given = state(names_and_shapes(21), 1)
+    given['classifier.4.weight'] = filled({21, 16, 1, 1}, 1)
+    local report = checkpoint.load_weights(model, given)
+    t.eq(first_byte(model, 'classifier.4.bias'), 0)
+    t.eq(report.skipped[2].reason, 'goes with classifier.4.weight')
+  end)
+
+  t.case('missing and unexpected names', function()
+    local list = names_and_shapes(21)
+    list[#list + 1] = {'aux_classifier.4.bias', {21}}
+    local given = state(names_and_shapes(21), 1)
+    given['backbone.bn1.num_batches_tracked'] = nil -- older files have none
+    given['ema.decay'] = filled({1}, 1)
+    local report = checkpoint.load_weights(model_of(list), given)
+    t.eq(report.missing, {'aux_classifier.4.bias'})
+    t.eq(report.unexpected, {'ema.decay'})
+    t.ok(tostring(report):find('not in the file, left as they were: 1: aux_classifier.4.bias', 1, true))
+    t.ok(tostring(report):find('in the file but not in the model: 1: ema.decay', 1, true))
+  end)
+
+  t.case('ImageNet classifiers fill the backbone', function()
+    local model = model_of(names_and_shapes(21))
+    local resnet = state(names_and_shapes(21), 1, function(n) return n:match '^backbone%.(.*)$' or false end)
+    resnet['fc.weight'] = filled({10, 4}, 1)
+    local report = checkpoint.load_weights(model, resnet)
+    t.eq(#report.loaded, 4)
+    t.eq(report.unexpected, {'fc.weight'})
+    t.eq(#report.missing, 3)
+    t.eq(first_byte(model, 'backbone.conv1.weight'), 1)
+    t.ok(tostring(report):find("names put under 'backbone.'", 1, true))
+
+    local list = {{'backbone.0.0.weight', {4, 3, 3, 3}}, {'backbone.1.block.0.0.weight', {4, 1, 3, 3}}, {'classifier.0.weight', {8, 4, 1, 1}}}
+    local mobilenet = dict.from {{'features.0.0.weight', filled({4, 3, 3, 3}, 1)}, {'features.1.block.0.0.weight', filled({4, 1, 3, 3}, 1)},
+                                 {'classifier.0.weight', filled({8, 4, 1, 1}, 1)}}
+    model = model_of(list)
+    report = checkpoint.load_weights(model, mobilenet)
+    t.eq(report.loaded, {'backbone.0.0.weight', 'backbone.1.block.0.0.weight'})
+    t.eq(first_byte(model, 'classifier.0.weight'), 0)
+
+    model = model_of(names_and_shapes(21))
+    report = checkpoint.load_weights(model, resnet, {prefix = 'backbone.'})
+    t.eq(#report.loaded, 4)
+    -- and a whole model's file into a bare backbone
+    model = model_of {{'conv1.weight', {4, 3, 7, 7}}, {'bn1.weight', {4}}}
+    t.eq(#checkpoint.load_weights(model, state(names_and_shapes(21), 1)).loaded, 2)
+  end)
+
+  t.case('nothing fits', function()
+    local model = model_of(names_and_shapes(21))
+    t.error(function() checkpoint.load_weights(model, {['encoder.weight'] = filled({1}, 1)}, {name = 'x.pth'}) end,
+            'x.pth: nothing in it fits the model\n  the file has   encoder.weight\n  the model has  backbone.conv1.weight, backbone.bn1.weight')
+    t.error(function() checkpoint.load_weights(model, {['classifier.4.bias'] = filled({3}, 1)}) end, 'right names but other shapes, first classifier.4.bias: file %[3%], model %[21%]')
+    t.error(function() checkpoint.load_weights(model, {epoch = 3}, {name = 'x.pth'}) end, 'x.pth: holds no weights: its keys are epoch')
+    t.error(function() checkpoint.load_weights(model, {}, {prefx = ''}) end, "no option 'prefx'")
+    local path = t.folder() .. '/n.pth'
+    dlv3.save(path, 7)
+    t.error(function() checkpoint.load_weights(model, path) end, 'n.pth: holds no weights: it is a number')
+  end)
+
+  t.case('training checkpoints', function()
+    local folder = t.folder()
+    local path = folder .. '/last.pth'
+    checkpoint.save(path, {model = state(names_and_shapes(21), 1), epoch = 2, rng = {5, 77}, args = {lr = 0.1}, optimizer = {state = dict.from {{0, {momentum_buffer = filled({4}, 2)}}}}})
+    local value = checkpoint.load(path)
+    t.eq(value.epoch, 2)
+    t.eq(value.rng, {5, 77})
+    t.eq(value.args.lr, 0.1)
+    t.eq(value.optimizer.state[0].momentum_buffer:size(), {4})
+    t.eq(#checkpoint.load_weights(model_of(names_and_shapes(21)), path).loaded, 7)
+    dlv3.save(folder .. '/w.pth', state(names_and_shapes(21), 1))
+    t.error(function() checkpoint.load(folder .. '/w.pth') end, 'w.pth: holds weights but no state of a training')
+    dlv3.save(folder .. '/v.pth', {epoch = 1})
+    t.error(function() checkpoint.load(folder .. '/v.pth') end, 'v.pth: is no training checkpoint: its keys are epoch')
+  end)
+end
