@@ -313,6 +313,27 @@ return function(t)
     refused('X\1\0\0\0aQ.', 'no storage')
   end)
 
+  t.case('bombs: small pickles that would make huge values', function()
+    local path = t.folder() .. '/x.pth'
+    local function refused(text, pattern)
+      pth(path, text)
+      t.error(function() dlv3.load(path) end, 'x%.pth: .*' .. pattern)
+    end
+    local list = '](' .. ('K\1'):rep(5000) .. 'eq\0'
+    refused('(ctorch\nSize\nq\1' .. list .. ('h\1h\0\133R'):rep(5000) .. 'l.', 'more than 8000000 objects')
+    local many = {}
+    for i = 1, 3000 do many[i] = 'J' .. bytes.le32(i) .. 'N' end
+    local big = '}(' .. table.concat(many) .. 'uq\0'
+    refused('(ccollections\nOrderedDict\nq\1' .. big .. ('h\1h\0\133R'):rep(5000) .. 'l.', 'more than 8000000 objects')
+    refused('(cargparse\nNamespace\nq\1' .. big .. ('h\1)Rh\0b'):rep(5000) .. 'l.', 'more than 8000000 objects')
+    refused('cpathlib\nPosixPath\nq\1X\1\0\0\0aq\2' .. ('0h\1h\2h\2\134Rq\2'):rep(60) .. '.', 'a path of')
+    -- shared lists of lists are no more than their names
+    refused(']q\0' .. ('](h\0h\0eq\0'):rep(150) .. 'X\1\0\0\0aQ.', 'no storage')
+    local text = ']q\0' .. ('](h\0h\0eq\0'):rep(150) .. '.'
+    pth(path, text)
+    t.eq(#dlv3.load(path), 2)
+  end)
+
   t.case('absurd tensors are refused before memory is asked for', function()
     local path = t.folder() .. '/x.pth'
     local four = ('\0'):rep(16)

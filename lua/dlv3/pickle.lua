@@ -48,8 +48,9 @@ end
 
 local function at(m) return m.base + m.i - 2 end -- of the operation that runs, for messages
 
-local function count(m)
-  m.objects = m.objects + 1
+-- Every object costs, also a copy's elements: what a pickle can make stays in proportion to its size.
+local function count(m, n)
+  m.objects = m.objects + (n or 1)
   if m.objects > M.MAX_OBJECTS then fault('the pickle makes more than %d objects', M.MAX_OBJECTS) end
 end
 
@@ -109,6 +110,10 @@ end
 
 local function is_list(v) return type(v) == 'table' and getmetatable(v) == nil end
 
+local function size_of(v)
+  return is_list(v) and #v or dict.is(v) and dict.size(v) or type(v) == 'string' and math.floor(#v / 64) or 0
+end
+
 -- Two's complement, little-endian -> a number, 64-bit cdata above 2^53, rounded above 64 bits.
 local function whole(s)
   local n = #s
@@ -143,7 +148,7 @@ local function key_of(m, k)
   if k == none then return 'None' end
   if is_list(k) and #k <= 16 then
     local parts = {}
-    for i, v in ipairs(k) do parts[i] = type(v) == 'table' and '...' or tostring(v) end
+    for i, v in ipairs(k) do parts[i] = type(v) == 'table' and '...' or tostring(v):sub(1, 64) end
     return '(' .. table.concat(parts, ', ') .. ')'
   end
   fault('a dict has %s as a key, at byte %.0f', kind(k), at(m))
@@ -178,6 +183,7 @@ end
 local function call(m, f, args)
   if type(f) ~= 'table' or getmetatable(f) ~= Global or not f.call then fault('the pickle calls %s at byte %.0f, which is no allowed function', kind(f), at(m)) end
   if not is_list(args) then fault('the pickle is damaged at byte %.0f: the arguments are %s', at(m), kind(args)) end
+  for i = 1, #args do count(m, 1 + size_of(args[i])) end
   count(m)
   local ok, v, build = pcall(f.call, args)
   if not ok then
@@ -192,6 +198,7 @@ local function build(m)
   local state = pop(m)
   local object = peek(m)
   local how = type(object) == 'table' and m.builders[object]
+  count(m, 1 + size_of(state))
   if how then how(object, state)
   -- attributes of an OrderedDict or another dict (PyTorch's _metadata) carry nothing that is needed
   elseif not dict.is(object) then fault('the pickle gives a state to %s at byte %.0f, which takes none', kind(object), at(m)) end

@@ -166,11 +166,18 @@ allow('builtins.object __builtin__.object builtins.list __builtin__.list builtin
 allow('torch.Size builtins.set builtins.frozenset builtins.tuple __builtin__.set __builtin__.frozenset', function(a)
   if a[1] == nil then return {} end
   if type(a[1]) ~= 'table' or getmetatable(a[1]) then fault 'a set or tuple of something that is no list' end
-  return {unpack(a[1], 1, math.min(#a[1], 4096))}
+  local copy = {}
+  for i, v in ipairs(a[1]) do copy[i] = v end
+  return copy
 end)
 allow('torch.device', function(a) return tostring(a[1]) .. (type(a[2]) == 'number' and ':' .. a[2] or '') end)
 allow('pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib._local.PosixPath', function(a)
-  for i = 1, #a do if type(a[i]) ~= 'string' then fault 'a path that is no text' end end
+  local n = 0
+  for i = 1, #a do
+    if type(a[i]) ~= 'string' then fault 'a path that is no text' end
+    n = n + #a[i]
+  end
+  if n > 65536 then fault('a path of %.0f characters', n) end
   return (table.concat(a, '/'):gsub('^//', '/'))
 end)
 allow('torch.storage._LoadEndianness torch.serialization._get_layout', nil)
