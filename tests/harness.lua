@@ -72,7 +72,7 @@ local function run(sample, tensors)
     end
   end
   dlv3.manual_seed(3)
-  local method = require('dlv3.call').methods[sample.op]
+  local method = require('dlv3.call').raw[sample.op]
   local results
   if op.variadic then results = {method(args, sample.attrs or {})}
   else

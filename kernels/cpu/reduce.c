@@ -107,7 +107,8 @@ static status run_reduction(const op_call *c, reduction *r, const double *mean, 
   r->mean = mean;
   r->partial = calloc((size_t)(r->segments * r->outputs) + 1, sizeof(double));
   if (!r->partial) return fail_call(c, DLV3_ERR_OOM, "out of memory for partial sums");
-  if (r->outputs && r->count) parallel_for(r->blocks * r->segments, 1, reduce_tasks, r);
+  int64_t task = r->block * (r->count < r->segment ? r->count : r->segment); /* elements; small ones share a chunk */
+  if (task) parallel_for(r->blocks * r->segments, SEGMENT / task, reduce_tasks, r);
   for (int64_t s = 1; s < r->segments; s++)
     for (int64_t i = 0; i < r->outputs; i++) r->partial[i] += r->partial[s * r->outputs + i];
   *sums = r->partial;

@@ -8,7 +8,8 @@ local F = require 'dlv3.ffi'
 local nearest = require 'dlv3.nearest'
 local C, raise, is_tensor = F.C, F.raise, F.is_tensor
 
-local M = {methods = {}, ops = {}}
+-- raw: the ops as they are, for tests; methods: what tensors have, where tensor.lua adds to and wraps some.
+local M = {methods = {}, raw = {}, ops = {}}
 
 -- -- The table, parsed ----------------------------------------------------------------------------------------
 
@@ -169,7 +170,10 @@ end
 local function sort_arguments(op, n, args)
   local tensors, named, positional, at = {}, {}, {}, 1
   local last = args[n]
-  if n > 1 and type(last) == 'table' and (next(last) == nil or type((next(last))) == 'string') then named, n = last, n - 1 end
+  local list_first = op.attrs[1] and (op.attrs[1].kind == 'dims' or op.attrs[1].kind == 'axes') -- reshape({}) makes 0-d
+  if n > 1 and type(last) == 'table' and (type((next(last))) == 'string' or next(last) == nil and not list_first) then
+    named, n = last, n - 1
+  end
   for i, input in ipairs(op.inputs) do
     local v = args[at]
     if input.name == 'rng' then tensors[i] = M.default_rng()
@@ -257,7 +261,8 @@ for id = 0, C.dlv3_op_count() - 1 do
   local op = describe(id)
   M.ops[op.name] = op
   M.ops[#M.ops + 1] = op
-  M.methods[op.name] = op.variadic and variadic(op) or method(op)
+  M.raw[op.name] = op.variadic and variadic(op) or method(op)
+  M.methods[op.name] = M.raw[op.name]
 end
 
 return M
