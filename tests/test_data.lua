@@ -1,0 +1,366 @@
+-- test_data.lua - data sets, the loader and its transforms, and the scripts check_data and make_shapes.
+--
+-- Whole samples are compared with tests/golden/images, which Pillow made, and with Pillow itself where it is there.
+
+local dlv3 = require 'dlv3'
+local data = require 'dlv3.data'
+local image = require 'dlv3.vision.image'
+
+local function read_file(path)
+  local file = assert(io.open(path, 'rb'))
+  local content = file:read '*a'
+  file:close()
+  return content
+end
+
+local function write_file(path, content)
+  local file = assert(io.open(path, 'wb'))
+  file:write(content)
+  file:close()
+end
+
+return function(t)
+  local golden = t.directory .. '/golden/images/'
+  local scripts = require('dlv3.host').executable .. ' ' .. t.directory .. '/../scripts/'
+
+  -- A small data set of shapes, drawn once.
+  local drawn
+  local function shapes()
+    if not drawn then
+      drawn = t.folder()
+      local text, status = t.run(scripts .. 'make_shapes.lua --output-dir ' .. drawn .. ' --train 10 --val 5 --width 64 --height 48')
+      t.eq(status, 0, text)
+    end
+    return drawn
+  end
+
+  -- A copy of it to damage.
+  local function copy()
+    local root = t.folder() .. '/set'
+    t.run('cp -r ' .. shapes() .. ' ' .. root)
+    return root, root .. '/VOCdevkit/VOC2012'
+  end
+
+  -- A data set of one image and mask, n times.
+  local function repeated(photo, mask, n) return {size = n, files = function() return photo, mask end} end
+
+  -- All batches of an epoch as text, one each.
+  local function epoch_bytes(set, options, e, skip)
+    local loader = data.loader(set, options)
+    local list = {}
+    for batch in loader:epoch(e or 0, {skip = skip}) do
+      list[#list + 1] = batch.image:tobytes() .. (batch.target and batch.target:tobytes() or '') .. table.concat(batch.indices, ' ')
+    end
+    loader:close()
+    return list
+  end
+
+  -- -- VOC's layout -----------------------------------------------------------------------------------------------
+
+  t.case('voc', function()
+    local root = shapes()
+    local set = data.voc{root = root, split = 'val'}
+    t.eq(set.size, 5)
+    t.eq(set.ids[1], 'shapes_00011')
+    t.eq({set.files(2)}, {root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00012.jpg', root .. '/VOCdevkit/VOC2012/SegmentationClass/shapes_00012.png'})
+    t.eq(set.class_names, {'background', 'disc', 'square', 'triangle', 'star'})
+    t.eq(data.voc{root = root .. '/'}.size, 10)
+    t.eq({data.voc{root = root, masks = false}.files(1)}, {root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg'})
+    t.eq(#data.voc_classes, 21)
+  end)
+
+  t.case('voc: the folder', function()
+    local root, base = copy()
+    local function try(path, pattern, options)
+      options = options or {}
+      options.root = path
+      t.error(function() data.voc(options) end, pattern)
+    end
+    try(root .. '/VOCdevkit', "/set/VOCdevkit' is one level too deep: give the folder that holds VOCdevkit, '.*/set'$")
+    try(base, "VOC2012' is two levels too deep: give the folder that holds VOCdevkit, '.*/set'$")
+    try((root:gsub('/set$', '')), "is one level too high: give '.*/set'$")
+    try(root .. '/nowhere', "there is no folder '.*/nowhere'")
+    try(base .. '/class_names.txt', 'is a file; a folder that holds VOCdevkit/VOC2012 was expected')
+    try(root, "VOCdevkit' has VOC2012 but no VOC2007", {year = 2007})
+    try(t.folder(), 'holds no VOCdevkit/VOC2012')
+    t.run('mv ' .. root .. '/VOCdevkit ' .. root .. '/other')
+    try(root .. '/other', "holds VOC2012 itself; it must lie in a folder called VOCdevkit")
+    try(root .. '/other/VOC2012', 'holds the pictures themselves; give a folder in which they are in VOCdevkit/VOC2012')
+    t.error(function() data.voc{} end, 'root, the folder that holds VOCdevkit, must be given')
+    t.error(function() data.voc{root = root, splitt = 'val'} end, "data.voc: no option 'splitt'; did you mean 'split'%?")
+  end)
+
+  t.case('voc: the list', function()
+    local root, base = copy()
+    local lists = base .. '/ImageSets/Segmentation/'
+    t.error(function() data.voc{root = root, split = 'trian'} end, "there is no list '.*/trian.txt'; did you mean 'train'%? %(there are: train, trainval, val%)")
+    write_file(lists .. 'empty.txt', '\n  \n')
+    t.error(function() data.voc{root = root, split = 'empty'} end, "the list '.*/empty.txt' is empty")
+    write_file(lists .. 'blank.txt', '\n shapes_00001 \r\n\n\nshapes_00002')
+    t.eq(data.voc{root = root, split = 'blank'}.ids, {'shapes_00001', 'shapes_00002'})
+    write_file(lists .. 'missing.txt', 'shapes_00001\n\nno_such\n')
+    t.error(function() data.voc{root = root, split = 'missing'} end,
+            "'.*/JPEGImages/no_such.jpg' is missing; line 3 of '.*/missing.txt' asks for it %(and 1 more; scripts/check_data.lua lists them%)")
+    t.eq(#data.voc{root = root, split = 'missing', check = false}.missing, 2)
+    t.run('mv ' .. base .. '/JPEGImages/shapes_00001.jpg ' .. base .. '/JPEGImages/shapes_00001.PNG')
+    t.ok(data.voc{root = root}.files(1):find 'shapes_00001.PNG$')
+  end)
+
+  -- -- Samples ----------------------------------------------------------------------------------------------------
+
+  t.case('evaluation: what Pillow and the reference make', function()
+    local photo, mask = golden .. '420.jpg', golden .. 'palette8.png'
+    local loader = data.loader(repeated(photo, mask, 1), {batch_size = 1, base_size = 30, workers = 1})
+    local expected, n = read_file(golden .. 'expected.bin'), 0
+    for batch in loader:epoch() do
+      for line in io.lines(golden .. 'index.txt') do
+        local kind, at, bytes = line:match '^(eval_%a+) sample (%d+) (%d+) 30 48$'
+        if kind then
+          n = n + 1
+          t.ok((kind == 'eval_image' and batch.image or batch.target):tobytes() == expected:sub(at + 1, at + bytes), kind)
+        end
+      end
+    end
+    t.eq(n, 2)
+  end)
+
+  t.case('training: what Pillow and the reference make', function()
+    local loader = data.loader(repeated(golden .. '420.jpg', golden .. 'palette8.png', 6),
+      {batch_size = 6, train = true, shuffle = false, base_size = 24, crop_size = 20, seed = 5, workers = 2, num_classes = 11})
+    local expected, n = read_file(golden .. 'expected.bin'), 0
+    for batch in loader:epoch(3) do
+      for line in io.lines(golden .. 'index.txt') do
+        local kind, at, bytes, i = line:match '^(train_%a+) sample%d+ (%d+) (%d+) (%d+)$'
+        if kind then
+          n = n + 1
+          local x = (kind == 'train_image' and batch.image or batch.target):narrow(1, i + 1, 1)
+          t.ok(x:tobytes() == expected:sub(at + 1, at + bytes), kind .. ' ' .. i)
+        end
+      end
+    end
+    t.eq(n, 12)
+  end)
+
+  t.case('training: Pillow on a photo', function()
+    local python, reason = t.python('PIL', 'numpy')
+    if not python then t.skip(reason) end
+    local set, out = data.voc{root = shapes()}, t.folder() .. '/out'
+    local photo, mask = set.files(1)
+    local text, status = t.run(('%s -B %s/golden/pillow_oracle.py train %s %s %s 11 2 0 15 50 40'):format(python, t.directory, out, photo, mask))
+    t.eq(status, 0, text)
+    local expected, at, n = read_file(out), 1, 40 * 40
+    local loader = data.loader(repeated(photo, mask, 16), {batch_size = 16, train = true, shuffle = false, base_size = 50, crop_size = 40, seed = 11})
+    for batch in loader:epoch(2) do
+      for i = 1, 16 do
+        t.ok(batch.image:narrow(1, i, 1):tobytes() == expected:sub(at, at + 12 * n - 1), 'image ' .. i)
+        t.ok(batch.target:narrow(1, i, 1):tobytes() == expected:sub(at + 12 * n, at + 13 * n - 1), 'mask ' .. i)
+        at = at + 13 * n
+      end
+    end
+  end)
+
+  t.case('a batch of several sizes is padded at the right and bottom', function()
+    local set = {size = 2, files = function(i) return golden .. (i == 1 and '420.jpg' or 'orient1.jpg'), golden .. 'palette8.png' end}
+    local tall = dlv3.zeros({3, 30, 10}, {dtype = 'u8'})
+    local mixed = {size = 2, get = function(i)
+      if i == 1 then return set.files(1) end
+      return tall, dlv3.full({30, 10}, 7, {dtype = 'u8'})
+    end}
+    local loader = data.loader(mixed, {batch_size = 2, base_size = 0})
+    for batch in loader:epoch() do
+      t.eq(batch.image:size(), {2, 3, 30, 37})
+      t.eq(batch.target:size(), {2, 30, 37})
+      t.eq(batch.image:narrow(1, 1, 1):narrow(3, 1, 23), image.normalize(image.read(golden .. '420.jpg')))
+      t.eq(batch.image:narrow(1, 1, 1):narrow(3, 24, 7):abs():max():item(), 0)
+      t.eq(batch.target[1]:narrow(1, 24, 7):to('f32'):min():item(), 255)
+      t.eq(batch.target[2]:narrow(2, 1, 10):to('f32'):max():item(), 7)
+      t.eq(batch.target[2]:narrow(2, 11, 27):to('f32'):min():item(), 255)
+    end
+  end)
+
+  -- -- Batches do not depend on how they were made ------------------------------------------------------------------
+
+  t.case('equal for 1 and 8 workers, for a resumed run, for the same seed', function()
+    local set = data.voc{root = shapes()}
+    local function options(workers, seed) return {batch_size = 3, train = true, workers = workers, seed = seed or 1, base_size = 48, crop_size = 40} end
+    local one = epoch_bytes(set, options(1), 4)
+    t.eq(#one, 4)
+    t.ok(table.concat(one) == table.concat(epoch_bytes(set, options(8), 4)), '8 workers')
+    local resumed = epoch_bytes(set, options(2), 4, 2)
+    t.eq(#resumed, 2)
+    t.ok(resumed[1] == one[3] and resumed[2] == one[4], 'resumed')
+    t.eq(epoch_bytes(set, options(2), 4, 4), {})
+    t.ok(one[1] ~= epoch_bytes(set, options(2), 5)[1], 'another epoch')
+    t.ok(one[1] ~= epoch_bytes(set, options(2, 2), 4)[1], 'another seed')
+    -- an epoch left in the middle does not matter
+    local loader = data.loader(set, options(3))
+    loader:epoch(0)()
+    local first
+    for batch in loader:epoch(4) do first = first or batch.image:tobytes() .. batch.target:tobytes() .. table.concat(batch.indices, ' ') end
+    t.ok(first == one[1], 'after another epoch')
+  end)
+
+  t.case('sets by files, by get with paths and by get with tensors give the same batches', function()
+    local set = data.voc{root = shapes()}
+    local options = {batch_size = 4, train = true, seed = 9, base_size = 40, crop_size = 48, workers = 2, num_classes = 5}
+    local a = table.concat(epoch_bytes(set, options))
+    t.ok(a == table.concat(epoch_bytes({size = set.size, get = set.files}, options)), 'paths')
+    local tensors = {size = set.size, get = function(i)
+      local photo, mask = set.files(i)
+      return image.read(photo, {orient = false}), image.read_mask(mask)
+    end}
+    t.ok(a == table.concat(epoch_bytes(tensors, options)), 'tensors')
+  end)
+
+  t.case('what a loader says of itself', function()
+    local set = data.voc{root = shapes()}
+    local loader = data.loader(set, {batch_size = 4, train = true, base_size = 40, crop_size = 32, precision = 'bf16'})
+    t.eq(#loader, 3)
+    t.eq(loader:batches(), 3)
+    t.eq(tostring(loader), 'data.loader: 10 samples, 3 batches of 4')
+    local seen, sizes = {}, {}
+    for batch in loader:epoch(0) do
+      sizes[#sizes + 1] = batch.image:size(1)
+      t.eq(batch.image.dtype, 'bf16')
+      t.eq(batch.target.dtype, 'u8')
+      t.eq(#batch.indices, batch.image:size(1))
+      for _, i in ipairs(batch.indices) do seen[i] = true end
+    end
+    t.eq(sizes, {4, 4, 2})
+    t.eq(#seen, 10)
+    t.eq(#data.loader(set, {batch_size = 4, drop_last = true}), 2)
+    t.eq(#epoch_bytes(set, {batch_size = 4, drop_last = true, base_size = 40}), 2)
+    local photos = data.loader(data.voc{root = shapes(), masks = false}, {batch_size = 10, base_size = 20})
+    for batch in photos:epoch() do t.eq({batch.target, batch.image:size()}, {nil, {10, 3, 20, 26}}) end
+    local order = data.permutation(10, 3, 1)
+    t.eq(order, data.permutation(10, 3, 1))
+    table.sort(order)
+    t.eq(order, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
+    t.eq(data.permutation(0), {})
+  end)
+
+  t.case('ended at any time', function()
+    local set = data.voc{root = shapes()}
+    for n = 0, 6 do
+      local loader = data.loader(set, {batch_size = 2, workers = 4, train = true, base_size = 200, crop_size = 100, ahead = 3})
+      local next_batch = loader:epoch(n)
+      for _ = 1, n % 4 do next_batch() end
+      if n % 2 == 0 then
+        loader:close()
+        loader:close()
+        t.error(next_batch, 'another epoch of this loader has begun, or it was closed')
+        t.error(function() loader:epoch(0) end, 'this loader is closed')
+      end
+    end
+    local loader = data.loader(set, {base_size = 20})
+    local old = loader:epoch(0)
+    loader:epoch(1)
+    t.error(old, 'another epoch of this loader has begun')
+  end)
+
+  -- -- Errors -----------------------------------------------------------------------------------------------------
+
+  local function first_error(set, options, pattern)
+    options = options or {}
+    options.base_size = options.base_size or 40
+    return t.error(function() for _ in data.loader(set, options):epoch(0) do end end, pattern)
+  end
+
+  t.case('bad files are named', function()
+    local photo, mask = golden .. '420.jpg', golden .. 'palette8.png'
+    first_error(repeated(photo, mask, 1), {num_classes = 10},
+      'palette8.png: label 10 at x 35, y 12 %(counted from 0%); labels are 0..9, or 255 where a pixel does not count\n  is the number of classes right%? scripts/check_data.lua')
+    first_error(repeated(photo, mask, 1), {num_classes = 11, ignore_index = 10}, 'label 255 at x 0, y 0 %(counted from 0%); labels are 0..10, or 10')
+    local folder = t.folder()
+    image.write_png(folder .. '/small.png', dlv3.zeros({5, 9}, {dtype = 'u8'}))
+    image.write_png(folder .. '/turned.png', dlv3.zeros({37, 23}, {dtype = 'u8'}))
+    first_error(repeated(photo, folder .. '/small.png', 1), nil, 'small.png: the mask is 9x5 pixels but its image .*420.jpg is 37x23 %(width x height%)$')
+    first_error(repeated(photo, folder .. '/turned.png', 1), nil, 'turned.png: the mask is 23x37 .*\n  the photo may be stored turned')
+    write_file(folder .. '/cut.jpg', read_file(photo):sub(1, 700))
+    first_error(repeated(folder .. '/cut.jpg', mask, 1), nil, '/cut.jpg: .*JPEG')
+    first_error(repeated(folder .. '/none.jpg', mask, 1), nil, '/none.jpg: can not be read: No such file')
+    first_error(repeated(photo, golden .. 'rgb.png', 1), nil, 'rgb.png: an RGB mask')
+    -- the first bad sample in the order of delivery, whoever finds one first; the batches before it come
+    local set = {size = 6, files = function(i) return photo, i >= 5 and folder .. '/bad' .. i .. '.png' or mask end}
+    for _, workers in ipairs {1, 4} do
+      local n = 0
+      local loader = data.loader(set, {batch_size = 2, workers = workers, base_size = 20})
+      t.error(function() for _ in loader:epoch(0) do n = n + 1 end end, '/bad5.png: can not be read')
+      t.eq(n, 2)
+      t.eq(loader:epoch(0)().indices, {1, 2}) -- and it can be started anew
+    end
+  end)
+
+  t.case('bad data sets and options', function()
+    local set = repeated(golden .. '420.jpg', golden .. 'palette8.png', 3)
+    t.error(function() data.loader(set, {batchsize = 3}) end, "data.loader: no option 'batchsize'; did you mean 'batch_size'%? %(has: ahead base_size batch_size")
+    t.error(function() data.loader(set, {batch_size = 0}) end, 'batch_size must be a whole number from 1, 0 came')
+    t.error(function() data.loader(set, {batch_size = 4, drop_last = true}) end, 'drop_last leaves no batch: the data set has 3 samples, a batch 4')
+    t.error(function() data.loader(set, {workers = 1000}) end, 'workers must be within 1..256, 1000 came')
+    t.error(function() data.loader(set, {ignore_index = 300}) end, 'ignore_index must be within 0..255')
+    t.error(function() data.loader(set, {std = {1, 0, 1}}) end, 'std must be above 0')
+    t.error(function() data.loader(set, {precision = 'f23'}) end, "no precision is called 'f23'")
+    t.error(function() data.loader(set, {train = true, scale = {2, 1}}) end, 'the range of sizes must be within 1.. and not empty, 1040..520 came')
+    t.error(function() data.loader(set):epoch(0, {skip = 2}) end, 'skip must be within 0..1, 2 came')
+    t.error(function() data.loader('train') end, 'a data set %(a table%) was expected, a string came')
+    t.error(function() data.loader{files = print} end, 'has no size')
+    t.error(function() data.loader{size = 0, files = print} end, 'the data set is empty')
+    t.error(function() data.loader{size = 1} end, 'neither files%(i%), which returns paths, nor get%(i%)')
+    t.error(function() data.loader{size = 1, files = function() return 1 end} end, 'files%(1%) must return the path of an image .*a number and a nil')
+    t.error(function() data.loader{size = 2, files = function(i) return 'a', i == 2 and 'b' or nil end} end, 'files%(2%) has a mask, those before have none')
+    local x = dlv3.zeros({3, 8, 8}, {dtype = 'u8'})
+    first_error({size = 1, get = function() return 7 end}, nil, 'get%(1%) must return the image as a u8 tensor or a path, a number came')
+    first_error({size = 1, get = function() end}, nil, 'get%(1%): there is no image')
+    first_error({size = 1, get = function() return x:to('f32') end}, nil, 'get%(1%): expected u8 %[3,h,w%]\n.*f32')
+    first_error({size = 1, get = function() return x, x end}, nil, 'get%(1%): expected u8 %[h,w%]')
+    first_error({size = 1, get = function() return x, dlv3.zeros({8, 9}, {dtype = 'u8'}) end}, nil, 'get%(1%): the mask is 9x8 pixels but its image get%(1%) is 8x8')
+    first_error({size = 1, get = function() return x, dlv3.full({8, 8}, 3, {dtype = 'u8'}) end}, {num_classes = 2}, 'get%(1%): label 3 at x 0, y 0')
+    first_error({size = 2, get = function(i) return x, i == 1 and x[1] or nil end}, nil, 'get%(1%) and get%(2%): one has a mask and the other has none')
+    first_error({size = 1, get = function() error('my own error') end}, nil, 'my own error')
+    t.error(function() data.permutation(-1) end, 'permutation: a whole number from 0')
+  end)
+
+  -- -- Scripts ----------------------------------------------------------------------------------------------------
+
+  t.case('make_shapes draws the same for the same seed', function()
+    local again, other = t.folder(), t.folder()
+    t.run(scripts .. 'make_shapes.lua --output-dir ' .. again .. ' --train 10 --val 5 --width 64 --height 48')
+    t.eq({t.run('diff -r ' .. shapes() .. ' ' .. again)}, {'', 0})
+    t.run(scripts .. 'make_shapes.lua --output-dir ' .. other .. ' --train 10 --val 5 --width 64 --height 48 --seed 2')
+    local _, status = t.run('diff -rq ' .. again .. ' ' .. other)
+    t.eq(status, 1)
+  end)
+
+  t.case('check_data on a good set', function()
+    local text, status = t.run(scripts .. 'check_data.lua --num-classes 4 --data-path ' .. shapes())
+    t.eq(status, 0, text)
+    t.ok(text:find('train.txt: 10 samples', 1, true) and text:find('no problems\n$'), text)
+    local pixels = 0
+    for n in text:gmatch '\n%s+%d+  [%a() ]-%s+([%d,]+)' do pixels = pixels + tonumber((n:gsub(',', ''))) end
+    t.eq(pixels, 15 * 64 * 48)
+  end)
+
+  t.case('check_data lists every problem', function()
+    local root, base = copy()
+    local masks, photos = base .. '/SegmentationClass/', base .. '/JPEGImages/'
+    local bad = dlv3.zeros({48, 64}, {dtype = 'u8'})
+    bad[{3, 11}] = 77
+    image.write_png(masks .. 'shapes_00001.png', bad)
+    image.write_png(masks .. 'shapes_00002.png', dlv3.zeros({9, 9}, {dtype = 'u8'}))
+    image.write_png(masks .. 'shapes_00003.png', image.read(photos .. 'shapes_00003.jpg'))
+    t.run('rm ' .. photos .. 'shapes_00004.jpg')
+    write_file(photos .. 'shapes_00005.jpg', read_file(photos .. 'shapes_00005.jpg'):sub(1, 600))
+    image.write_png(masks .. 'shapes_00006.png', dlv3.full({48, 64}, 255, {dtype = 'u8'}))
+    write_file(base .. '/ImageSets/Segmentation/val.txt', 'shapes_00011\nshapes_00011\nshapes_00007\n')
+    local text, status = t.run(scripts .. 'check_data.lua --num-classes 5 --data-path ' .. root)
+    t.eq(status, 1)
+    for _, pattern in ipairs {
+      'shapes_00001.png: label 77 %(1 pixels, the first at x 10, y 2%); labels are 0..5 and 255', 'shapes_00002.png: the mask is 9x9 pixels but its photo 64x48',
+      'shapes_00003.png: an RGB mask', 'shapes_00004.jpg is missing; line 4 of the list', 'shapes_00005.jpg: .*JPEG', "'shapes_00011' is in the list twice",
+      "note: 'shapes_00007' is in train too", 'note: no mask has label 5', 'note: in 1 mask no pixel counts', '   77  %(outside the classes%)', '\n6 problems\n$',
+    } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
+    text, status = t.run(scripts .. 'check_data.lua --data-path ' .. root .. '/VOCdevkit')
+    t.eq(status, 1)
+    t.ok(text:find 'is one level too deep', text)
+  end)
+end
