@@ -22,7 +22,7 @@ function M.is_fault(e) return type(e) == 'table' and getmetatable(e) == fault_mt
 
 -- Bytes of a file in a message: what can not be shown becomes '?', long text is cut.
 function M.shown(s)
-  s = tostring(s)
+  s = type(s) == 'table' and 'a list or an object' or tostring(s)
   if #s > 80 then s = s:sub(1, 77) .. '...' end
   return (s:gsub('[%c\128-\255]', '?'))
 end

@@ -126,8 +126,9 @@ local function write_and_commit(file, value, write)
   file:commit()
 end
 
--- Saves a dict, a table, a tensor, a number, ...: tables that are arrays become lists, others dicts with sorted names;
--- whole numbers become ints. A name that ends in .safetensors takes a dict of tensors.
+-- Saves a dict, a table, a tensor, a number, ...: tables that are arrays become lists, others (empty ones too) dicts
+-- with sorted names; whole numbers become ints, a dict of tensors an OrderedDict, text that is not UTF-8 bytes.
+-- Tensors are saved as plain tensors without requires_grad. A path that ends in .safetensors takes a dict of tensors.
 function M.save(path, value)
   check_path('save', path)
   if value == nil then F.raise('save: nothing to save: the value is nil') end

@@ -181,7 +181,9 @@ end
 
 -- Calls an allowed global with an argument list.
 local function call(m, f, args)
-  if type(f) ~= 'table' or getmetatable(f) ~= Global or not f.call then fault('the pickle calls %s at byte %.0f, which is no allowed function', kind(f), at(m)) end
+  if type(f) ~= 'table' or getmetatable(f) ~= Global or not f.call then
+    fault('the pickle calls %s at byte %.0f, which is no allowed function', kind(f), at(m))
+  end
   if not is_list(args) then fault('the pickle is damaged at byte %.0f: the arguments are %s', at(m), kind(args)) end
   for i = 1, #args do count(m, 1 + size_of(args[i])) end
   count(m)
@@ -461,9 +463,8 @@ local function write_number(w, x)
   else emit(w, '\138\8' .. bytes.i64_bytes(x)) end
 end
 
-local function write_string(w, s)
+local function write_text(w, s)
   if recall(w, s) then return end
-  if not bytes.is_utf8(s) then refuse(w, 'is a string that is not UTF-8 text: bytes are saved as a u8 tensor') end
   emit(w, 'X' .. le32(#s) .. s)
   remember(w, s)
 end
@@ -475,6 +476,15 @@ local function write_global(w, module, name)
   if recall(w, key) then return end
   emit(w, line_text)
   remember(w, key)
+end
+
+-- What is not UTF-8 text is bytes in Python; protocol 2 spells them as Latin-1 text to be encoded.
+local function write_string(w, s)
+  if bytes.is_utf8(s) then return write_text(w, s) end
+  write_global(w, '_codecs', 'encode')
+  write_text(w, (s:gsub('[\128-\255]', function(c) return bytes.utf8(c:byte()) end)))
+  write_text(w, 'latin1')
+  emit(w, '\134R')
 end
 
 local write
@@ -599,8 +609,9 @@ end
 
 -- The protocol-2 pickle of a value. tensors: {is_tensor = fn, storage_of = fn, context =}; without it there may be none.
 function M.write(value, tensors)
+  tensors = tensors or {is_tensor = function() return false end}
   local w = {out = {'\128\2'}, memo = {}, memos = 0, names = {}, path = {}, open = {},
-             is_tensor = tensors and tensors.is_tensor or function() return false end, storage_of = tensors and tensors.storage_of, context = tensors and tensors.context}
+             is_tensor = tensors.is_tensor, storage_of = tensors.storage_of, context = tensors.context}
   write(w, value)
   emit(w, '.')
   return table.concat(w.out)

@@ -49,7 +49,8 @@ local function check_geometry(offset, size, stride, numel)
   end
   if count > 2 ^ 53 then fault('a tensor of %s has more elements than can be counted', table.concat(size, 'x')) end
   if count > 0 and offset + reach >= numel then
-    fault('a tensor of sizes {%s}, strides {%s} from element %.0f on reaches past its storage of %.0f', table.concat(size, ', '), table.concat(stride, ', '), offset, numel)
+    fault('a tensor of sizes {%s}, strides {%s} from element %.0f on reaches past its storage of %.0f',
+          table.concat(size, ', '), table.concat(stride, ', '), offset, numel)
   end
   return count
 end
@@ -96,7 +97,9 @@ end
 
 -- What persistent ids stand for: ('storage', type, key, location, numel [, view]).
 local function persistent(session, id)
-  if type(id) ~= 'table' or getmetatable(id) or id[1] ~= 'storage' then fault('a reference to %s, which is no storage', bytes.shown(type(id) == 'table' and id[1] or id)) end
+  if type(id) ~= 'table' or getmetatable(id) or id[1] ~= 'storage' then
+    fault('a reference to %s, which is no storage', bytes.shown(type(id) == 'table' and id[1] or id))
+  end
   local global = id[2]
   if type(global) ~= 'table' or getmetatable(global) ~= pickle.Global or not global.storage then fault 'a storage without a type' end
   local storage = M.storage(session, id[3], global.storage, id[5])
@@ -144,7 +147,9 @@ allow('collections.OrderedDict collections.Counter builtins.dict __builtin__.dic
     if dict.is(a[1]) then for k, v in dict.items(a[1]) do d[k] = v end
     elseif #a[1] > 0 then
       for _, pair in ipairs(a[1]) do -- as Python 2 wrote them
-        if type(pair) ~= 'table' or #pair ~= 2 or type(pair[1]) ~= 'string' and type(pair[1]) ~= 'number' then fault 'a dict made of something else than pairs' end
+        if type(pair) ~= 'table' or #pair ~= 2 or type(pair[1]) ~= 'string' and type(pair[1]) ~= 'number' then
+          fault 'a dict made of something else than pairs'
+        end
         if pair[1] == pair[1] then d[pair[1]] = pair[2] end
       end
     end
@@ -222,7 +227,8 @@ local function lookup(name)
   return found
 end
 
--- A session: what a pickle's handlers note (no closures: a compiled trace would keep them and their tensors alive). place(root): called for each new storage, to find its bytes.
+-- A session: what a pickle's handlers note. They are no closures: a compiled trace would keep those, and the tensors
+-- behind them, alive. place(root): called for each new storage, to find its bytes.
 function M.session(place)
   local s = {roots = {}, list = {}, place = place}
   s.handlers = {globals = lookup, persistent = persistent, context = s}
