@@ -8,6 +8,8 @@ local tensor = require 'dlv3.tensor'
 local text = require 'dlv3.text'
 local C = F.C
 
+require 'dlv3' -- attaches backward and others
+
 local M = {}
 
 -- -- Ops --------------------------------------------------------------------------------------------------------
