@@ -491,6 +491,52 @@ for p in (2, 3, 4, 5):
     end
   end)
 
+  t.case('a training checkpoint of PyTorch, there and back', function()
+    local python, reason = t.python 'torch'
+    if not python then t.skip(reason) end
+    local folder = t.folder()
+    write(folder .. '/both.py', [==[
+import argparse, sys, numpy, torch
+folder, what = sys.argv[1:]
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+sched = torch.optim.lr_scheduler.LambdaLR(opt, lambda x: 0.5 ** x)
+if what == 'make':
+    model(torch.ones(2, 3, 5, 5)).sum().backward()
+    opt.step(), sched.step()
+    torch.save({'model': model.state_dict(), 'optimizer': opt.state_dict(), 'lr_scheduler': sched.state_dict(), 'epoch': 3, 'best': numpy.float64(0.5),
+                'count': numpy.int64(7), 'flag': numpy.bool_(True), 'args': argparse.Namespace(lr=0.1, betas=(0.9, 0.999)), 'rng': torch.get_rng_state(),
+                'dtype': torch.bfloat16, 'device': torch.device('cuda', 1), 'size': torch.Size([2, 3])}, folder + '/a.pth')
+    torch.save(model, folder + '/whole.pth')
+    torch.jit.script(model).save(folder + '/script.pth')
+else:
+    a, b = torch.load(folder + '/a.pth'), torch.load(folder + '/b.pth')
+    model.load_state_dict(b['model'])
+    opt.load_state_dict(b['optimizer'])
+    sched.load_state_dict(b['lr_scheduler'])
+    assert sched.last_epoch == 1 and opt.param_groups[0]['lr'] == 0.05, opt.param_groups
+    for i, p in a['optimizer']['state'].items():
+        assert torch.equal(p['momentum_buffer'], b['optimizer']['state'][i]['momentum_buffer'])
+    torch.set_rng_state(b['rng'])
+    print('fine')
+]==])
+    local output, status = t.run(python .. ' -W ignore ' .. folder .. '/both.py ' .. folder .. ' make')
+    t.eq(status, 0, output)
+    local d = dlv3.load(folder .. '/a.pth')
+    t.eq({d.epoch, d.best, d.count, d.flag}, {3, 0.5, 7, true})
+    t.eq(d.args.betas, {0.9, 0.999})
+    t.eq({d.dtype, d.device}, {'torch.bfloat16', 'cuda:1'})
+    t.eq(d.size, {2, 3})
+    t.eq(d.optimizer.param_groups[1].params, {0, 1, 2, 3})
+    t.eq(d.optimizer.state[0].momentum_buffer:size(), {4, 3, 3, 3})
+    t.eq(d.rng.dtype, 'u8')
+    dlv3.save(folder .. '/b.pth', d)
+    output = t.run(python .. ' -W ignore ' .. folder .. '/both.py ' .. folder .. ' check')
+    t.ok(output:find 'fine', output)
+    t.error(function() dlv3.load(folder .. '/whole.pth') end, 'refuses torch.nn.modules.container.Sequential.*state_dict')
+    t.error(function() dlv3.load(folder .. '/script.pth') end, 'TorchScript')
+  end)
+
   t.case('pickles of plain Python values, protocols 0 to 5', function()
     local python, reason = t.python 'pickle'
     if not python then t.skip(reason) end
