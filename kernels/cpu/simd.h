@@ -11,7 +11,11 @@
 #include "../../runtime/backend.h"
 
 #if defined(__x86_64__) && !defined(DLV3_SANITIZE) /* ifunc resolvers run before a sanitizer is ready */
-#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#if defined(__clang__) || __GNUC__ >= 12 /* levels are chosen by feature; a processor's name would match that one only */
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
 #else
 #define CLONES
 #endif
