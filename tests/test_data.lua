@@ -258,6 +258,24 @@ return function(t)
     t.error(old, 'another epoch of this loader has begun')
   end)
 
+  t.case('a get that fails once can be asked again', function()
+    local x, failed = dlv3.zeros({3, 8, 8}, {dtype = 'u8'}), false
+    local set = {size = 8, get = function(i)
+      if i == 6 and not failed then
+        failed = true
+        error 'once'
+      end
+      return x:add(i):to('u8')
+    end}
+    local next_batch = data.loader(set, {batch_size = 4, base_size = 0, mean = {0, 0, 0}, std = {1, 1, 1}, workers = 1}):epoch(0)
+    t.error(next_batch, 'once')
+    for first = 1, 5, 4 do
+      local batch = next_batch()
+      t.close(batch.image:narrow(2, 1, 1):narrow(3, 1, 1):narrow(4, 1, 1):reshape(4) * 255, {first, first + 1, first + 2, first + 3}, 1e-6)
+    end
+    t.eq(next_batch(), nil)
+  end)
+
   -- -- Errors -----------------------------------------------------------------------------------------------------
 
   local function first_error(set, options, pattern)
@@ -300,6 +318,10 @@ return function(t)
     t.error(function() data.loader(set, {ignore_index = 300}) end, 'ignore_index must be within 0..255')
     t.error(function() data.loader(set, {std = {1, 0, 1}}) end, 'std must be above 0')
     t.error(function() data.loader(set, {precision = 'f23'}) end, "no precision is called 'f23'")
+    t.error(function() data.loader(set, {flip = 'yes'}) end, 'flip must be a number, yes came')
+    t.error(function() data.loader(set, {seed = -1}) end, 'seed must be a whole number from 0, %-1 came')
+    t.error(function() data.loader(set, {train = true, scale = 2}) end, 'scale is {least, most}')
+    t.error(function() data.loader(set):epoch(0.5) end, 'an epoch is a whole number from 0, 0.5 came')
     t.error(function() data.loader(set, {train = true, scale = {2, 1}}) end, 'the range of sizes must be within 1.. and not empty, 1040..520 came')
     t.error(function() data.loader(set):epoch(0, {skip = 2}) end, 'skip must be within 0..1, 2 came')
     t.error(function() data.loader('train') end, 'a data set %(a table%) was expected, a string came')

@@ -161,6 +161,7 @@ return function(t)
     t.error(function() image.write_jpeg(folder .. '/a.jpg', x, {quality = 0}) end, 'quality must be within 1..100, 0 came')
     t.error(function() image.write_jpeg(folder .. '/a.jpg', labels) end, 'expected u8 %[3,h,w%]')
     t.error(function() image.write_png(folder .. '/b.png', x, image.voc_palette()) end, 'expected u8 %[h,w%]')
+    t.error(function() image.write_png(folder .. '/b.png', labels, {{1, 2, 256}}) end, 'color 1 is not {r, g, b} of 0..255')
     t.error(function() image.write_png(folder .. '/b.png', labels, 'abcd') end, 'a palette has at most 256 colors')
   end)
 
@@ -188,9 +189,14 @@ return function(t)
 
   t.case('cut files are errors', function()
     local path = t.folder() .. '/cut'
+    local function lengths(n)
+      local list = {n - 1, n - 2, n - 3, n - 9}
+      for keep = 1, n - 16, 29 do list[#list + 1] = keep end
+      return list
+    end
     for _, name in ipairs {'420.jpg', 'progressive.jpg', 'cmyk.jpg', 'rgb.png', 'palette4.png', 'orient6.jpg'} do
       local whole = read_file(golden .. name)
-      for keep = 1, #whole - 16, 29 do
+      for _, keep in ipairs(lengths(#whole)) do
         local ok, message = pcall(image.read, write_file(path, whole:sub(1, keep)))
         t.ok(not ok, name .. ' cut to ' .. keep .. ' bytes was read')
         t.ok(tostring(message):find('/cut: ', 1, true), message)

@@ -49,11 +49,16 @@ local function with_defaults(given)
   return o
 end
 
-local function whole(o, name, least)
+local function whole(o, name, least, most)
   local v = o[name]
-  if type(v) ~= 'number' or v ~= math.floor(v) or v < least or v >= 2 ^ 31 then
+  if type(v) ~= 'number' or v ~= math.floor(v) or v < least or v >= (most or 2 ^ 31) then
     raise(('data.loader: %s must be a whole number from %d, %s came'):format(name, least, tostring(v)))
   end
+  return v
+end
+
+local function real(name, v)
+  if type(v) ~= 'number' or v ~= v then raise(('data.loader: %s must be a number, %s came'):format(name, tostring(v))) end
   return v
 end
 
@@ -63,12 +68,15 @@ local function make_config(o)
   c.train = o.train and 1 or 0
   local base = whole(o, 'base_size', o.train and 1 or 0)
   c.resize_min, c.resize_max = base, base
-  if o.train then c.resize_min, c.resize_max = math.max(1, math.floor(o.scale[1] * base)), math.floor(o.scale[2] * base) end
-  c.crop, c.flip = whole(o, 'crop_size', 1), o.flip
+  if o.train then
+    if type(o.scale) ~= 'table' then raise('data.loader: scale is {least, most}, the range of sizes as a part of base_size') end
+    c.resize_min, c.resize_max = math.max(1, math.floor(real('scale', o.scale[1]) * base)), math.floor(real('scale', o.scale[2]) * base)
+  end
+  c.crop, c.flip = whole(o, 'crop_size', 1), real('flip', o.flip)
   c.mean, c.std = image.triple('data.loader: mean', o.mean), image.triple('data.loader: std', o.std)
   c.num_classes, c.ignore_index = whole(o, 'num_classes', 0), whole(o, 'ignore_index', 0)
   c.dtype = F.dtype_id[o.precision] or raise(("data.loader: no precision is called '%s' (there are f32, bf16)"):format(tostring(o.precision)))
-  c.workers, c.ahead, c.seed = whole(o, 'workers', 1), whole(o, 'ahead', 1), o.seed
+  c.workers, c.ahead, c.seed = whole(o, 'workers', 1), whole(o, 'ahead', 1), whole(o, 'seed', 0, 2 ^ 53)
   return c
 end
 
@@ -129,17 +137,16 @@ local function tensor_or_path(v, i, what)
   raise(('data.loader: get(%d) must return %s as a u8 tensor or a path, a %s came'):format(i, what, type(v)))
 end
 
--- Hands in the samples of a custom data set that are wanted now; `at` is the first one's position. Returns the next.
-local function feed(self, order, at)
+-- Hands in the samples of a custom data set that are wanted now, from position self.fed on.
+local function feed(self, order)
   for _ = 1, tonumber(C.dlv3_loader_wanted(self.pointer)) do
-    local i = tonumber(order[at]) + 1
+    local i = tonumber(order[self.fed]) + 1
     local photo, mask = self.set.get(i)
     local image_tensor, image_path = tensor_or_path(photo, i, 'the image')
     local mask_tensor, mask_path = tensor_or_path(mask, i, 'the mask')
     F.check(C.dlv3_loader_put(self.pointer, 'get(' .. i .. ')', image_tensor, image_path, mask_tensor, mask_path))
-    at = at + 1
+    self.fed = self.fed + 1
   end
-  return at
 end
 
 -- An iterator over the batches of epoch e (from 0): tables {image =, target = (nil without masks), indices =}; indices
@@ -147,18 +154,19 @@ end
 function Loader:epoch(e, options)
   if not self.pointer then raise('data.loader: this loader is closed') end
   e = e or 0
+  if type(e) ~= 'number' or e < 0 or e ~= math.floor(e) then raise('data.loader: an epoch is a whole number from 0, ' .. tostring(e) .. ' came') end
   local skip = options and options.skip or 0
-  if skip < 0 or skip > self.count then raise(('data.loader: skip must be within 0..%d, %s came'):format(self.count, tostring(skip))) end
+  if type(skip) ~= 'number' or skip < 0 or skip > self.count or skip ~= math.floor(skip) then raise(('data.loader: skip must be within 0..%d, %s came'):format(self.count, tostring(skip))) end
   local order, batch = order_of(self, e), self.options.batch_size
   local at = skip * batch
   if at > self.samples then at = self.samples end
   F.check(C.dlv3_loader_start(self.pointer, e, order, self.samples, at, batch))
-  local mark, fed = {}, at
-  self.running = mark
+  local mark = {}
+  self.running, self.fed = mark, at
   local out = F.new 'dlv3_tensor *[2]'
   return function()
     if self.running ~= mark then raise('data.loader: another epoch of this loader has begun, or it was closed') end
-    if self.custom then fed = feed(self, order, fed) end
+    if self.custom then feed(self, order) end
     F.check(F.retry(C.dlv3_loader_next, self.pointer, out, out + 1))
     if out[0] == nil then return nil end
     local b = {image = F.wrap(out[0]), target = out[1] ~= nil and F.wrap(out[1]) or nil, indices = {}}

@@ -60,6 +60,7 @@ end
 -- Three numbers as a C array.
 function M.triple(what, values)
   if type(values) ~= 'table' or #values ~= 3 then F.raise(what .. ' has three numbers, one a channel (R, G, B)') end
+  for _, v in ipairs(values) do if type(v) ~= 'number' then F.raise(what .. ' has three numbers, a ' .. type(v) .. ' is among them') end end
   return F.new('float[3]', values)
 end
 
@@ -98,7 +99,12 @@ local function palette_bytes(palette)
   if palette == nil then return nil end
   if type(palette) == 'table' then
     local colors = {}
-    for i, c in ipairs(palette) do colors[i] = string.char(c[1], c[2], c[3]) end
+    for i, c in ipairs(palette) do
+      for k = 1, 3 do
+        if type(c) ~= 'table' or type(c[k]) ~= 'number' or c[k] < 0 or c[k] > 255 then F.raise(('write_png: color %d is not {r, g, b} of 0..255'):format(i)) end
+      end
+      colors[i] = string.char(c[1], c[2], c[3])
+    end
     palette = table.concat(colors)
   end
   if type(palette) ~= 'string' or #palette > 768 or #palette % 3 ~= 0 then F.raise('write_png: a palette has at most 256 colors {r, g, b}') end
@@ -112,7 +118,9 @@ end
 
 -- u8 [3,h,w]; options.quality 1..100 (90).
 function M.write_jpeg(path, image, options)
-  F.check(C.dlv3_jpeg_write(path_of('write_jpeg', path), F.ptr(image), options and options.quality or 90))
+  local quality = options and options.quality or 90
+  if type(quality) ~= 'number' then F.raise('write_jpeg: quality must be a number, a ' .. type(quality) .. ' came') end
+  F.check(C.dlv3_jpeg_write(path_of('write_jpeg', path), F.ptr(image), quality))
 end
 
 return M
