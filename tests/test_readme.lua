@@ -15,7 +15,7 @@ return function(t)
       script:write(block)
       script:close()
       local root = t.directory:sub(1, 1) == '/' and t.directory or os.getenv 'PWD' .. '/' .. t.directory
-      local output, status = t.run(('cd %s && %s %s/../scripts/make_shapes.lua --quiet --output-dir data --train 8 --val 4 && %s block.lua')
+      local output, status = t.run(('cd %s && %s %s/../scripts/make_shapes.lua --output-dir data --train 8 --val 4 && %s block.lua')
         :format(folder, binary, root, binary))
       t.eq(status, 0, output)
     end)
