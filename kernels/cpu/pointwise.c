@@ -186,84 +186,95 @@ IMPLS(copy_, {"ref", ref_copy_});
 static status ref_cast(op_call *c) { return elements_copy(c->out[0], c->in[0]), DLV3_OK; }
 IMPLS(cast, {"ref", ref_cast});
 
-/* Fills in logical row-major order: an f64 value for every position, whatever the layout. */
+INLINE void store_one(char *p, int32_t dtype, double v) {
+  if (dtype == DLV3_F32) *(float *)p = (float)v;
+  else store_f64(p, dtype, &v, 1);
+}
+
+/* Fills in logical row-major order, whatever the layout: four elements a call, since a block of random words makes four. */
 typedef struct {
   tensor *x;
   const op_call *call;
-  double (*value)(const op_call *c, int64_t position);
+  void (*values)(const op_call *c, int64_t block, double v[4]);
 } positions_job;
 
-static void positions_range(void *ctx, int64_t begin, int64_t end) {
+static void positions_range(void *ctx, int64_t begin, int64_t end) { /* begin is a multiple of 4 */
   const positions_job *job = ctx;
-  const tensor *x = job->x;
+  tensor *x = job->x;
+  int32_t width = dtype_bytes(x->dtype), last = x->ndim - 1;
+  int64_t index[DLV3_MAX_DIMS] = {0}, at = x->offset, rest = begin;
+  double v[4];
+  for (int32_t k = last; k >= 0; k--) index[k] = rest % x->size[k], rest /= x->size[k], at += index[k] * x->stride[k];
   for (int64_t i = begin; i < end; i++) {
-    int64_t rest = i, at = x->offset;
-    for (int32_t k = x->ndim - 1; k >= 0; k--) at += rest % x->size[k] * x->stride[k], rest /= x->size[k];
-    double v = job->value(job->call, i);
-    store_f64(x->st->data + at * dtype_bytes(x->dtype), x->dtype, &v, 1);
+    if (i % 4 == 0) job->values(job->call, i / 4, v);
+    store_one(x->st->data + at * width, x->dtype, v[i % 4]);
+    for (int32_t k = last; k >= 0; k--) { /* on to the next position */
+      at += x->stride[k];
+      if (++index[k] < x->size[k]) break;
+      at -= x->stride[k] * x->size[k], index[k] = 0;
+    }
   }
 }
 
-static void fill_positions(op_call *c, double (*value)(const op_call *, int64_t)) {
-  positions_job job = {c->in[0], c, value};
+static status fill_positions(op_call *c, void (*values)(const op_call *, int64_t, double[4])) {
+  positions_job job = {c->in[0], c, values};
   parallel_for(numel(c->in[0]), GRAIN, positions_range, &job);
+  return DLV3_OK;
 }
 
-static double arange_value(const op_call *c, int64_t i) {
+static void arange_values(const op_call *c, int64_t block, double v[4]) {
   const arange__attr *at = c->attr;
-  return at->start + (double)i * at->step;
+  for (int64_t i = 0; i < 4; i++) v[i] = at->start + (double)(block * 4 + i) * at->step;
 }
-static status ref_arange_(op_call *c) { return fill_positions(c, arange_value), DLV3_OK; }
+static status ref_arange_(op_call *c) { return fill_positions(c, arange_values); }
 IMPLS(arange_, {"ref", ref_arange_});
 
 /* -- Random numbers: element i takes word i % 4 of counter block i / 4 --------------------------------------- */
 
 /* rng is i64 [2]: seed, counter. A call of n elements moves the counter on by its blocks. */
-static void advance(tensor *rng, int64_t n) { ((int64_t *)data_of(rng))[1] += (n + 3) / 4; }
+static status advance(status st, tensor *rng, int64_t n) {
+  ((int64_t *)data_of(rng))[1] += (n + 3) / 4;
+  return st;
+}
 
 static void draw(uint32_t words[4], const tensor *rng, int64_t block) {
   const int64_t *state = data_of(rng);
-  philox(words, (uint64_t)state[0], (uint64_t)(state[1] + block), 0);
+  philox(words, (uint64_t)state[0], (uint64_t)state[1] + (uint64_t)block, 0);
 }
 
-static double uniform_value(const op_call *c, int64_t i) {
+static void uniform_values(const op_call *c, int64_t block, double v[4]) {
   const uniform__attr *at = c->attr;
   uint32_t w[4];
-  draw(w, c->in[1], i / 4);
-  double v = at->low + (at->high - at->low) * (double)philox_uniform(w[i % 4]);
-  return v < at->high ? v : at->low; /* rounding must not reach high */
+  draw(w, c->in[1], block);
+  for (int i = 0; i < 4; i++) {
+    v[i] = at->low + (at->high - at->low) * (double)philox_uniform(w[i]);
+    if (v[i] >= at->high) v[i] = at->low; /* rounding must not reach high */
+  }
 }
-static status ref_uniform_(op_call *c) {
-  fill_positions(c, uniform_value);
-  return advance(c->in[1], numel(c->in[0])), DLV3_OK;
-}
+static status ref_uniform_(op_call *c) { return advance(fill_positions(c, uniform_values), c->in[1], numel(c->in[0])); }
 IMPLS(uniform_, {"ref", ref_uniform_});
 
-/* Box-Muller on two words; the pair's sine goes to the odd element. */
-static double normal_value(const op_call *c, int64_t i) {
+/* Box-Muller in f32 on two pairs of words: a pair gives a cosine and a sine. */
+static void normal_values(const op_call *c, int64_t block, double v[4]) {
   const normal__attr *at = c->attr;
   uint32_t w[4];
-  draw(w, c->in[1], i / 4);
-  const uint32_t *pair = w + (i % 4 & 2);
-  double radius = sqrt(-2 * log(((double)pair[0] + 0.5) * 0x1p-32)), angle = 2 * M_PI * (double)pair[1] * 0x1p-32;
-  return at->mean + at->std * radius * (i & 1 ? sin(angle) : cos(angle));
+  draw(w, c->in[1], block);
+  for (int i = 0; i < 4; i += 2) {
+    float radius = sqrtf(-2 * logf(((float)w[i] + 0.5f) * 0x1p-32f)), angle = (float)(2 * M_PI) * philox_uniform(w[i + 1]);
+    v[i] = at->mean + at->std * (double)(radius * cosf(angle));
+    v[i + 1] = at->mean + at->std * (double)(radius * sinf(angle));
+  }
 }
-static status ref_normal_(op_call *c) {
-  fill_positions(c, normal_value);
-  return advance(c->in[1], numel(c->in[0])), DLV3_OK;
-}
+static status ref_normal_(op_call *c) { return advance(fill_positions(c, normal_values), c->in[1], numel(c->in[0])); }
 IMPLS(normal_, {"ref", ref_normal_});
 
-static double randint_value(const op_call *c, int64_t i) {
+static void randint_values(const op_call *c, int64_t block, double v[4]) {
   const randint__attr *at = c->attr;
   uint32_t w[4];
-  draw(w, c->in[1], i / 4);
-  return (double)(at->low + (int64_t)((uint64_t)w[i % 4] * (uint64_t)(at->high - at->low) >> 32));
+  draw(w, c->in[1], block);
+  for (int i = 0; i < 4; i++) v[i] = (double)(at->low + (int64_t)((uint64_t)w[i] * (uint64_t)(at->high - at->low) >> 32));
 }
-static status ref_randint_(op_call *c) {
-  fill_positions(c, randint_value);
-  return advance(c->in[1], numel(c->in[0])), DLV3_OK;
-}
+static status ref_randint_(op_call *c) { return advance(fill_positions(c, randint_values), c->in[1], numel(c->in[0])); }
 IMPLS(randint_, {"ref", ref_randint_});
 
 /* -- Dropout: element i in memory order is kept where its uniform number is not below p ---------------------- */
@@ -311,7 +322,7 @@ static status ref_dropout(op_call *c) {
   memcpy(data_of(c->out[1]), data_of(rng), 2 * sizeof(int64_t));
   if (!at->training || at->p == 0) return elements_copy(c->out[0], x), DLV3_OK;
   drop(x, rng, c->out[0], at->p);
-  return advance(rng, numel(x)), DLV3_OK;
+  return advance(DLV3_OK, rng, numel(x));
 }
 IMPLS(dropout, {"ref", ref_dropout});
 
