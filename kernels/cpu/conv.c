@@ -1,6 +1,6 @@
 /* conv.c - convolution and matrix product on the cpu: the reference loops, and the lists of implementations.
  *
- * direct.c has our tiled kernels, depthwise.c those with one filter a channel. */
+ * onednn.c has oneDNN's kernels, direct.c our tiled ones, depthwise.c those with one filter a channel. */
 #include "conv.h"
 
 conv conv_of(const op_call *c) {
@@ -172,7 +172,7 @@ static status ref_matmul(op_call *c) {
 
 /* -- Lists -------------------------------------------------------------------------------------------------- */
 
-IMPLS(conv2d, {"direct", direct_conv2d}, {"depthwise", depthwise_conv2d}, {"ref", ref_conv2d});
-IMPLS(conv2d_backward_input, {"direct", direct_conv2d_backward_input}, {"depthwise", depthwise_conv2d_backward_input}, {"ref", ref_conv2d_backward_input});
-IMPLS(conv2d_backward_weight, {"direct", direct_conv2d_backward_weight}, {"depthwise", depthwise_conv2d_backward_weight}, {"ref", ref_conv2d_backward_weight});
-IMPLS(matmul, {"direct", direct_matmul}, {"ref", ref_matmul});
+IMPLS(conv2d, {"onednn", onednn_conv2d}, {"direct", direct_conv2d}, {"depthwise", depthwise_conv2d}, {"ref", ref_conv2d});
+IMPLS(conv2d_backward_input, {"onednn", onednn_conv2d_backward_input}, {"direct", direct_conv2d_backward_input}, {"depthwise", depthwise_conv2d_backward_input}, {"ref", ref_conv2d_backward_input});
+IMPLS(conv2d_backward_weight, {"onednn", onednn_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight}, {"depthwise", depthwise_conv2d_backward_weight}, {"ref", ref_conv2d_backward_weight});
+IMPLS(matmul, {"onednn", onednn_matmul}, {"direct", direct_matmul}, {"ref", ref_matmul});

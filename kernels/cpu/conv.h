@@ -19,13 +19,17 @@ static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->
 
 /* The form `key` of w, in `bytes` bytes, made by build(destination, w, arg) when w's content has changed since. */
 status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, void (*build)(void *dst, const tensor *w, const void *arg), const void *arg);
-enum { FORM_FORWARD = 1, FORM_BACKWARD = 2, FORM_DEPTHWISE = 3 };
+enum { FORM_FORWARD = 1, FORM_BACKWARD = 2, FORM_DEPTHWISE = 3, FORM_ONEDNN = 4 };
 
 /* A dense tensor's elements as f32 (wide: f64): its own, or a copy in *owned (loaded if load) that the caller frees.
  * NULL: out of memory. */
 void *conv_operand(const tensor *t, bool wide, void **owned, bool load);
 
-/* The implementations: direct.c, depthwise.c. */
+/* The implementations: onednn.c, direct.c, depthwise.c. */
+status onednn_conv2d(op_call *c);
+status onednn_conv2d_backward_input(op_call *c);
+status onednn_conv2d_backward_weight(op_call *c);
+status onednn_matmul(op_call *c);
 status direct_conv2d(op_call *c);
 status direct_conv2d_backward_input(op_call *c);
 status direct_conv2d_backward_weight(op_call *c);

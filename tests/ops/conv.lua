@@ -10,20 +10,21 @@ local function conv(x, kernel, out, attrs, grad)
   attrs = attrs or {}
   local w = {k, c / (attrs.groups or 1), kernel[2], kernel[3]}
   local y = {n, k, out[1], out[2]}
-  local function parameter(sizes) -- f32, and f64 where the activations are
+  local function parameter(sizes) -- f32, and f64 where the activations are; of values that bf16 holds, so that rounding them changes nothing
     return function(dtype)
       local dlv3 = require 'dlv3'
-      return dlv3.randn(sizes, {dtype = dtype == 'f64' and 'f64' or 'f32'})
+      return dlv3.randn(sizes):to('bf16'):to(dtype == 'f64' and 'f64' or 'f32')
     end
   end
   local with_size = {size = {x[3], x[4]}}
   for name, v in pairs(attrs) do with_size[name] = v end
-  local many = 2e-6 * n * out[1] * out[2]
-  add{op = 'conv2d', inputs = {x, parameter(w), parameter{k}}, attrs = attrs, grad = grad}
-  add{op = 'conv2d', inputs = {x, parameter(w)}, attrs = attrs, grad = false}
-  add{op = 'conv2d_backward_input', inputs = {y, parameter(w)}, attrs = with_size}
-  add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w), parameter{k}}, attrs = attrs, atol = many}
-  add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w)}, attrs = attrs, atol = many, dtypes = {'f32'}}
+  local function error_of(terms) return 3e-6 * math.sqrt(terms) end -- of an f32 sum of so many products of normal numbers
+  local atol, atol_x, atol_w = error_of(w[2] * w[3] * w[4]), error_of(k * w[3] * w[4]), error_of(n * out[1] * out[2])
+  add{op = 'conv2d', inputs = {x, parameter(w), parameter{k}}, attrs = attrs, atol = atol, grad = grad}
+  add{op = 'conv2d', inputs = {x, parameter(w)}, attrs = attrs, atol = atol, grad = false}
+  add{op = 'conv2d_backward_input', inputs = {y, parameter(w)}, attrs = with_size, atol = atol_x}
+  add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w), parameter{k}}, attrs = attrs, atol = atol_w}
+  add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w)}, attrs = attrs, atol = atol_w, dtypes = {'f32'}}
 end
 
 conv({2, 5, 7, 6}, {4, 3, 3}, {7, 6}, {padding = 1})
