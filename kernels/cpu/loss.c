@@ -173,11 +173,11 @@ static status ref_upsample_cross_entropy_backward(op_call *c) {
 
 /* -- Vectorised: blocks of 64 pixels, channel by channel --------------------------------------------------- */
 
-/* e to the x, to about 1 unit in the last place; 0 below the normal range; nan stays. */
+/* e to the x for x <= 88 (above it: anything), to about 1 unit in the last place; 0 below the normal range; nan stays. */
 INLINE float exp_f32(float x) {
   const float rounder = 12582912.0f; /* 1.5 2^23: adding it rounds to a whole number, kept in the low bits */
-  float clamped = x > 88.0f ? 88.0f : x, shifted = clamped * 1.44269504f + rounder, n = shifted - rounder;
-  float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f; /* ln 2 in two parts */
+  float shifted = x * 1.44269504f + rounder, n = shifted - rounder;
+  float r = (x - n * 0.693359375f) - n * -2.12194440e-4f; /* ln 2 in two parts */
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -188,9 +188,18 @@ INLINE float exp_f32(float x) {
   uint32_t bits, exponent;
   memcpy(&bits, &p, 4);
   memcpy(&exponent, &shifted, 4);
-  bits += exponent << 23;
+  bits = (bits + (exponent << 23)) & (x < -87.0f ? 0 : UINT32_MAX); /* a mask, not a branch: it vectorises */
   memcpy(&p, &bits, 4);
-  return x < -87.0f ? 0 : p;
+  return p;
+}
+
+/* v where mask is all ones, 0 where it is 0, whatever v is; without a branch, which would not vectorise. */
+INLINE float masked(float v, uint32_t mask) {
+  uint32_t bits;
+  memcpy(&bits, &v, 4);
+  bits &= mask;
+  memcpy(&v, &bits, 4);
+  return v;
 }
 
 typedef struct {
@@ -240,20 +249,25 @@ INLINE void block_gradient(const fast_job *f, float *restrict z, int64_t first, 
   const float *nll = (const float *)data_of(j->nll) + first;
   float own[PIXELS], less[PIXELS] = {0}, of_p[PIXELS] = {0}, of_weight[PIXELS] = {0};
   int64_t at_label[PIXELS];
+  uint32_t counts[PIXELS];
   const double soft = j->smoothing / (double)j->channels;
   for (int64_t i = 0; i < PIXELS; i++) {
     const int64_t t = i < n ? label(j, first + i) : -1;
-    at_label[i] = t, own[i] = 0;
+    at_label[i] = t, own[i] = 0, counts[i] = 0;
     if (t < 0) continue;
+    counts[i] = UINT32_MAX;
     own[i] = z[t * PIXELS + i], less[i] = nll[i];
     of_p[i] = (float)(f->scale * ((1 - j->smoothing) * (double)f->weights[t] + soft * j->sum_weights));
     of_weight[i] = (float)(f->scale * soft);
   }
-  for (int64_t k = 0; k < j->channels; k++)
+  const int64_t channels = j->channels;
+  for (int64_t k = 0; k < channels; k++) {
+    const float weight = f->weights[k];
     for (int64_t i = 0; i < PIXELS; i++) {
       const float p = exp_f32((z[k * PIXELS + i] - own[i]) - less[i]);
-      z[k * PIXELS + i] = (of_p[i] != 0 ? of_p[i] * p : 0) - of_weight[i] * f->weights[k];
+      z[k * PIXELS + i] = of_p[i] * masked(p, counts[i]) - of_weight[i] * weight;
     }
+  }
   for (int64_t i = 0; i < n; i++)
     if (at_label[i] >= 0) z[at_label[i] * PIXELS + i] -= (float)(f->scale * (1 - j->smoothing)) * f->weights[at_label[i]];
 }

@@ -170,6 +170,9 @@ INLINE void activate_piece(float *v, int64_t n, int64_t act) {
   }
 }
 
+/* v or 0; v is computed either way, which lets the loop vectorise. */
+INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
+
 #define AS_IS(v) (v)
 #define SMALLER(a, b) ((a) < (b) ? (a) : (b))
 
@@ -221,10 +224,10 @@ INLINE void activate_piece(float *v, int64_t n, int64_t act) {
     const T *residual = j->residual ? (const T *)j->residual + o : NULL;                                                 \
     const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                         \
     switch (j->act) {                                                                                                    \
-    case ACT_RELU: for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]) > 0 ? LOAD(g[i]) : 0; break;                       \
-    case ACT_RELU6: for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(y[i]) > 0) & (LOAD(y[i]) < 6) ? LOAD(g[i]) : 0; break; \
+    case ACT_RELU: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), LOAD(y[i]) > 0); break;                   \
+    case ACT_RELU6: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), (LOAD(y[i]) > 0) & (LOAD(y[i]) < 6)); break; \
     case ACT_HARDSIGMOID:                                                                                                \
-      for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(y[i]) > 0) & (LOAD(y[i]) < 1) ? LOAD(g[i]) * (1.0f / 6) : 0;         \
+      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]) * (1.0f / 6), (LOAD(y[i]) > 0) & (LOAD(y[i]) < 1));     \
       break;                                                                                                             \
     case ACT_HARDSWISH:                                                                                                  \
       for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(x[i]) - mean[i]) * scale[i] + bias[i];                               \

@@ -127,7 +127,7 @@ typedef struct {
             FOR_OUTPUTS(ox, s, j, w.kernel_size.w, w.stride.w, w.padding.w, w.dilation.w, ow) {                          \
               const int64_t p = ((row / h * oh + oy) * ow + ox) * channels + k;                                          \
               const int32_t tap = (int32_t)(r * w.kernel_size.w + s);                                                    \
-              for (int64_t i = 0; i < m; i++) sum[i] += index[p + i] == tap ? LOAD(in[p + i]) : 0;                       \
+              for (int64_t i = 0; i < m; i++) { const float g = LOAD(in[p + i]); sum[i] += index[p + i] == tap ? g : 0; }  \
             }                                                                                                            \
           const int64_t o = (row * width + j) * channels + k;                                                            \
           for (int64_t i = 0; i < m; i++) out[o + i] = STORE(sum[i]);                                                    \
