@@ -29,6 +29,7 @@ local function check(name, options, family)
 end
 
 local function constructor(name, family, backbone)
+  -- num_classes counts the background; a call returns {out = logits [n,k,h,w], aux = ...}. The options stand in ?models.
   models[name] = function(options)
     local o = check(name, options, family)
     local body, channels, aux_channels = backbone(o.output_stride)

@@ -82,6 +82,7 @@ local function function_text(name, f)
   while at > 0 and lines[at]:find '^%s*%-%-' and not lines[at]:find '%-%-%-%-%-' do at = at - 1 end
   local arguments = (lines[first] or ''):match 'function[^%(]*(%b())' or '(...)'
   if name:find ':' then arguments = arguments:gsub('^%(%w+,? ?', '(') end -- the tensor itself
+  arguments = arguments:gsub('^%(self,? ?', '(')
   out[1] = name .. arguments
   for i = at + 1, first - 1 do out[#out + 1] = uncomment(lines[i]) end
   out[#out + 1] = ('  %s:%d'):format(F.short(info.source), first)

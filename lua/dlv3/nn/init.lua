@@ -41,6 +41,7 @@ end
 
 -- -- Layers with parameters -----------------------------------------------------------------------------------------
 
+-- x [n,cin,h,w] -> [n,cout,h',w']. options {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}.
 nn.Conv2d = nn.module('Conv2d', function(self, cin, cout, kernel_size, options)
   local o = options_of('Conv2d', {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}, options)
   count('Conv2d', 'the number of input channels', cin)
@@ -71,6 +72,7 @@ function nn.Conv2d:extra()
   return self.bias and text or text .. ', bias = false'
 end
 
+-- options {eps = 1e-5, momentum = 0.1, activation = 'none'}.
 -- activation (none relu relu6 hardswish hardsigmoid) and a residual, bn(x, residual), are computed in the same pass.
 nn.BatchNorm2d = nn.module('BatchNorm2d', function(self, channels, options)
   local o = options_of('BatchNorm2d', {eps = 1e-5, momentum = 0.1, activation = 'none'}, options)
@@ -94,6 +96,7 @@ function nn.BatchNorm2d:extra()
   return ('%d, eps = %g, momentum = %g%s'):format(self.channels, self.eps, self.momentum, self.activation ~= 'none' and ', ' .. self.activation or '')
 end
 
+-- x [..., cin] -> [..., cout]. options {bias = true}.
 nn.Linear = nn.module('Linear', function(self, cin, cout, options)
   local o = options_of('Linear', {bias = true}, options)
   self.weight = nn.Parameter(tensor.empty{count('Linear', 'the number of outputs', cout), count('Linear', 'the number of inputs', cin)})
@@ -119,22 +122,25 @@ function nn.Identity:forward(x) return x end
 nn.Flatten = nn.module('Flatten', function() end)
 function nn.Flatten:forward(x) return x:flatten(2) end
 
+-- p (0.5): how likely an element becomes 0; only while training.
 nn.Dropout = nn.module('Dropout', function(self, p) rawset(self, 'p', p or 0.5) end)
 function nn.Dropout:forward(x) return self.training and x:dropout{p = self.p} or x end
 function nn.Dropout:extra() return ('p = %g'):format(self.p) end
 
+-- options {stride = kernel_size, padding = 0, dilation = 1}.
 nn.MaxPool2d = nn.module('MaxPool2d', function(self, kernel_size, options)
   rawset(self, 'options', options_of('MaxPool2d', {kernel_size = kernel_size, stride = 0, padding = 0, dilation = 1}, options))
 end)
 function nn.MaxPool2d:forward(x) return x:max_pool2d(self.options) end
 
+-- size: a number or {h, w}.
 nn.AdaptiveAvgPool2d = nn.module('AdaptiveAvgPool2d', function(self, size) rawset(self, 'size', size) end)
 function nn.AdaptiveAvgPool2d:forward(x) return x:adaptive_avg_pool2d{size = self.size} end
 
 -- Bilinear, to size {h, w} or by a factor: nn.Upsample{size = {65, 65}}, nn.Upsample{scale_factor = 2}.
 nn.Upsample = nn.module('Upsample', function(self, options)
   rawset(self, 'options', options_of('Upsample', {size = false, scale_factor = false, align_corners = false}, options))
-  if not self.options.size == not self.options.scale_factor then raise('Upsample: needs size or scale_factor') end
+  if (not self.options.size) == (not self.options.scale_factor) then raise('Upsample: needs size or scale_factor') end
 end)
 function nn.Upsample:forward(x)
   local o = self.options
@@ -142,6 +148,7 @@ function nn.Upsample:forward(x)
   return x:upsample_bilinear2d{size = size, align_corners = o.align_corners}
 end
 
+-- loss(logits, labels); options {ignore_index = 255, label_smoothing = 0, weight = a tensor per class}.
 nn.CrossEntropyLoss = nn.module('CrossEntropyLoss', function(self, options)
   rawset(self, 'options', options_of('CrossEntropyLoss', {ignore_index = 255, label_smoothing = 0, weight = false}, options))
 end)
