@@ -23,9 +23,14 @@ local function guarded(fn, after, ...)
   return done(pcall(fn, ...))
 end
 
--- fn(...) without a tape; returns its results.
+local function callable(fn)
+  local mt = type(fn) == 'table' and getmetatable(fn)
+  return type(fn) == 'function' or mt and mt.__call ~= nil
+end
+
+-- fn(...) without a tape; returns its results. fn may be a module: dlv3.no_grad(model, x).
 function M.no_grad(fn, ...)
-  if type(fn) ~= 'function' then raise('no_grad: takes a function, as in dlv3.no_grad(function() ... end)') end
+  if not callable(fn) then raise('no_grad: takes a function, as in dlv3.no_grad(function() ... end)') end
   local before = C.dlv3_grad_enabled()
   C.dlv3_set_grad_enabled(0)
   return guarded(fn, function() C.dlv3_set_grad_enabled(before) end, ...)
@@ -42,7 +47,7 @@ end
 -- fn(...), after which every storage made inside is freed, also on error, but for tensors returned (also in tables).
 -- What belongs to something older stays with it: a parameter's gradient, running statistics, optimiser state.
 function M.scope(fn, ...)
-  if type(fn) ~= 'function' then raise('scope: takes a function, as in dlv3.scope(function() ... end)') end
+  if not callable(fn) then raise('scope: takes a function, as in dlv3.scope(function() ... end)') end
   local depth = C.dlv3_scope_push()
   return guarded(fn, function(ok, ...)
     if ok then
