@@ -18,6 +18,7 @@ static void packed_destroy(prepared *p) {
 
 status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, void (*build)(void *dst, const tensor *w, const void *arg), const void *arg) {
   int64_t version = storage_version(w->st);
+  for (int32_t i = 0; i < w->ndim; i++) key = (key ^ (uint64_t)w->size[i]) * 0x9e3779b97f4a7c15u, key ^= key >> 29; /* a view may have other sizes */
   packed_weight *p = (packed_weight *)w->st->prepared;
   while (p && (p->head.key != key || p->head.offset != w->offset || p->bytes != bytes)) p = (packed_weight *)p->head.next;
   if (!p) {

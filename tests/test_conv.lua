@@ -1,0 +1,118 @@
+-- test_conv.lua - what the samples of tests/ops/conv.lua can not show of convolutions: packed weights that follow the
+-- weight, kernels cropped to the taps that meet the map, gradients of frozen layers, numbers of threads.
+
+local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
+
+return function(t)
+  local function reference(fn)
+    F.check(F.C.dlv3_set_impl('ref'))
+    local y = fn()
+    F.check(F.C.dlv3_set_impl(''))
+    return y
+  end
+
+  local function agrees(x, w, attrs, what)
+    local function run() return x:conv2d(w, attrs) end
+    t.close(run(), reference(run), 1e-4, 1e-4, what)
+  end
+
+  for _, dtype in ipairs{'f32', 'f64'} do
+    t.case('a packed weight follows every change of the weight, ' .. dtype, function()
+      local x = dlv3.randn({2, 8, 5, 5}):to(dtype)
+      local w = dlv3.randn({6, 8, 3, 3}):to(dtype)
+      agrees(x, w, {padding = 1}, 'at first')
+      w:mul_(2)
+      agrees(x, w, {padding = 1}, 'changed in place')
+      local bytes = dlv3.randn({6, 8, 3, 3}):to(dtype):tobytes()
+      F.check(F.C.dlv3_tensor_from_bytes(w.p, bytes, #bytes))
+      agrees(x, w, {padding = 1}, 'read from bytes')
+      w:narrow(1, 1, 3):fill_(1)
+      agrees(x, w, {padding = 1}, 'changed through a view')
+      local arena = dlv3.zeros({1000}, {dtype = dtype})
+      F.check(F.C.dlv3_tensor_rebase(w.p, arena.p, 64))
+      agrees(x, w, {padding = 1}, 'moved into an arena')
+      arena:add_(0.5)
+      agrees(x, w, {padding = 1}, 'changed through its arena')
+      w:mul_(3)
+      agrees(x, w, {padding = 1}, 'changed within its arena')
+    end)
+
+    t.case('views of one weight with other sizes have forms of their own, ' .. dtype, function()
+      local w = dlv3.randn({64}):to(dtype)
+      for _, size in ipairs{{8, 8, 1, 1}, {4, 16, 1, 1}, {16, 4, 1, 1}, {16, 1, 2, 2}} do
+        agrees(dlv3.randn({1, size[2], 6, 6}):to(dtype), w:reshape(size), nil, 'sizes ' .. table.concat(size, ','))
+      end
+    end)
+  end
+
+  t.case('a dilated kernel of which some taps, or none but the centre, meet the map', function()
+    for _, rate in ipairs{1, 2, 4, 5, 6, 12, 36} do
+      for _, size in ipairs{{6, 6}, {5, 13}, {1, 7}} do
+        local x = dlv3.randn{2, 16, size[1], size[2]}:requires_grad_()
+        local w = dlv3.randn{8, 16, 3, 3}:requires_grad_()
+        local g = dlv3.randn{2, 8, size[1], size[2]}
+        local function gradients()
+          x.grad, w.grad = nil, nil
+          local y = x:conv2d(w, {padding = rate, dilation = rate})
+          y:backward(g)
+          return {y:detach(), x.grad, w.grad}
+        end
+        local got, want = gradients(), reference(gradients)
+        for i = 1, 3 do t.close(got[i], want[i], 1e-4, 1e-4, 'rate ' .. rate .. ', result ' .. i) end
+      end
+    end
+  end)
+
+  t.case('gradients of frozen layers: the bias alone, the input alone', function()
+    for _, dtype in ipairs{'f32', 'bf16', 'f64'} do
+      local own = dtype == 'f64' and 'f64' or 'f32'
+      local x, w = dlv3.randn({2, 3, 4, 5}):to(dtype), dlv3.randn({4, 3, 1, 1}):to(own)
+      local b = dlv3.zeros({4}, {dtype = own}):requires_grad_()
+      x:conv2d(w, b):backward(dlv3.ones({2, 4, 4, 5}, {dtype = dtype}))
+      t.eq(b.grad, dlv3.full({4}, 40, {dtype = own}))
+      t.eq(w.grad, nil)
+      x:requires_grad_()
+      x:conv2d(w):backward(dlv3.ones({2, 4, 4, 5}, {dtype = dtype}))
+      t.eq(x.grad.dtype, dtype)
+      t.eq(w.grad, nil)
+    end
+  end)
+
+  t.case('gradients add up over several calls', function()
+    local x, w = dlv3.randn{2, 16, 9, 9}, dlv3.randn{16, 16, 3, 3}:requires_grad_()
+    local g = dlv3.randn{2, 16, 9, 9}
+    x:conv2d(w, {padding = 1}):backward(g)
+    local once = w.grad:clone()
+    x:conv2d(w, {padding = 1}):backward(g)
+    t.close(w.grad, once * 2, 1e-6, 1e-6)
+  end)
+
+  t.case('another number of threads gives the same within rounding', function()
+    local threads = F.C.dlv3_num_threads()
+    local x, w = dlv3.randn{2, 24, 17, 15}, dlv3.randn{40, 24, 3, 3}
+    local results = {}
+    for _, n in ipairs{1, 3, 2} do
+      F.check(F.C.dlv3_set_num_threads(n))
+      local w2 = w:clone():requires_grad_()
+      local y = x:conv2d(w2, {padding = 1})
+      y:backward(y:detach())
+      results[#results + 1] = {y:detach(), w2.grad}
+    end
+    F.check(F.C.dlv3_set_num_threads(threads))
+    for i = 2, 3 do
+      t.close(results[i][1], results[1][1], 1e-5, 1e-4)
+      t.close(results[i][2], results[1][2], 1e-4, 5e-2)
+    end
+  end)
+
+  t.case('matmul of the same data in every form', function()
+    local a, b = dlv3.randn{5, 7, 6}, dlv3.randn{5, 6, 9}
+    local whole = a:matmul(b)
+    for p = 1, 5 do t.close(a[p]:matmul(b[p]), whole[p], 1e-5, 1e-5) end
+    t.close(a:permute{1, 3, 2}:contiguous():matmul(b, {trans_a = true}), whole, 1e-5, 1e-5)
+    t.close(a:matmul(b:permute{1, 3, 2}:contiguous(), {trans_b = true}), whole, 1e-5, 1e-5)
+    t.close(a:matmul(b[1])[3], a[3]:matmul(b[1]), 1e-5, 1e-5)
+    t.close(a[1]:matmul(b)[3], a[1]:matmul(b[3]), 1e-5, 1e-5)
+  end)
+end
