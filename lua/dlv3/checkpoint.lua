@@ -56,6 +56,7 @@ local function bare(name)
   until name == before
   return name
 end
+M.bare = bare
 
 -- -- Names --------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,81 @@
+-- train.lua - what the scripts share: evaluation, checkpoints that remember their options, models from files.
+
+local F = require 'dlv3.ffi'
+local dlv3 = require 'dlv3'
+local models = require 'models'
+local checkpoint = require 'dlv3.checkpoint'
+local dict = require 'dlv3.dict'
+local log = require 'dlv3.log'
+local metrics = require 'dlv3.vision.metrics'
+local files = require 'dlv3.files'
+
+local M = {}
+
+M.model_names = {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'deeplabv3_mobilenet_v3_large'}
+
+-- The figures of a model over a loader of single, uncropped images (metrics.lua's table). quiet: no progress line.
+function M.evaluate(model, loader, num_classes, options)
+  options = options or {}
+  local confusion = metrics.confusion(num_classes, options.device)
+  local progress = log.progress{label = 'validate', total = #loader, unit = 'images', quiet = options.quiet}
+  model:eval()
+  for batch in loader:epoch(0) do
+    dlv3.scope(function()
+      dlv3.no_grad(function()
+        local x, target = batch.image:to(options.device or 'cpu'), batch.target:to(options.device or 'cpu')
+        local scores = model:logits(x, {aux = false}).out
+        confusion:update(scores:upsample_argmax{size = {x:size(3), x:size(4)}}, target)
+      end)
+    end)
+    batch.image:release()
+    batch.target:release()
+    progress:step()
+  end
+  progress:done()
+  return confusion:compute()
+end
+
+-- -- Checkpoints ----------------------------------------------------------------------------------------------------
+
+-- The keys of the reference (model, optimizer, lr_scheduler, epoch, args) and what resuming to the bit needs beside.
+-- state: epoch, next_epoch, next_step, loss_sum, best, history; options: the script's, saved as `args`.
+function M.save(path, model, sgd, state, options)
+  local args = dict.new()
+  local keys = {}
+  for k in pairs(options) do keys[#keys + 1] = k end
+  table.sort(keys)
+  for _, k in ipairs(keys) do args[k] = options[k] end
+  local lrs, base = {}, {}
+  for i, group in ipairs(sgd.groups) do lrs[i], base[i] = group.lr, group.initial_lr end
+  local done = state.next_epoch * state.steps_per_epoch + state.next_step
+  files.save(path, dict.from{
+    {'model', model:state_dict()}, {'optimizer', sgd:state_dict()},
+    {'lr_scheduler', dict.from{{'base_lrs', base}, {'last_epoch', done}, {'_step_count', done + 1}, {'_last_lr', lrs}}},
+    {'epoch', state.epoch}, {'args', args}, {'next_epoch', state.next_epoch}, {'next_step', state.next_step}, {'steps_per_epoch', state.steps_per_epoch},
+    {'loss_sum', state.loss_sum}, {'best', state.best}, {'history', state.history}, {'rng', dlv3.get_rng_state()},
+  })
+end
+
+-- A model from any weights file: the architecture, the number of classes and the auxiliary head are read off its
+-- names, or from the options a checkpoint remembers. Returns the model and those options ({} for bare weights).
+function M.model_from(path)
+  local value = files.load(path)
+  local args = type(value) == 'table' and dict.is(value) and dict.is(value.args) and value.args or {}
+  local weights = checkpoint.unwrap(value, path)
+  local name, classes, aux
+  local blocks = 0
+  for key, t in dict.items(weights) do
+    local k = checkpoint.bare(tostring(key))
+    if k:find '^backbone%.layer3%.%d+%.conv1%.weight$' then blocks = blocks + 1
+    elseif k == 'backbone.0.0.weight' then name = 'deeplabv3_mobilenet_v3_large'
+    elseif k == 'classifier.4.weight' and F.is_tensor(t) then classes = t:size(1)
+    elseif k == 'aux_classifier.4.weight' then aux = true end
+  end
+  if blocks > 0 then name = blocks > 6 and 'deeplabv3_resnet101' or 'deeplabv3_resnet50' end
+  if not name or not classes then F.raise(path .. ': these are not the weights of a DeepLabV3 (no backbone or classifier of one among the names)') end
+  local model = models[name]{num_classes = classes, aux = aux or false, output_stride = args.output_stride}
+  checkpoint.load_weights(model, weights, {name = path})
+  return model, args, classes, name
+end
+
+return M

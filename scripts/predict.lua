@@ -1,0 +1,95 @@
+-- predict.lua - class maps of photos: a palette PNG for each, at the photo's own size, and an overlay if wanted.
+
+local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
+local options = require 'dlv3.options'
+local log = require 'dlv3.log'
+local train = require 'dlv3.train'
+local image = require 'dlv3.vision.image'
+local metrics = require 'dlv3.vision.metrics'
+
+local opt, given = options.parse({
+  doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files.',
+  {'weights', nil, 'checkpoint or bare weights (PyTorch .pth or .safetensors)', value = 'FILE'},
+  {'output-dir', 'predictions', 'folder for the pictures', value = 'DIR'},
+  {'overlay', false, 'also paint the classes over the photo, with a legend'},
+  {'base-size', 520, 'photos are resized to this shorter side for the network', min = 8},
+  {'class-names', nil, 'file with a name a line, background first', value = 'FILE'},
+  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
+  {'device', 'cpu', 'device to run on'},
+  {'quiet', false, 'no progress line'},
+  {'photo', nil, 'photos and folders', positional = true, min = 1},
+}, arg)
+if not opt.weights then options.fail('--weights FILE must be given', arg) end
+
+-- The files to predict: photos as named, those of folders in order of their names.
+local function photos_of(list)
+  local photos = {}
+  for _, path in ipairs(list) do
+    if F.C.dlv3_path_kind(path) == 2 then
+      local names = F.new 'char *[1]'
+      F.check(F.C.dlv3_list_dir(names, path))
+      local text = F.string(names[0])
+      F.C.dlv3_text_free(names[0])
+      for name in text:gmatch '[^\n]+' do
+        local extension = (name:match '%.(%w+)$' or ''):lower()
+        if extension == 'jpg' or extension == 'jpeg' or extension == 'png' then photos[#photos + 1] = path:gsub('/+$', '') .. '/' .. name end
+      end
+    else
+      photos[#photos + 1] = path
+    end
+  end
+  return photos
+end
+
+local function names_of(classes, args)
+  if opt.class_names then
+    local names = {}
+    for line in io.lines(opt.class_names) do names[#names + 1] = line end
+    return names
+  end
+  local list = args.data_path and args.data_path .. '/VOCdevkit/VOC2012/class_names.txt'
+  if list and F.C.dlv3_path_kind(list) == 1 then
+    local names = {}
+    for line in io.lines(list) do names[#names + 1] = line end
+    if #names == classes then return names end
+  end
+  return metrics.class_names(nil, classes)
+end
+
+local model, args, classes, name = train.model_from(opt.weights)
+model:to(opt.device):eval()
+if args.base_size and not given.base_size then opt.base_size = args.base_size end
+local names = names_of(classes, args)
+local overlay = opt.overlay and require 'dlv3.vision.overlay'
+local photos = photos_of(opt.photo)
+if #photos == 0 then F.raise('no JPEG or PNG files in ' .. table.concat(opt.photo, ', ')) end
+F.check(F.C.dlv3_make_dir(opt.output_dir))
+local palette = image.voc_palette()
+
+local function predict(path)
+  local photo = image.read(path)
+  local x = image.normalize(image.resize(photo, opt.base_size), {dtype = opt.precision}):to(opt.device)
+  local scores = dlv3.no_grad(function() return model:logits(x, {aux = false}).out end)
+  local mask = scores:upsample_argmax{size = {photo:size(2), photo:size(3)}}[1]:to('cpu')
+  local stem = opt.output_dir .. '/' .. (path:match '([^/]+)%.%w+$' or path:match '[^/]+$')
+  image.write_png(stem .. '.png', mask, palette)
+  if overlay then image.write_png(stem .. '_overlay.png', overlay.draw(photo, mask, names)) end
+end
+
+local progress = log.progress{label = 'predict', total = #photos, unit = 'photos', quiet = opt.quiet}
+local begin, failed = dlv3.now(), 0
+for _, path in ipairs(photos) do
+  local ok, message = pcall(dlv3.scope, predict, path)
+  if not ok then
+    failed = failed + 1
+    progress:done()
+    io.stderr:write('dlv3: ', (tostring(message):gsub('^scripts/predict%.lua:%d+: ', '')), '\n')
+  end
+  progress:step(path:match '[^/]+$')
+end
+progress:done()
+local seconds = dlv3.now() - begin
+print(('%s: %d photos in %.1f s, %.2f photos/s, to %s/%s'):format(name, #photos - failed, seconds, (#photos - failed) / seconds, opt.output_dir,
+      failed > 0 and ('; %d could not be read'):format(failed) or ''))
+os.exit(failed == 0 and 0 or 1)

@@ -1,0 +1,188 @@
+-- train_voc.lua - trains DeepLabV3 on data in PASCAL VOC's layout: the reference's recipe, in a loop to read and change.
+
+local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
+local models = require 'models'
+local optim = require 'dlv3.optim'
+local data = require 'dlv3.data'
+local options = require 'dlv3.options'
+local checkpoint = require 'dlv3.checkpoint'
+local log = require 'dlv3.log'
+local train = require 'dlv3.train'
+local metrics = require 'dlv3.vision.metrics'
+
+local spec = {
+  doc = 'Trains DeepLabV3 on data in PASCAL VOC layout and evaluates it after every epoch.',
+  'data and model',
+  {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'model', 'deeplabv3_resnet50', 'architecture', choices = train.model_names},
+  {'num-classes', 20, 'classes, without the background', min = 1},
+  {'aux', true, 'train the auxiliary head too (loss weight 0.5, 10 times the learning rate)'},
+  {'weights', nil, 'start from these weights (a .pth or .safetensors; what fits is taken)', value = 'FILE'},
+  {'weights-backbone', nil, 'start the backbone from an ImageNet classifier', value = 'FILE'},
+  {'base-size', 520, 'photos are resized to 0.5 .. 2 times this (shorter side); evaluation to it', min = 8},
+  {'crop-size', 480, 'training crop, height and width', min = 8},
+  'training',
+  {'device', 'cpu', 'device to train on'},
+  {'batch-size', 4, 'crops a step', short = 'b', min = 1},
+  {'epochs', 30, 'passes over the training list', min = 1},
+  {'lr', 1e-4, 'learning rate, warmed up for an epoch, then falling as (1 - done)^0.9', type = 'number'},
+  {'momentum', 0.9, 'of SGD', type = 'number'},
+  {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number'},
+  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
+  {'seed', 0, 'of initial weights, order, crops and dropout', min = 0},
+  {'workers', 2, 'threads that prepare batches', short = 'j', min = 1},
+  {'max-steps', 0, 'stop after so many steps in all (0: no limit)', min = 0},
+  'output',
+  {'output-dir', 'out', 'folder for checkpoints, results and curves', value = 'DIR'},
+  {'print-freq', 10, 'steps between log lines', min = 1},
+  {'save-every', 0, 'steps between saves within an epoch (0: at its end only)', min = 0},
+  {'resume', nil, 'go on with this checkpoint, with its options where none are given', value = 'FILE'},
+  {'start-epoch', 0, 'first epoch, counted from 0', min = 0},
+  {'quiet', false, 'no progress line'},
+}
+local opt, given = options.parse(spec, arg)
+
+local resumed
+if opt.resume then
+  resumed = checkpoint.load(opt.resume)
+  for name, value in dlv3.items(resumed.args or {}) do
+    if not given[name] and opt[name] ~= nil and name ~= 'resume' then opt[name] = value end
+  end
+end
+
+-- -- Data, model, optimiser -------------------------------------------------------------------------------------------
+
+local classes = opt.num_classes + 1
+local train_set = data.voc{root = opt.data_path, split = 'train'}
+local val_set = data.voc{root = opt.data_path, split = 'val'}
+local common = {workers = opt.workers, num_classes = classes, base_size = opt.base_size}
+local function loader_of(set, own)
+  for k, v in pairs(common) do own[k] = v end
+  return data.loader(set, own)
+end
+-- A last batch of one can not train: batch norm after the image pooling needs two values a channel.
+local leftover = train_set.size % opt.batch_size == 1 and train_set.size > 1
+local loader = loader_of(train_set, {train = true, batch_size = opt.batch_size, crop_size = opt.crop_size, seed = opt.seed, drop_last = leftover, precision = opt.precision})
+local val_loader = loader_of(val_set, {train = false, batch_size = 1, shuffle = false, precision = opt.precision})
+
+dlv3.manual_seed(opt.seed)
+local model = models[opt.model]{num_classes = classes, aux = opt.aux}
+if resumed then model:load_state_dict(resumed.model)
+else
+  if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone, {prefix = 'backbone.'})) end
+  if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
+end
+model:to(opt.device)
+
+local groups = {{params = model.backbone:parameters()}, {params = model.classifier:parameters()}}
+if opt.aux then groups[3] = {params = model.aux_classifier:parameters(), lr = opt.lr * 10} end
+local sgd = optim.SGD(groups, {lr = opt.lr, momentum = opt.momentum, weight_decay = opt.weight_decay})
+local schedule = optim.poly{steps_per_epoch = #loader, epochs = opt.epochs, warmup_epochs = opt.epochs > 1 and 1 or 0}
+
+local state = {epoch = opt.start_epoch, next_epoch = opt.start_epoch, next_step = 0, steps_per_epoch = #loader, loss_sum = 0, best = -1, history = {}}
+if resumed then
+  sgd:load_state_dict(resumed.optimizer)
+  for _, key in ipairs {'epoch', 'next_epoch', 'next_step', 'loss_sum', 'best', 'history'} do
+    if resumed[key] ~= nil then state[key] = resumed[key] end
+  end
+  if not resumed.next_epoch then state.next_epoch = (resumed.epoch or -1) + 1 end -- the reference's own checkpoints
+  if resumed.rng then dlv3.set_rng_state(resumed.rng) end
+  if given.start_epoch then state.next_epoch, state.next_step, state.loss_sum = opt.start_epoch, 0, 0 end
+  print(('resumed %s: epoch %d, step %d of %d'):format(opt.resume, state.next_epoch, state.next_step, #loader))
+end
+
+F.check(F.C.dlv3_make_dir(opt.output_dir))
+local results = log.results_path(opt.output_dir)
+local last = opt.output_dir .. '/last.pth'
+print(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
+      opt.model, classes, model:num_parameters(), train_set.size, val_set.size, #loader, opt.batch_size,
+      leftover and ' (the last single image is left out)' or ''))
+F.C.dlv3_signals_catch(0)
+
+-- -- One step ----------------------------------------------------------------------------------------------------------
+
+local function set_rates(step)
+  for _, group in ipairs(sgd.groups) do group.lr = group.initial_lr * schedule(step) end
+end
+
+local function train_step(batch)
+  return dlv3.scope(function()
+    local target = batch.target:to(opt.device)
+    local out = model:logits(batch.image:to(opt.device))
+    local loss = out.out:upsample_cross_entropy(target)
+    if out.aux then loss = loss + out.aux:upsample_cross_entropy(target) * 0.5 end
+    sgd:zero_grad()
+    loss:backward()
+    sgd:step()
+    return loss:item()
+  end)
+end
+
+local function save(path) train.save(path, model, sgd, state, opt) end
+
+-- Ctrl-C or a kind kill: the step is done, the state is saved, the way back is told.
+local function stop_on_signal()
+  local signal = F.C.dlv3_signal_pending()
+  if signal == 0 then return end
+  save(last)
+  print(('stopped after step %d of epoch %d; go on with\n  dlv3 scripts/train_voc.lua --resume %s'):format(state.next_step, state.next_epoch, last))
+  os.exit(128 + signal)
+end
+
+local function curves()
+  local loss, miou = {name = 'training loss', x = {}, y = {}}, {name = 'validation mean IoU', x = {}, y = {}}
+  for i, h in ipairs(state.history) do
+    loss.x[i], loss.y[i] = h.epoch, h.loss
+    miou.x[i], miou.y[i] = h.epoch, h.miou
+  end
+  local ok, plot = pcall(require, 'dlv3.plot')
+  if not ok then return end -- without cairo there are numbers only
+  plot.write(opt.output_dir .. '/loss.png', {loss}, {title = opt.model, x_label = 'epoch', y_label = 'training loss', y_min = 0})
+  plot.write(opt.output_dir .. '/miou.png', {miou}, {title = opt.model, x_label = 'epoch', y_label = 'mean IoU, %', y_min = 0})
+end
+
+-- -- The loop ------------------------------------------------------------------------------------------------------------
+
+local begin, total = dlv3.now(), state.next_epoch * #loader + state.next_step
+local finished = false
+while state.next_epoch < opt.epochs and not finished do
+  local epoch = state.next_epoch
+  state.epoch = epoch
+  model:train()
+  local logger = log.logger()
+  logger:add('lr', {window = 1, format = '{value:%.6f}'})
+  logger:add('loss')
+  local steps = loader:epoch(epoch, {skip = state.next_step})
+  for batch in logger:every({total = #loader, print_freq = opt.print_freq, header = ('Epoch: [%d]'):format(epoch), first = state.next_step}, steps) do
+    set_rates(total)
+    local loss = train_step(batch)
+    batch.image:release()
+    batch.target:release()
+    total, state.next_step, state.loss_sum = total + 1, state.next_step + 1, state.loss_sum + loss
+    set_rates(total)
+    logger:update('lr', sgd.groups[1].lr, 'loss', loss)
+    if loss ~= loss then F.raise(('the loss is not a number at step %d of epoch %d: try a smaller --lr'):format(state.next_step, epoch)) end
+    stop_on_signal()
+    if opt.save_every > 0 and state.next_step % opt.save_every == 0 and state.next_step < #loader then save(last) end
+    finished = opt.max_steps > 0 and total >= opt.max_steps
+    if finished and state.next_step < #loader then break end
+  end
+
+  local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet})
+  local lines, mean_loss = metrics.reference_text(figures), state.loss_sum / math.max(1, state.next_step)
+  print(lines)
+  if figures.present < classes then
+    print(('mean IoU of the %d classes that occur: %.1f'):format(figures.present, figures.mean_present))
+  end
+  log.append_results(results, epoch, mean_loss, sgd.groups[1].lr, lines)
+  state.history[#state.history + 1] = {epoch = epoch, loss = mean_loss, miou = figures.mean_present}
+  if state.next_step >= #loader then state.next_epoch, state.next_step, state.loss_sum = epoch + 1, 0, 0 end
+  local better = figures.mean_present > state.best
+  if better then state.best = figures.mean_present end
+  save(last)
+  if better then save(opt.output_dir .. '/best.pth') end
+  curves()
+  stop_on_signal()
+end
+print(('training time %s; best mean IoU %.1f; weights: %s/best.pth'):format(log.duration(dlv3.now() - begin), state.best, opt.output_dir))

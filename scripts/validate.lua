@@ -1,0 +1,34 @@
+-- validate.lua - the quality of a checkpoint on data in PASCAL VOC's layout.
+
+local F = require 'dlv3.ffi'
+local data = require 'dlv3.data'
+local options = require 'dlv3.options'
+local train = require 'dlv3.train'
+local metrics = require 'dlv3.vision.metrics'
+
+local opt, given = options.parse({
+  doc = "Evaluates a checkpoint. Model, classes and sizes come from it.",
+  {'weights', nil, 'checkpoint or bare weights', value = 'FILE'},
+  {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'split', 'val', 'list in ImageSets/Segmentation'},
+  {'base-size', 520, 'photos are resized to this shorter side', min = 8},
+  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
+  {'device', 'cpu', 'device to run on'},
+  {'workers', 2, 'threads that prepare images', short = 'j', min = 1},
+  {'quiet', false, 'no progress line'},
+}, arg)
+if not opt.weights then options.fail('--weights FILE must be given', arg) end
+
+local model, args, classes, name = train.model_from(opt.weights)
+model:to(opt.device)
+if args.base_size and not given.base_size then opt.base_size = args.base_size end
+local set = data.voc{root = opt.data_path, split = opt.split}
+local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false, num_classes = classes, base_size = opt.base_size,
+                                 workers = opt.workers, precision = opt.precision})
+print(('%s, %d classes; %d images of %s at %d'):format(name, classes, set.size, set.list, opt.base_size))
+local figures = train.evaluate(model, loader, classes, {device = opt.device, quiet = opt.quiet})
+if F.C.dlv3_signal_pending() ~= 0 then os.exit(130) end
+print(metrics.reference_text(figures))
+io.write('\n', metrics.table_text(figures, metrics.class_names(set, classes)))
+print(('mean IoU over the %d classes that occur in the masks: %.1f%s'):format(figures.present, figures.mean_present,
+      figures.present < classes and (" (the reference's, over all %d: %s)"):format(classes, figures.mean ~= figures.mean and 'nan' or ('%.1f'):format(figures.mean)) or ''))
