@@ -113,12 +113,16 @@ static bool is_root(const char *dir) {
   return n < (int)sizeof probe && access(probe, R_OK) == 0;
 }
 
+static void find_executable(void) {
+  ssize_t n = readlink("/proc/self/exe", executable, sizeof executable - 1);
+  executable[n > 0 ? n : 0] = 0;
+}
+
 /* The program lies at the root itself, in build/san/ below it, or in PREFIX/bin with the library in PREFIX/share/dlv3. */
 static int find_root(void) {
   static const char *const below[] = {"", "/..", "/../..", "/../share/dlv3"};
   char exe[PATH_MAX], candidate[PATH_MAX + 32];
-  ssize_t n = readlink("/proc/self/exe", executable, sizeof executable - 1);
-  if (n <= 0) return fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n"), 1;
+  if (!executable[0]) return fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n"), 1;
   strcpy(exe, executable);
   *strrchr(exe, '/') = 0;
   for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
@@ -270,11 +274,12 @@ static void replace_exit(lua_State *L) {
  * each other's time slices: two trainings at once ran 15 times slower than one. A short spin costs nothing alone and
  * makes that 5 times. libgomp reads the variable when it is loaded, so the program starts itself once more. */
 static void spin_shortly(char **argv) {
-  if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-  if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0) execv("/proc/self/exe", argv); /* on failure: on as we are */
+  if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || !executable[0]) return;
+  if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0) execv(executable, argv); /* on failure: on as we are */
 }
 
 int main(int argc, char **argv) {
+  find_executable();
   spin_shortly(argv);
   command c = parse(argc, argv);
   if (c.failed) return 2;

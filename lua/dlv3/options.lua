@@ -231,7 +231,7 @@ end
 
 local function default_text(o)
   local d = o.default
-  if d == nil or d == '' or o.spec.hide_default then return nil end
+  if d == nil or d == '' or d == false or o.spec.hide_default then return nil end
   if type(d) == 'table' then return #d > 0 and table.concat(d, ',') or nil end
   if type(d) == 'number' then return ('%.10g'):format(d) end
   return tostring(d)
@@ -241,6 +241,7 @@ local function left_column(o)
   if o.spec.positional then return o.name:upper() .. ((o.spec.max or 2) > 1 and ' ...' or '') end
   local spelling = table.concat(o.spellings, ', ')
   if o.spellings[1]:sub(1, 2) == '--' then spelling = '    ' .. spelling end
+  if o.type == 'boolean' and not o.default then return spelling end
   if o.type == 'boolean' then return (spelling:gsub('%-%-' .. o.name:gsub('%-', '%%-'), '--[no-]' .. o.name, 1)) end
   return spelling .. ' ' .. (o.spec.value or ({number = 'X', integer = 'N', list = 'A,B,...'})[o.type] or o.spec.choices and 'NAME' or 'TEXT')
 end
