@@ -29,6 +29,7 @@ local spec = {
   {'lr', 1e-4, 'learning rate, warmed up for an epoch, then falling as (1 - done)^0.9', type = 'number'},
   {'momentum', 0.9, 'of SGD', type = 'number'},
   {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number'},
+  {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs some hundred steps)", type = 'number', min = 0, max = 1},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
   {'seed', 0, 'of initial weights, order, crops and dropout', min = 0},
   {'workers', 2, 'threads that prepare batches', short = 'j', min = 1},
@@ -74,6 +75,9 @@ else
   if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
 end
 model:to(opt.device)
+if opt.bn_momentum > 0 then
+  model:apply(function(module) if module.class_name == 'BatchNorm2d' then module.momentum = opt.bn_momentum end end)
+end
 
 local groups = {{params = model.backbone:parameters()}, {params = model.classifier:parameters()}}
 if opt.aux then groups[3] = {params = model.aux_classifier:parameters(), lr = opt.lr * 10} end
