@@ -157,6 +157,61 @@ static status densify(op_call *c, tensor **owned) {
   return DLV3_OK;
 }
 
+/* True where two positions of t may be one element: axes from the smallest stride on must step over all before them. */
+static bool overlaps_itself(const tensor *t) {
+  int64_t reach = 0;
+  if (numel(t) < 2) return false;
+  for (uint32_t seen = 0, all = (1u << t->ndim) - 1; seen != all;) {
+    int32_t least = -1;
+    for (int32_t i = 0; i < t->ndim; i++)
+      if (!(seen >> i & 1) && (least < 0 || t->stride[i] < t->stride[least])) least = i;
+    seen |= 1u << least;
+    if (t->size[least] == 1) continue;
+    if (t->stride[least] <= reach) return true;
+    reach += (t->size[least] - 1) * t->stride[least];
+  }
+  return false;
+}
+
+/* Whether x and y have memory in common, unless they are the same window on it. */
+static bool overlap(const tensor *x, const tensor *y) {
+  const tensor *t[2] = {x, y};
+  const char *low[2], *high[2];
+  if (!numel(x) || !numel(y)) return false;
+  for (int k = 0; k < 2; k++) {
+    int64_t reach = 0;
+    for (int32_t i = 0; i < t[k]->ndim; i++) reach += (t[k]->size[i] - 1) * t[k]->stride[i];
+    low[k] = data_of(t[k]);
+    high[k] = low[k] + (reach + 1) * dtype_bytes(t[k]->dtype);
+  }
+  if (low[0] >= high[1] || low[1] >= high[0]) return false;
+  bool same = low[0] == low[1] && x->dtype == y->dtype && same_sizes(x, y);
+  for (int32_t i = 0; same && i < x->ndim; i++) same = x->size[i] == 1 || x->stride[i] == y->stride[i];
+  return !same;
+}
+
+/* What is changed in place must not be read through another window on the way: such operands are copied first. */
+static status separate(op_call *c, tensor **owned) {
+  bool grad = dlv3_grad_enabled();
+  for (int32_t i = 0; i < c->n_in; i++) {
+    const tensor *x = c->in[i];
+    if (!x || !(c->info->in_place >> i & 1)) continue;
+    if (overlaps_itself(x))
+      return fail_call(c, DLV3_ERR_ARG, "%s is changed in place, but some of its elements are the same memory (an expanded view); clone() it first", c->info->in_name[i]);
+    for (int32_t k = 0; k < c->n_in; k++) {
+      if (k == i || !c->in[k] || c->info->in_place >> k & 1 || !overlap(x, c->in[k])) continue;
+      tensor *copy;
+      dlv3_set_grad_enabled(false);
+      status st = op_run(OP_contiguous, IN(c->in[k]), NULL, &copy);
+      dlv3_set_grad_enabled(grad);
+      TRY(st);
+      tensor_drop(owned[k]);
+      c->in[k] = owned[k] = copy;
+    }
+  }
+  return DLV3_OK;
+}
+
 static status make_outputs(op_call *c) {
   int32_t device = c->in[0] ? c->in[0]->st->device : 0;
   if (c->is_view) {
@@ -203,6 +258,7 @@ static status run_call(op_call *c, tensor **owned) {
   tensor *dense[DLV3_MAX_INPUTS] = {0};
   status st = DLV3_OK;
   if (!(c->info->flags & (STRIDED | VIEW))) st = densify(c, dense);
+  if (st == DLV3_OK && c->info->in_place) st = separate(c, dense);
   if (st == DLV3_OK) st = make_outputs(c);
   if (st == DLV3_OK && !c->is_view) st = run_impls(c);
   if (st == DLV3_OK) {

@@ -229,39 +229,51 @@ status mul_backward_rule(backward_call *b) {
   return binary_gradient(b, 1, OP_mul, b->grad_y[0], b->in[0]);
 }
 
-status div_backward_rule(backward_call *b) { /* y = a / b: a' = 1 / b, b' = -a / b^2 */
-  tensor *square = NULL, *ratio = NULL, *negative = NULL;
+status div_backward_rule(backward_call *b) { /* y = a / b: a' = 1 / b, b' = -(a / b) / b, which b^2 could overflow */
+  tensor *y = NULL, *ratio = NULL, *negative = NULL;
   TRY(binary_gradient(b, 0, OP_div, b->grad_y[0], b->in[1]));
   if (!b->needs[1]) return DLV3_OK;
-  status st = op_run(OP_mul, IN(b->in[1], b->in[1]), NULL, &square);
-  if (st == DLV3_OK) st = op_run(OP_div, IN(b->in[0], square), NULL, &ratio);
+  status st = op_run(OP_div, IN(b->in[0], b->in[1]), NULL, &y);
+  if (st == DLV3_OK) st = op_run(OP_div, IN(y, b->in[1]), NULL, &ratio);
   if (st == DLV3_OK) st = op_run(OP_neg, IN(ratio), NULL, &negative);
   if (st == DLV3_OK) st = binary_gradient(b, 1, OP_mul, b->grad_y[0], negative);
-  tensor_drop(square), tensor_drop(ratio), tensor_drop(negative);
+  tensor_drop(y), tensor_drop(ratio), tensor_drop(negative);
   return st;
 }
 
-status pow_backward_rule(backward_call *b) { /* y = a^b: a' = b a^(b-1), b' = y log(a), 0 where a is 0 */
-  tensor *one = NULL, *less = NULL, *power = NULL, *f = NULL, *logarithm = NULL, *zero = NULL, *safe = NULL, *g = NULL;
-  status st = DLV3_OK;
-  if (b->needs[0]) {
-    TRY_GOTO(st, scalar_like(&one, b->in[1], 1), done);
-    TRY_GOTO(st, op_run(OP_sub, IN(b->in[1], one), NULL, &less), done);
-    TRY_GOTO(st, op_run(OP_pow, IN(b->in[0], less), NULL, &power), done);
-    TRY_GOTO(st, op_run(OP_mul, IN(b->in[1], power), NULL, &f), done);
-    TRY_GOTO(st, binary_gradient(b, 0, OP_mul, b->grad_y[0], f), done);
-  }
-  if (b->needs[1]) {
-    TRY_GOTO(st, op_run(OP_log, IN(b->in[0]), NULL, &logarithm), done);
-    TRY_GOTO(st, scalar_like(&zero, b->in[0], 0), done);
-    TRY_GOTO(st, op_run(OP_where, IN(b->in[0], logarithm, zero), NULL, &safe), done);
-    TRY_GOTO(st, op_run(OP_mul, IN(b->out[0], safe), NULL, &g), done);
-    st = binary_gradient(b, 1, OP_mul, b->grad_y[0], g);
-  }
+/* y = a^b by a: b a^(b-1), and 0 where b is 0, whatever a. */
+static status pow_by_base(backward_call *b) {
+  tensor *zero = NULL, *one = NULL, *less = NULL, *power = NULL, *product = NULL, *f = NULL;
+  status st;
+  TRY_GOTO(st, scalar_like(&zero, b->in[1], 0), done);
+  TRY_GOTO(st, scalar_like(&one, b->in[1], 1), done);
+  TRY_GOTO(st, op_run(OP_sub, IN(b->in[1], one), NULL, &less), done);
+  TRY_GOTO(st, op_run(OP_pow, IN(b->in[0], less), NULL, &power), done);
+  TRY_GOTO(st, op_run(OP_mul, IN(b->in[1], power), NULL, &product), done);
+  TRY_GOTO(st, op_run(OP_where, IN(b->in[1], product, zero), NULL, &f), done);
+  st = binary_gradient(b, 0, OP_mul, b->grad_y[0], f);
 done:
-  tensor_drop(one), tensor_drop(less), tensor_drop(power), tensor_drop(f);
-  tensor_drop(logarithm), tensor_drop(zero), tensor_drop(safe), tensor_drop(g);
+  tensor_drop(zero), tensor_drop(one), tensor_drop(less), tensor_drop(power), tensor_drop(product), tensor_drop(f);
   return st;
+}
+
+/* y = a^b by b: y log(a), and 0 where a is 0. */
+static status pow_by_exponent(backward_call *b) {
+  tensor *zero = NULL, *logarithm = NULL, *product = NULL, *f = NULL;
+  status st;
+  TRY_GOTO(st, scalar_like(&zero, b->in[0], 0), done);
+  TRY_GOTO(st, op_run(OP_log, IN(b->in[0]), NULL, &logarithm), done);
+  TRY_GOTO(st, op_run(OP_mul, IN(b->out[0], logarithm), NULL, &product), done);
+  TRY_GOTO(st, op_run(OP_where, IN(b->in[0], product, zero), NULL, &f), done);
+  st = binary_gradient(b, 1, OP_mul, b->grad_y[0], f);
+done:
+  tensor_drop(zero), tensor_drop(logarithm), tensor_drop(product), tensor_drop(f);
+  return st;
+}
+
+status pow_backward_rule(backward_call *b) {
+  if (b->needs[0]) TRY(pow_by_base(b));
+  return b->needs[1] ? pow_by_exponent(b) : DLV3_OK;
 }
 
 /* The winner gets the gradient, equals get half each: mask = (x wins) + (a == b) / 2. */
@@ -322,10 +334,18 @@ static status in_place_infer(op_call *c) {
   return DLV3_OK;
 }
 
-status add__infer(op_call *c) { return in_place_infer(c); }
-status sub__infer(op_call *c) { return in_place_infer(c); }
-status mul__infer(op_call *c) { return in_place_infer(c); }
-status div__infer(op_call *c) { return in_place_infer(c); }
+/* Arithmetic with fractions would be truncated element by element: whole numbers ask for whole numbers. */
+static status arithmetic_infer(op_call *c) {
+  if (is_float(c->in[1]->dtype) && !is_float(c->in[0]->dtype))
+    return fail_call(c, DLV3_ERR_DTYPE, "x holds integers (%s) and keeps its dtype, y is %s; use the op without '_', or x:to('f32')",
+                     dtype_name(c->in[0]->dtype), dtype_name(c->in[1]->dtype));
+  return in_place_infer(c);
+}
+
+status add__infer(op_call *c) { return arithmetic_infer(c); }
+status sub__infer(op_call *c) { return arithmetic_infer(c); }
+status mul__infer(op_call *c) { return arithmetic_infer(c); }
+status div__infer(op_call *c) { return arithmetic_infer(c); }
 status copy__infer(op_call *c) { return in_place_infer(c); }
 
 static status check_number(const op_call *c, double v, const char *name) {
@@ -367,7 +387,8 @@ status normal__infer(op_call *c) {
 
 status randint__infer(op_call *c) {
   const randint__attr *a = c->attr;
-  if (a->low >= a->high || a->high - a->low > UINT32_MAX)
+  int64_t range;
+  if (a->low >= a->high || __builtin_sub_overflow(a->high, a->low, &range) || range > 1ll << 32)
     return fail_call(c, DLV3_ERR_ARG, "[%lld, %lld) must hold 1 to 2^32 integers", (long long)a->low, (long long)a->high);
   return rng_infer(c, 1);
 }

@@ -104,14 +104,14 @@ status narrow_infer(op_call *c) {
   TRY(normalize_axis(c, &a->axis, c->in[0]->ndim));
   int64_t n = c->in[0]->size[a->axis];
   if (a->start < 0) a->start += n;
-  if (a->step < 1 || a->length < 0 || a->length > n || a->start < 0 || a->start > n ||
-      (a->length > 0 && a->start + (a->length - 1) * a->step >= n))
+  if (a->step < 1 || a->length < 0 || a->length > n || a->start < 0 || a->start > n || (a->length > 0 && a->start == n) ||
+      (a->length > 1 && a->step > (n - 1 - a->start) / (a->length - 1)))
     return fail_call(c, DLV3_ERR_ARG, "%lld elements from position %lld by %lld do not lie within axis %lld, which has %lld",
                      (long long)a->length, (long long)a->start + 1, (long long)a->step, (long long)a->axis + 1, (long long)n);
   spec *s = view(c);
   s->size[a->axis] = a->length;
   c->view_offset += a->start * c->in[0]->stride[a->axis];
-  c->view_stride[a->axis] *= a->step;
+  if (a->length > 1) c->view_stride[a->axis] *= a->step;
   return DLV3_OK;
 }
 
@@ -133,8 +133,11 @@ status narrow_backward_infer(op_call *c) {
   const tensor *g = c->in[0];
   TRY(dims_spec(c, &a->size));
   TRY(normalize_axis(c, &a->axis, (int32_t)a->size.n));
-  bool fits = g->ndim == a->size.n && a->step >= 1 && a->start >= 0 &&
-              a->start + (g->size[a->axis] ? (g->size[a->axis] - 1) * a->step + 1 : 0) <= a->size.v[a->axis];
+  bool fits = g->ndim == a->size.n && a->step >= 1 && a->start >= 0;
+  if (fits) {
+    int64_t last = a->size.v[a->axis] - 1 - a->start, steps = g->size[a->axis] - 1;
+    fits = steps < 0 ? last >= -1 : steps == 0 ? last >= 0 : last >= 0 && a->step <= last / steps;
+  }
   for (int32_t i = 0; fits && i < g->ndim; i++) fits = i == a->axis || g->size[i] == a->size.v[i];
   return fits ? DLV3_OK : fail_call(c, DLV3_ERR_SHAPE, "grad_y does not lie within size");
 }
@@ -174,11 +177,14 @@ status expand_infer(op_call *c) {
   if (a->size.n < x->ndim || a->size.n > DLV3_MAX_DIMS) return fail_call(c, DLV3_ERR_SHAPE, "size must have %d to %d numbers", (int)x->ndim, DLV3_MAX_DIMS);
   spec *s = view(c);
   int32_t lead = (int32_t)a->size.n - x->ndim;
+  int64_t count = 1;
   s->ndim = (int32_t)a->size.n;
   for (int32_t i = 0; i < s->ndim; i++) {
     int64_t have = i < lead ? 1 : x->size[i - lead], want = a->size.v[i];
     if (want == -1 && i >= lead) want = have;
     if (want < 0 || (have != 1 && have != want)) return fail_call(c, DLV3_ERR_SHAPE, "axis %d of size %lld can not become %lld", (int)i + 1, (long long)have, (long long)want);
+    if (want > 0 && (__builtin_mul_overflow(count, want, &count) || count > 1ll << 48)) /* sizes are multiplied and added later */
+      return fail_call(c, DLV3_ERR_SHAPE, "more elements than can be counted");
     s->size[i] = want;
     c->view_stride[i] = have == 1 && want != 1 ? 0 : i < lead ? 1 : x->stride[i - lead];
   }
@@ -275,8 +281,11 @@ status gather_backward_infer(op_call *c) {
   TRY(check_dtype(c, 1, DLV3_I64));
   TRY(check_sizes(c, 1, c->in[0]->ndim, c->in[0]->size));
   TRY(dims_spec(c, &a->size));
-  if (a->size.n != c->in[0]->ndim) return fail_call(c, DLV3_ERR_SHAPE, "size must have %d numbers", (int)c->in[0]->ndim);
-  return normalize_axis(c, &a->axis, (int32_t)a->size.n);
+  TRY(normalize_axis(c, &a->axis, (int32_t)a->size.n));
+  bool fits = a->size.n == c->in[0]->ndim;
+  for (int32_t i = 0; fits && i < c->in[0]->ndim; i++) fits = i == a->axis || c->in[0]->size[i] <= a->size.v[i];
+  if (!fits) return fail_call(c, DLV3_ERR_SHAPE, "grad_y must have the dimensions of size and be no larger but in axis %lld", (long long)a->axis + 1);
+  return DLV3_OK;
 }
 
 status index_select_infer(op_call *c) {
@@ -302,8 +311,9 @@ status index_select_backward_infer(op_call *c) {
   TRY(check_ndim(c, 1, 1));
   TRY(dims_spec(c, &a->size));
   TRY(normalize_axis(c, &a->axis, (int32_t)a->size.n));
-  if (c->in[0]->ndim != a->size.n || c->in[0]->size[a->axis] != c->in[1]->size[0]) return fail_call(c, DLV3_ERR_SHAPE, "grad_y, index and size do not agree");
-  return DLV3_OK;
+  bool fits = c->in[0]->ndim == a->size.n;
+  for (int32_t i = 0; fits && i < c->in[0]->ndim; i++) fits = c->in[0]->size[i] == (i == a->axis ? c->in[1]->size[0] : a->size.v[i]);
+  return fits ? DLV3_OK : fail_call(c, DLV3_ERR_SHAPE, "grad_y, index and size do not agree");
 }
 
 status one_hot_infer(op_call *c) {

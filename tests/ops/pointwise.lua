@@ -56,6 +56,9 @@ for _, op in ipairs {'add_', 'sub_', 'mul_', 'div_', 'copy_'} do
   add {op = op, inputs = {{4, dtype = 'i64', low = 0, high = 9}, {1, dtype = 'u8', low = 1, high = 3}}}
   add {op = op, inputs = {{3}, {2, 3}}, error = op .. ': y does not broadcast to x'}
 end
+for _, op in ipairs {'add_', 'sub_', 'mul_', 'div_'} do
+  add {op = op, inputs = {{3, dtype = 'i64'}, {3}}, error = op .. ': x holds integers %(i64%) and keeps its dtype, y is f32'}
+end
 
 add {op = 'where', inputs = {{3, 4, dtype = 'bool'}, {3, 4}, {4}}, wrt = {2, 3}}
 add {op = 'where', inputs = {{4, 1, dtype = 'u8'}, {}, {2, 4, 3}}, wrt = {2, 3}}
