@@ -5,6 +5,7 @@
 
 local nn = require 'dlv3.nn'
 local dlv3 = require 'dlv3'
+local fcn_head = require 'models.fcn'
 
 local function conv_norm_relu(cin, cout, kernel, options)
   options = options or {}
@@ -41,12 +42,6 @@ end
 local function deeplab_head(cin, classes, rates)
   return nn.Sequential{{'0', ASPP(cin, rates, 256)}, {'1', nn.Conv2d(256, 256, 3, {padding = 1, bias = false})},
                        {'2', nn.BatchNorm2d(256, {activation = 'relu'})}, {'4', nn.Conv2d(256, classes, 1)}}
-end
-
-local function fcn_head(cin, classes)
-  local width = math.floor(cin / 4)
-  return nn.Sequential{{'0', nn.Conv2d(cin, width, 3, {padding = 1, bias = false})}, {'1', nn.BatchNorm2d(width, {activation = 'relu'})},
-                       {'3', nn.Dropout(0.1)}, {'4', nn.Conv2d(width, classes, 1)}}
 end
 
 local DeepLabV3 = nn.module('DeepLabV3', function(self, backbone, channels, aux_channels, options)

@@ -5,6 +5,7 @@
 -- num_classes counts the background. Pure: no device, no data, no files; weights come from dlv3.checkpoint.
 
 local nearest = require 'dlv3.nearest'
+local given = require 'dlv3.given'
 local F = require 'dlv3.ffi'
 local DeepLabV3 = require 'models.deeplabv3'
 local resnet = require 'models.resnet'
@@ -12,19 +13,13 @@ local mobilenetv3 = require 'models.mobilenetv3'
 
 local models = {}
 
-local option_names = {'num_classes', 'aux', 'output_stride', 'atrous_rates'}
-
 local function check(name, options, family)
-  local o = {num_classes = 21, aux = false, output_stride = family.output_strides[1], atrous_rates = {12, 24, 36}}
-  for key, v in pairs(options or {}) do
-    if o[key] == nil then F.raise(("%s: no option '%s'%s (has: %s)"):format(name, tostring(key), nearest.text(tostring(key), option_names), table.concat(option_names, ', '))) end
-    o[key] = v
-  end
-  local n = o.num_classes
-  if type(n) ~= 'number' or n < 1 or n ~= math.floor(n) then F.raise(('%s: num_classes must be a whole number from 1, %s came'):format(name, tostring(n))) end
-  local known = false
-  for _, s in ipairs(family.output_strides) do known = known or s == o.output_stride end
-  if not known then F.raise(('%s: output_stride must be %s, %s came'):format(name, table.concat(family.output_strides, ' or '), tostring(o.output_stride))) end
+  local o = given(name, {num_classes = 21, aux = false, output_stride = family.output_strides[1], atrous_rates = given.optional}, options)
+  given.count(name, 'num_classes', o.num_classes)
+  given.one_of(name, 'output_stride', o.output_stride, family.output_strides)
+  o.atrous_rates = o.atrous_rates or {12, 24, 36}
+  if type(o.atrous_rates) ~= 'table' then F.raise(('%s: atrous_rates must be a table such as {12, 24, 36}, %s came'):format(name, tostring(o.atrous_rates))) end
+  for i, rate in ipairs(o.atrous_rates) do given.count(name, ('rate %d of atrous_rates'):format(i), rate) end
   return o
 end
 

@@ -42,14 +42,14 @@ local InvertedResidual = nn.module('InvertedResidual', function(self, c)
   if c.se then list[#list + 1] = SqueezeExcitation(c.expanded) end
   list[#list + 1] = conv_norm(c.expanded, c.cout, 1, 'none')
   self.block = nn.Sequential(unpack(list))
-  rawset(self, 'add', c.stride == 1 and c.cin == c.cout)
+  self.add = c.stride == 1 and c.cin == c.cout
 end)
 
 function InvertedResidual:forward(x)
-  local keys, y = self.block._order, x
-  for i = 1, #keys - 1 do y = self.block[keys[i]](y) end
-  local project = self.block[keys[#keys]]
-  return project['1'](project['0'](y), self.add and x or nil)
+  local block, y = self.block, x
+  for i = 1, #block - 1 do y = block[i](y) end
+  local conv, norm_and_add = block[#block][1], block[#block][2]
+  return norm_and_add(conv(y), self.add and x or nil)
 end
 
 -- in, kernel, expanded, out, squeeze-excitation, activation, stride; the last three are the dilated stage.

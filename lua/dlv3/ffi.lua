@@ -47,6 +47,7 @@ end
 -- Raises message at the user's line with the module path in front. Messages are data, never formats.
 function M.raise(message)
   local line, where = M.user_line(), path.text()
+  path.reset() -- the error leaves all modules that are being called
   error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. message, 0)
 end
 

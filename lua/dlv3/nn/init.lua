@@ -5,52 +5,52 @@ local Module = require 'dlv3.nn.module'
 local tensor = require 'dlv3.tensor'
 local initialise = require 'dlv3.nn.initialise'
 local nearest = require 'dlv3.nearest'
-local raise = F.raise
+local given = require 'dlv3.given'
+local raise, count = F.raise, given.count
 
 local nn = {Module = Module, init = initialise, module = Module.class, is_module = Module.is}
 
 -- -- Helpers --------------------------------------------------------------------------------------------------------
 
 -- A tensor that is learned: t itself, marked.
-function nn.Parameter(t) return t:requires_grad_() end
+function nn.Parameter(t)
+  if not F.is_tensor(t) then raise('Parameter: takes a tensor, a ' .. type(t) .. ' came') end
+  return t:requires_grad_()
+end
 
--- The user's options over the defaults; unknown names are errors with the nearest one.
-local function options_of(what, defaults, given)
-  local options, names = {}, {}
-  for name, v in pairs(defaults) do options[name], names[#names + 1] = v, name end
-  table.sort(names)
-  for name, v in pairs(given or {}) do
-    if defaults[name] == nil then
-      raise(("%s: no option '%s'%s (has: %s)"):format(what, tostring(name), nearest.text(tostring(name), names), table.concat(names, ', ')))
-    end
-    options[name] = v
+-- v, a number or {h, w} of whole numbers from `least` on, as {h, w}.
+local function pair(what, name, v, least)
+  if type(v) == 'table' and #v == 2 then return {count(what, name, v[1], least), count(what, name, v[2], least)} end
+  if type(v) ~= 'number' then raise(('%s: %s must be a number or {h, w}, %s came'):format(what, name, type(v) == 'table' and 'a table of ' .. #v or tostring(v))) end
+  return {count(what, name, v, least), v}
+end
+
+local function pair_text(v) return v[1] == v[2] and tostring(v[1]) or '{' .. v[1] .. ', ' .. v[2] .. '}' end
+
+-- "kernel_size = 3, stride = 2": those of the options that are not their defaults.
+local function options_text(o, names, defaults)
+  local text = ''
+  for i, name in ipairs(names) do
+    local shown = pair_text(o[name])
+    if shown ~= defaults[i] then text = text .. ', ' .. name .. ' = ' .. shown end
   end
-  return options
-end
-
-local function count(what, name, v)
-  if type(v) ~= 'number' or v < 1 or v ~= math.floor(v) then raise(('%s: %s must be a whole number from 1, %s came'):format(what, name, tostring(v))) end
-  return v
-end
-
-local function pair(v) return type(v) == 'table' and v or {v, v} end
-local function pair_text(v)
-  v = pair(v)
-  return v[1] == v[2] and tostring(v[1]) or '{' .. v[1] .. ', ' .. v[2] .. '}'
+  return text
 end
 
 -- -- Layers with parameters -----------------------------------------------------------------------------------------
 
 -- x [n,cin,h,w] -> [n,cout,h',w']. options {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}.
 nn.Conv2d = nn.module('Conv2d', function(self, cin, cout, kernel_size, options)
-  local o = options_of('Conv2d', {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}, options)
+  if kernel_size == nil then raise('Conv2d: is made as nn.Conv2d(input channels, output channels, kernel_size, {options})') end
+  local o = given('Conv2d', {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}, options)
   count('Conv2d', 'the number of input channels', cin)
   count('Conv2d', 'the number of output channels', cout)
-  if kernel_size == nil then raise('Conv2d: is made as nn.Conv2d(input channels, output channels, kernel_size, {options})') end
-  local k = pair(kernel_size)
+  count('Conv2d', 'groups', o.groups)
   if cin % o.groups ~= 0 or cout % o.groups ~= 0 then raise(('Conv2d: %d groups do not divide %d and %d channels'):format(o.groups, cin, cout)) end
-  rawset(self, 'options', {stride = o.stride, padding = o.padding, dilation = o.dilation, groups = o.groups})
-  rawset(self, 'shape', {cin, cout, k})
+  local k = pair('Conv2d', 'kernel_size', kernel_size)
+  self.channels, self.kernel_size = {cin, cout}, k
+  self.options = {stride = pair('Conv2d', 'stride', o.stride), padding = pair('Conv2d', 'padding', o.padding, 0),
+                  dilation = pair('Conv2d', 'dilation', o.dilation), groups = o.groups}
   self.weight = nn.Parameter(tensor.empty{cout, cin / o.groups, k[1], k[2]})
   initialise.kaiming_uniform_(self.weight, math.sqrt(5))
   if o.bias then
@@ -63,22 +63,21 @@ end)
 function nn.Conv2d:forward(x) return x:conv2d(self.weight, self.bias, self.options) end
 
 function nn.Conv2d:extra()
-  local s, o = self.shape, self.options
-  local text = ('%d, %d, kernel_size = %s'):format(s[1], s[2], pair_text(s[3]))
-  for _, name in ipairs {'stride', 'padding', 'dilation', 'groups'} do
-    local default = name == 'padding' and '0' or '1'
-    if pair_text(o[name]) ~= default then text = text .. ', ' .. name .. ' = ' .. pair_text(o[name]) end
-  end
-  return self.bias and text or text .. ', bias = false'
+  local o = self.options
+  return ('%d, %d, kernel_size = %s'):format(self.channels[1], self.channels[2], pair_text(self.kernel_size)) ..
+         options_text(o, {'stride', 'padding', 'dilation'}, {'1', '0', '1'}) ..
+         (o.groups > 1 and ', groups = ' .. o.groups or '') .. (self.bias and '' or ', bias = false')
 end
 
 -- options {eps = 1e-5, momentum = 0.1, activation = 'none'}.
 -- activation (none relu relu6 hardswish hardsigmoid) and a residual, bn(x, residual), are computed in the same pass.
 nn.BatchNorm2d = nn.module('BatchNorm2d', function(self, channels, options)
-  local o = options_of('BatchNorm2d', {eps = 1e-5, momentum = 0.1, activation = 'none'}, options)
+  local o = given('BatchNorm2d', {eps = 1e-5, momentum = 0.1, activation = 'none'}, options)
   count('BatchNorm2d', 'the number of channels', channels)
-  for name, v in pairs(o) do rawset(self, name, v) end
-  rawset(self, 'channels', channels)
+  given.number('BatchNorm2d', 'eps', o.eps, 0, math.huge)
+  given.number('BatchNorm2d', 'momentum', o.momentum, 0, 1)
+  given.one_of('BatchNorm2d', 'activation', o.activation, {'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'})
+  self.channels, self.eps, self.momentum, self.activation = channels, o.eps, o.momentum, o.activation
   self.weight = nn.Parameter(tensor.ones{channels})
   self.bias = nn.Parameter(tensor.zeros{channels})
   self:buffer('running_mean', tensor.zeros{channels})
@@ -98,7 +97,7 @@ end
 
 -- x [..., cin] -> [..., cout]. options {bias = true}.
 nn.Linear = nn.module('Linear', function(self, cin, cout, options)
-  local o = options_of('Linear', {bias = true}, options)
+  local o = given('Linear', {bias = true}, options)
   self.weight = nn.Parameter(tensor.empty{count('Linear', 'the number of outputs', cout), count('Linear', 'the number of inputs', cin)})
   initialise.kaiming_uniform_(self.weight, math.sqrt(5))
   if o.bias then
@@ -107,7 +106,7 @@ nn.Linear = nn.module('Linear', function(self, cin, cout, options)
   end
 end)
 function nn.Linear:forward(x) return x:linear(self.weight, self.bias) end
-function nn.Linear:extra() return ('%d, %d'):format(self.weight:size(2), self.weight:size(1)) end
+function nn.Linear:extra() return ('%d, %d%s'):format(self.weight:size(2), self.weight:size(1), self.bias and '' or ', bias = false') end
 
 -- -- Layers without -------------------------------------------------------------------------------------------------
 
@@ -119,70 +118,96 @@ end
 nn.Identity = nn.module('Identity', function() end)
 function nn.Identity:forward(x) return x end
 
+-- [n, a, b, ...] -> [n, a b ...].
 nn.Flatten = nn.module('Flatten', function() end)
 function nn.Flatten:forward(x) return x:flatten(2) end
 
 -- p (0.5): how likely an element becomes 0; only while training.
-nn.Dropout = nn.module('Dropout', function(self, p) rawset(self, 'p', p or 0.5) end)
-function nn.Dropout:forward(x) return self.training and x:dropout{p = self.p} or x end
+nn.Dropout = nn.module('Dropout', function(self, p) self.p = given.number('Dropout', 'p', p or 0.5, 0, 1) end)
+function nn.Dropout:forward(x) return self.training and self.p > 0 and x:dropout{p = self.p} or x end
 function nn.Dropout:extra() return ('p = %g'):format(self.p) end
 
 -- options {stride = kernel_size, padding = 0, dilation = 1}.
 nn.MaxPool2d = nn.module('MaxPool2d', function(self, kernel_size, options)
-  rawset(self, 'options', options_of('MaxPool2d', {kernel_size = kernel_size, stride = 0, padding = 0, dilation = 1}, options))
+  local o = given('MaxPool2d', {stride = given.optional, padding = 0, dilation = 1}, options)
+  self.options = {kernel_size = pair('MaxPool2d', 'kernel_size', kernel_size), stride = pair('MaxPool2d', 'stride', o.stride or kernel_size),
+                  padding = pair('MaxPool2d', 'padding', o.padding, 0), dilation = pair('MaxPool2d', 'dilation', o.dilation)}
 end)
 function nn.MaxPool2d:forward(x) return x:max_pool2d(self.options) end
+function nn.MaxPool2d:extra()
+  return 'kernel_size = ' .. pair_text(self.options.kernel_size) .. options_text(self.options, {'stride', 'padding', 'dilation'}, {'', '0', '1'})
+end
 
 -- size: a number or {h, w}.
-nn.AdaptiveAvgPool2d = nn.module('AdaptiveAvgPool2d', function(self, size) rawset(self, 'size', size) end)
+nn.AdaptiveAvgPool2d = nn.module('AdaptiveAvgPool2d', function(self, size) self.size = pair('AdaptiveAvgPool2d', 'size', size) end)
 function nn.AdaptiveAvgPool2d:forward(x) return x:adaptive_avg_pool2d{size = self.size} end
+function nn.AdaptiveAvgPool2d:extra() return pair_text(self.size) end
 
--- Bilinear, to size {h, w} or by a factor: nn.Upsample{size = {65, 65}}, nn.Upsample{scale_factor = 2}.
-nn.Upsample = nn.module('Upsample', function(self, options)
-  rawset(self, 'options', options_of('Upsample', {size = false, scale_factor = false, align_corners = false}, options))
-  if (not self.options.size) == (not self.options.scale_factor) then raise('Upsample: needs size or scale_factor') end
-end)
+local function check_upsample(self, what, options, align_corners)
+  local o = given(what, {size = given.optional, scale_factor = given.optional, align_corners = align_corners}, options)
+  if (o.size == nil) == (o.scale_factor == nil) then raise(what .. ': needs size or scale_factor, one of the two') end
+  if o.size then o.size = pair(what, 'size', o.size) else given.number(what, 'scale_factor', o.scale_factor, 1e-3, 1e6) end
+  self.options = o
+end
+
+-- Bilinear, to a size or by a factor: nn.Upsample{size = {65, 65}}, nn.Upsample{scale_factor = 2}; {align_corners = false}.
+nn.Upsample = nn.module('Upsample', function(self, options) check_upsample(self, 'Upsample', options, false) end)
+
 function nn.Upsample:forward(x)
   local o = self.options
   local size = o.size or {math.floor(x:size(3) * o.scale_factor), math.floor(x:size(4) * o.scale_factor)}
   return x:upsample_bilinear2d{size = size, align_corners = o.align_corners}
 end
 
+function nn.Upsample:extra()
+  local o = self.options
+  return (o.size and 'size = ' .. pair_text(o.size) or 'scale_factor = ' .. o.scale_factor) .. (o.align_corners and ', align_corners = true' or '')
+end
+
+-- Upsample with align_corners = true, as in PyTorch: first and last pixels stay in the corners.
+nn.UpsamplingBilinear2d = nn.module('UpsamplingBilinear2d', function(self, options) check_upsample(self, 'UpsamplingBilinear2d', options, true) end, nn.Upsample)
+
 -- loss(logits, labels); options {ignore_index = 255, label_smoothing = 0, weight = a tensor per class}.
 nn.CrossEntropyLoss = nn.module('CrossEntropyLoss', function(self, options)
-  rawset(self, 'options', options_of('CrossEntropyLoss', {ignore_index = 255, label_smoothing = 0, weight = false}, options))
+  local o = given('CrossEntropyLoss', {ignore_index = 255, label_smoothing = 0, weight = given.optional}, options)
+  if o.weight ~= nil and not F.is_tensor(o.weight) then raise('CrossEntropyLoss: weight must be a tensor with a number per class, a ' .. type(o.weight) .. ' came') end
+  self.options = {ignore_index = o.ignore_index, label_smoothing = given.number('CrossEntropyLoss', 'label_smoothing', o.label_smoothing, 0, 1)}
+  if o.weight then self:buffer('weight', o.weight) end
 end)
-function nn.CrossEntropyLoss:forward(x, target)
-  local o = self.options
-  return x:cross_entropy(target, {ignore_index = o.ignore_index, label_smoothing = o.label_smoothing, weight = o.weight or nil})
-end
+function nn.CrossEntropyLoss:forward(x, target) return x:cross_entropy(target, self.weight, self.options) end
 
 -- -- Containers -------------------------------------------------------------------------------------------------------
 
+local function check_part(what, i, layer)
+  if not Module.is(layer) then raise(('%s: part %s is a %s, not a module'):format(what, tostring(i), F.is_tensor(layer) and 'tensor' or type(layer))) end
+  return layer
+end
+
 -- One after the other: nn.Sequential(a, b) names them '0', '1'; nn.Sequential{{'conv', a}, {'bn', b}} as said.
+-- The parts are seq[1], seq[2], ... and seq['0'] or seq.conv; #seq counts them.
 nn.Sequential = nn.module('Sequential', function(self, ...)
-  local list = {...}
-  if #list == 1 and type(list[1]) == 'table' and not Module.is(list[1]) then
-    for _, entry in ipairs(list[1]) do self[tostring(entry[1])] = entry[2] end
+  local list, n = {...}, select('#', ...)
+  if n == 1 and type(list[1]) == 'table' and not Module.is(list[1]) then
+    for i, entry in ipairs(list[1]) do
+      local named = type(entry) == 'table' and not Module.is(entry)
+      if named then self[tostring(entry[1])] = check_part('Sequential', entry[1], entry[2])
+      else self[i] = check_part('Sequential', i, entry) end
+    end
   else
-    for i, layer in ipairs(list) do self[tostring(i - 1)] = layer end
+    for i = 1, n do self[i] = check_part('Sequential', i, list[i]) end
   end
-  for i, layer in ipairs(list) do
-    if type(layer) ~= 'table' then raise(('Sequential: part %d is a %s, not a module'):format(i, type(layer))) end
-  end
-end)
+end, nil, true)
+
 function nn.Sequential:forward(x)
-  for _, key in ipairs(self._order) do x = self[key](x) end
+  for i = 1, #self do x = self[i](x) end
   return x
 end
 
--- A list of modules, named '0', '1', ...; list[i] counts from 1, as Lua does.
+-- A list of modules, named '0', '1', ...; list[i] counts from 1, as Lua does, and list[#list + 1] = m adds one.
 nn.ModuleList = nn.module('ModuleList', function(self, list)
-  for i, layer in ipairs(list) do
-    self[tostring(i - 1)] = layer
-    rawset(self, i, layer)
-  end
-end)
+  if Module.is(list) or type(list or {}) ~= 'table' then raise('ModuleList: takes a table of modules, nn.ModuleList{a, b}') end
+  for i, layer in ipairs(list or {}) do self[i] = check_part('ModuleList', i, layer) end
+end, nil, true)
 
 setmetatable(nn, {__index = function(_, name)
   local names = {}

@@ -2,50 +2,96 @@
 --
 -- A class is made by nn.module(name, init) and called to make an instance; init(self, ...) assigns the parts. Assigning
 -- registers: a module becomes a child, a tensor that requires grad a parameter; buffers are named with self:buffer().
+-- Containers (a class with `indexed`) keep their children at 1, 2, ... and know them by name too.
 -- No state of a call is kept in a module: what backward needs lies on the tape.
 
 local F = require 'dlv3.ffi'
 local path = require 'dlv3.path'
 local dict = require 'dlv3.dict'
-local nearest = require 'dlv3.nearest'
+local given = require 'dlv3.given'
 local autograd = require 'dlv3.autograd'
 local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
 
 local Module = {}
+local method_names = {} -- for the completion of containers, whose fields are found by a function
 
 local function is_module(v) return type(v) == 'table' and rawget(v, '_kinds') ~= nil end
 Module.is = is_module
 
 -- -- Construction -----------------------------------------------------------------------------------------------
 
+local function kind_of(value)
+  return is_module(value) and 'module' or is_tensor(value) and value.requires_grad and value.is_leaf and 'parameter' or nil
+end
+
+local function enter(self, key, kind)
+  if not self._kinds[key] then self._order[#self._order + 1] = key end
+  self._kinds[key] = kind
+end
+
+-- A plain table of modules would keep their parameters from the optimiser and from files.
+local function check_hidden(self, key, value)
+  if type(value) ~= 'table' or is_module(value) then return end
+  for _, v in pairs(value) do
+    if is_module(v) then raise(("%s: '%s' is a plain table with modules in it, whose parameters nobody would find; make it nn.ModuleList{...}"):format(self.class_name, tostring(key))) end
+  end
+end
+
 -- Lua calls this for new fields only: a part keeps its place in the order when it is replaced.
 local function register(self, key, value)
-  local kind = is_module(value) and 'module' or is_tensor(value) and value.requires_grad and value.is_leaf and 'parameter'
-  if kind and type(key) == 'string' then
-    if not self._kinds[key] then self._order[#self._order + 1] = key end
-    self._kinds[key] = kind
-    if kind == 'module' then rawset(value, '_name', key) end
+  local kind = kind_of(value)
+  if kind and type(key) ~= 'string' then
+    raise(('%s: a part of a module has a name, not the key %s; for a list of modules there is nn.ModuleList'):format(self.class_name, tostring(key)))
   end
+  if kind then enter(self, key, kind) else check_hidden(self, key, value) end
+  if kind == 'module' then rawset(value, '_name', key) end
   rawset(self, key, value)
 end
 
-local function call(self, ...)
-  path.push(rawget(self, '_name') or '')
-  local function done(...)
-    path.pop()
-    return ...
+-- The same in a container. Children lie at 1, 2, ..., also when they are assigned by name, so that the two never differ.
+local function register_child(self, key, value)
+  if not is_module(value) then
+    if type(key) == 'number' or self._slots[key] then raise(('%s: part %s must be a module, a %s came'):format(self.class_name, tostring(key), type(value))) end
+    return register(self, key, value)
   end
-  return done(self:forward(...))
+  local slot = type(key) == 'number' and key or self._slots[key] or #self + 1
+  if slot > #self + 1 or slot < 1 or slot ~= math.floor(slot) then raise(('%s: there is no part %s to replace; it has %d'):format(self.class_name, tostring(key), #self)) end
+  if slot > #self then
+    local name = type(key) == 'number' and tostring(key - 1) or key
+    self._slots[name] = slot
+    enter(self, name, 'module')
+    rawset(value, '_name', name)
+  end
+  rawset(self, slot, value)
 end
 
--- A class of modules; init(self, ...) runs when it is called. parent: a class to take methods from.
-function Module.class(name, init, parent)
+local function leave(depth, ...)
+  path.reset(depth)
+  return ...
+end
+
+local function call(self, ...) return leave(path.push(self), self:forward(...)) end
+
+local function describe(self) return self:describe() end
+
+-- A class of modules; init(self, ...) runs when it is called. parent: a class to take methods from; indexed: its
+-- children are numbered.
+function Module.class(name, init, parent, indexed)
+  if type(name) ~= 'string' or type(init) ~= 'function' then raise("nn.module: takes a name and a function, as in nn.module('Head', function(self, ...) ... end)") end
   local class = {class_name = name, init = init}
-  local instance = {__index = class, __newindex = register, __call = call, __tostring = function(self) return self:describe() end}
+  local instance = {__index = class, __newindex = register, __call = call, __tostring = describe}
+  if indexed then
+    instance.__newindex, instance.__names = register_child, method_names
+    instance.__index = function(self, key)
+      local slot = rawget(self, '_slots')[key]
+      if slot then return rawget(self, slot) end
+      return class[key]
+    end
+  end
   return setmetatable(class, {
     __index = parent or Module,
     __call = function(_, ...)
-      local self = setmetatable({_order = {}, _kinds = {}, training = true}, instance)
+      local self = setmetatable({_order = {}, _kinds = {}, _slots = indexed and {} or nil, training = true}, instance)
       init(self, ...)
       return self
     end,
@@ -56,8 +102,8 @@ function Module:forward() raise("module '" .. tostring(self.class_name) .. "' ha
 
 -- A tensor that is saved and moved with the module but not learned.
 function Module:buffer(name, tensor)
-  if not self._kinds[name] then self._order[#self._order + 1] = name end
-  self._kinds[name] = 'buffer'
+  if type(name) ~= 'string' or not is_tensor(tensor) then raise('buffer: takes a name and a tensor') end
+  enter(self, name, 'buffer')
   rawset(self, name, tensor)
 end
 
@@ -67,17 +113,26 @@ end
 local function walk(self, prefix, visit)
   visit(prefix, self)
   for _, key in ipairs(self._order) do
-    if self._kinds[key] == 'module' and is_module(self[key]) then walk(self[key], prefix .. key .. '.', visit) end
+    local child = self._kinds[key] == 'module' and self[key]
+    if is_module(child) then
+      rawset(child, '_name', key) -- a child that was replaced did not pass by register
+      walk(child, prefix .. key .. '.', visit)
+    end
   end
 end
 
--- The parts of a kind in definition order: names and values.
+-- The parts of a kind in definition order: names and values. One that is shared comes once.
 local function parts(self, kind)
-  local names, values = {}, {}
+  local names, values, seen = {}, {}, {}
   walk(self, '', function(prefix, module)
     for _, key in ipairs(module._order) do
-      if module._kinds[key] == kind and module[key] ~= nil then
-        names[#names + 1], values[#values + 1] = prefix .. key, module[key]
+      local value = module._kinds[key] == kind and module[key]
+      if is_tensor(value) then
+        local id = tonumber(F.cast('intptr_t', value.p))
+        if not seen[id] then
+          seen[id] = true
+          names[#names + 1], values[#values + 1] = prefix .. key, value
+        end
       end
     end
   end)
@@ -97,21 +152,40 @@ function Module:parameters()
   return values
 end
 
+-- for name, p in model:named_parameters() do
 function Module:named_parameters() return iterate(parts(self, 'parameter')) end
 function Module:named_buffers() return iterate(parts(self, 'buffer')) end
 
+-- for name, module in model:named_modules() do: the module itself (''), then all below, each once.
 function Module:named_modules()
-  local names, values = {}, {}
-  walk(self, '', function(prefix, module) names[#names + 1], values[#values + 1] = prefix:sub(1, -2), module end)
+  local names, values, seen = {}, {}, {}
+  walk(self, '', function(prefix, module)
+    if seen[module] then return end
+    seen[module] = true
+    names[#names + 1], values[#values + 1] = prefix:sub(1, -2), module
+  end)
   return iterate(names, values)
 end
 
+-- The modules right below, in order.
 function Module:children()
   local list = {}
   for _, key in ipairs(self._order) do
-    if self._kinds[key] == 'module' then list[#list + 1] = self[key] end
+    if self._kinds[key] == 'module' and is_module(self[key]) then list[#list + 1] = self[key] end
   end
   return list
+end
+
+-- "convs.1.0": where a module is below this one; nil where it is not.
+function Module:path_to(module)
+  for _, key in ipairs(self._order) do
+    local child = self._kinds[key] == 'module' and self[key]
+    if is_module(child) then
+      if child == module then return key end
+      local below = child:path_to(module)
+      if below then return key .. '.' .. below end
+    end
+  end
 end
 
 function Module:num_parameters()
@@ -128,6 +202,7 @@ end
 
 -- -- Modes --------------------------------------------------------------------------------------------------------
 
+-- Batch norm and dropout behave as in training; train(false) is eval(). Returns the model.
 function Module:train(on)
   if on == nil then on = true end
   return self:apply(function(module) rawset(module, 'training', on) end)
@@ -135,21 +210,23 @@ end
 
 function Module:eval() return self:train(false) end
 
--- Whether the parameters learn; frozen ones stay out of an optimiser made afterwards.
+-- Whether the parameters learn (default true); frozen ones stay out of an optimiser made afterwards.
 function Module:requires_grad_(on)
   for _, p in self:named_parameters() do p:requires_grad_(on) end
   return self
 end
 
+-- Takes the gradients away; an optimiser's own zero_grad is quicker.
 function Module:zero_grad()
   for _, p in self:named_parameters() do p.grad = nil end
 end
 
--- Moves parameters and buffers in place: to('cuda:0'), to('cpu', 'f64').
+-- Moves parameters and buffers in place: to('cuda:0'), to('cpu', 'f64'). An optimiser is made afterwards.
 function Module:to(device, dtype)
   if dtype == nil and F.dtype_id[device] then device, dtype = nil, device end
   if dtype and dtype ~= 'f32' and dtype ~= 'f64' then
-    raise(("to: parameters stay f32 (f64 for checks), not %s; the images' dtype selects the precision: model(x:to('%s'))"):format(tostring(dtype), tostring(dtype)))
+    if F.dtype_id[dtype] == nil then given.one_of('to', 'the dtype', dtype, {'f32', 'f64'}) end
+    raise(("to: parameters stay f32 (f64 for checks), not %s; the images' dtype selects the precision: model(x:to('%s'))"):format(dtype, dtype))
   end
   for _, kind in ipairs {'parameter', 'buffer'} do
     local _, values = parts(self, kind)
@@ -171,39 +248,55 @@ function Module:state_dict()
   walk(self, '', function(prefix, module)
     for _, kind in ipairs {'parameter', 'buffer'} do
       for _, key in ipairs(module._order) do
-        if module._kinds[key] == kind and module[key] ~= nil then sd[prefix .. key] = module[key]:detach() end
+        if module._kinds[key] == kind and is_tensor(module[key]) then sd[prefix .. key] = module[key]:detach() end
       end
     end
   end)
   return sd
 end
 
-local function sizes_text(t) return '[' .. table.concat(t:size(), ', ') .. ']' end
+local function sizes_text(t) return is_tensor(t) and '[' .. table.concat(t:size(), ', ') .. ']' or 'a ' .. type(t) end
 
--- Copies what sd has into the model. strict (the default): every name on both sides must match. Returns the names
--- that sd lacks and those that the model lacks.
-function Module:load_state_dict(sd, options)
-  local strict = true
-  for name, v in pairs(options or {}) do
-    if name ~= 'strict' then raise(("load_state_dict: no option '%s'%s (has: strict)"):format(tostring(name), nearest.text(tostring(name), {'strict'}))) end
-    strict = v
-  end
-  local own = self:state_dict()
+-- What differs: names that sd lacks, that the model lacks, and lines on those whose sizes differ.
+local function compare(own, sd)
   local missing, unexpected, wrong = {}, {}, {}
   for name, t in dict.items(own) do
-    local given = sd[name]
-    if not is_tensor(given) then missing[#missing + 1] = name
-    elseif sizes_text(given) ~= sizes_text(t) then wrong[#wrong + 1] = ('%s: the file has %s, the model %s'):format(name, sizes_text(given), sizes_text(t)) end
+    local value = sd[name]
+    if is_tensor(value) then
+      if sizes_text(value) ~= sizes_text(t) then wrong[#wrong + 1] = ('%s: the file has %s, the model %s'):format(name, sizes_text(value), sizes_text(t)) end
+    elseif not name:find 'num_batches_tracked$' then missing[#missing + 1] = name end -- files from before 2018 lack these
   end
   for name in dict.items(sd) do
     if own[name] == nil then unexpected[#unexpected + 1] = name end
   end
+  return missing, unexpected, wrong
+end
+
+local function with_sizes(names, tensors)
   local lines = {}
-  if #wrong > 0 then lines[#lines + 1] = 'sizes differ:\n    ' .. table.concat(wrong, '\n    ') end
-  if strict and #missing > 0 then lines[#lines + 1] = 'missing: ' .. table.concat(missing, ', ') end
-  if strict and #unexpected > 0 then lines[#lines + 1] = 'unexpected: ' .. table.concat(unexpected, ', ') end
+  for i, name in ipairs(names) do lines[i] = tostring(name) .. ' ' .. sizes_text(tensors[name]) end
+  return lines
+end
+
+local function section(lines, title, entries)
+  if #entries > 0 then lines[#lines + 1] = ('  %s (%d):\n    %s'):format(title, #entries, table.concat(entries, '\n    ')) end
+end
+
+-- Copies what sd has into the model. strict (the default): every name on both sides must match. Returns the names
+-- that sd lacks and those that the model lacks. Sizes must agree in any case; nothing is copied on an error.
+function Module:load_state_dict(sd, options)
+  local strict = given('load_state_dict', {strict = true}, options).strict
+  if type(sd) ~= 'table' then raise('load_state_dict: takes a state dict, as from dlv3.load(path); a ' .. type(sd) .. ' came') end
+  local own = self:state_dict()
+  local missing, unexpected, wrong = compare(own, sd)
+  local lines = {}
+  section(lines, 'sizes differ', wrong)
+  if strict then
+    section(lines, 'missing', with_sizes(missing, own))
+    section(lines, 'unexpected', with_sizes(unexpected, sd))
+  end
   if #lines > 0 then
-    raise("load_state_dict: the state dict does not fit the model (dlv3.checkpoint's load_weights takes what fits)\n  " .. table.concat(lines, '\n  '))
+    raise("load_state_dict: the state dict does not fit the model (dlv3.checkpoint's load_weights takes what fits)\n" .. table.concat(lines, '\n'))
   end
   autograd.no_grad(function()
     for name, t in dict.items(own) do
@@ -221,10 +314,13 @@ function Module:describe(indent)
   indent = indent or ''
   local lines = {}
   for _, key in ipairs(self._order) do
-    if self._kinds[key] == 'module' then lines[#lines + 1] = ('%s  (%s): %s'):format(indent, key, self[key]:describe(indent .. '  ')) end
+    local child = self._kinds[key] == 'module' and self[key]
+    if is_module(child) then lines[#lines + 1] = ('%s  (%s): %s'):format(indent, key, child:describe(indent .. '  ')) end
   end
   local head = self.class_name .. '(' .. self:extra()
   return #lines == 0 and head .. ')' or head .. '\n' .. table.concat(lines, '\n') .. '\n' .. indent .. ')'
 end
+
+for name in pairs(Module) do method_names[#method_names + 1] = name end
 
 return Module

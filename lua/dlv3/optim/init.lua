@@ -2,87 +2,156 @@
 --
 -- The parameters of a group lie one after the other in one tensor, so do their gradients and momenta: clearing the
 -- gradients is one fill, a step one pass. The parameters are moved there when the optimiser is made; they stay what
--- they were to the model, which shares the memory.
+-- they were to the model, which shares the memory. As in PyTorch, a parameter that no backward pass reached since
+-- zero_grad is left alone by step: no weight decay, no momentum.
 
 local F = require 'dlv3.ffi'
 local tensor = require 'dlv3.tensor'
 local autograd = require 'dlv3.autograd'
 local dict = require 'dlv3.dict'
+local given = require 'dlv3.given'
 local nearest = require 'dlv3.nearest'
 local schedule = require 'dlv3.optim.schedule'
-local C, check, raise = F.C, F.check, F.raise
+local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
 
 local optim = {poly = schedule.poly, multistep = schedule.multistep, cosine = schedule.cosine, constant = schedule.constant}
 
 local SGD = {}
 SGD.__index = SGD
 
+-- -- Arenas -----------------------------------------------------------------------------------------------------
+
 local align = 16 -- elements: every parameter starts on a cache line
 
--- Flat storage for a group's parameters that learn: {p, grad, momentum, slices = {{param, offset}}}
+-- How often a slice was changed by itself, not through its arena.
+local function own_changes(slice, arena) return tonumber(C.dlv3_tensor_version(slice.p) - C.dlv3_tensor_version(arena.p)) end
+
+-- Flat storage for the parameters that learn: {p, grad, lr, slices = {{p, grad, offset, length, seen}, ...}}; nil if none does.
 local function arena_of(params)
   local first, total, slices = nil, 0, {}
   for _, p in ipairs(params) do
     if p.requires_grad then
       first = first or p
       if p.dtype ~= first.dtype or p.device ~= first.device then raise('SGD: the parameters of a group must be of one dtype and on one device') end
-      slices[#slices + 1] = {p, total}
-      total = total + math.ceil(p:numel() / align) * align
+      local length = math.ceil(p:numel() / align) * align
+      slices[#slices + 1] = {p = p, offset = total, length = length}
+      total = total + length
     end
   end
   if not first then return nil end
   local options = {dtype = first.dtype, device = first.device}
-  local arena = {p = tensor.zeros({total}, options), grad = tensor.zeros({total}, options), slices = slices}
+  local arena = {p = tensor.zeros({total}, options), grad = tensor.zeros({total}, options), lr = tensor.zeros({}, {dtype = 'f64', device = first.device}), slices = slices}
   for _, slice in ipairs(slices) do
-    local p, offset = slice[1], slice[2]
-    local grad = tensor.empty(p:size(), options)
-    check(C.dlv3_tensor_rebase(p.p, arena.p.p, offset))
-    check(C.dlv3_tensor_rebase(grad.p, arena.grad.p, offset))
-    p.grad = grad
+    local p = slice.p
+    slice.grad = tensor.zeros(p:size(), options)
+    check(C.dlv3_tensor_rebase(p.p, arena.p.p, slice.offset))
+    check(C.dlv3_tensor_rebase(slice.grad.p, arena.grad.p, slice.offset))
+    slice.address = C.dlv3_tensor_address(p.p)
+    slice.seen = own_changes(slice.grad, arena.grad)
+    p.grad = slice.grad
   end
   return arena
 end
 
-local defaults = {lr = 1e-3, momentum = 0, weight_decay = 0, nesterov = false}
-
-local function merge(what, into, given)
-  local names = {'lr', 'momentum', 'weight_decay', 'nesterov', 'params'}
-  for name, v in pairs(given) do
-    if defaults[name] == nil and name ~= 'params' then
-      raise(("%s: no option '%s'%s (has: lr, momentum, weight_decay, nesterov)"):format(what, tostring(name), nearest.text(tostring(name), names)))
-    end
-    if name ~= 'params' then into[name] = v end
-  end
-  return into
+local function add_momentum(group)
+  local a = group.arena
+  if a and group.momentum ~= 0 and not a.momentum then a.momentum = tensor.zeros_like(a.p) end
 end
 
--- optim.SGD({{params = ..., lr = ...}, ...}, {lr =, momentum =, weight_decay =, nesterov =}); params alone is one group.
--- Groups lie in opt.groups; their lr may be set at any time. Frozen parameters are left alone.
+-- -- Making one -------------------------------------------------------------------------------------------------
+
+local defaults = {lr = 1e-3, momentum = 0, weight_decay = 0, nesterov = false}
+
+local function checked(o)
+  given.number('SGD', 'lr', o.lr, 0, math.huge)
+  given.number('SGD', 'momentum', o.momentum, 0, math.huge)
+  given.number('SGD', 'weight_decay', o.weight_decay, 0, math.huge)
+  if o.nesterov and o.momentum == 0 then raise('SGD: nesterov needs a momentum') end
+  return o
+end
+
+local function check_params(i, params, seen)
+  if type(params) == 'function' then raise(('SGD: params of group %d must be a table, as model:parameters() returns; a function came'):format(i)) end
+  if type(params) ~= 'table' then raise(('SGD: group %d needs params, a table of parameters; %s came'):format(i, params == nil and 'nothing' or 'a ' .. type(params))) end
+  for k, p in ipairs(params) do
+    if not is_tensor(p) then raise(('SGD: parameter %d of group %d is a %s, not a tensor'):format(k, i, type(p))) end
+    if not p.is_leaf then raise(('SGD: parameter %d of group %d is the result of an operation, not a parameter'):format(k, i)) end
+    local id = tonumber(F.cast('intptr_t', p.p))
+    if seen[id] then raise(('SGD: parameter %d of group %d is also %s'):format(k, i, seen[id])) end
+    seen[id] = ('parameter %d of group %d'):format(k, i)
+  end
+end
+
+-- optim.SGD({{params = ..., lr = ...}, ...}, {lr = 1e-3, momentum = 0, weight_decay = 0, nesterov = false}).
+-- params alone is one group. Groups lie in opt.groups; their lr may be set at any time. Frozen parameters are left
+-- alone. Move the model to its device and dtype first.
 function optim.SGD(groups, options)
-  if type(groups) ~= 'table' then raise('SGD: takes a table of parameters or of groups {params = ..., lr = ...}') end
-  if F.is_tensor(groups[1]) then groups = {{params = groups}} end
-  local self = setmetatable({groups = {}}, SGD)
-  for i, given in ipairs(groups) do
-    if type(given.params) ~= 'table' then raise(('SGD: group %d has no params'):format(i)) end
-    local group = merge('SGD', merge('SGD', merge('SGD', {}, defaults), options or {}), given)
-    group.initial_lr = group.lr
-    group.params = given.params
-    group.arena = arena_of(given.params)
-    if group.arena then
-      if group.momentum ~= 0 then group.arena.momentum = tensor.zeros_like(group.arena.p) end
-      group.arena.lr = tensor.zeros({}, {dtype = 'f64', device = group.arena.p.device})
-    end
+  if type(groups) ~= 'table' then raise('SGD: takes a table of parameters or of groups {params = ..., lr = ...}; a ' .. type(groups) .. ' came') end
+  if is_tensor(groups[1]) then groups = {{params = groups}} end
+  local base, seen, self = checked(given('SGD', defaults, options)), {}, setmetatable({groups = {}}, SGD)
+  local with_params = {params = given.optional}
+  for name, v in pairs(base) do with_params[name] = v end
+  for i, g in ipairs(groups) do
+    local group = checked(given('SGD', with_params, g))
+    check_params(i, group.params, seen)
     self.groups[i] = group
+  end
+  for _, group in ipairs(self.groups) do
+    group.initial_lr = group.lr
+    group.arena = arena_of(group.params)
+    add_momentum(group)
   end
   return self
 end
 
--- All gradients become 0. A gradient that was taken away (p.grad = nil) is put back to its place.
+-- -- Steps ------------------------------------------------------------------------------------------------------
+
+-- All gradients become 0, and are in their place again where somebody took them away.
 function SGD:zero_grad()
   for _, group in ipairs(self.groups) do
-    if group.arena then group.arena.grad:fill_(0) end
+    local a = group.arena
+    if a then
+      a.grad:fill_(0)
+      for _, slice in ipairs(a.slices) do
+        check(C.dlv3_tensor_set_grad(slice.p.p, slice.grad.p))
+        slice.seen = own_changes(slice.grad, a.grad)
+      end
+    end
   end
 end
+
+-- Whether a slice has a gradient since zero_grad. One that somebody put in place of ours is copied to where it belongs.
+local function has_gradient(slice, arena)
+  if C.dlv3_tensor_address(slice.p.p) ~= slice.address then
+    raise('SGD: a parameter was moved or released after the optimiser was made: move the model first (model:to), then make the optimiser')
+  end
+  local grad = C.dlv3_tensor_grad(slice.p.p)
+  if grad == nil then return false end
+  local ours = grad == slice.grad.p
+  local handle = F.wrap(grad)
+  if not ours then
+    slice.grad:copy_(handle)
+    check(C.dlv3_tensor_set_grad(slice.p.p, slice.grad.p))
+  end
+  return own_changes(slice.grad, arena.grad) ~= slice.seen
+end
+
+-- The pieces of the arena to update: {offset, length}, neighbours joined.
+local function touched(arena)
+  local runs, last = {}, nil
+  for _, slice in ipairs(arena.slices) do
+    if has_gradient(slice, arena) then
+      if last and last[1] + last[2] == slice.offset then last[2] = last[2] + slice.length
+      else
+        last = {slice.offset, slice.length}
+        runs[#runs + 1] = last
+      end
+    end
+  end
+  return runs
+end
+
+local function part(t, run) return t and (run[2] == t:numel() and t or t:narrow(1, run[1] + 1, run[2])) end
 
 -- g = grad + weight_decay p; buffer = momentum buffer + g; p -= lr buffer
 function SGD:step()
@@ -90,8 +159,12 @@ function SGD:step()
     for _, group in ipairs(self.groups) do
       local a = group.arena
       if a then
+        add_momentum(group)
         a.lr:fill_(group.lr)
-        a.p:sgd_(a.grad, a.momentum, a.lr, {momentum = group.momentum, weight_decay = group.weight_decay, nesterov = group.nesterov})
+        for _, run in ipairs(touched(a)) do
+          part(a.p, run):sgd_(part(a.grad, run), part(a.momentum, run), a.lr,
+                              {momentum = group.momentum, weight_decay = group.weight_decay, nesterov = group.nesterov})
+        end
       end
     end
   end)
@@ -100,67 +173,93 @@ end
 -- -- State, in PyTorch's form ---------------------------------------------------------------------------------------
 
 -- A view of an arena as parameter p lies in it.
-local function window(arena, p, offset)
+local function window(arena, slice)
+  local p = slice.p
   local n, sizes, strides = p:dim(), F.new('int64_t[8]', p:size()), F.new('int64_t[8]', p:stride())
   local out = F.tensor_out()
-  check(C.dlv3_tensor_window(out, arena.p, n, sizes, strides, offset))
+  check(C.dlv3_tensor_window(out, arena.p, n, sizes, strides, slice.offset))
   return F.take(out)
+end
+
+-- For every parameter: its group, its place in the group, its index over all groups from 0, and its slice (nil: frozen).
+local function each(self)
+  local list, index = {}, 0
+  for _, group in ipairs(self.groups) do
+    local by_id = {}
+    for _, slice in ipairs(group.arena and group.arena.slices or {}) do by_id[tonumber(F.cast('intptr_t', slice.p.p))] = slice end
+    for i, p in ipairs(group.params) do
+      list[#list + 1] = {group = group, i = i, index = index, slice = by_id[tonumber(F.cast('intptr_t', p.p))]}
+      index = index + 1
+    end
+  end
+  return list
 end
 
 -- {state = {[index] = {momentum_buffer}}, param_groups = {...}}; indices count parameters over all groups from 0.
 function SGD:state_dict()
-  local state, param_groups, index = dict.new(), {}, 0
+  local state, param_groups, indices = dict.new(), {}, {}
+  for _, e in ipairs(each(self)) do
+    indices[e.group] = indices[e.group] or {}
+    indices[e.group][e.i] = e.index
+    if e.slice and e.group.arena.momentum then state[e.index] = dict.from{{'momentum_buffer', window(e.group.arena.momentum, e.slice)}} end
+  end
   for g, group in ipairs(self.groups) do
-    local indices, slice = {}, 1
-    for i, p in ipairs(group.params) do
-      indices[i] = index
-      local s = group.arena and group.arena.slices[slice]
-      if s and s[1] == p then
-        slice = slice + 1
-        if group.arena.momentum then
-          local entry = dict.new()
-          entry.momentum_buffer = window(group.arena.momentum, p, s[2])
-          state[index] = entry
-        end
-      end
-      index = index + 1
-    end
     param_groups[g] = dict.from{{'lr', group.lr}, {'momentum', group.momentum}, {'dampening', 0}, {'weight_decay', group.weight_decay}, {'nesterov', group.nesterov},
-                                {'maximize', false}, {'foreach', dict.none}, {'differentiable', false}, {'initial_lr', group.initial_lr}, {'params', indices}}
+                                {'maximize', false}, {'foreach', dict.none}, {'differentiable', false}, {'initial_lr', group.initial_lr}, {'params', indices[group] or {}}}
   end
   return dict.from{{'state', state}, {'param_groups', param_groups}}
 end
 
-function SGD:load_state_dict(sd)
+local function sizes_text(t) return '[' .. table.concat(t:size(), ', ') .. ']' end
+
+local function check_state(self, sd)
   if type(sd) ~= 'table' or type(sd.param_groups) ~= 'table' or type(sd.state) ~= 'table' then raise('SGD: this is no state of an optimiser (state, param_groups)') end
   if #sd.param_groups ~= #self.groups then raise(('SGD: the state has %d parameter groups, the optimiser %d'):format(#sd.param_groups, #self.groups)) end
-  local index = 0
   for g, group in ipairs(self.groups) do
-    local saved, slice = sd.param_groups[g], 1
+    local saved = sd.param_groups[g]
+    if type(saved) ~= 'table' or type(saved.params) ~= 'table' then raise(('SGD: group %d of the state has no params'):format(g)) end
     if #saved.params ~= #group.params then raise(('SGD: group %d of the state has %d parameters, the optimiser %d'):format(g, #saved.params, #group.params)) end
-    for _, name in ipairs {'lr', 'momentum', 'weight_decay', 'nesterov', 'initial_lr'} do
-      if saved[name] ~= nil then group[name] = saved[name] end
-    end
-    for _, p in ipairs(group.params) do
-      local s = group.arena and group.arena.slices[slice]
-      if s and s[1] == p then
-        slice = slice + 1
-        local entry = sd.state[index]
-        if entry and F.is_tensor(entry.momentum_buffer) and group.arena.momentum then
-          local buffer = entry.momentum_buffer:to(p.device, p.dtype):clone()
-          if table.concat(buffer:size(), ' ') ~= table.concat(p:size(), ' ') then raise(('SGD: the momentum of parameter %d has other sizes than the parameter'):format(index)) end
-          check(C.dlv3_tensor_rebase(buffer.p, group.arena.momentum.p, s[2]))
-        end
-      end
-      index = index + 1
-    end
+    if (saved.dampening or 0) ~= 0 or saved.maximize == true then raise(('SGD: group %d of the state uses dampening or maximize, which are not offered'):format(g)) end
   end
+end
+
+-- The buffer that a state has for a parameter, or nil.
+local function saved_buffer(sd, group_of, e)
+  local entry = sd.state[sd.param_groups[group_of[e.group]].params[e.i]]
+  local buffer = type(entry) == 'table' and entry.momentum_buffer
+  if not is_tensor(buffer) then return nil end
+  if e.slice and sizes_text(buffer) ~= sizes_text(e.slice.p) then
+    raise(('SGD: the momentum of parameter %d is %s in the state, the parameter is %s'):format(e.index, sizes_text(buffer), sizes_text(e.slice.p)))
+  end
+  return buffer
+end
+
+-- Takes over a state as from state_dict or from PyTorch's SGD, also the groups' lr, momentum, weight_decay and nesterov.
+function SGD:load_state_dict(sd)
+  check_state(self, sd)
+  local group_of, entries = {}, each(self)
+  for g, group in ipairs(self.groups) do group_of[group] = g end
+  for _, e in ipairs(entries) do e.buffer = saved_buffer(sd, group_of, e) end
+  for g, group in ipairs(self.groups) do
+    for _, name in ipairs {'lr', 'momentum', 'weight_decay', 'nesterov', 'initial_lr'} do
+      local v = sd.param_groups[g][name]
+      if type(v) == type(group[name]) then group[name] = v end
+    end
+    add_momentum(group)
+    if group.arena and group.arena.momentum then group.arena.momentum:fill_(0) end
+  end
+  autograd.no_grad(function()
+    for _, e in ipairs(entries) do
+      if e.buffer and e.slice and e.group.arena.momentum then window(e.group.arena.momentum, e.slice):copy_(e.buffer:to(e.slice.p.device)) end
+    end
+  end)
 end
 
 setmetatable(optim, {__index = function(_, name)
   local names = {}
   for k in pairs(optim) do names[#names + 1] = k end
-  raise(("optim has no '%s'%s"):format(tostring(name), nearest.text(tostring(name), names)))
+  table.sort(names)
+  raise(("optim has no '%s'%s (has: %s)"):format(tostring(name), nearest.text(tostring(name), names), table.concat(names, ', ')))
 end})
 
 return optim

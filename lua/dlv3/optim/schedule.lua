@@ -1,36 +1,32 @@
 -- schedule.lua - learning-rate schedules: functions from the number of steps done to a factor of the base rate.
+--
+-- The operations and their order are those of the reference, so that the factors are equal to the last bit.
 
 local F = require 'dlv3.ffi'
-local nearest = require 'dlv3.nearest'
+local given = require 'dlv3.given'
 
 local M = {}
 
--- Defaults in the table, REQUIRED ones as false; unknown and missing options are errors.
-local function options_of(what, defaults, given)
-  local o, names = {}, {}
-  for name, v in pairs(defaults) do o[name], names[#names + 1] = v, name end
-  table.sort(names)
-  for name, v in pairs(given or {}) do
-    if defaults[name] == nil then
-      F.raise(("optim.%s: no option '%s'%s (has: %s)"):format(what, tostring(name), nearest.text(tostring(name), names), table.concat(names, ', ')))
-    end
-    o[name] = v
-  end
-  for _, name in ipairs(names) do
-    if o[name] == false then F.raise(('optim.%s: %s must be given'):format(what, name)) end
-  end
+local function options_of(what, defaults, options)
+  what = 'optim.' .. what
+  local o = given(what, defaults, options)
+  if o.steps_per_epoch then given.count(what, 'steps_per_epoch', o.steps_per_epoch) end
+  if o.epochs then given.count(what, 'epochs', o.epochs) end
+  if o.warmup_epochs then given.number(what, 'warmup_epochs', o.warmup_epochs, 0, o.epochs or math.huge) end
+  if o.warmup_factor then given.number(what, 'warmup_factor', o.warmup_factor, 0, math.huge) end
   return o
 end
 
--- A line from warmup_factor to 1 over `steps` steps: wf (1 - a) + a.
+-- A line from `factor` to 1 over `steps` steps.
 local function warmup(step, steps, factor)
   local alpha = step / steps
   return factor * (1 - alpha) + alpha
 end
 
 -- The reference's: warmup, then (1 - done / all) ^ power; 0 past the end.
+-- {steps_per_epoch =, epochs =, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}
 function M.poly(options)
-  local o = options_of('poly', {steps_per_epoch = false, epochs = false, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}, options)
+  local o = options_of('poly', {steps_per_epoch = given.required, epochs = given.required, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}, options)
   local first, all = o.warmup_epochs * o.steps_per_epoch, (o.epochs - o.warmup_epochs) * o.steps_per_epoch
   return function(step)
     if o.warmup_epochs > 0 and step <= first then return warmup(step, first, o.warmup_factor) end
@@ -39,9 +35,11 @@ function M.poly(options)
   end
 end
 
--- gamma more at each milestone (in epochs).
+-- gamma times more at each milestone (in epochs).
+-- {steps_per_epoch =, milestones =, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}
 function M.multistep(options)
-  local o = options_of('multistep', {steps_per_epoch = false, milestones = false, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}, options)
+  local o = options_of('multistep', {steps_per_epoch = given.required, milestones = given.required, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}, options)
+  if type(o.milestones) ~= 'table' then F.raise('optim.multistep: milestones must be a table of epochs, ' .. tostring(o.milestones) .. ' came') end
   local first = o.warmup_epochs * o.steps_per_epoch
   return function(step)
     local factor = step < first and warmup(step, first, o.warmup_factor) or 1
@@ -53,17 +51,20 @@ function M.multistep(options)
 end
 
 -- Half a cosine from 1 to 0 after the warmup.
+-- {steps_per_epoch =, epochs =, warmup_epochs = 0, warmup_factor = 1e-3}
 function M.cosine(options)
-  local o = options_of('cosine', {steps_per_epoch = false, epochs = false, warmup_epochs = 0, warmup_factor = 1e-3}, options)
+  local o = options_of('cosine', {steps_per_epoch = given.required, epochs = given.required, warmup_epochs = 0, warmup_factor = 1e-3}, options)
   local first, all = o.warmup_epochs * o.steps_per_epoch, (o.epochs - o.warmup_epochs) * o.steps_per_epoch
   return function(step)
     if step < first then return warmup(step, first, o.warmup_factor) end
-    return 0.5 * (1 + math.cos(math.pi * math.min(1, (step - first) / all)))
+    if step - first >= all then return 0 end
+    return 0.5 * (1 + math.cos(math.pi * ((step - first) / all)))
   end
 end
 
+-- Always 1.
 function M.constant(options)
-  options_of('constant', {steps_per_epoch = 1, epochs = 1}, options)
+  options_of('constant', {steps_per_epoch = given.optional, epochs = given.optional}, options)
   return function() return 1 end
 end
 
