@@ -125,7 +125,7 @@ static status check_alive(const tensor *t, const char *what) {
 
 /* -- Walking elements -------------------------------------------------------------------------------------- */
 
-static double get_element(const char *p, int32_t dtype) {
+static double read_element(const char *p, int32_t dtype) {
   float f;
   uint32_t bits;
   uint16_t h;
@@ -150,6 +150,13 @@ static double get_element(const char *p, int32_t dtype) {
   case DLV3_F32: return *(const float *)p;
   default: return *(const double *)p;
   }
+}
+
+/* Any nan comes as the same one: LuaJIT tags its values with the bits of others, so one from a file could pass itself off
+ * as an object at any address. */
+static double get_element(const char *p, int32_t dtype) {
+  double v = read_element(p, dtype);
+  return v != v ? __builtin_nan("") : v;
 }
 
 DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {

@@ -285,6 +285,21 @@ return function(t)
     t.eq(require 'dlv3.ffi'.C.dlv3_path_kind(mark), 0)
   end)
 
+  t.case('any nan of a file is a number', function() -- LuaJIT takes the bits of some for nil, or for objects
+    for _, nan in ipairs{('\255'):rep(8), '\255\253AAAAAA', '\127\240\0\0\0\0\0\1', '\255\248\0\0\0\0\0\0'} do
+      local v = dlv3.load(pth(t.folder() .. '/nan.pth', '\128\2}U\1xG' .. nan .. 's.')).x
+      t.eq(type(v), 'number')
+      t.ok(v ~= v)
+      local x = dlv3.frombytes(nan:reverse(), {1}, {dtype = 'f64'})
+      t.eq({type(x:item()), type(x:totable()[1])}, {'number', 'number'})
+    end
+    local x = dlv3.frombytes(('\255'):rep(4), {1})
+    t.eq({type(x:item()), type(x:totable()[1])}, {'number', 'number'})
+    for _, v in ipairs{'\127\240\0\0\0\0\0\0', '\255\240\0\0\0\0\0\0'} do t.eq(math.abs(bytes.number(v:reverse(), 'f64')), math.huge) end
+    t.eq(bytes.number('\0\0\128\127', 'f32'), math.huge)
+    t.eq(bytes.number('\255\255\127\127', 'f32') < math.huge, true)
+  end)
+
   t.case('damaged pickles', function()
     local path = t.folder() .. '/x.pth'
     local function refused(text, pattern, storages, extra)

@@ -49,8 +49,17 @@ function M.u64(s, i) return M.u32(s, i) + M.u32(s, i + 4) * 4294967296 end
 
 local buffer = F.new 'union { uint8_t b[8]; double f64; float f32; int64_t i64; uint64_t u64; int32_t i32; int16_t i16; int8_t i8; uint8_t u8; }'
 
--- The number of a C type ('f64', 'f32', 'i64', ...) whose bytes are s; i64 and u64 come as 64-bit cdata.
+-- Whether the little-endian bytes of an f64 or f32 are those of a nan.
+local function is_nan(s, type)
+  local low, high = s:byte(-2, -1)
+  local exponent = type == 'f64' and 0xF0 or 0x80
+  return high % 128 == 127 and low >= exponent and (low > exponent or s:sub(1, -3):find '[^%z]' ~= nil)
+end
+
+-- The number of a C type ('f64', 'f32', 'i64', ...) whose bytes are s; i64 and u64 come as 64-bit cdata. A nan of a file
+-- is never loaded as it is: LuaJIT takes the bits of some for other values, objects at any address among them.
 function M.number(s, type)
+  if (type == 'f64' or type == 'f32') and is_nan(s, type) then return 0 / 0 end
   F.copy(buffer.b, s, #s)
   return buffer[type]
 end
