@@ -140,7 +140,7 @@ end
 
 -- Runs a shell command; returns its output (stdout and stderr) and its exit status.
 function t.run(command)
-  local pipe = io.popen('{ ' .. command .. '\n} 2>&1; echo "status $?"')
+  local pipe = io.popen('( ' .. command .. '\n) 2>&1; echo "status $?"') -- not { }: dash 0.5.12 loses redirections in it
   local output = pipe:read('*a')
   pipe:close()
   local body, status = output:match('^(.*)status (%d+)\n$')

@@ -235,7 +235,8 @@ return function(t)
     t.eq(optim.poly{steps_per_epoch = 10, epochs = 1}(11), 0)
     -- Python's floats, as float.hex writes them: facts of the reference's formula at 366 steps and 30 epochs
     local g = optim.poly{steps_per_epoch = 366, epochs = 30}
-    local hex = {[1] = '0x1.e8d587785ca9ep-9', [100] = '0x1.1886904cd1190p-2', [366] = '0x1.0000000000000p+0', [367] = '0x1.fff4e2c8801adp-1', [5000] = '0x1.317fc12a7ea13p-1', [10979] = '0x1.f346148d355bdp-13'}
+    local hex = {[1] = '0x1.e8d587785ca9ep-9', [100] = '0x1.1886904cd1190p-2', [366] = '0x1.0000000000000p+0',
+                 [367] = '0x1.fff4e2c8801adp-1', [5000] = '0x1.317fc12a7ea13p-1', [10979] = '0x1.f346148d355bdp-13'}
     local values, wanted = {}, {}
     for step, text in pairs(hex) do values[#values + 1], wanted[#wanted + 1] = g(step), tonumber(text) end
     t.eq(values, wanted)
