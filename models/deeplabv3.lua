@@ -53,7 +53,7 @@ end)
 -- The scores as the heads give them, on the backbone's map: {out = [n,k,h',w'], aux = ...}. Ops that enlarge by
 -- themselves (upsample_cross_entropy, upsample_argmax) want these. aux = false leaves the auxiliary head out.
 function DeepLabV3:logits(x, options)
-  local features = self.backbone(x)
+  local features = self.backbone(self:input(x))
   local y = {out = self.classifier(features.out)}
   if self.aux_classifier and not (options and options.aux == false) then y.aux = self.aux_classifier(features.aux) end
   return y

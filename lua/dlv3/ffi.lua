@@ -38,7 +38,8 @@ function M.user_line()
     local info = debug.getinfo(level, 'Sl')
     if not info then return nil end
     local source = info.source
-    if info.currentline > 0 and not source:find('lua/dlv3/', 1, true) then
+    local library = source:find('lua/dlv3/', 1, true) or source:find('models/init.lua', 1, true)
+    if info.currentline > 0 and not library then
       return M.short(source) .. ':' .. info.currentline
     end
   end

@@ -2,14 +2,14 @@
 --
 -- Module.__call pushes and, on the way back, resets; the text goes into error messages ("in backbone.layer2.1.conv1").
 -- Names are looked up only when a message needs them: a module's name is its place below the module that called it.
--- An error unwinds past the resets. Whoever catches it (the REPL, a test, no_grad) puts the depth back; entries that
--- were left behind by others are recognised, since what is called after them does not belong to them.
+-- An error unwinds past the resets. Whoever catches it (the REPL, a test, no_grad) puts the depth back; what others
+-- leave behind is told by its call not being on Lua's stack any more.
 
 local path = {}
 
 local stack, depth = {}, 0
 
--- Enters a module (or a name); returns the depth to reset to.
+-- Enters a module; returns the depth to reset to.
 function path.push(module)
   depth = depth + 1
   stack[depth] = module
@@ -25,20 +25,29 @@ function path.reset(d)
   if depth > d then depth = d end
 end
 
--- The name of an entry as seen from the one before it, or nil where it is no part of that.
-local function name_within(outer, entry)
-  if type(entry) == 'string' then return entry end
-  return type(outer) == 'table' and outer:path_to(entry) or nil
+-- The name of a module as seen from the one that called it, or nil where it is no part of that.
+local function name_within(outer, module) return outer:path_to(module) end
+
+-- How many calls of modules are going on: path.frame is the function they pass through.
+local function live_calls()
+  local n = 0
+  for level = 3, 250 do
+    local info = debug.getinfo(level, 'f')
+    if not info then break end
+    if info.func == path.frame then n = n + 1 end
+  end
+  return math.min(n, depth)
 end
 
 -- "backbone.layer2.1.conv1", or nil outside of any module. The outermost is the model itself and has no name, unless
 -- it was called as a part of a larger one.
 function path.text()
-  local text = nil
-  for i = depth, 1, -1 do
-    local name = i > 1 and name_within(stack[i - 1], stack[i])
+  local text
+  local first = depth - live_calls() + 1
+  for i = depth, first, -1 do
+    local name = i > first and name_within(stack[i - 1], stack[i])
     local outermost = not name
-    if outermost then name = type(stack[i]) == 'table' and rawget(stack[i], '_name') or type(stack[i]) == 'string' and stack[i] or '' end
+    if outermost then name = rawget(stack[i], '_name') or '' end
     if name ~= '' then text = text and name .. '.' .. text or name end
     if outermost then break end
   end

@@ -60,7 +60,7 @@ nn.Conv2d = nn.module('Conv2d', function(self, cin, cout, kernel_size, options)
   end
 end)
 
-function nn.Conv2d:forward(x) return x:conv2d(self.weight, self.bias, self.options) end
+function nn.Conv2d:forward(x) return self:input(x):conv2d(self.weight, self.bias, self.options) end
 
 function nn.Conv2d:extra()
   local o = self.options
@@ -86,6 +86,7 @@ nn.BatchNorm2d = nn.module('BatchNorm2d', function(self, channels, options)
 end)
 
 function nn.BatchNorm2d:forward(x, residual)
+  self:input(x)
   if self.training then self.num_batches_tracked:add_(1) end
   return x:batch_norm(self.weight, self.bias, self.running_mean, self.running_var, residual,
                       {training = self.training, momentum = self.momentum, eps = self.eps, activation = self.activation})
@@ -105,14 +106,14 @@ nn.Linear = nn.module('Linear', function(self, cin, cout, options)
     initialise.uniform_(self.bias, -1 / math.sqrt(cin), 1 / math.sqrt(cin))
   end
 end)
-function nn.Linear:forward(x) return x:linear(self.weight, self.bias) end
+function nn.Linear:forward(x) return self:input(x):linear(self.weight, self.bias) end
 function nn.Linear:extra() return ('%d, %d%s'):format(self.weight:size(2), self.weight:size(1), self.bias and '' or ', bias = false') end
 
 -- -- Layers without -------------------------------------------------------------------------------------------------
 
 for name, op in pairs {ReLU = 'relu', ReLU6 = 'relu6', Hardswish = 'hardswish', Hardsigmoid = 'hardsigmoid', Sigmoid = 'sigmoid', Tanh = 'tanh'} do
   nn[name] = nn.module(name, function() end)
-  nn[name].forward = function(_, x) return x[op](x) end
+  nn[name].forward = function(self, x) return self:input(x)[op](x) end
 end
 
 nn.Identity = nn.module('Identity', function() end)
@@ -120,11 +121,11 @@ function nn.Identity:forward(x) return x end
 
 -- [n, a, b, ...] -> [n, a b ...].
 nn.Flatten = nn.module('Flatten', function() end)
-function nn.Flatten:forward(x) return x:flatten(2) end
+function nn.Flatten:forward(x) return self:input(x):flatten(2) end
 
 -- p (0.5): how likely an element becomes 0; only while training.
 nn.Dropout = nn.module('Dropout', function(self, p) self.p = given.number('Dropout', 'p', p or 0.5, 0, 1) end)
-function nn.Dropout:forward(x) return self.training and self.p > 0 and x:dropout{p = self.p} or x end
+function nn.Dropout:forward(x) return self.training and self.p > 0 and self:input(x):dropout{p = self.p} or x end
 function nn.Dropout:extra() return ('p = %g'):format(self.p) end
 
 -- options {stride = kernel_size, padding = 0, dilation = 1}.
@@ -133,14 +134,14 @@ nn.MaxPool2d = nn.module('MaxPool2d', function(self, kernel_size, options)
   self.options = {kernel_size = pair('MaxPool2d', 'kernel_size', kernel_size), stride = pair('MaxPool2d', 'stride', o.stride or kernel_size),
                   padding = pair('MaxPool2d', 'padding', o.padding, 0), dilation = pair('MaxPool2d', 'dilation', o.dilation)}
 end)
-function nn.MaxPool2d:forward(x) return x:max_pool2d(self.options) end
+function nn.MaxPool2d:forward(x) return self:input(x):max_pool2d(self.options) end
 function nn.MaxPool2d:extra()
   return 'kernel_size = ' .. pair_text(self.options.kernel_size) .. options_text(self.options, {'stride', 'padding', 'dilation'}, {'', '0', '1'})
 end
 
 -- size: a number or {h, w}.
 nn.AdaptiveAvgPool2d = nn.module('AdaptiveAvgPool2d', function(self, size) self.size = pair('AdaptiveAvgPool2d', 'size', size) end)
-function nn.AdaptiveAvgPool2d:forward(x) return x:adaptive_avg_pool2d{size = self.size} end
+function nn.AdaptiveAvgPool2d:forward(x) return self:input(x):adaptive_avg_pool2d{size = self.size} end
 function nn.AdaptiveAvgPool2d:extra() return pair_text(self.size) end
 
 local function check_upsample(self, what, options, align_corners)
@@ -155,6 +156,7 @@ nn.Upsample = nn.module('Upsample', function(self, options) check_upsample(self,
 
 function nn.Upsample:forward(x)
   local o = self.options
+  self:input(x)
   local size = o.size or {math.floor(x:size(3) * o.scale_factor), math.floor(x:size(4) * o.scale_factor)}
   return x:upsample_bilinear2d{size = size, align_corners = o.align_corners}
 end
@@ -174,7 +176,7 @@ nn.CrossEntropyLoss = nn.module('CrossEntropyLoss', function(self, options)
   self.options = {ignore_index = o.ignore_index, label_smoothing = given.number('CrossEntropyLoss', 'label_smoothing', o.label_smoothing, 0, 1)}
   if o.weight then self:buffer('weight', o.weight) end
 end)
-function nn.CrossEntropyLoss:forward(x, target) return x:cross_entropy(target, self.weight, self.options) end
+function nn.CrossEntropyLoss:forward(x, target) return self:input(x):cross_entropy(target, self.weight, self.options) end
 
 -- -- Containers -------------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ end
 
 local function call(self, ...) return leave(path.push(self), self:forward(...)) end
 
+path.frame = call
+
 local function describe(self) return self:describe() end
 
 -- A class of modules; init(self, ...) runs when it is called. parent: a class to take methods from; indexed: its
@@ -99,6 +101,12 @@ function Module.class(name, init, parent, indexed)
 end
 
 function Module:forward() raise("module '" .. tostring(self.class_name) .. "' has no forward(self, x)") end
+
+-- x, when it is a tensor: self:input(x):relu() in a forward tells a wrong argument by the module's name.
+function Module:input(x)
+  if not is_tensor(x) then raise(('%s: x must be a tensor, %s came'):format(self.class_name, x == nil and 'nothing' or 'a ' .. type(x))) end
+  return x
+end
 
 -- A tensor that is saved and moved with the module but not learned.
 function Module:buffer(name, tensor)
@@ -282,6 +290,19 @@ local function section(lines, title, entries)
   if #entries > 0 then lines[#lines + 1] = ('  %s (%d):\n    %s'):format(title, #entries, table.concat(entries, '\n    ')) end
 end
 
+-- A dict of something else is not worth a list of all that it lacks.
+local function check_any(own, sd, missing)
+  if #missing == 0 or #missing < dict.size(own) / 2 then return end
+  for name in dict.items(own) do if sd[name] ~= nil and not name:find 'num_batches_tracked$' then return end end
+  local first, n = {}, 0
+  for name, v in dict.items(sd) do
+    n = n + 1
+    if n <= 4 then first[n] = tostring(name) .. (is_tensor(v) and '' or ' (a ' .. type(v) .. ')') end
+  end
+  raise(("load_state_dict: no name of the model is in the state dict (dlv3.checkpoint's load_weights looks inside of checkpoints and under prefixes)\n  it has %s%s\n  the model has %s, ..."):format(
+        n > 0 and table.concat(first, ', ') or 'nothing', n > 4 and ', ...' or '', missing[1]))
+end
+
 -- Copies what sd has into the model. strict (the default): every name on both sides must match. Returns the names
 -- that sd lacks and those that the model lacks. Sizes must agree in any case; nothing is copied on an error.
 function Module:load_state_dict(sd, options)
@@ -289,6 +310,7 @@ function Module:load_state_dict(sd, options)
   if type(sd) ~= 'table' then raise('load_state_dict: takes a state dict, as from dlv3.load(path); a ' .. type(sd) .. ' came') end
   local own = self:state_dict()
   local missing, unexpected, wrong = compare(own, sd)
+  if strict then check_any(own, sd, missing) end
   local lines = {}
   section(lines, 'sizes differ', wrong)
   if strict then
