@@ -27,24 +27,16 @@ OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address$(COMMA)undefined -fn
 ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime $(FEATURE_CFLAGS)
 ALL_LIBS = $(FEATURE_LIBS) -lm -ldl -lpthread $(LDLIBS)
 
-# BOOT=1: links while parts are still missing; what is missing becomes a null pointer
-ifdef BOOT
-ALL_CFLAGS += '-DMAYBE=__attribute__((weak))'
-endif
-
 SRC := $(wildcard runtime/*.c runtime/ops/*.c kernels/cpu/*.c)
 OBJ := $(SRC:%.c=$(B)/%.o)
 
 all: $(BIN)
 
 # -rdynamic: LuaJIT's FFI finds the functions of dlv3.h in the program itself.
-LINK = $(CC) $(OPT) -fopenmp -rdynamic $(if $(BOOT),-no-pie)
-BOOT_STUBS = $(LINK) -Wl,--warn-unresolved-symbols -o $(B)/boot $^ $(ALL_LIBS) 2>&1 | sed -n "s/.*undefined reference to .\(.*\)'/\1/p" | \
-  sort -u | sed 's/.*/.weak &; .set &, 0/' | $(CC) -Wa,--noexecstack -c -x assembler -o $(B)/boot.o -
+LINK = $(CC) $(OPT) -fopenmp -rdynamic
 $(BIN): $(OBJ) $(B)/cdef.o
 	$(call say,LINK,$@)
-	$(Q)$(if $(BOOT),$(BOOT_STUBS))
-	$(Q)$(LINK) -o $@ $^ $(if $(BOOT),$(B)/boot.o) $(ALL_LIBS)
+	$(Q)$(LINK) -o $@ $^ $(ALL_LIBS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)

@@ -11,10 +11,6 @@
 
 #include "dlv3.h"
 
-#ifndef MAYBE /* BOOT=1 builds with parts missing */
-#define MAYBE
-#endif
-
 typedef dlv3_tensor tensor;
 typedef dlv3_status status;
 

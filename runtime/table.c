@@ -7,11 +7,11 @@
 
 #define NONE
 #define A(name, type, def)
-#define OP(name, signature, attrs, flags, doc) status name##_infer(op_call *) MAYBE;
+#define OP(name, signature, attrs, flags, doc) status name##_infer(op_call *);
 #include "ops.def"
 #undef OP
 
-#define OP(name, signature, attrs, flags, doc) status name##_backward_rule(backward_call *) MAYBE;
+#define OP(name, signature, attrs, flags, doc) status name##_backward_rule(backward_call *);
 #include "ops.def"
 #undef OP
 #undef A

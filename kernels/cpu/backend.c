@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#define OP(name, signature, attrs, flags, doc) extern const impl cpu_##name##_impls[] MAYBE;
+#define OP(name, signature, attrs, flags, doc) extern const impl cpu_##name##_impls[];
 #include "../../runtime/ops.def"
 #undef OP
 
