@@ -87,18 +87,6 @@ return function(t)
     t.ok(text:find '^usage: dlv3' and status == 0)
   end)
 
-  t.case('a script starts within 30 ms', function()
-    local F = require 'dlv3.ffi'
-    if F.string(F.C.dlv3_build_info()):find 'sanitizers' then t.skip 'a sanitizer build starts slowly' end
-    local path, best = script "require 'dlv3'", math.huge
-    for _ = 1, 10 do
-      local begin = F.C.dlv3_now()
-      dlv3(path)
-      best = math.min(best, F.C.dlv3_now() - begin)
-    end
-    t.ok(best < 0.03, ('the best of ten starts took %.1f ms'):format(best * 1e3)) -- with a shell around it
-  end)
-
   t.case('the REPL prints expressions and survives errors', function()
     expect('-i', '1 + 1\nx = 3\nx * 2, "a"\nlocal y = x\ny\nnil\n', "2\n6\t'a'\n3\nnil\n")
     expect('-i', 'for i = 1, 2 do\nprint(i)\nend\n{1, {a = true}}\n', '1\n2\n{1, {a = true}}\n')
