@@ -132,13 +132,14 @@ static dnnl_status_t start(void) {
 static dnnl_data_type_t type_of(int64_t dtype) { return dtype == DLV3_BF16 ? dnnl_bf16 : dnnl_f32; }
 
 /* Layouts of weights by number, so that a number says what form a packed weight has. */
-static layout known_layouts[256];
+enum { LAYOUTS = 4096 }; /* three models at many sizes need some hundred */
+static layout known_layouts[LAYOUTS];
 static int32_t n_layouts;
 
 static int32_t layout_number(layout_view l) {
   for (int32_t i = 0; i < n_layouts; i++)
     if (dnnl_memory_desc_equal(view(&known_layouts[i]), l)) return i;
-  if (n_layouts == 256 || layout_copy(&known_layouts[n_layouts], l) != dnnl_success) return -1;
+  if (n_layouts == LAYOUTS || layout_copy(&known_layouts[n_layouts], l) != dnnl_success) return -1;
   return n_layouts++;
 }
 
