@@ -57,22 +57,27 @@ typedef struct {
 static void walk_range(void *ctx, int64_t begin, int64_t end) {
   const walk_job *job = ctx;
   const elements *e = job->e;
-  int64_t index[DLV3_MAX_DIMS], at = begin, strides[MAX_OPERANDS];
+  int64_t index[DLV3_MAX_DIMS], at = begin, strides[MAX_OPERANDS] = {0}, jumps[MAX_OPERANDS] = {0};
   for (int32_t i = 0; i < e->ndim; i++) index[i] = at % e->size[i], at /= e->size[i];
-  for (int32_t o = 0; o < e->n_op; o++) strides[o] = e->stride[o][0];
+  for (int32_t o = 0; o < e->n_op; o++) strides[o] = e->stride[o][0], jumps[o] = e->ndim > 1 ? e->stride[o][1] : 0;
   while (begin < end) {
-    char *p[MAX_OPERANDS];
+    char *p[MAX_OPERANDS] = {0};
     for (int32_t o = 0; o < e->n_op; o++) {
       int64_t offset = 0;
       for (int32_t i = 0; i < e->ndim; i++) offset += index[i] * e->stride[o][i];
       p[o] = e->data[o] + offset * dtype_bytes(e->dtype[o]);
     }
-    int64_t n = e->size[0] - index[0];
+    int64_t n = e->size[0] - index[0], rows = 1;
     if (n > end - begin) n = end - begin;
-    job->run(job->ctx, p, strides, n);
-    begin += n;
-    index[0] += n;
-    for (int32_t i = 0; i + 1 < e->ndim && index[i] == e->size[i]; i++) index[i] = 0, index[i + 1]++;
+    bool whole = n == e->size[0] && e->ndim > 1;
+    if (whole) {
+      rows = (end - begin) / n;
+      if (rows > e->size[1] - index[1]) rows = e->size[1] - index[1];
+      index[1] += rows;
+    } else index[0] += n;
+    job->run(job->ctx, p, strides, jumps, n, rows);
+    begin += n * rows;
+    for (int32_t i = whole; i + 1 < e->ndim && index[i] == e->size[i]; i++) index[i] = 0, index[i + 1]++;
   }
 }
 
@@ -90,37 +95,39 @@ typedef struct { int32_t to, from; } copy_job;
     T *y = (T *)p[0];                                                              \
     const T *x = (const T *)p[1];                                                  \
     int64_t sy = stride[0], sx = stride[1];                                        \
-    if (sx == 0) for (int64_t i = 0; i < n; i++) y[i * sy] = *x;                   \
-    else for (int64_t i = 0; i < n; i++) y[i * sy] = x[i * sx];                    \
+    for (int64_t r = 0; r < rows; r++, y += jump[0], x += jump[1])                 \
+      for (int64_t i = 0; i < n; i++) y[i * sy] = x[i * sx];                       \
   } while (0)
 
-static void copy_same(void *ctx, char *const *p, const int64_t *stride, int64_t n) {
+static void copy_same(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, int64_t rows) {
   int32_t width = dtype_bytes(((const copy_job *)ctx)->to);
-  if (stride[0] == 1 && stride[1] == 1) memmove(p[0], p[1], (size_t)(n * width));
-  else if (width == 8) COPY(uint64_t);
+  if (stride[0] == 1 && stride[1] == 1 && (rows == 1 || n >= 16)) {
+    for (int64_t r = 0; r < rows; r++) memcpy(p[0] + r * jump[0] * width, p[1] + r * jump[1] * width, (size_t)(n * width));
+  } else if (width == 8) COPY(uint64_t);
   else if (width == 4) COPY(uint32_t);
   else if (width == 2) COPY(uint16_t);
   else COPY(uint8_t);
 }
 
-/* Through f64 where either side needs more than f32 holds, else through f32. */
-static void copy_cast(void *ctx, char *const *p, const int64_t *stride, int64_t n) {
-  const copy_job *job = ctx;
-  int32_t wy = dtype_bytes(job->to), wx = dtype_bytes(job->from);
+/* m <= RUN elements through f64 where either side needs more than f32 holds, else through f32. */
+static void cast_piece(const copy_job *job, char *y, const char *x, int64_t sy, int64_t sx, int64_t m) {
   bool half = job->to >= DLV3_F16 && job->to <= DLV3_F32 && job->from >= DLV3_F16 && job->from <= DLV3_F32;
+  int64_t piece = sy == 1 && sx == 1 ? m : 1, wy = sy * dtype_bytes(job->to), wx = sx * dtype_bytes(job->from);
   double wide[RUN];
   float narrow[RUN];
-  for (int64_t at = 0; at < n; at += RUN) {
-    int64_t m = n - at < RUN ? n - at : RUN;
-    for (int64_t i = 0; i < m;) { /* contiguous: one piece; else element by element */
-      int64_t piece = stride[0] == 1 && stride[1] == 1 ? m : 1;
-      const char *x = p[1] + (at + i) * stride[1] * wx;
-      char *y = p[0] + (at + i) * stride[0] * wy;
-      if (half) load_f32(narrow, x, job->from, piece), store_f32(y, job->to, narrow, piece);
-      else load_f64(wide, x, job->from, piece), store_f64(y, job->to, wide, piece);
-      i += piece;
-    }
+  for (int64_t i = 0; i < m; i += piece) {
+    if (half) load_f32(narrow, x + i * wx, job->from, piece), store_f32(y + i * wy, job->to, narrow, piece);
+    else load_f64(wide, x + i * wx, job->from, piece), store_f64(y + i * wy, job->to, wide, piece);
   }
+}
+
+static void copy_cast(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, int64_t rows) {
+  const copy_job *job = ctx;
+  int64_t wy = dtype_bytes(job->to), wx = dtype_bytes(job->from);
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t at = 0; at < n; at += RUN)
+      cast_piece(job, p[0] + (r * jump[0] + at * stride[0]) * wy, p[1] + (r * jump[1] + at * stride[1]) * wx, stride[0], stride[1],
+                 n - at < RUN ? n - at : RUN);
 }
 
 void elements_copy(tensor *dst, tensor *src) {

@@ -1,7 +1,7 @@
 /* elements.h - walking several tensors element by element, in the order the first one lies in memory.
  *
  * Operands are broadcast to the sizes of operand 0. Axes are sorted by operand 0's strides and merged where all
- * operands allow it, so that most calls become one long row. The rows are cut into chunks for parallel_for. */
+ * operands allow it, so that most calls become one long row. The elements are cut into chunks for parallel_for. */
 #ifndef DLV3_ELEMENTS_H
 #define DLV3_ELEMENTS_H
 
@@ -20,10 +20,11 @@ typedef struct {
 /* t[0] gives the sizes; the others are broadcast to them (their trailing axes are aligned). */
 elements elements_of(tensor *const *t, int32_t n);
 
-/* One run: n elements of every operand, p[k] its first, stride[k] apart in elements. position: of the first element. */
-typedef void (*elements_run)(void *ctx, char *const *p, const int64_t *stride, int64_t n);
+/* One run: rows of n elements of every operand. p[k] is its first; within a row they are stride[k] apart, from row to row
+ * jump[k], both in elements. */
+typedef void (*elements_run)(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, int64_t rows);
 
-/* Calls run on pieces of rows, in parallel. */
+/* Calls run on pieces: several whole rows where rows are short, or a part of one. In parallel. */
 void elements_walk(const elements *e, elements_run run, void *ctx);
 
 /* Copies src into dst (broadcast, cast): the engine of copies, casts, views made dense. */

@@ -1,7 +1,8 @@
 /* reduce.c - sums, means, variances, extremes over any axes of tensors of any strides.
  *
- * Sums accumulate in f64, whatever the dtype. The reduced elements are cut into segments by shape alone; segments and
- * blocks of outputs are the parallel tasks, and the segments' sums are added in their order: no dependence on threads. */
+ * Sums accumulate in f64 (of integers in i64), whatever the dtype. The reduced elements are cut into segments by shape
+ * alone; segments and blocks of outputs are the parallel tasks, and the segments' sums are added in their order: no
+ * dependence on threads. */
 #include "elements.h"
 
 #include <stdlib.h>
@@ -10,12 +11,14 @@ enum { BLOCK = 256, SEGMENT = 1 << 15 };
 
 typedef struct {
   const tensor *x;
+  bool whole;                                    /* integers                                                     */
   int32_t n_kept, n_reduced;                     /* axes, the innermost in memory first                          */
   int64_t kept_size[DLV3_MAX_DIMS], kept_stride[DLV3_MAX_DIMS], kept_out[DLV3_MAX_DIMS];
   int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS];
   int64_t outputs, count, segment, segments, block, blocks;
   const double *mean;                            /* var: sum of (x - mean)^2 instead of x                        */
   double *partial;                               /* [segments][outputs], outputs in the order of the kept axes   */
+  int64_t *partial_whole;                        /* the same of integers                                         */
 } reduction;
 
 static void add_axis(int32_t *n, int64_t *size, int64_t *stride, int64_t *out, int64_t s, int64_t st, int64_t o) {
@@ -28,9 +31,23 @@ static void add_axis(int32_t *n, int64_t *size, int64_t *stride, int64_t *out, i
   if (out) out[at] = o;
 }
 
+/* Neighbours that are walked as one axis become one. */
+static void merge(int32_t *n, int64_t *size, int64_t *stride, int64_t *out) {
+  int32_t last = 0;
+  for (int32_t i = 1; i < *n; i++) {
+    if (stride[i] == stride[last] * size[last] && (!out || out[i] == out[last] * size[last])) size[last] *= size[i];
+    else {
+      last++;
+      size[last] = size[i], stride[last] = stride[i];
+      if (out) out[last] = out[i];
+    }
+  }
+  *n = last + 1;
+}
+
 /* out: strides of the result along x's axes; 0 where an axis is reduced (or has size 1). */
 static reduction reduction_of(const tensor *x, uint32_t mask, const int64_t *out) {
-  reduction r = {.x = x, .outputs = 1, .count = 1};
+  reduction r = {.x = x, .whole = !is_float(x->dtype), .outputs = 1, .count = 1};
   for (int32_t i = 0; i < x->ndim; i++) {
     if (x->size[i] == 1) continue;
     if (mask >> i & 1) add_axis(&r.n_reduced, r.size, r.stride, NULL, x->size[i], x->stride[i], 0), r.count *= x->size[i];
@@ -38,12 +55,15 @@ static reduction reduction_of(const tensor *x, uint32_t mask, const int64_t *out
   }
   if (!r.n_kept) r.kept_size[0] = 1, r.kept_stride[0] = 0, r.n_kept = 1;
   if (!r.n_reduced) r.size[0] = 1, r.stride[0] = 0, r.n_reduced = 1;
+  if (!r.outputs || !r.count) return r;
+  merge(&r.n_kept, r.kept_size, r.kept_stride, r.kept_out);
+  merge(&r.n_reduced, r.size, r.stride, NULL);
   int64_t row = r.kept_size[0];
   bool along_outputs = r.kept_stride[0] == 1 || r.stride[0] != 1; /* the contiguous axis is kept: add rows of outputs */
   r.block = along_outputs ? (row < BLOCK ? row : BLOCK) : 1;
   r.blocks = along_outputs ? (row + r.block - 1) / r.block * (r.outputs / row) : r.outputs;
   r.segment = SEGMENT / r.block;
-  r.segments = r.count ? (r.count + r.segment - 1) / r.segment : 1;
+  r.segments = (r.count + r.segment - 1) / r.segment;
   return r;
 }
 
@@ -53,65 +73,127 @@ static int64_t offset_of(int64_t i, int32_t n, const int64_t *size, const int64_
   return at;
 }
 
-/* acc[0..m) += x (or its squared distance from mean), outputs `step` apart, reduced elements [from, to). */
-CLONES static void add_rows(const reduction *r, int64_t base, int64_t step, int64_t m, int64_t from, int64_t to, const double *mean, double *acc) {
-  int32_t width = dtype_bytes(r->x->dtype);
+/* What one task adds: m outputs `step` apart from base on, reduced elements [from, to). */
+typedef struct {
+  int64_t base, step, m, from, to;
+} task;
+
+/* The elements from `from` on that lie stride[0] apart: their number, at most most. p: the first. */
+static int64_t next_run(const reduction *r, const task *t, int64_t from, int64_t most, const char **p) {
+  int64_t n = r->size[0] - from % r->size[0];
+  if (n > t->to - from) n = t->to - from;
+  *p = r->x->st->data + (t->base + offset_of(from, r->n_reduced, r->size, r->stride)) * dtype_bytes(r->x->dtype);
+  return n < most ? n : most;
+}
+
+/* acc[0..m) += n rows of f32, `stride` apart; four at a time, since acc is read and written for each. */
+INLINE void add_rows_f32(const float *p, int64_t stride, int64_t n, int64_t m, double *acc) {
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4, p += 4 * stride) {
+    const float *p1 = p + stride, *p2 = p1 + stride, *p3 = p2 + stride;
+    for (int64_t k = 0; k < m; k++) acc[k] += ((double)p[k] + (double)p1[k]) + ((double)p2[k] + (double)p3[k]);
+  }
+  for (; i < n; i++, p += stride)
+    for (int64_t k = 0; k < m; k++) acc[k] += p[k];
+}
+
+/* acc[0..m) += x (or its squared distance from mean). */
+CLONES static void add_rows(const reduction *r, const task *t, const double *mean, double *acc) {
+  int64_t width = dtype_bytes(r->x->dtype), n;
   double buf[BLOCK];
-  for (int64_t i = from; i < to; i++) {
-    const char *p = r->x->st->data + (base + offset_of(i, r->n_reduced, r->size, r->stride)) * width;
-    if (step == 1) load_f64(buf, p, r->x->dtype, m);
-    else for (int64_t k = 0; k < m; k++) load_f64(buf + k, p + k * step * width, r->x->dtype, 1);
-    if (mean) for (int64_t k = 0; k < m; k++) acc[k] += (buf[k] - mean[k]) * (buf[k] - mean[k]);
-    else for (int64_t k = 0; k < m; k++) acc[k] += buf[k];
+  const char *p;
+  for (int64_t from = t->from; from < t->to; from += n) {
+    n = next_run(r, t, from, INT64_MAX, &p);
+    if (r->x->dtype == DLV3_F32 && t->step == 1 && !mean) {
+      add_rows_f32((const float *)p, r->stride[0], n, t->m, acc);
+      continue;
+    }
+    for (int64_t i = 0; i < n; i++, p += r->stride[0] * width) {
+      if (t->step == 1) load_f64(buf, p, r->x->dtype, t->m);
+      else for (int64_t k = 0; k < t->m; k++) load_f64(buf + k, p + k * t->step * width, r->x->dtype, 1);
+      if (mean) for (int64_t k = 0; k < t->m; k++) acc[k] += (buf[k] - mean[k]) * (buf[k] - mean[k]);
+      else for (int64_t k = 0; k < t->m; k++) acc[k] += buf[k];
+    }
   }
 }
 
+#define ADD_LANES(T, q)                                                     \
+  do {                                                                      \
+    int64_t k = 0;                                                          \
+    for (; k + LANES <= n; k += LANES)                                      \
+      for (int32_t l = 0; l < LANES; l++) lanes[l] += (T)(q)[k + l];        \
+    for (; k < n; k++) lanes[k % LANES] += (T)(q)[k];                       \
+  } while (0)
+
 /* One output, whose contiguous axis is reduced: runs of elements, LANES partial sums. */
-CLONES static void add_runs(const reduction *r, int64_t base, int64_t from, int64_t to, const double *mean, double *acc) {
-  int32_t width = dtype_bytes(r->x->dtype);
+CLONES static void add_runs(const reduction *r, const task *t, const double *mean, double *acc) {
   double buf[RUN], lanes[LANES] = {0};
-  while (from < to) {
-    int64_t n = r->size[0] - from % r->size[0];
-    if (n > to - from) n = to - from;
-    if (n > RUN) n = RUN;
-    load_f64(buf, r->x->st->data + (base + offset_of(from, r->n_reduced, r->size, r->stride)) * width, r->x->dtype, n);
+  bool direct = r->x->dtype == DLV3_F32 && !mean;
+  const char *p;
+  int64_t n;
+  for (int64_t from = t->from; from < t->to; from += n) {
+    n = next_run(r, t, from, direct ? INT64_MAX : RUN, &p);
+    if (direct) {
+      const float *q = (const float *)p;
+      ADD_LANES(double, q);
+      continue;
+    }
+    load_f64(buf, p, r->x->dtype, n);
     if (mean) for (int64_t k = 0; k < n; k++) buf[k] = (buf[k] - *mean) * (buf[k] - *mean);
-    int64_t k = 0;
-    for (; k + LANES <= n; k += LANES)
-      for (int32_t l = 0; l < LANES; l++) lanes[l] += buf[k + l];
-    for (; k < n; k++) lanes[k % LANES] += buf[k];
-    from += n;
+    ADD_LANES(double, buf);
   }
   for (int32_t l = 0; l < LANES; l++) *acc += lanes[l];
 }
 
-static void reduce_tasks(void *ctx, int64_t begin, int64_t end) {
-  const reduction *r = ctx;
-  for (int64_t task = begin; task < end; task++) {
-    int64_t block = task % r->blocks, segment = task / r->blocks;
-    int64_t from = segment * r->segment, to = from + r->segment < r->count ? from + r->segment : r->count;
-    int64_t row = r->kept_size[0], per_row = r->block == 1 ? row : (row + r->block - 1) / r->block;
-    int64_t first = block / per_row * row + block % per_row * r->block;
-    int64_t m = r->block == 1 ? 1 : row - block % per_row * r->block;
-    if (m > r->block) m = r->block;
-    int64_t base = r->x->offset + offset_of(first, r->n_kept, r->kept_size, r->kept_stride);
-    double *acc = r->partial + segment * r->outputs + first;
-    const double *mean = r->mean ? r->mean + first : NULL;
-    if (r->block == 1 && r->stride[0] == 1) add_runs(r, base, from, to, mean, acc);
-    else add_rows(r, base, r->kept_stride[0], m, from, to, mean, acc);
+/* The same of integers, of any strides; beyond i64 it wraps. */
+static void add_whole(const reduction *r, const task *t, int64_t *acc) {
+  int64_t width = dtype_bytes(r->x->dtype), buf[RUN], n;
+  const char *p;
+  for (int64_t from = t->from; from < t->to; from += n) {
+    n = next_run(r, t, from, RUN, &p);
+    for (int64_t k = 0; k < t->m; k++) {
+      const char *q = p + k * t->step * width;
+      uint64_t sum = (uint64_t)acc[k];
+      if (r->stride[0] == 1) load_i64(buf, q, r->x->dtype, n);
+      else for (int64_t i = 0; i < n; i++) load_i64(buf + i, q + i * r->stride[0] * width, r->x->dtype, 1);
+      for (int64_t i = 0; i < n; i++) sum += (uint64_t)buf[i];
+      acc[k] = (int64_t)sum;
+    }
   }
 }
 
-/* Sums into a new array of r->outputs doubles, which the caller frees. */
-static status run_reduction(const op_call *c, reduction *r, const double *mean, double **sums) {
+static void reduce_tasks(void *ctx, int64_t begin, int64_t end) {
+  const reduction *r = ctx;
+  int64_t row = r->kept_size[0], per_row = r->block == 1 ? row : (row + r->block - 1) / r->block;
+  for (int64_t i = begin; i < end; i++) {
+    int64_t block = i % r->blocks, segment = i / r->blocks, inside = block % per_row * r->block, first = block / per_row * row + inside;
+    task t = {.step = r->kept_stride[0], .m = r->block, .from = segment * r->segment};
+    if (t.m > row - inside) t.m = row - inside;
+    t.to = t.from + r->segment < r->count ? t.from + r->segment : r->count;
+    t.base = r->x->offset + offset_of(first, r->n_kept, r->kept_size, r->kept_stride);
+    const double *mean = r->mean ? r->mean + first : NULL;
+    if (r->whole) add_whole(r, &t, r->partial_whole + segment * r->outputs + first);
+    else if (r->block == 1 && r->stride[0] == 1) add_runs(r, &t, mean, r->partial + segment * r->outputs + first);
+    else add_rows(r, &t, mean, r->partial + segment * r->outputs + first);
+  }
+}
+
+/* Sums into r->partial (integers: partial_whole), a new array of r->outputs numbers, which the caller frees. */
+static status run_reduction(const op_call *c, reduction *r, const double *mean) {
+  int64_t n = r->segments > 1 ? r->segments * r->outputs : r->outputs;
   r->mean = mean;
-  r->partial = calloc((size_t)(r->segments * r->outputs) + 1, sizeof(double));
-  if (!r->partial) return fail_call(c, DLV3_ERR_OOM, "out of memory for partial sums");
-  int64_t task = r->block * (r->count < r->segment ? r->count : r->segment); /* elements; small ones share a chunk */
-  if (task) parallel_for(r->blocks * r->segments, SEGMENT / task, reduce_tasks, r);
+  void *partial = calloc((size_t)n + 1, sizeof(double));
+  if (!partial) return fail_call(c, DLV3_ERR_OOM, "out of memory for partial sums");
+  if (r->whole) r->partial_whole = partial;
+  else r->partial = partial;
+  if (!r->blocks) return DLV3_OK;
+  int64_t size = r->block * (r->count < r->segment ? r->count : r->segment); /* elements of a task; small ones share a chunk */
+  parallel_for(r->blocks * r->segments, SEGMENT / size, reduce_tasks, r);
   for (int64_t s = 1; s < r->segments; s++)
-    for (int64_t i = 0; i < r->outputs; i++) r->partial[i] += r->partial[s * r->outputs + i];
-  *sums = r->partial;
+    for (int64_t i = 0; i < r->outputs; i++) {
+      if (r->whole) r->partial_whole[i] = (int64_t)((uint64_t)r->partial_whole[i] + (uint64_t)r->partial_whole[s * r->outputs + i]);
+      else r->partial[i] += r->partial[s * r->outputs + i];
+    }
   return DLV3_OK;
 }
 
@@ -123,12 +205,16 @@ static void out_strides(const tensor *x, const tensor *y, uint32_t mask, bool ke
   }
 }
 
-static void store_sums(const reduction *r, tensor *y, const double *sums, double factor) {
-  int32_t width = dtype_bytes(y->dtype);
+/* y = sums / divisor; frees the sums. */
+static void store_sums(reduction *r, tensor *y, double divisor) {
+  int64_t width = dtype_bytes(y->dtype);
   for (int64_t i = 0; i < r->outputs; i++) {
-    double v = sums[i] * factor;
-    store_f64(y->st->data + (y->offset + offset_of(i, r->n_kept, r->kept_size, r->kept_out)) * width, y->dtype, &v, 1);
+    char *p = y->st->data + (y->offset + offset_of(i, r->n_kept, r->kept_size, r->kept_out)) * width;
+    double v = r->whole ? 0 : r->partial[i] / divisor;
+    if (r->whole) store_i64(p, y->dtype, &r->partial_whole[i], 1);
+    else store_f64(p, y->dtype, &v, 1);
   }
+  free(r->partial), free(r->partial_whole);
 }
 
 static uint32_t mask_of(const attr_axes *axes, int32_t ndim) {
@@ -143,20 +229,18 @@ static status reduce(op_call *c, const attr_axes *axes, bool keepdim, int kind, 
   const tensor *x = c->in[0];
   uint32_t mask = mask_of(axes, x->ndim);
   int64_t out[DLV3_MAX_DIMS];
-  double *sums, *squares;
   out_strides(x, c->out[0], mask, keepdim, out);
   reduction r = reduction_of(x, mask, out);
-  TRY(run_reduction(c, &r, NULL, &sums));
+  TRY(run_reduction(c, &r, NULL));
   double n = (double)r.count;
   if (kind == VAR) {
-    for (int64_t i = 0; i < r.outputs; i++) sums[i] /= n;
-    status st = run_reduction(c, &r, sums, &squares);
-    if (st == DLV3_OK) store_sums(&r, c->out[0], squares, 1 / (n - correction)), free(squares);
-    free(sums);
-    return st;
+    double *mean = r.partial;
+    for (int64_t i = 0; i < r.outputs; i++) mean[i] /= n;
+    status st = run_reduction(c, &r, mean);
+    free(mean);
+    TRY(st);
   }
-  store_sums(&r, c->out[0], sums, kind == MEAN ? 1 / n : 1);
-  free(sums);
+  store_sums(&r, c->out[0], kind == SUM ? 1 : kind == MEAN ? n : fmax(0, n - correction));
   return DLV3_OK;
 }
 
@@ -179,7 +263,6 @@ IMPLS(var, {"ref", ref_var});
 static status ref_sum_to(op_call *c) {
   const tensor *x = c->in[0], *y = c->out[0];
   int64_t out[DLV3_MAX_DIMS];
-  double *sums;
   uint32_t mask = 0;
   int32_t lead = x->ndim - y->ndim;
   for (int32_t i = 0; i < x->ndim; i++) {
@@ -188,9 +271,8 @@ static status ref_sum_to(op_call *c) {
     out[i] = gone ? 0 : y->stride[i - lead];
   }
   reduction r = reduction_of(x, mask, out);
-  TRY(run_reduction(c, &r, NULL, &sums));
-  store_sums(&r, c->out[0], sums, 1);
-  free(sums);
+  TRY(run_reduction(c, &r, NULL));
+  store_sums(&r, c->out[0], 1);
   return DLV3_OK;
 }
 IMPLS(sum_to, {"ref", ref_sum_to});
@@ -200,8 +282,29 @@ IMPLS(sum_to, {"ref", ref_sum_to});
 typedef struct {
   const op_call *c;
   int64_t axis;
-  double sign; /* 1 for the maximum, -1 for the minimum */
+  bool smallest, whole; /* the minimum; integers */
 } extreme_job;
+
+/* Positions of the extreme of a line of elements along the axis from p on. */
+static int64_t best_float(const extreme_job *job, const char *p) {
+  const tensor *x = job->c->in[0];
+  int64_t step = x->stride[job->axis] * dtype_bytes(x->dtype), at = 0;
+  double best = 0, v;
+  for (int64_t k = 0; k < x->size[job->axis]; k++, p += step) {
+    load_f64(&v, p, x->dtype, 1);
+    if (k == 0 || (job->smallest ? v < best : v > best) || (v != v && best == best)) best = v, at = k;
+  }
+  return at;
+}
+static int64_t best_whole(const extreme_job *job, const char *p) {
+  const tensor *x = job->c->in[0];
+  int64_t step = x->stride[job->axis] * dtype_bytes(x->dtype), at = 0, best = 0, v;
+  for (int64_t k = 0; k < x->size[job->axis]; k++, p += step) {
+    load_i64(&v, p, x->dtype, 1);
+    if (k == 0 || (job->smallest ? v < best : v > best)) best = v, at = k;
+  }
+  return at;
+}
 
 static void extreme_range(void *ctx, int64_t begin, int64_t end) {
   const extreme_job *job = ctx;
@@ -217,25 +320,21 @@ static void extreme_range(void *ctx, int64_t begin, int64_t end) {
       from += rest % x->size[k] * x->stride[k], to += rest % x->size[k] * y->stride[m];
       rest /= x->size[k], m--;
     }
-    double best = 0, v;
-    int64_t at = 0;
-    for (int64_t k = 0; k < x->size[job->axis]; k++) {
-      load_f64(&v, x->st->data + (from + k * x->stride[job->axis]) * width, x->dtype, 1);
-      if (k == 0 || v * job->sign > best * job->sign || (v != v && best == best)) best = v, at = k;
-    }
-    store_f64(y->st->data + to * width, y->dtype, &best, 1);
+    const char *p = x->st->data + from * width;
+    int64_t at = job->whole ? best_whole(job, p) : best_float(job, p);
+    memcpy(y->st->data + to * width, p + at * x->stride[job->axis] * width, (size_t)width);
     ((int64_t *)index->st->data)[to] = at;
   }
 }
 
-static status extreme(op_call *c, int64_t axis, double sign) {
-  extreme_job job = {c, axis, sign};
+static status extreme(op_call *c, int64_t axis, bool smallest) {
+  extreme_job job = {c, axis, smallest, !is_float(c->in[0]->dtype)};
   parallel_for(numel(c->out[0]), 1024, extreme_range, &job);
   return DLV3_OK;
 }
 
-static status ref_max_dim(op_call *c) { return extreme(c, ((const max_dim_attr *)c->attr)->axis, 1); }
-static status ref_min_dim(op_call *c) { return extreme(c, ((const min_dim_attr *)c->attr)->axis, -1); }
+static status ref_max_dim(op_call *c) { return extreme(c, ((const max_dim_attr *)c->attr)->axis, false); }
+static status ref_min_dim(op_call *c) { return extreme(c, ((const min_dim_attr *)c->attr)->axis, true); }
 IMPLS(max_dim, {"ref", ref_max_dim});
 IMPLS(min_dim, {"ref", ref_min_dim});
 

@@ -14,7 +14,7 @@ static tensor window(const tensor *t) {
   return w;
 }
 
-/* y's elements in row-major order are x's: x is walked under y's sizes where rows allow, else element by element. */
+/* Element by element: row-major position i of x becomes that of y. */
 static void reshape_range(void *ctx, int64_t begin, int64_t end) {
   tensor *const *t = ctx;
   const tensor *y = t[0], *x = t[1];
@@ -28,9 +28,38 @@ static void reshape_range(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
+static void row_major(tensor *t) {
+  int64_t at = 1;
+  for (int32_t i = t->ndim - 1; i >= 0; i--) t->stride[i] = at, at *= t->size[i];
+}
+
+/* Whether t's elements lie in row-major order, nothing between them. */
+static bool is_row_major(const tensor *t) {
+  int64_t at = 1;
+  for (int32_t i = t->ndim - 1; i >= 0; i--) {
+    if (t->size[i] != 1 && t->stride[i] != at) return false;
+    at *= t->size[i];
+  }
+  return true;
+}
+
+/* Where one side lies in row-major order it has the other's sizes too, and the copy is a plain one. */
 static status ref_reshape(op_call *c) {
-  tensor *t[2] = {c->out[0], c->in[0]};
-  parallel_for(numel(c->in[0]), GRAIN, reshape_range, t);
+  tensor x = window(c->in[0]), y = window(c->out[0]);
+  if (is_row_major(&y)) {
+    y.ndim = x.ndim;
+    memcpy(y.size, x.size, sizeof y.size);
+    row_major(&y);
+    elements_copy(&y, &x);
+  } else if (is_row_major(&x)) {
+    x.ndim = y.ndim;
+    memcpy(x.size, y.size, sizeof x.size);
+    row_major(&x);
+    elements_copy(&y, &x);
+  } else {
+    tensor *t[2] = {c->out[0], c->in[0]};
+    parallel_for(numel(c->in[0]), GRAIN, reshape_range, t);
+  }
   return DLV3_OK;
 }
 IMPLS(reshape, {"ref", ref_reshape});
@@ -67,10 +96,10 @@ IMPLS(cat, {"ref", ref_cat});
 static void fill_all(tensor *t, double value) {
   int64_t n = numel(t);
   char *p = data_of(t);
-  int32_t width = dtype_bytes(t->dtype);
+  int64_t width = dtype_bytes(t->dtype);
   if (!n) return;
   store_f64(p, t->dtype, &value, 1);
-  for (int64_t i = 1; i < n; i++) memcpy(p + i * width, p, (size_t)width);
+  for (int64_t done = 1; done < n; done *= 2) memcpy(p + done * width, p, (size_t)((n - done < done ? n - done : done) * width));
 }
 
 /* The part of x that stays is copied into the part of y it goes to; both are windows. */

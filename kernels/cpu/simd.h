@@ -72,7 +72,14 @@ INLINE f16 f32_to_f16(float f) {
 /* n elements at p of any dtype, converted to or from the computing type. */
 void load_f32(float *dst, const void *p, int32_t dtype, int64_t n);
 void load_f64(double *dst, const void *p, int32_t dtype, int64_t n);
+void load_i64(int64_t *dst, const void *p, int32_t dtype, int64_t n); /* integers and bool only */
 void store_f32(void *p, int32_t dtype, const float *src, int64_t n);
 void store_f64(void *p, int32_t dtype, const double *src, int64_t n);
+void store_i64(void *p, int32_t dtype, const int64_t *src, int64_t n); /* integers and bool only */
+
+/* Towards zero, saturating; nan gives 0. low and high are whole. */
+INLINE int64_t saturate(double v, double low, double high) {
+  return v != v ? 0 : v <= low ? (int64_t)low : v >= high ? (high >= 0x1p63 ? INT64_MAX : (int64_t)high) : (int64_t)v;
+}
 
 #endif
