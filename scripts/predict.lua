@@ -22,39 +22,67 @@ local opt, given = options.parse({
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
 
--- The files to predict: photos as named, those of folders in order of their names.
+-- The files to predict: photos as named, those of folders in order of their names. Second: folders without any.
 local function photos_of(list)
-  local photos = {}
+  local photos, empty = {}, {}
   for _, path in ipairs(list) do
     if F.C.dlv3_path_kind(path) == 2 then
       local names = F.new 'char *[1]'
       F.check(F.C.dlv3_list_dir(names, path))
-      local text = F.string(names[0])
+      local text, before = F.string(names[0]), #photos
       F.C.dlv3_text_free(names[0])
       for name in text:gmatch '[^\n]+' do
         local extension = (name:match '%.(%w+)$' or ''):lower()
         if extension == 'jpg' or extension == 'jpeg' or extension == 'png' then photos[#photos + 1] = path:gsub('/+$', '') .. '/' .. name end
       end
+      if #photos == before then empty[#empty + 1] = path end
     else
       photos[#photos + 1] = path
     end
   end
-  return photos
+  return photos, empty
+end
+
+-- A path from the root on, without . and .. in it.
+local function whole_path(path)
+  local parts = {}
+  for part in (path:sub(1, 1) == '/' and path or (os.getenv 'PWD' or '') .. '/' .. path):gmatch '[^/]+' do
+    if part == '..' then parts[#parts] = nil elseif part ~= '.' then parts[#parts + 1] = part end
+  end
+  return '/' .. table.concat(parts, '/')
+end
+
+-- Where the pictures of a photo go: its name in the output folder, with a number where another photo has that name, and
+-- never onto a photo itself. taken: the paths of photos and pictures.
+local function target_of(path, taken)
+  local folder, name, n = whole_path(opt.output_dir) .. '/', path:match '([^/]+)%.%w+$' or path:match '[^/]+$', 1
+  local stem = name
+  while taken[folder .. stem .. '.png'] or taken[folder .. stem .. '_overlay.png'] do
+    n = n + 1
+    stem = name .. '_' .. n
+  end
+  taken[folder .. stem .. '.png'], taken[folder .. stem .. '_overlay.png'] = true, true
+  return opt.output_dir .. '/' .. stem
 end
 
 local function names_of(classes, args)
   if opt.class_names then
-    local names = {}
-    for line in io.lines(opt.class_names) do names[#names + 1] = line end
+    local names = metrics.read_names(opt.class_names)
+    if #names ~= classes then F.raise(('%s has %d names, the model %d classes (with the background)'):format(opt.class_names, #names, classes)) end
     return names
   end
-  local list = args.data_path and args.data_path .. '/VOCdevkit/VOC2012/class_names.txt'
-  if list and F.C.dlv3_path_kind(list) == 1 then
-    local names = {}
-    for line in io.lines(list) do names[#names + 1] = line end
-    if #names == classes then return names end
-  end
-  return metrics.class_names(nil, classes)
+  local list = type(args.data_path) == 'string' and args.data_path .. '/VOCdevkit/VOC2012/class_names.txt'
+  local names = list and F.C.dlv3_path_kind(list) == 1 and metrics.read_names(list)
+  return names and #names == classes and names or metrics.class_names(nil, classes)
+end
+
+-- The size for the network: the shorter side as it was trained, the longer one at most 8 times that: a strip of a few
+-- pixels would become a picture of gigabytes.
+local function network_size(photo)
+  local h, w = photo:size(2), photo:size(3)
+  local scale = math.min(opt.base_size / math.min(h, w), 8 * opt.base_size / math.max(h, w))
+  if scale * math.min(h, w) >= opt.base_size then return opt.base_size end
+  return {math.max(1, math.floor(h * scale)), math.max(1, math.floor(w * scale))}
 end
 
 local model, args, classes, name = train.model_from(opt.weights)
@@ -62,29 +90,37 @@ model:to(opt.device):eval()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
 local names = names_of(classes, args)
 local overlay = opt.overlay and require 'dlv3.vision.overlay'
-local photos = photos_of(opt.photo)
+local photos, empty = photos_of(opt.photo)
 if #photos == 0 then F.raise('no JPEG or PNG files in ' .. table.concat(opt.photo, ', ')) end
 F.check(F.C.dlv3_make_dir(opt.output_dir))
 local palette = image.voc_palette()
 
+local taken = {}
+for _, path in ipairs(photos) do taken[whole_path(path)] = true end
+
 local function predict(path)
   local photo = image.read(path)
-  local x = image.normalize(image.resize(photo, opt.base_size), {dtype = opt.precision}):to(opt.device)
+  local x = image.normalize(image.resize(photo, network_size(photo)), {dtype = opt.precision}):to(opt.device)
   local scores = dlv3.no_grad(function() return model:logits(x, {aux = false}).out end)
   local mask = scores:upsample_argmax{size = {photo:size(2), photo:size(3)}}[1]:to('cpu')
-  local stem = opt.output_dir .. '/' .. (path:match '([^/]+)%.%w+$' or path:match '[^/]+$')
+  local stem = target_of(path, taken)
   image.write_png(stem .. '.png', mask, palette)
   if overlay then image.write_png(stem .. '_overlay.png', overlay.draw(photo, mask, names)) end
 end
 
 local progress = log.progress{label = 'predict', total = #photos, unit = 'photos', quiet = opt.quiet}
+local function complain(message)
+  progress:done()
+  io.stderr:write('dlv3: ', message, '\n')
+end
+
 local begin, failed = dlv3.now(), 0
+for _, path in ipairs(empty) do complain(path .. ': no JPEG or PNG files in this folder (folders within it are not searched)') end
 for _, path in ipairs(photos) do
   local ok, message = pcall(dlv3.scope, predict, path)
   if not ok then
     failed = failed + 1
-    progress:done()
-    io.stderr:write('dlv3: ', (tostring(message):gsub('^scripts/predict%.lua:%d+: ', '')), '\n')
+    complain((tostring(message):gsub('^[^ ]*predict%.lua:%d+: ', '')))
   end
   progress:step(path:match '[^/]+$')
 end
@@ -92,4 +128,4 @@ progress:done()
 local seconds = dlv3.now() - begin
 print(('%s: %d photos in %.1f s, %.2f photos/s, to %s/%s'):format(name, #photos - failed, seconds, (#photos - failed) / seconds, opt.output_dir,
       failed > 0 and ('; %d could not be read'):format(failed) or ''))
-os.exit(failed == 0 and 0 or 1)
+os.exit(failed + #empty == 0 and 0 or 1)

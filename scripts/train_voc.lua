@@ -44,13 +44,10 @@ local spec = {
 }
 local opt, given = options.parse(spec, arg)
 
-local resumed
-if opt.resume then
-  resumed = checkpoint.load(opt.resume)
-  for name, value in dlv3.items(resumed.args or {}) do
-    if not given[name] and opt[name] ~= nil and name ~= 'resume' then opt[name] = value end
-  end
-end
+if opt.resume and (opt.weights or opt.weights_backbone) then options.fail('--resume brings its own weights: leave out --weights and --weights-backbone', arg) end
+if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
+local resumed = opt.resume and checkpoint.load(opt.resume)
+if resumed then train.inherit(opt, given, resumed) end
 
 -- -- Data, model, optimiser -------------------------------------------------------------------------------------------
 
@@ -63,7 +60,8 @@ local function loader_of(set, own)
   return data.loader(set, own)
 end
 -- A last batch of one can not train: batch norm after the image pooling needs two values a channel.
-local leftover = train_set.size % opt.batch_size == 1 and train_set.size > 1
+if train_set.size == 1 then F.raise(train_set.list .. ': a single image can not train: batches of two or more are needed') end
+local leftover = train_set.size % opt.batch_size == 1
 local loader = loader_of(train_set, {train = true, batch_size = opt.batch_size, crop_size = opt.crop_size, seed = opt.seed, drop_last = leftover, precision = opt.precision})
 local val_loader = loader_of(val_set, {train = false, batch_size = 1, shuffle = false, precision = opt.precision})
 
@@ -71,7 +69,7 @@ dlv3.manual_seed(opt.seed)
 local model = models[opt.model]{num_classes = classes, aux = opt.aux}
 if resumed then model:load_state_dict(resumed.model)
 else
-  if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone, {prefix = 'backbone.'})) end
+  if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone)) end
   if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
 end
 model:to(opt.device)
@@ -86,14 +84,9 @@ local schedule = optim.poly{steps_per_epoch = #loader, epochs = opt.epochs, warm
 
 local state = {epoch = opt.start_epoch, next_epoch = opt.start_epoch, next_step = 0, steps_per_epoch = #loader, loss_sum = 0, best = -1, history = {}}
 if resumed then
-  sgd:load_state_dict(resumed.optimizer)
-  for _, key in ipairs {'epoch', 'next_epoch', 'next_step', 'loss_sum', 'best', 'history'} do
-    if resumed[key] ~= nil then state[key] = resumed[key] end
-  end
-  if not resumed.next_epoch then state.next_epoch = (resumed.epoch or -1) + 1 end -- the reference's own checkpoints
-  if resumed.rng then dlv3.set_rng_state(resumed.rng) end
-  if given.start_epoch then state.next_epoch, state.next_step, state.loss_sum = opt.start_epoch, 0, 0 end
+  train.restore(state, sgd, resumed, opt, given)
   print(('resumed %s: epoch %d, step %d of %d'):format(opt.resume, state.next_epoch, state.next_step, #loader))
+  if state.next_epoch >= opt.epochs then print(('all %d epochs are done: --epochs with more goes on'):format(opt.epochs)) end
 end
 
 F.check(F.C.dlv3_make_dir(opt.output_dir))
@@ -130,7 +123,7 @@ local function stop_on_signal()
   local signal = F.C.dlv3_signal_pending()
   if signal == 0 then return end
   save(last)
-  print(('stopped after step %d of epoch %d; go on with\n  dlv3 scripts/train_voc.lua --resume %s'):format(state.next_step, state.next_epoch, last))
+  log.line(('stopped after step %d of epoch %d; go on with\n  dlv3 scripts/train_voc.lua --resume %s'):format(state.next_step, state.next_epoch, last))
   os.exit(128 + signal)
 end
 
@@ -154,11 +147,13 @@ while state.next_epoch < opt.epochs and not finished do
   local epoch = state.next_epoch
   state.epoch = epoch
   model:train()
-  local logger = log.logger()
+  local progress = log.progress{label = ('epoch %d'):format(epoch), total = #loader - state.next_step, unit = 'steps', quiet = opt.quiet}
+  local logger = log.logger{write = function(line) progress:done() log.line(line) end}
   logger:add('lr', {window = 1, format = '{value:%.6f}'})
   logger:add('loss')
-  local steps = loader:epoch(epoch, {skip = state.next_step})
-  for batch in logger:every({total = #loader, print_freq = opt.print_freq, header = ('Epoch: [%d]'):format(epoch), first = state.next_step}, steps) do
+  local batches = loader:epoch(epoch, {skip = state.next_step})
+  local function until_finished() return not finished and batches() or nil end
+  for batch in logger:every({total = #loader, print_freq = opt.print_freq, header = ('Epoch: [%d]'):format(epoch), first = state.next_step}, until_finished) do
     set_rates(total)
     local loss = train_step(batch)
     batch.image:release()
@@ -166,21 +161,23 @@ while state.next_epoch < opt.epochs and not finished do
     total, state.next_step, state.loss_sum = total + 1, state.next_step + 1, state.loss_sum + loss
     set_rates(total)
     logger:update('lr', sgd.groups[1].lr, 'loss', loss)
+    progress:step(('loss %.4f'):format(loss))
     if loss ~= loss then F.raise(('the loss is not a number at step %d of epoch %d: try a smaller --lr'):format(state.next_step, epoch)) end
     stop_on_signal()
-    if opt.save_every > 0 and state.next_step % opt.save_every == 0 and state.next_step < #loader then save(last) end
+    if opt.save_every > 0 and state.next_step % opt.save_every == 0 then save(last) end
     finished = opt.max_steps > 0 and total >= opt.max_steps
-    if finished and state.next_step < #loader then break end
   end
+  progress:done()
 
-  local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet})
+  local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet, log = true})
+  if not figures then stop_on_signal() end
   local lines, mean_loss = metrics.reference_text(figures), state.loss_sum / math.max(1, state.next_step)
   print(lines)
   if figures.present < classes then
     print(('mean IoU of the %d classes that occur: %.1f'):format(figures.present, figures.mean_present))
   end
   log.append_results(results, epoch, mean_loss, sgd.groups[1].lr, lines)
-  state.history[#state.history + 1] = {epoch = epoch, loss = mean_loss, miou = figures.mean_present}
+  train.note(state.history, {epoch = epoch, loss = mean_loss, miou = figures.mean_present})
   if state.next_step >= #loader then state.next_epoch, state.next_step, state.loss_sum = epoch + 1, 0, 0 end
   local better = figures.mean_present > state.best
   if better then state.best = figures.mean_present end

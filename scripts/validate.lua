@@ -1,6 +1,5 @@
 -- validate.lua - the quality of a checkpoint on data in PASCAL VOC's layout.
 
-local F = require 'dlv3.ffi'
 local data = require 'dlv3.data'
 local options = require 'dlv3.options'
 local train = require 'dlv3.train'
@@ -27,7 +26,6 @@ local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false,
                                  workers = opt.workers, precision = opt.precision})
 print(('%s, %d classes; %d images of %s at %d'):format(name, classes, set.size, set.list, opt.base_size))
 local figures = train.evaluate(model, loader, classes, {device = opt.device, quiet = opt.quiet})
-if F.C.dlv3_signal_pending() ~= 0 then os.exit(130) end
 print(metrics.reference_text(figures))
 io.write('\n', metrics.table_text(figures, metrics.class_names(set, classes)))
 print(('mean IoU over the %d classes that occur in the masks: %.1f%s'):format(figures.present, figures.mean_present,

@@ -13,13 +13,19 @@ local M = {}
 
 M.model_names = {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'deeplabv3_mobilenet_v3_large'}
 
--- The figures of a model over a loader of single, uncropped images (metrics.lua's table). quiet: no progress line.
+-- The figures of a model over a loader of single, uncropped images (metrics.lua's table); nil when a caught signal
+-- came. quiet: no progress line; log: the reference's `Test:` lines.
 function M.evaluate(model, loader, num_classes, options)
   options = options or {}
   local confusion = metrics.confusion(num_classes, options.device)
   local progress = log.progress{label = 'validate', total = #loader, unit = 'images', quiet = options.quiet}
+  local batches = loader:epoch(0)
+  if options.log then
+    local logger = log.logger{write = function(line) progress:done() log.line(line) end}
+    batches = logger:every({total = #loader, print_freq = 100, header = 'Test:'}, batches)
+  end
   model:eval()
-  for batch in loader:epoch(0) do
+  for batch in batches do
     dlv3.scope(function()
       dlv3.no_grad(function()
         local x, target = batch.image:to(options.device or 'cpu'), batch.target:to(options.device or 'cpu')
@@ -30,6 +36,10 @@ function M.evaluate(model, loader, num_classes, options)
     batch.image:release()
     batch.target:release()
     progress:step()
+    if F.C.dlv3_signal_pending() ~= 0 then
+      progress:done()
+      return nil
+    end
   end
   progress:done()
   return confusion:compute()
@@ -54,6 +64,43 @@ function M.save(path, model, sgd, state, options)
     {'epoch', state.epoch}, {'args', args}, {'next_epoch', state.next_epoch}, {'next_step', state.next_step}, {'steps_per_epoch', state.steps_per_epoch},
     {'loss_sum', state.loss_sum}, {'best', state.best}, {'history', state.history}, {'rng', dlv3.get_rng_state()},
   })
+end
+
+-- Options of a resumed run are the saved ones where the command line does not give others.
+function M.inherit(opt, given, saved)
+  local args = dict.is(saved.args) and saved.args or dict.new()
+  local own = {resume = true, max_steps = true, quiet = true, start_epoch = true, device = saved.next_epoch == nil} -- a reference's 'cuda' is not ours
+  for name, value in dict.items(args) do
+    if not given[name] and not own[name] and type(value) == type(opt[name]) then opt[name] = value end
+  end
+end
+
+-- Sets state, optimiser and random numbers to where a checkpoint left them. What the command line gives goes before:
+-- rates, momentum and weight decay, and --start-epoch.
+function M.restore(state, sgd, saved, opt, given)
+  if not dict.is(saved.optimizer) then F.raise(opt.resume .. ': has no state of an optimiser to go on from: start a new training with it (--weights)') end
+  sgd:load_state_dict(saved.optimizer)
+  for i, group in ipairs(sgd.groups) do
+    if given.lr then group.initial_lr = i == 3 and opt.lr * 10 or opt.lr end
+    if given.momentum then group.momentum = opt.momentum end
+    if given.weight_decay then group.weight_decay = opt.weight_decay end
+  end
+  state.next_epoch = (saved.epoch or -1) + 1 -- the reference's checkpoints are of whole epochs
+  for _, key in ipairs {'epoch', 'next_epoch', 'next_step', 'loss_sum', 'best', 'history'} do
+    if saved[key] ~= nil then state[key] = saved[key] end
+  end
+  if saved.rng then dlv3.set_rng_state(saved.rng) end
+  if given.start_epoch then state.next_epoch, state.next_step, state.loss_sum = opt.start_epoch, 0, 0 end
+  if state.next_step > 0 and saved.steps_per_epoch ~= state.steps_per_epoch then
+    F.raise(('%s: was saved after step %d of an epoch of %d steps, an epoch has %d now: resume with the same --data-path and --batch-size, or begin an epoch anew with --start-epoch %d'):format(
+            opt.resume, state.next_step, saved.steps_per_epoch, state.steps_per_epoch, state.next_epoch))
+  end
+end
+
+-- One line of the history an epoch: the second part of an interrupted one replaces the first.
+function M.note(history, entry)
+  local last = history[#history]
+  history[last and last.epoch == entry.epoch and #history or #history + 1] = entry
 end
 
 -- A model from any weights file: the architecture, the number of classes and the auxiliary head are read off its

@@ -1,5 +1,6 @@
 -- metrics.lua - segmentation quality from a confusion matrix: the reference's figures, and ones that bear absent classes.
 
+local F = require 'dlv3.ffi'
 local tensor = require 'dlv3.tensor'
 local log = require 'dlv3.log'
 local text = require 'dlv3.text'
@@ -17,16 +18,13 @@ end
 -- Adds predictions and targets, both u8 [b,h,w]; targets outside the classes (255) do not count.
 function Confusion:update(prediction, target) prediction:confusion_matrix(target, self.hist) end
 
--- The reference's arithmetic: the counts in f32, percentages from f32 ratios; 0 / 0 is nan.
+-- The reference's arithmetic: counts, ratios and lists of percentages in f32, the two single percentages in f64 from
+-- f32 ratios; 0 / 0 is nan.
 function Confusion:compute()
   local h = self.hist:to('cpu', 'f32')
   local diagonal = (h * tensor.eye(self.n)):sum(2)
   local rows, columns = h:sum(2), h:sum(1)
-  local function percent(t)
-    local list = t:totable()
-    for i, v in ipairs(list) do list[i] = v * 100 end
-    return list
-  end
+  local function percent(t) return (t * 100):totable() end
   local union = rows + columns - diagonal
   local result = {correct = (diagonal:sum() / h:sum()):item() * 100, rows = percent(diagonal / rows), ious = percent(diagonal / union),
                   mean = (diagonal / union):mean():item() * 100, truth = rows:totable(), predicted = columns:totable()}
@@ -53,6 +51,17 @@ function M.table_text(r, names)
                        absent and (r.predicted[i] > 0 and 'absent (predicted)' or 'absent') or text.number('%.2f', r.truth[i] / all * 100)}
   end
   return text.columns(rows, 'rlrrr')
+end
+
+-- The names in a file, one a line, background first.
+function M.read_names(path)
+  local file, reason = io.open(path)
+  if not file then F.raise('class names: ' .. reason) end
+  local names = {}
+  for line in file:lines() do names[#names + 1] = line:match '^%s*(.-)%s*$' end
+  file:close()
+  while names[#names] == '' do names[#names] = nil end
+  return names
 end
 
 -- Names of n classes: the data set's, VOC's where their number fits, or nil.
