@@ -79,6 +79,14 @@ return function(t)
     end
   end)
 
+  t.case('an activation in the epilogue has no gradient, and says so; a residual has', function()
+    local x, w = dlv3.randn{1, 3, 4, 4}, dlv3.randn{2, 3, 1, 1}
+    local r = dlv3.randn{1, 2, 4, 4}:requires_grad_()
+    t.error(function() x:conv2d(w, nil, r, {activation = 'relu'}):sum():backward() end, 'conv2d: with an activation it is for inference and has no gradient')
+    x:conv2d(w, nil, r):sum():backward()
+    t.eq(r.grad, dlv3.ones{1, 2, 4, 4})
+  end)
+
   t.case('gradients add up over several calls', function()
     local x, w = dlv3.randn{2, 16, 9, 9}, dlv3.randn{16, 16, 3, 3}:requires_grad_()
     local g = dlv3.randn{2, 16, 9, 9}

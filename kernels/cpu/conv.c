@@ -1,6 +1,7 @@
 /* conv.c - convolution and matrix product on the cpu: the reference loops, and the lists of implementations.
  *
  * onednn.c has oneDNN's kernels, direct.c our tiled ones, depthwise.c those with one filter a channel. */
+#include "activation.h"
 #include "conv.h"
 
 conv conv_of(const op_call *c) {
@@ -27,13 +28,15 @@ conv conv_of(const op_call *c) {
 typedef struct {
   conv v;
   tensor *x, *w, *b, *y; /* or their gradients */
+  const tensor *residual;
+  int64_t act;
 } conv_job;
 
 /* The input coordinate that an output coordinate meets at a tap; it may lie outside. */
 static int64_t input_at(int64_t out, int64_t tap, int64_t stride, int64_t padding, int64_t dilation) { return out * stride - padding + tap * dilation; }
 static bool inside(int64_t i, int64_t n) { return i >= 0 && i < n; }
 
-/* y[n,k,oy,ox] = b[k] + sum over (c, r, s) of x[n, c, iy, ix] w[k,c,r,s]; one item is a row of output pixels. */
+/* y[n,k,oy,ox] = act(b[k] + sum over (c, r, s) of x[n, c, iy, ix] w[k,c,r,s] + residual); one item is a row of output pixels. */
 static void conv2d_rows(void *ctx, int64_t begin, int64_t end) {
   const conv_job *j = ctx;
   const conv *v = &j->v;
@@ -49,13 +52,14 @@ static void conv2d_rows(void *ctx, int64_t begin, int64_t end) {
             if (!inside(iy, v->h) || !inside(ix, v->w)) continue;
             for (int64_t c = 0; c < cg; c++) sum += at(j->x, at4(j->x, n, k / kg * cg + c, iy, ix)) * at(j->w, at4(j->w, k, c, r, s));
           }
-        set(j->y, at4(j->y, n, k, oy, ox), sum);
+        int64_t o = at4(j->y, n, k, oy, ox);
+        set(j->y, o, activate(j->act, sum + at_or(j->residual, o, 0)));
       }
   }
 }
 
 static status ref_conv2d(op_call *c) {
-  conv_job job = {conv_of(c), c->in[0], c->in[1], c->in[2], c->out[0]};
+  conv_job job = {conv_of(c), c->in[0], c->in[1], c->in[2], c->out[0], c->in[3], ((const conv2d_attr *)c->attr)->activation};
   parallel_for(job.v.n * job.v.oh, 1, conv2d_rows, &job);
   return DLV3_OK;
 }
@@ -168,6 +172,44 @@ static status ref_matmul(op_call *c) {
   int64_t columns = y->size[y->ndim - 1];
   if (columns) parallel_for(numel(y) / columns, 1, matmul_rows, &job);
   return DLV3_OK;
+}
+
+/* -- The epilogue --------------------------------------------------------------------------------------------- */
+
+enum { PIECE = 512 };
+
+typedef struct { tensor *y; const tensor *residual; int64_t act; } epilogue_job;
+
+/* y = act(y + residual); one item is an element. */
+CLONES static void epilogue_elements(void *ctx, int64_t begin, int64_t end) {
+  const epilogue_job *j = ctx;
+  const int64_t bytes = dtype_bytes(j->y->dtype);
+  float v[PIECE], r[PIECE];
+  for (int64_t i = begin; i < end; i += PIECE) {
+    const int64_t n = end - i < PIECE ? end - i : PIECE;
+    char *y = (char *)data_of(j->y) + i * bytes;
+    load_f32(v, y, j->y->dtype, n);
+    if (j->residual) {
+      load_f32(r, (const char *)data_of(j->residual) + i * bytes, j->y->dtype, n);
+      for (int64_t k = 0; k < n; k++) v[k] += r[k];
+    }
+    activate_piece(v, n, j->act);
+    store_f32(y, j->y->dtype, v, n);
+  }
+}
+
+static void epilogue_elements_f64(void *ctx, int64_t begin, int64_t end) {
+  const epilogue_job *j = ctx;
+  double *y = data_of(j->y);
+  const double *r = j->residual ? data_of(j->residual) : NULL;
+  for (int64_t i = begin; r && i < end; i++) y[i] += r[i];
+  activate_piece_f64(y + begin, end - begin, j->act);
+}
+
+void conv_epilogue(const op_call *c) {
+  epilogue_job job = {c->out[0], c->in[3], ((const conv2d_attr *)c->attr)->activation};
+  if (!job.residual && job.act == ACT_NONE) return;
+  parallel_for(numel(job.y), 32 * PIECE, job.y->dtype == DLV3_F64 ? epilogue_elements_f64 : epilogue_elements, &job);
 }
 
 /* -- Lists -------------------------------------------------------------------------------------------------- */

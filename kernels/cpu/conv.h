@@ -38,6 +38,9 @@ status depthwise_conv2d(op_call *c);
 status depthwise_conv2d_backward_input(op_call *c);
 status depthwise_conv2d_backward_weight(op_call *c);
 
+/* y = act(y + residual) where the call of conv2d asks for it: for implementations that do not do so as they store. */
+void conv_epilogue(const op_call *c);
+
 /* grad_b[k] += sum of grad_y over pixels. */
 void add_bias_gradient(tensor *grad_b, const tensor *grad_y);
 

@@ -59,7 +59,9 @@ status depthwise_conv2d(op_call *c) {
   d.y = conv_operand(c->out[0], d.wide, &own_y, false);
   status st = d.x && d.y ? DLV3_OK : DLV3_ERR_OOM;
   if (st == DLV3_OK) parallel_for(d.g.n * d.g.oh, 2, forward_rows, &d);
-  return finish(c, st, c->out[0], own_y, own_x);
+  st = finish(c, st, c->out[0], own_y, own_x);
+  if (st == DLV3_OK) conv_epilogue(c);
+  return st;
 }
 
 status depthwise_conv2d_backward_input(op_call *c) {

@@ -178,6 +178,7 @@ status direct_conv2d(op_call *c) {
   status st = s.in && s.out ? DLV3_OK : no_memory(c);
   if (st == DLV3_OK) run_shift(&s);
   if (st == DLV3_OK && own_y) store_f32(data_of(y), y->dtype, own_y, numel(y));
+  if (st == DLV3_OK) conv_epilogue(c);
   free(own_x), free(own_y);
   return st;
 }

@@ -6,21 +6,11 @@
  * number depends on the shape alone) are combined in their order. So results are accurate and do not depend on threads. */
 #include <stdlib.h>
 
+#include "activation.h"
 #include "ref.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                                       /* forward  */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };                    /* backward */
-
-static double activate(int64_t act, double z) {
-  double six = z < -3 ? 0 : z > 3 ? 6 : z + 3; /* relu6(z + 3); a nan stays */
-  switch (act) {
-  case ACT_RELU: return z < 0 ? 0 : z;
-  case ACT_RELU6: return z < 0 ? 0 : z > 6 ? 6 : z;
-  case ACT_HARDSWISH: return z * six / 6;
-  case ACT_HARDSIGMOID: return six / 6;
-  default: return z;
-  }
-}
 
 /* d act(z) / d z, from the result y where that says enough. */
 static double slope(int64_t act, double y, double z) {
@@ -146,28 +136,6 @@ static void combine(const norm_job *j, int64_t k, double *a, double *b) {
   *a = *b = 0;
   for (int64_t block = 0; block < j->n_blocks; block++)
     for (int64_t i = k; i < j->period; i += j->channels) *a += j->sums[2 * block * j->period + i], *b += j->sums[(2 * block + 1) * j->period + i];
-}
-
-INLINE void activate_piece(float *v, int64_t n, int64_t act) {
-  switch (act) {
-  case ACT_RELU: for (int64_t i = 0; i < n; i++) v[i] = v[i] < 0 ? 0 : v[i]; break;
-  case ACT_RELU6: for (int64_t i = 0; i < n; i++) v[i] = v[i] < 0 ? 0 : v[i] > 6 ? 6 : v[i]; break;
-  case ACT_HARDSWISH:
-    for (int64_t i = 0; i < n; i++) {
-      float six = v[i] + 3;
-      six = six < 0 ? 0 : six > 6 ? 6 : six;
-      v[i] = v[i] * six * (1.0f / 6);
-    }
-    break;
-  case ACT_HARDSIGMOID:
-    for (int64_t i = 0; i < n; i++) {
-      float six = v[i] + 3;
-      six = six < 0 ? 0 : six > 6 ? 6 : six;
-      v[i] = six * (1.0f / 6);
-    }
-    break;
-  default: break;
-  }
 }
 
 /* v or 0; v is computed either way, which lets the loop vectorise. */

@@ -381,7 +381,9 @@ status onednn_conv2d(op_call *c) {
   const char *why = conv_lookup(&p, c);
   if (why) return DECLINED(why);
   TRY(packed_weight(&w, p, c->in[1]));
-  return run_step(&p->main, (void *[]){data_of(c->in[0]), w, data_of(c->out[0]), c->in[2] ? data_of(c->in[2]) : NULL});
+  TRY(run_step(&p->main, (void *[]){data_of(c->in[0]), w, data_of(c->out[0]), c->in[2] ? data_of(c->in[2]) : NULL}));
+  conv_epilogue(c);
+  return DLV3_OK;
 }
 
 status onednn_conv2d_backward_input(op_call *c) {

@@ -61,7 +61,7 @@ static status check_weight(const op_call *c, int32_t w_at, const char *x, int64_
 
 /* -- conv2d ------------------------------------------------------------------------------------------------ */
 
-enum { X, W, B };
+enum { X, W, B, RESIDUAL };
 
 status conv2d_infer(op_call *c) {
   const conv2d_attr *a = c->attr;
@@ -76,7 +76,10 @@ status conv2d_infer(op_call *c) {
   if (c->in[B]) TRY(check_sizes(c, B, 1, &w->size[0]));
   TRY(check_parameter(c, B, x->dtype));
   spec_set(&c->spec[0], x->dtype, 4, (int64_t[]){x->size[0], w->size[0], out.h, out.w});
-  return DLV3_OK;
+  if (a->activation < ACT_NONE || a->activation > ACT_HARDSIGMOID) return fail_call(c, DLV3_ERR_ARG, "no activation has the number %lld", (long long)a->activation);
+  if (!c->in[RESIDUAL]) return DLV3_OK;
+  TRY(check_sizes(c, RESIDUAL, 4, c->spec[0].size));
+  return check_dtype(c, RESIDUAL, x->dtype);
 }
 
 /* grad_b = sum of grad_y over images and pixels, where w is frozen; else the kernel of grad_w makes it on the way. */
@@ -93,6 +96,9 @@ static status bias_gradient(backward_call *b) {
 status conv2d_backward_rule(backward_call *b) {
   const conv2d_attr *a = b->attr;
   const int64_t *size = b->in_spec[X].size;
+  if (a->activation != ACT_NONE)
+    return fail(DLV3_ERR_AUTOGRAD, "conv2d: with an activation it is for inference and has no gradient; in training the activation is an op of its own or batch_norm's");
+  if (b->needs[RESIDUAL]) b->grad_x[RESIDUAL] = tensor_retain(b->grad_y[0]);
   if (b->needs[X]) {
     conv2d_backward_input_attr back = {{size[2], size[3]}, a->stride, a->padding, a->dilation, a->groups};
     TRY(op_run(OP_conv2d_backward_input, IN(b->grad_y[0], b->in[W]), &back, &b->grad_x[X]));

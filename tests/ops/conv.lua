@@ -48,11 +48,29 @@ conv({2, 33, 12, 11}, {50, 3, 3}, {12, 11}, {padding = 3, dilation = 3}, false)
 conv({2, 3, 21, 19}, {16, 7, 7}, {11, 10}, {stride = 2, padding = 3}, false)
 conv({0, 3, 4, 4}, {2, 3, 3}, {4, 4}, {padding = 1}, false)
 
+-- The epilogue: y = act(conv + b + residual).
+local function epilogue(x, w, y, attrs, bias, residual)
+  local function parameter(sizes) return function(dtype) return require 'dlv3'.randn(sizes):to('bf16'):to(dtype == 'f64' and 'f64' or 'f32') end end
+  add{op = 'conv2d', inputs = {x, parameter(w), bias and parameter{w[1]} or false, residual and y or false}, attrs = attrs, atol = 1e-4,
+      grad = attrs.activation == nil}
+end
+for i, act in ipairs {'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
+  epilogue({2, 5, 7, 6}, {4, 5, 3, 3}, {2, 4, 7, 6}, {padding = 1, activation = act}, i % 2 == 0, i > 2)
+  epilogue({1, 40, 9, 9}, {33, 40, 1, 1}, {1, 33, 9, 9}, {activation = act}, true, i % 2 == 1)
+  epilogue({2, 24, 9, 7}, {24, 1, 3, 3}, {2, 24, 9, 7}, {padding = 1, groups = 24, activation = act}, true, i % 2 == 0)
+end
+epilogue({2, 6, 5, 4}, {4, 3, 3, 3}, {2, 4, 5, 4}, {padding = 1, groups = 2, activation = 'relu'}, false, true)
+epilogue({1, 3, 6, 5}, {4, 3, 3, 3}, {1, 4, 6, 5}, {padding = 1}, true, true)
+epilogue({1, 32, 24, 24}, {64, 32, 3, 3}, {1, 64, 24, 24}, {padding = 1, activation = 'hardswish'}, true, true)
+
 add{op = 'conv2d', inputs = {{2, 64, 9, 9}, {128, 128, 3, 3}}, attrs = {padding = 1},
     error = 'conv2d: x has 64 channels but w expects 128 %(groups 1%)\n  x %[2, 64, 9, 9%] f32 cpu   w %[128, 128, 3, 3%] f32 cpu   stride 1,1  padding 1,1  dilation 1,1'}
 add{op = 'conv2d', inputs = {{1, 2, 4, 4}, {3, 2, 3, 3}}, attrs = {dilation = 2}, error = 'the window, 5 x 5 with dilation, is larger than the padded map, 4 x 4'}
 add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 2, 3, 3}}, attrs = {groups = 3}, error = 'w has 4 output channels, which 3 groups do not divide'}
 add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3, dtype = 'f64'}}, error = 'w must be f32 where the activations are f32, it is f64'}
+add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3}, false, {1, 4, 4, 4}}, error = 'conv2d: residual must be %[1, 4, 2, 2%]'}
+add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 1, 1}, false, {1, 4, 4, 4, dtype = 'f64'}}, error = 'conv2d: residual must be f32, it is f64'}
+add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3}}, attrs = {activation = 'gelu'}, error = 'activation must be none, relu'}
 add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3}}, attrs = {stride = 0}, error = 'stride must be at least 1, it is 0,0'}
 add{op = 'conv2d_backward_input', inputs = {{1, 4, 4, 4}, {4, 6, 3, 3}}, attrs = {size = 4}, error = 'conv2d_backward_input: grad_y must be %[1, 4, 2, 2%]'}
 add{op = 'conv2d_backward_weight', inputs = {{1, 6, 4, 4}, {1, 4, 4, 4}, {4, 6, 3, 3}}, error = 'conv2d_backward_weight: grad_y must be %[1, 4, 2, 2%]'}
