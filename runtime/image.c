@@ -29,7 +29,8 @@ status picture_reserve(picture *p, int64_t h, int64_t w, int32_t channels) {
   if (h < 1 || w < 1) return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is empty", (long long)w, (long long)h);
   if (h > PICTURE_MAX_PIXELS / w)
     return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is too large (at most %d pixels are held)", (long long)w, (long long)h, PICTURE_MAX_PIXELS);
-  TRY(grow(&p->data, &p->capacity, h * w * channels, false));
+  enum { BEHIND = 16 };             /* vectors may read so many bytes too far */
+  TRY(grow(&p->data, &p->capacity, h * w * channels + BEHIND, false));
   p->h = h, p->w = w, p->channels = channels;
   return DLV3_OK;
 }
@@ -168,56 +169,6 @@ status picture_orient(picture *out, const picture *in, int32_t orientation) {
       memcpy(p, in->data + (sy * in->w + sx) * in->channels, (size_t)in->channels);
     }
   return DLV3_OK;
-}
-
-/* -- Normalising ------------------------------------------------------------------------------------------- */
-
-static uint64_t bits_of_f16(float f) { /* of a normal number or zero: what a table holds; to nearest even */
-  uint32_t bits;
-  memcpy(&bits, &f, 4);
-  uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;
-  if (magnitude < 0x38800000) { /* below f16's normal numbers: round to a multiple of 2^-24 */
-    float a;
-    memcpy(&a, &magnitude, 4);
-    a += 0.5f;
-    memcpy(&magnitude, &a, 4);
-    return sign | (magnitude - 0x3f000000);
-  }
-  return sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
-}
-
-status normalize_table_make(normalize_table *t, const float *mean, const float *std, int32_t dtype) {
-  if (!is_float(dtype)) return fail(DLV3_ERR_DTYPE, "normalize: gives f32, bf16, f16 or f64, not %s", dtype_name(dtype));
-  memset(t, 0, sizeof *t);
-  for (int32_t c = 0; c < 3; c++) {
-    if (!(std[c] > 0)) return fail(DLV3_ERR_ARG, "normalize: std must be above 0, it is %g for channel %d", (double)std[c], (int)c + 1);
-    for (int32_t v = 0; v < 256; v++) {
-      float f = (float)v / 255.0f;
-      f -= mean[c];
-      f /= std[c];
-      uint32_t bits;
-      memcpy(&bits, &f, 4);
-      double wide = f;
-      if (dtype == DLV3_F32) t->value[c][v] = bits;
-      else if (dtype == DLV3_BF16) t->value[c][v] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-      else if (dtype == DLV3_F16) t->value[c][v] = bits_of_f16(f);
-      else memcpy(&t->value[c][v], &wide, 8);
-    }
-  }
-  return DLV3_OK;
-}
-
-#define NORMALIZE(T)                                                                                  \
-  for (int64_t i = 0; i < n * 3; i += 3) {                                                            \
-    ((T *)dst)[i] = (T)t->value[0][src[i]];                                                           \
-    ((T *)dst)[i + 1] = (T)t->value[1][src[i + 1]];                                                   \
-    ((T *)dst)[i + 2] = (T)t->value[2][src[i + 2]];                                                   \
-  }
-void normalize_pixels(void *dst, const uint8_t *src, int64_t n, const normalize_table *t, int32_t width) {
-  if (width == 4) { NORMALIZE(uint32_t)
-  } else if (width == 2) { NORMALIZE(uint16_t)
-  } else { NORMALIZE(uint64_t) }
 }
 
 /* -- Tensors ----------------------------------------------------------------------------------------------- */

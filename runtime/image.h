@@ -1,5 +1,5 @@
-/* image.h - 8-bit pictures in plain memory, shared by the image files (image.c, jpeg.c, png.c), resizing (resize.c) and
- * the data workers (loader.c).
+/* image.h - 8-bit pictures in plain memory, shared by the image files (image.c, jpeg.c, png.c), resizing (resize.c),
+ * normalising (normalize.c) and the data workers (loader.c).
  *
  * Private to the runtime. Nothing here touches a tensor, so that worker threads can use all of it; messages go to the
  * calling thread's last error and do not name the file unless a path is given. */
@@ -11,7 +11,7 @@
 /* Rows top to bottom, pixels left to right, channels together (1: labels or grey, 3: RGB, 4: RGBA). Grows, never
  * shrinks: a worker reuses its pictures. {0} is an empty one. */
 typedef struct {
-  uint8_t *data;
+  uint8_t *data;                    /* a few bytes behind the last pixel may be read too */
   int64_t capacity, h, w;
   int32_t channels;
 } picture;
@@ -61,19 +61,26 @@ typedef struct { int64_t y0, y1, x0, x1; } window;
 
 typedef struct {                    /* scratch space of resizing */
   picture rows;
-  byte_buffer x, y;
+  byte_buffer x, y, pairs;
 } resize_space;
 void resize_space_free(resize_space *s);
 
 /* The window of `in` resized to [h, w], exactly as Pillow's BILINEAR (antialiased when shrinking) and NEAREST. */
 status resize_bilinear(picture *out, const picture *in, int64_t h, int64_t w, window part, resize_space *space);
 status resize_nearest(picture *out, const picture *in, int64_t h, int64_t w, window part, resize_space *space);
+/* The same into the top left corner of a picture that is there, as large as the window or larger; mirror: right to left. */
+status resize_bilinear_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror, resize_space *space);
+status resize_nearest_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror, resize_space *space);
 /* Shorter side to `size`, the longer one floor(size * long / short): torchvision's rule for one number. */
 void resize_shorter(int64_t *h, int64_t *w, int64_t size);
 
 /* -- Normalising ------------------------------------------------------------------------------------------- */
 
-typedef struct { uint64_t value[3][256]; } normalize_table; /* elements of the dtype, in the low bytes */
+typedef struct {
+  uint64_t value[3][256];           /* elements of the dtype, in the low bytes */
+  float mean[3], std[3];
+  bool computed;                    /* normalize.c computes the same bits faster than they are looked up */
+} normalize_table;
 /* (v / 255 - mean[c]) / std[c] in f32, as torchvision's ToTensor and Normalize; then rounded to dtype. */
 status normalize_table_make(normalize_table *t, const float *mean, const float *std, int32_t dtype);
 /* n RGB pixels to n*3 elements of the table's dtype, dtype_bytes(dtype) each. */

@@ -28,7 +28,7 @@ typedef struct {
 
 typedef struct {                    /* what a worker keeps between samples */
   byte_buffer file;
-  picture image, mask, resized;
+  picture image, mask;
   resize_space resize;
 } workspace;
 
@@ -76,20 +76,11 @@ static status check_same_size(const picture *image, const picture *mask, const c
               turned ? "\n  the photo may be stored turned (EXIF orientation); store it as it is seen" : "");
 }
 
-/* in -> out at size h, w: the window, mirrored if asked, at the top left of a canvas filled with `fill`. */
-static void place(picture *out, const picture *in, bool flip, uint8_t fill) {
-  int64_t c = in->channels;
-  for (int64_t y = 0; y < out->h; y++) {
-    uint8_t *to = out->data + y * out->w * c;
-    int64_t used = y < in->h ? in->w * c : 0;
-    const uint8_t *from = in->data + y * in->w * c;
-    if (!flip) memcpy(to, from, (size_t)used);
-    else if (c == 1)
-      for (int64_t x = 0; x < used; x++) to[x] = from[used - 1 - x];
-    else
-      for (int64_t x = 0; x < used; x += 3) to[x] = from[used - 3 - x], to[x + 1] = from[used - 2 - x], to[x + 2] = from[used - 1 - x];
-    memset(to + used, fill, (size_t)(out->w * c - used));
-  }
+/* What the h x w pixels at the top left leave free. */
+static void fill_rest(picture *p, int64_t h, int64_t w, uint8_t value) {
+  int64_t c = p->channels;
+  for (int64_t y = 0; y < h && w < p->w; y++) memset(p->data + (y * p->w + w) * c, value, (size_t)((p->w - w) * c));
+  memset(p->data + h * p->w * c, value, (size_t)((p->h - h) * p->w * c));
 }
 
 /* A whole number in [0, n). */
@@ -108,13 +99,15 @@ static status transform_train(const dlv3_loader *l, workspace *w, slot *s, const
   int64_t top = draw(words[2], (h > crop ? h - crop : 0) + 1), left = draw(words[3], (width > crop ? width - crop : 0) + 1);
   window part = {top, top + crop < h ? top + crop : h, left, left + crop < width ? left + crop : width};
   if (flip) part = (window){part.y0, part.y1, width - part.x1, width - part.x0}; /* the crop comes after the flip */
-  TRY(resize_bilinear(&w->resized, image, h, width, part, &w->resize));
+  int64_t nh = part.y1 - part.y0, nw = part.x1 - part.x0;
+  TRY(picture_reserve(&s->image, h, width, 0)); /* the whole picture must be of a sane size too */
   TRY(picture_reserve(&s->image, crop, crop, 3));
-  place(&s->image, &w->resized, flip, 0);
+  TRY(resize_bilinear_into(&s->image, image, h, width, part, flip, &w->resize));
+  fill_rest(&s->image, nh, nw, 0);
   if (!mask) return DLV3_OK;
-  TRY(resize_nearest(&w->resized, mask, h, width, part, &w->resize));
   TRY(picture_reserve(&s->mask, crop, crop, 1));
-  place(&s->mask, &w->resized, flip, (uint8_t)c->ignore_index);
+  TRY(resize_nearest_into(&s->mask, mask, h, width, part, flip, &w->resize));
+  fill_rest(&s->mask, nh, nw, (uint8_t)c->ignore_index);
   return DLV3_OK;
 }
 
@@ -184,7 +177,6 @@ static void *worker(void *context) {
   bytes_free(&w.file);
   picture_free(&w.image);
   picture_free(&w.mask);
-  picture_free(&w.resized);
   resize_space_free(&w.resize);
   return NULL;
 }

@@ -19,6 +19,39 @@ local function write_file(path, content)
   return path
 end
 
+-- Pillow's rule for one line of numbers, in fixed point: list -> list of n.
+local function resize_line(list, n)
+  local scale, half, result = #list / n, 2 ^ 21, {}
+  local reach = math.max(scale, 1)
+  for i = 1, n do
+    local center, sum, total = (i - 0.5) * scale, half, 0
+    local first, last = math.max(0, math.floor(math.max(0, center - reach + 0.5))), math.min(#list, math.floor(center + reach + 0.5)) - 1
+    local function weight(k) return math.max(0, 1 - math.abs((k - center + 0.5) * (1 / reach))) end
+    for k = first, last do total = total + weight(k) end
+    for k = first, last do sum = sum + list[k + 1] * math.floor(0.5 + weight(k) / total * 2 ^ 22) end
+    result[i] = math.max(0, math.min(255, math.floor(sum / 2 ^ 22)))
+  end
+  return result
+end
+
+local function transpose(rows)
+  local turned = {}
+  for x = 1, #rows[1] do
+    turned[x] = {}
+    for y = 1, #rows do turned[x][y] = rows[y][x] end
+  end
+  return turned
+end
+
+-- Rows first, rounded, then columns.
+local function resize_plane(rows, h, w)
+  local wide, tall = {}, {}
+  for y = 1, #rows do wide[y] = #rows[y] == w and rows[y] or resize_line(rows[y], w) end
+  wide = transpose(wide)
+  for x = 1, w do tall[x] = #wide[x] == h and wide[x] or resize_line(wide[x], h) end
+  return transpose(tall)
+end
+
 return function(t)
   local golden = t.directory .. '/golden/images/'
   local expected = read_file(golden .. 'expected.bin')
@@ -81,6 +114,19 @@ return function(t)
     for _, f in ipairs(fixtures 'resize') do same_bytes(image.resize(noise, f[3]), f[2], table.concat(f[3], 'x')) end
     local labels = image.read_mask(golden .. 'labels_grey.png')
     for _, f in ipairs(fixtures 'resize_mask') do same_bytes(image.resize_mask(labels, f[3]), f[2], table.concat(f[3], 'x')) end
+  end)
+
+  t.case('resizing by its rule, every width', function()
+    for _, size in ipairs {{9, 13}, {4, 3}, {31, 50}} do
+      local x = dlv3.randint(0, 256, {3, size[1], size[2]}, {dtype = 'u8'})
+      local planes = x:totable()
+      for w = 1, 45 do
+        local h = 1 + w * 7 % 40
+        local made = {}
+        for c = 1, 3 do made[c] = resize_plane(planes[c], h, w) end
+        t.eq(image.resize(x, {h, w}):totable(), made, ('%dx%d to %dx%d'):format(size[1], size[2], h, w))
+      end
+    end
   end)
 
   t.case('sizes of resizing', function()

@@ -1,7 +1,7 @@
 /* simd.h - what the cpu kernels share: instruction sets, element conversion, access to dense tensors.
  *
- * Loops are plain C that the compiler vectorises. CLONES before a function compiles it for AVX-512, AVX2 and the base
- * instruction set, chosen once at load by cpuid; helpers called in such a function must be static inline.
+ * Loops are plain C that the compiler vectorises. CLONES (runtime/clones.h) before a function
+ * compiles it for AVX-512, AVX2 and the base instruction set.
  * Floats are never reassociated by the compiler: a reduction that is to vectorise keeps LANES partial sums itself. */
 #ifndef DLV3_SIMD_H
 #define DLV3_SIMD_H
@@ -9,16 +9,8 @@
 #include <math.h>
 
 #include "../../runtime/backend.h"
+#include "../../runtime/clones.h"
 
-#if defined(__x86_64__) && !defined(DLV3_SANITIZE) /* ifunc resolvers run before a sanitizer is ready */
-#if defined(__clang__) || __GNUC__ >= 12 /* levels are chosen by feature; a processor's name would match that one only */
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-#else
-#define CLONES
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 16 }; /* f32 lanes of the widest vector */
