@@ -19,10 +19,10 @@ local ImagePooling = nn.module('ImagePooling', function(self, cin, cout)
   self['2'] = nn.BatchNorm2d(cout, {activation = 'relu'})
 end)
 
-function ImagePooling:forward(x)
-  local y = self['2'](self['1'](x:adaptive_avg_pool2d(1)))
-  return y:expand(-1, -1, x:size(3), x:size(4))
-end
+ImagePooling.folds = {{'1', '2'}}
+
+function ImagePooling:pixel(x) return self['2'](self['1'](x:adaptive_avg_pool2d(1))) end
+function ImagePooling:forward(x) return self:pixel(x):expand(-1, -1, x:size(3), x:size(4)) end
 
 -- The map seen at several rates and as a whole, joined and mixed.
 local ASPP = nn.module('ASPP', function(self, cin, rates, cout)
@@ -33,7 +33,29 @@ local ASPP = nn.module('ASPP', function(self, cin, rates, cout)
   self.project = nn.Sequential{{'0', nn.Conv2d(#branches * cout, cout, 1, {bias = false})}, {'1', nn.BatchNorm2d(cout, {activation = 'relu'})}, {'3', nn.Dropout(0.5)}}
 end)
 
+-- Fused, the branches are never joined: the projection of the joined maps is the sum of each map's projection by its
+-- part of the weight. That of the pooled branch is a number for each image and channel, where the sum begins.
+function ASPP:fused()
+  local project = self.project['0']
+  if not self.project['1'].folded then return end
+  self.split = true
+  local cout = project.weight:size(1)
+  for i = 1, #self.convs do self:buffer('part_' .. i, project.weight:detach():narrow(2, (i - 1) * cout + 1, cout):clone()) end
+  rawset(project, 'weight', nil)
+end
+
+local function forward_fused(self, x)
+  local n, project = #self.convs, self.project['0']
+  local sum = self.convs[n]:pixel(x):conv2d(self['part_' .. n], project.bias)
+  sum = sum:expand(-1, -1, x:size(3), x:size(4))
+  for i = 1, n - 1 do
+    sum = self.convs[i](x):conv2d(self['part_' .. i], nil, sum, {activation = i == n - 1 and project.options.activation or 'none'})
+  end
+  return sum
+end
+
 function ASPP:forward(x)
+  if self.split then return forward_fused(self, x) end
   local maps = {}
   for i, branch in ipairs(self.convs) do maps[i] = branch(x) end
   return self.project(dlv3.cat(maps, 2))

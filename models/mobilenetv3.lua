@@ -28,9 +28,12 @@ local SqueezeExcitation = nn.module('SqueezeExcitation', function(self, channels
   self.fc2 = nn.Conv2d(squeezed, channels, 1)
 end)
 
+function SqueezeExcitation:fused() self.fc1.options.activation, self.fc2.options.activation = 'relu', 'hardsigmoid' end
+
 function SqueezeExcitation:forward(x)
-  local scale = self.fc2(self.fc1(x:adaptive_avg_pool2d(1)):relu()):hardsigmoid()
-  return x * scale
+  local mean = x:adaptive_avg_pool2d(1)
+  if self.is_fused then return x * self.fc2(self.fc1(mean)) end
+  return x * self.fc2(self.fc1(mean):relu()):hardsigmoid()
 end
 
 -- Expand 1x1, depthwise, squeeze and excite, project 1x1; the input is added where sizes agree.
@@ -48,8 +51,8 @@ end)
 function InvertedResidual:forward(x)
   local block, y = self.block, x
   for i = 1, #block - 1 do y = block[i](y) end
-  local conv, norm_and_add = block[#block][1], block[#block][2]
-  return norm_and_add(conv(y), self.add and x or nil)
+  local conv, last = block[#block][1], block[#block][2]
+  return last:after(conv, y, self.add and x or nil)
 end
 
 -- in, kernel, expanded, out, squeeze-excitation, activation, stride; the last three are the dilated stage.

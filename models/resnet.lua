@@ -20,10 +20,12 @@ local Bottleneck = nn.module('Bottleneck', function(self, cin, width, stride, di
   end
 end)
 
+Bottleneck.folds = {{'conv1', 'bn1'}, {'conv2', 'bn2'}, {'conv3', 'bn3'}}
+
 function Bottleneck:forward(x)
   local y = self.bn1(self.conv1(x))
   y = self.bn2(self.conv2(y))
-  return self.bn3(self.conv3(y), self.downsample and self.downsample(x) or x)
+  return self.bn3:after(self.conv3, y, self.downsample and self.downsample(x) or x)
 end
 
 -- blocks: how many in each stage; dilate[i]: stage i + 1 keeps its size and doubles the dilation.
@@ -47,6 +49,8 @@ local ResNet = nn.module('ResNet', function(self, blocks, dilate)
     if module.class_name == 'Conv2d' then nn.init.kaiming_normal_(module.weight, 'fan_out') end
   end)
 end)
+
+ResNet.folds = {{'conv1', 'bn1'}}
 
 -- Features for the classifier (2048 channels) and for the auxiliary one (1024).
 function ResNet:forward(x)

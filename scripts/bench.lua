@@ -41,7 +41,7 @@ if training then
     return loss:item()
   end
 else
-  model:eval()
+  model:eval():fuse()
   function work()
     return dlv3.no_grad(function() return model:logits(x).out:upsample_argmax(size):release() end)
   end

@@ -86,7 +86,7 @@ local function network_size(photo)
 end
 
 local model, args, classes, name = train.model_from(opt.weights)
-model:to(opt.device):eval()
+model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
 local names = names_of(classes, args)
 local overlay = opt.overlay and require 'dlv3.vision.overlay'

@@ -19,7 +19,7 @@ local opt, given = options.parse({
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
 
 local model, args, classes, name = train.model_from(opt.weights)
-model:to(opt.device)
+model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
 local set = data.voc{root = opt.data_path, split = opt.split}
 local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false, num_classes = classes, base_size = opt.base_size,

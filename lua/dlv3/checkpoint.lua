@@ -167,15 +167,33 @@ local function sort_out(given, own, mapping, report)
   return fitting, candidates
 end
 
+-- Gives the model the tensors themselves, and takes them out of the dict: those that lie as the model's do and that
+-- nothing else in the dict shares memory with. The rest is left to be copied.
+local function take(model, fitting)
+  local users = {}
+  local function address(t) return tonumber(F.C.dlv3_tensor_address(t.p)) end
+  for _, t in dict.items(fitting) do users[address(t)] = (users[address(t)] or 0) + 1 end
+  for _, kind in ipairs {'named_parameters', 'named_buffers'} do
+    for name, own in model[kind](model) do
+      local t = fitting[name]
+      if t and own.dtype == t.dtype and own.device == t.device and t:is_contiguous() and users[address(t)] == 1 then
+        F.check(F.C.dlv3_tensor_assign(own.p, t.p))
+        fitting[name] = nil
+      end
+    end
+  end
+end
+
 -- Loads weights into a model: source is a file's name or a dict. What fits is copied, the rest is reported.
 -- options: prefix = what to put before the file's names (default: whatever fits best, such as 'backbone.' for the
--- ImageNet files of classifiers), name = what to call a dict in messages.
+-- ImageNet files of classifiers), name = what to call a dict in messages, take = the model may keep the dict's own
+-- tensors instead of copies.
 -- Returns a report: loaded, missing, unexpected (lists of names), skipped (list of {name, reason, file, model}); as
 -- text it is one block.
 function M.load_weights(model, source, options)
   options = options or {}
   for k in pairs(options) do
-    if k ~= 'prefix' and k ~= 'name' then F.raise(("load_weights: no option '%s' (has: prefix, name)"):format(tostring(k))) end
+    if k ~= 'prefix' and k ~= 'name' and k ~= 'take' then F.raise(("load_weights: no option '%s' (has: prefix, name, take)"):format(tostring(k))) end
   end
   local path = type(source) == 'string' and source or options.name or 'the given weights'
   local given, inside = unwrap(type(source) == 'string' and files.load(source) or source, path)
@@ -193,6 +211,7 @@ function M.load_weights(model, source, options)
     if fitting[name] then report.loaded[#report.loaded + 1] = name
     elseif not candidates[name] and not name:find 'num_batches_tracked$' then report.missing[#report.missing + 1] = name end
   end
+  if options.take then take(model, fitting) end
   model:load_state_dict(fitting, {strict = false})
   return report
 end

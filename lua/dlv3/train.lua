@@ -8,6 +8,7 @@ local dict = require 'dlv3.dict'
 local log = require 'dlv3.log'
 local metrics = require 'dlv3.vision.metrics'
 local files = require 'dlv3.files'
+local init = require 'dlv3.nn.initialise'
 
 local M = {}
 
@@ -103,9 +104,7 @@ function M.note(history, entry)
   history[last and last.epoch == entry.epoch and #history or #history + 1] = entry
 end
 
--- A model from any weights file: the architecture, the number of classes and the auxiliary head are read off its
--- names, or from the options a checkpoint remembers. Returns the model and those options ({} for bare weights).
-function M.model_from(path)
+local function read_model(path)
   local value = files.load(path)
   local args = type(value) == 'table' and dict.is(value) and dict.is(value.args) and value.args or {}
   local weights = checkpoint.unwrap(value, path)
@@ -120,8 +119,23 @@ function M.model_from(path)
   end
   if blocks > 0 then name = blocks > 6 and 'deeplabv3_resnet101' or 'deeplabv3_resnet50' end
   if not name or not classes then F.raise(path .. ': these are not the weights of a DeepLabV3 (no backbone or classifier of one among the names)') end
-  local model = models[name]{num_classes = classes, aux = aux or false, output_stride = args.output_stride}
-  checkpoint.load_weights(model, weights, {name = path})
+  local function make() return models[name]{num_classes = classes, aux = aux or false, output_stride = args.output_stride} end
+  local model = init.skipped(make) -- neither filled nor copied to: the weights are in memory once
+  local report = checkpoint.load_weights(model, weights, {name = path, take = true})
+  if #report.missing + #report.skipped > 0 then
+    model = make()
+    checkpoint.load_weights(model, weights, {name = path})
+  end
+  return model, args, classes, name
+end
+
+-- A model from any weights file: the architecture, the number of classes and the auxiliary head are read off its
+-- names, or from the options a checkpoint remembers. Returns the model and those options ({} for bare weights).
+function M.model_from(path)
+  local model, args, classes, name = read_model(path)
+  collectgarbage() -- what else was in the file, such as momenta, goes back to the system
+  collectgarbage()
+  F.C.dlv3_memory_flush(0)
   return model, args, classes, name
 end
 

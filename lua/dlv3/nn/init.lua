@@ -60,13 +60,14 @@ nn.Conv2d = nn.module('Conv2d', function(self, cin, cout, kernel_size, options)
   end
 end)
 
-function nn.Conv2d:forward(x) return self:input(x):conv2d(self.weight, self.bias, self.options) end
+-- residual, like the result: is added (fused models give one).
+function nn.Conv2d:forward(x, residual) return self:input(x):conv2d(self.weight, self.bias, residual, self.options) end
 
 function nn.Conv2d:extra()
   local o = self.options
   return ('%d, %d, kernel_size = %s'):format(self.channels[1], self.channels[2], pair_text(self.kernel_size)) ..
          options_text(o, {'stride', 'padding', 'dilation'}, {'1', '0', '1'}) ..
-         (o.groups > 1 and ', groups = ' .. o.groups or '') .. (self.bias and '' or ', bias = false')
+         (o.groups > 1 and ', groups = ' .. o.groups or '') .. (self.bias and '' or ', bias = false') .. (o.activation and ', ' .. o.activation or '')
 end
 
 -- options {eps = 1e-5, momentum = 0.1, activation = 'none'}.
@@ -87,12 +88,20 @@ end)
 
 function nn.BatchNorm2d:forward(x, residual)
   self:input(x)
+  if self.folded then return x end
   if self.training then self.num_batches_tracked:add_(1) end
   return x:batch_norm(self.weight, self.bias, self.running_mean, self.running_var, residual,
                       {training = self.training, momentum = self.momentum, eps = self.eps, activation = self.activation})
 end
 
+-- The result of conv(x), normalised, with the residual added; of a fused model the convolution does it all.
+function nn.BatchNorm2d:after(conv, x, residual)
+  if self.folded then return conv(x, residual) end
+  return self(conv(x), residual)
+end
+
 function nn.BatchNorm2d:extra()
+  if self.folded then return 'folded' end
   return ('%d, eps = %g, momentum = %g%s'):format(self.channels, self.eps, self.momentum, self.activation ~= 'none' and ', ' .. self.activation or '')
 end
 
@@ -199,6 +208,8 @@ nn.Sequential = nn.module('Sequential', function(self, ...)
     for i = 1, n do self[i] = check_part('Sequential', i, list[i]) end
   end
 end, nil, true)
+
+nn.Sequential.folds_neighbours = true -- of fuse.lua
 
 function nn.Sequential:forward(x)
   for i = 1, #self do x = self[i](x) end
