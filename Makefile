@@ -81,13 +81,19 @@ lint:
 demo: all
 	@sh scripts/demo.sh
 
+# -- Beside PyTorch, ONNX Runtime and OpenVINO ------------------------------------------------------------------
+
+# ARGS: options of scripts/bench.lua; PYTHON: a python that has the peers.
+bench: all
+	@$(if $(PYTHON),PYTHON='$(PYTHON)') ./dlv3 scripts/bench.lua $(ARGS)
+
 # -- Installation ------------------------------------------------------------------------------------------------
 
 SHARE := $(DESTDIR)$(PREFIX)/share/dlv3
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
 	install -m 755 dlv3 $(DESTDIR)$(PREFIX)/bin/dlv3
-	for f in $$(find lua models scripts -name '*.lua'); do install -D -m 644 $$f $(SHARE)/$$f; done
+	for f in $$(find lua models scripts bench -name '*.lua' -o -name '*.py'); do install -D -m 644 $$f $(SHARE)/$$f; done
 
 clean:
 	rm -rf build dlv3
@@ -97,6 +103,7 @@ help:
 	@echo 'make check        all tests; TESTS="conv loss" those whose names have one of the words'
 	@echo 'make check SAN=1  the same under the address and undefined-behaviour sanitizers'
 	@echo 'make demo         draw a small data set, train on it, validate, predict: under four minutes'
+	@echo 'make bench        beside PyTorch, ONNX Runtime and OpenVINO; PYTHON=FILE one that has them, ARGS="--quick" options'
 	@echo 'make lint         luacheck over all Lua, and the rules of the house'
 	@echo 'make install      into PREFIX (/usr/local), below DESTDIR'
 	@echo 'make features     look again for what dlv3 is built with'
@@ -104,4 +111,4 @@ help:
 	@echo
 	@echo 'variables: SAN=1 sanitizers, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
 
-.PHONY: all check lint demo install clean help features
+.PHONY: all check lint demo bench install clean help features

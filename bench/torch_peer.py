@@ -1,4 +1,4 @@
-"""The same work in PyTorch, for bench/compare.sh: one training step or one inference of torchvision's DeepLabV3.
+"""The works of bench/work.lua in PyTorch: a training step or an inference of torchvision's DeepLabV3 on random data.
 
     python3 bench/torch_peer.py --model deeplabv3_resnet50 --work train --size 240 --batch 4 --mode channels_last
 
@@ -17,7 +17,7 @@ parser.add_argument('--model', default='deeplabv3_mobilenet_v3_large')
 parser.add_argument('--work', default='train', choices=['train', 'infer'])
 parser.add_argument('--size', type=int, default=240)
 parser.add_argument('--batch', type=int, default=4)
-parser.add_argument('--mode', default='channels_last', choices=['nchw', 'channels_last', 'bf16'])
+parser.add_argument('--mode', default='channels_last', choices=['nchw', 'channels_last', 'compiled', 'bf16', 'bf16_compiled'])
 parser.add_argument('--runs', type=int, default=5)
 parser.add_argument('--threads', type=int, default=0)
 options = parser.parse_args()
@@ -32,7 +32,8 @@ x = torch.randn(options.batch, 3, options.size, options.size)
 if options.mode != 'nchw':
     model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
 target = torch.randint(0, 21, (options.batch, options.size, options.size))
-cast = torch.autocast('cpu', dtype=torch.bfloat16, enabled=options.mode == 'bf16')
+cast = torch.autocast('cpu', dtype=torch.bfloat16, enabled=options.mode.startswith('bf16'))
+network = torch.compile(model) if options.mode.endswith('compiled') else model
 
 if training:
     model.train()
@@ -40,7 +41,7 @@ if training:
 
     def work():
         with cast:
-            out = model(x)
+            out = network(x)
             loss = sum(weight * torch.nn.functional.cross_entropy(out[name].float(), target, ignore_index=255)
                        for name, weight in (('out', 1.0), ('aux', 0.5)))
         optimiser.zero_grad()
@@ -52,7 +53,7 @@ else:
 
     def work():
         with torch.no_grad(), cast:
-            return model(x)['out'].argmax(1)
+            return network(x)['out'].argmax(1)
 
 work()
 times = []
@@ -61,5 +62,5 @@ for _ in range(options.runs):
     work()
     times.append(time.perf_counter() - begin)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f'torch {torch.__version__} {options.mode}: {statistics.median(times):.3f} s '
-      f'({min(times):.3f} to {max(times):.3f}), peak {peak:.0f} MiB')
+print(f'PyTorch {torch.__version__} {options.mode}: {statistics.median(times):.4f} s '
+      f'({min(times):.4f} to {max(times):.4f}), peak {peak:.0f} MiB')

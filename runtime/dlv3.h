@@ -71,6 +71,7 @@ DLV3_API DLV3_MUST dlv3_status dlv3_set_num_threads(int32_t n);
 DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE                     */
 DLV3_API DLV3_MUST dlv3_status dlv3_set_impl(const char *name); /* as DLV3_IMPL; "" = best first        */
 DLV3_API double      dlv3_now(void);                    /* seconds, monotonic                  */
+DLV3_API double      dlv3_measure_peak(int32_t dtype);  /* floating-point operations a second of f32 or bf16; 0: not known here */
 
 /* Signals: from _catch on SIGINT and SIGTERM only raise a flag; a second one, 0.3 s later or more, ends the process. With
  * interrupt = 1 dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls

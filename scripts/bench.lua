@@ -1,59 +1,161 @@
--- bench.lua - times one training step or one inference of a model on random data: median, spread, peak memory.
+-- bench.lua - how fast dlv3 is, and beside PyTorch, ONNX Runtime and OpenVINO (`make bench`).
 --
--- bench/torch_peer.py does the same work in PyTorch; bench/compare.sh runs the two alternately.
+--   dlv3 bench                       the whole comparison, each side in processes of its own; writes bench/RESULTS.md
+--   dlv3 bench --rows r50-train      only the rows whose names have one of these words
+--   dlv3 bench --work train ...      one work, in this process: what the comparison runs for dlv3's side
+--   dlv3 bench --ops                 each distinct convolution of the models, by implementation
+--   dlv3 bench --threads-curve       a work on 1, 2, ... threads
 
 local dlv3 = require 'dlv3'
-local models = require 'models'
-local optim = require 'dlv3.optim'
-local options = require 'dlv3.options'
 local F = require 'dlv3.ffi'
+local options = require 'dlv3.options'
+local work = require 'bench.work'
+local run = require 'bench.run'
 
-local opt = options.parse({
+local opt, given = options.parse({
   usage = 'dlv3 scripts/bench.lua [options]',
-  title = 'Times a training step or an inference on random data.',
-  {'model', 'deeplabv3_mobilenet_v3_large', 'model to time', choices = {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'deeplabv3_mobilenet_v3_large'}},
+  title = 'Times dlv3, beside PyTorch, ONNX Runtime and OpenVINO where PYTHON or peer/ has them.',
+  'The comparison:',
+  {'rows', {}, 'only rows whose names have one of these words, such as r50-train,bf16,data,start'},
+  {'rounds', 3, 'how often both sides take turns', min = 1},
+  {'quick', false, 'one round, and few runs: for a look, not for the record'},
+  {'peers', true, 'measure the peers too'},
+  {'data-path', nil, 'folder with VOCdevkit for the input pipeline; without it a set is drawn', value = 'DIR'},
+  {'output', nil, 'where the tables go (all rows: bench/RESULTS.md); a picture of the same name beside it', value = 'FILE.md'},
+  'One work:',
   {'work', 'train', 'train (forward, backward, SGD step, aux head) or infer (to the class map)', choices = {'train', 'infer'}},
-  {'size', 240, 'height and width of the images'},
-  {'batch', 4, 'images at once'},
+  {'model', 'deeplabv3_mobilenet_v3_large', 'model to time', choices = work.models},
+  {'size', 240, 'height and width of the images', min = 1},
+  {'batch', 4, 'images at once', min = 1},
   {'precision', 'f32', 'f32 or bf16', choices = {'f32', 'bf16'}},
-  {'runs', 5, 'timed runs, after one to warm up'},
+  {'runs', 5, 'timed runs, after one to warm up', min = 1},
   {'threads', 0, 'threads, 0 for all'},
+  {'compile', true, 'record and replay'},
+  'More:',
+  {'ops', false, 'each distinct convolution of the models (or of --model): forward and gradients, by implementation'},
+  {'seconds', 0.1, 'for each of them', type = 'number'},
+  {'threads-curve', false, 'the work of --model, --work, --size, ... on 1, 2, ... threads; --output FILE.png draws it'},
 }, arg)
 
 if opt.threads > 0 then dlv3.num_threads(opt.threads) end
-dlv3.manual_seed(0)
-local training = opt.work == 'train'
-local model = models[opt.model]{num_classes = 21, aux = training}
-local size = {opt.size, opt.size}
-local x = dlv3.randn{opt.batch, 3, opt.size, opt.size}:to(opt.precision)
-local target = dlv3.randint(0, 21, {opt.batch, opt.size, opt.size}, {dtype = 'u8'})
 
-local work
-if training then
-  model:train()
-  local sgd = optim.SGD({{params = model:parameters()}}, {lr = 1e-4, momentum = 0.9, weight_decay = 1e-4})
-  function work()
-    sgd:zero_grad()
-    local out = model:logits(x)
-    local loss = out.out:upsample_cross_entropy(target) + out.aux:upsample_cross_entropy(target) * 0.5
-    loss:backward()
-    sgd:step()
-    return loss:item()
+-- -- One work ---------------------------------------------------------------------------------------------------
+
+local function work_line()
+  local times = work.times(work.make(opt), opt.runs)
+  local median, least, most = work.median(times)
+  return ('dlv3 %s %s: %.4f s (%.4f to %.4f), peak %.0f MiB, tensors %.0f MiB'):format(
+    dlv3.version, opt.precision, median, least, most, tonumber(F.C.dlv3_peak_rss()) / 2 ^ 20, dlv3.memory().peak / 2 ^ 20)
+end
+
+-- -- Threads ----------------------------------------------------------------------------------------------------
+
+local function threads_curve()
+  local words = ('bench --model %s --work %s --size %d --batch %d --precision %s --runs %d --threads '):format(opt.model, opt.work, opt.size, opt.batch, opt.precision, opt.runs)
+  local x, y, first = {}, {}, nil
+  print(('%s %s %d, batch %d, %s\n\nthreads  seconds  times faster'):format(opt.model, opt.work, opt.size, opt.batch, opt.precision))
+  for n = 1, dlv3.num_threads() do
+    local m, reason = run.measure(run.dlv3(words .. n))
+    if not m then error(('with %d threads: %s'):format(n, reason), 0) end
+    first = first or m.value
+    x[#x + 1], y[#y + 1] = n, first / m.value
+    print(('%7d  %7.4f  %12.2f'):format(n, m.value, first / m.value))
   end
-else
-  model:eval():fuse()
-  function work()
-    return dlv3.no_grad(function() return model:logits(x).out:upsample_argmax(size):release() end)
+  if opt.output then
+    require 'dlv3.plot'.write(opt.output, {{name = 'measured', x = x, y = y}, {name = 'ideal', x = x, y = x}},
+      {title = 'speed by threads', x_label = 'threads', y_label = 'times one thread', y_min = 0})
+    print('drawn to ' .. opt.output)
   end
 end
 
-local times = {}
-for run = 0, opt.runs do
-  local begin = dlv3.now()
-  dlv3.scope(work)
-  if run > 0 then times[run] = dlv3.now() - begin end
+-- -- The comparison ---------------------------------------------------------------------------------------------
+
+-- A file with random weights that both sides load, a photo, and, unless --data-path names one, a data set.
+local function make_inputs()
+  local o = {weights = run.scratch .. '/mobilenet_v3.pth', data_path = opt.data_path or run.scratch .. '/shapes', split = 'train'}
+  F.check(F.C.dlv3_make_dir(run.scratch .. '/predicted'))
+  o.data_name = opt.data_path and opt.data_path:match '([^/]+)/*$' or 'drawn shapes'
+  dlv3.manual_seed(0)
+  dlv3.save(o.weights, require 'models'.deeplabv3_mobilenet_v3_large{num_classes = 21}:state_dict())
+  if not opt.data_path then
+    local text, status = run.output(run.dlv3('make_shapes --train 64 --val 1 --width 480 --height 360 --output-dir ' .. run.quote(o.data_path)))
+    if status ~= 0 then error(text, 0) end
+  end
+  o.photo = require 'dlv3.data'.voc{root = o.data_path, split = 'train', masks = false}.files(1)
+  return o
 end
-table.sort(times)
-local median = (times[math.floor((opt.runs + 1) / 2)] + times[math.ceil((opt.runs + 1) / 2)]) / 2
-print(('dlv3 %s %s: %.3f s (%.3f to %.3f), peak %.0f MiB, tensors %.0f MiB'):format(
-      dlv3.version, opt.precision, median, times[1], times[#times], tonumber(F.C.dlv3_peak_rss()) / 2 ^ 20, dlv3.memory().peak / 2 ^ 20))
+
+local function chosen_rows(list)
+  local rows = {}
+  for _, row in ipairs(list) do
+    local wanted = #opt.rows == 0
+    for _, word in ipairs(opt.rows) do wanted = wanted or row.id:find(word, 1, true) ~= nil end
+    if wanted then rows[#rows + 1] = row end
+  end
+  if #rows > 0 then return rows end
+  local names = {}
+  for i, row in ipairs(list) do names[i] = row.id end
+  error('--rows: no row has such a word (there are: ' .. table.concat(names, ', ') .. ')', 0)
+end
+
+-- The R50 training step's useful speed beside the peak, once it has been measured.
+local function share_of(rows, peaks)
+  local convolutions, models = require 'bench.convolutions', require 'models'
+  for _, row in ipairs(rows) do
+    if row.id == 'r50-train-480-f32' and row.ours then
+      local o = row.work
+      local flops = convolutions.total(convolutions.calls(models[o.model]{num_classes = 21, aux = true}, dlv3.randn{o.batch, 3, o.size, o.size}), true)
+      return {gflops = flops / row.ours.value / 1e9, peak = peaks.f32 / 1e9}
+    end
+  end
+end
+
+local function write_results(path, rows, share, about)
+  local report = require 'bench.report'
+  local picture = path:gsub('%.md$', '') .. '.png'
+  local drawn, ok = pcall(report.chart, picture, rows)
+  if not drawn then io.stderr:write('no picture: ', tostring(ok), '\n') end
+  about.picture = drawn and ok and picture:match '[^/]+$' or nil
+  local file = assert(io.open(path, 'w'))
+  file:write(report.markdown(rows, share, about))
+  file:close()
+end
+
+local function few_runs(row)
+  row.ours = row.ours:gsub('%-%-runs %d+', '--runs 1')
+  for _, peer in ipairs(row.peers) do peer.words = peer.words:gsub('%-%-runs %d+', '--runs 1') end
+end
+
+local function comparison()
+  local compare, report, rows = require 'bench.compare', require 'bench.report', require 'bench.rows'
+  local list = chosen_rows(rows.list(make_inputs()))
+  local python = opt.peers and rows.python() or nil
+  if opt.peers and not python then io.stderr:write(rows.how_to_get_peers, '\n\n') end
+  local rounds = opt.quick and not given.rounds and 1 or opt.rounds
+  local output = opt.output or #opt.rows == 0 and not opt.quick and run.root .. '/bench/RESULTS.md' or nil
+  local words = {}
+  for i = 1, #arg do words[i] = arg[i]:gsub('^/.*/', '') end -- folders of this machine say nothing to a reader
+  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, peaks = require 'bench.ops'.peaks()}
+  local done = {}
+  for i, row in ipairs(list) do
+    io.stderr:write(('[%d/%d] %s\n'):format(i, #list, row.text))
+    if opt.quick then few_runs(row) end
+    compare.row(row, rounds, python)
+    done[i] = row
+    if output then write_results(output, done, nil, about) end
+  end
+  local share = share_of(done, about.peaks)
+  print(table.concat(report.tables(done, share), '\n'))
+  if output then
+    write_results(output, done, share, about)
+    print('\nwritten to ' .. output)
+  end
+end
+
+if opt.ops then
+  local all = not given.model
+  require 'bench.ops'.run{models = all and work.models or {opt.model}, size = opt.size, batch = opt.batch, work = opt.work, seconds = opt.seconds,
+                          precisions = given.precision and {opt.precision} or {'f32', 'bf16'}}
+elseif opt.threads_curve then threads_curve()
+elseif given.work or given.model then print(work_line())
+else comparison() end

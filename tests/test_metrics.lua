@@ -49,6 +49,27 @@ return function(t)
     plot.draw({}, {})
   end, {leaks = true})
 
+  t.case('bars', function()
+    local plot = cairo_or_skip()
+    local groups = {{name = 'one', bars = {{name = 'a', value = 1}, {name = 'b', value = 3, text = 'three'}}}, {name = 'two', bars = {{name = 'b', value = 2}}}}
+    local picture = plot.draw_bars(groups, {title = 'title', mark = 1, width = 600})
+    t.eq(picture:size(3), 600)
+    local function pixels(color) -- of a's and b's colour, in the place of the bars
+      local n, inside = 0, picture:narrow(2, 84, picture:size(2) - 84 - 34)
+      local r, g, b = inside[1]:totable(), inside[2]:totable(), inside[3]:totable()
+      for y = 1, #r do
+        for x = 1, #r[y] do
+          local far = math.abs(r[y][x] - color[1]) + math.abs(g[y][x] - color[2]) + math.abs(b[y][x] - color[3])
+          if far <= 3 then n = n + 1 end
+        end
+      end
+      return n
+    end
+    local a, b = pixels{31, 92, 181}, pixels{214, 94, 13}
+    t.ok(a > 500 and b > 4.5 * a and b < 5.5 * a, a .. ' ' .. b)
+    plot.draw_bars({}, {})
+  end, {leaks = true})
+
   t.case('an overlay has the photo, the paint and a legend', function()
     cairo_or_skip()
     local overlay = require 'dlv3.vision.overlay'

@@ -1,11 +1,13 @@
--- plot.lua - line plots with axes, ticks and a legend, as PNG.
+-- plot.lua - line plots with axes, ticks and a legend, and groups of bars, as PNG.
 
 local cairo = require 'dlv3.vision.cairo'
 local image = require 'dlv3.vision.image'
 
 local M = {}
 
-local colors = {{0.12, 0.36, 0.71}, {0.84, 0.37, 0.05}, {0.17, 0.55, 0.2}, {0.7, 0.12, 0.2}, {0.45, 0.3, 0.65}, {0.35, 0.35, 0.35}}
+local colors = {
+  {0.12, 0.36, 0.71}, {0.84, 0.37, 0.05}, {0.17, 0.55, 0.2}, {0.7, 0.12, 0.2}, {0.45, 0.3, 0.65}, {0.35, 0.35, 0.35}, {0.75, 0.6, 0.1}, {0.2, 0.6, 0.65},
+}
 
 -- Steps of 1, 2 or 5 times a power of ten, about n of them from low to high.
 local function ticks(low, high, n)
@@ -86,6 +88,71 @@ function M.draw(series, options)
   end
   return canvas:tensor()
 end
+
+-- -- Bars -----------------------------------------------------------------------------------------------------
+
+-- A colour for each name, in the order in which they occur.
+local function colors_of(groups)
+  local list, of = {}, {}
+  for _, group in ipairs(groups) do
+    for _, bar in ipairs(group.bars) do
+      if not of[bar.name] then
+        list[#list + 1] = bar.name
+        of[bar.name] = colors[(#list - 1) % #colors + 1]
+      end
+    end
+  end
+  return of, list
+end
+
+local function legend(canvas, names, of, x, y)
+  local left = x
+  for _, name in ipairs(names) do
+    local width = 15 + canvas:text_width(name, 12)
+    if x + width > canvas.width - 10 then x, y = left, y + 18 end
+    canvas:area(x, y - 9, 10, 10, of[name])
+    canvas:text(x + 15, y, name, 12, {0.25, 0.25, 0.25})
+    x = x + width + 18
+  end
+end
+
+-- Horizontal bars in groups: {{name =, bars = {{name =, value =, text = (the value)}, ...}}, ...}. options: title, width,
+-- mark (a line across all), x_max. Returns u8 [3,h,w].
+function M.draw_bars(groups, options)
+  options = options or {}
+  local width, left, right, top, bar_height = options.width or 900, 300, 60, 84, 13
+  local height, most = top + 34, options.x_max or 0
+  for _, group in ipairs(groups) do
+    height = height + #group.bars * bar_height + 12
+    for _, bar in ipairs(group.bars) do most = options.x_max or math.max(most, bar.value) end
+  end
+  if most <= 0 then most = 1 end
+  local canvas = cairo.canvas(width, height)
+  local grey, light = {0.25, 0.25, 0.25}, {0.87, 0.87, 0.87}
+  local of, names = colors_of(groups)
+  local function px(v) return left + v / most * (width - left - right) end
+  local list, step = ticks(0, most, 6)
+  for _, v in ipairs(list) do
+    canvas:line({px(v), top - 6, px(v), height - 28}, light)
+    canvas:text(px(v), height - 12, tick_text(v, step), 12, grey, 0.5)
+  end
+  local y = top
+  for _, group in ipairs(groups) do
+    canvas:text(left - 10, y + #group.bars * bar_height / 2 + 4, group.name, 12, grey, 1)
+    for _, bar in ipairs(group.bars) do
+      canvas:area(left, y + 1, px(bar.value) - left, bar_height - 2, of[bar.name])
+      canvas:text(px(bar.value) + 4, y + bar_height - 3, bar.text or ('%.2f'):format(bar.value), 10, grey)
+      y = y + bar_height
+    end
+    y = y + 12
+  end
+  if options.mark then canvas:line({px(options.mark), top - 6, px(options.mark), height - 28}, grey, 1, 4) end
+  if options.title then canvas:text(width / 2, 22, options.title, 15, {0, 0, 0}, 0.5) end
+  legend(canvas, names, of, 20, 48)
+  return canvas:tensor()
+end
+
+function M.write_bars(path, groups, options) image.write_png(path, M.draw_bars(groups, options)) end
 
 function M.write(path, series, options) image.write_png(path, M.draw(series, options)) end
 

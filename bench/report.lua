@@ -1,0 +1,134 @@
+-- report.lua - the measured rows as tables (Markdown, readable as they are) and as a bar chart.
+
+local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
+local compare = require 'bench.compare'
+
+local M = {}
+
+local function file_text(path)
+  local file = io.open(path)
+  if not file then return '' end
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+-- One line on the machine.
+function M.machine()
+  local cpu, memory = file_text '/proc/cpuinfo', file_text '/proc/meminfo'
+  return ('%s (family %s, model %s), %d threads, %.0f GiB, %s'):format(
+    cpu:match 'model name%s*: ([^\n]+)' or 'processor unknown', cpu:match 'cpu family%s*: (%d+)' or '?', cpu:match 'model%s*: (%d+)' or '?',
+    dlv3.num_threads(), (tonumber(memory:match 'MemTotal:%s*(%d+)') or 0) / 2 ^ 20, file_text '/etc/os-release':match 'PRETTY_NAME="([^"]+)"' or 'system unknown')
+end
+
+local function number(v)
+  if v >= 100 then return ('%.0f'):format(v) end
+  return v >= 10 and ('%.1f'):format(v) or v >= 1 and ('%.2f'):format(v) or ('%.4f'):format(v):gsub('0$', '')
+end
+
+-- "1.20 s (1.16 to 1.24)"
+local function figure(row, m)
+  if not m then return '-' end
+  return ('%s%s (%s to %s)'):format(number(m.value), row.kind == 'rate' and '' or ' s', number(m.least), number(m.most))
+end
+
+local function verdict(value, targets, lower)
+  if not value then return '' end
+  local function met(v) return lower and value <= v or not lower and value >= v end
+  return met(targets[2]) and 'goal' or met(targets[1]) and 'must' or 'short'
+end
+
+local function times_line(row)
+  local speed = compare.speed(row)
+  return ('| %s | %s | %s | %s | %s | %gx | %gx | %s |'):format(row.text, figure(row, row.ours), row.best and row.best.name or '-', figure(row, row.best),
+         speed and ('%.2fx'):format(speed) or '-', row.time[1], row.time[2], verdict(speed, row.time))
+end
+
+local function memory_line(row)
+  local part = compare.memory(row)
+  local targets = row.memory
+  return ('| %s | %d MiB | %s | %s | %s | %s | %s | %s |'):format(row.text, row.ours.rss, row.least_rss and row.least_rss.name or '-',
+         row.least_rss and ('%d MiB'):format(row.least_rss.rss) or '-', part and ('%.2fx'):format(part) or '-', targets and targets[1] .. 'x' or '-',
+         targets and targets[2] .. 'x' or '-', targets and verdict(part, targets, true) or '')
+end
+
+local function all_peers_line(row)
+  local list = {}
+  for i, p in ipairs(row.results) do list[i] = ('%s %s%s'):format(p.name, figure(row, p), p.rss and (', %d MiB'):format(p.rss) or '') end
+  return ('| %s | %s |'):format(row.text, table.concat(list, '; '))
+end
+
+-- share: {gflops, peak} of the R50 training step, or nil. Returns lines.
+function M.tables(rows, share)
+  local lines = {'| work | dlv3 | best peer | its time | dlv3 is faster | must | goal | reached |', '|---|---|---|---|---|---|---|---|'}
+  for _, row in ipairs(rows) do lines[#lines + 1] = times_line(row) end
+  if share then
+    local part = share.gflops / share.peak
+    lines[#lines + 1] = ('| useful GFLOP/s of that step over the measured peak, f32 | %.0f of %.0f | - | - | %.0f %% | 75 %% | 95 %% | %s |'):format(
+      share.gflops, share.peak, 100 * part, verdict(part, {0.75, 0.95}))
+  end
+  local memory = {}
+  for _, row in ipairs(rows) do
+    if row.ours and row.ours.rss then memory[#memory + 1] = memory_line(row) end
+  end
+  if #memory > 0 then
+    for _, line in ipairs {'', '| peak resident memory | dlv3 | peer with the least | its memory | dlv3 needs | must | goal | reached |', '|---|---|---|---|---|---|---|---|'} do
+      lines[#lines + 1] = line
+    end
+    for _, line in ipairs(memory) do lines[#lines + 1] = line end
+  end
+  return lines
+end
+
+local function versions(rows)
+  local seen, list = {}, {}
+  for _, row in ipairs(rows) do
+    for _, p in ipairs(row.results) do
+      local name = p.what and p.what:match '^(%a[%a ]* [%d.]+[%w+.]*)'
+      if name and not seen[name] then seen[name], list[#list + 1] = true, name end
+    end
+  end
+  return #list > 0 and table.concat(list, ', ') or 'none'
+end
+
+-- The file bench/RESULTS.md. about: command, rounds, picture (its name or nil), peaks.
+function M.markdown(rows, share, about)
+  local lines = {
+    '# Measured', '', 'Written by `' .. about.command .. '` on ' .. os.date '%Y-%m-%d' .. '.', '',
+    '- Machine: ' .. M.machine() .. '.',
+    ('- Its peak, by multiply-adds on registers alone: %.0f GFLOP/s f32, %.0f bf16.'):format(about.peaks.f32 / 1e9, about.peaks.bf16 / 1e9),
+    '- dlv3 ' .. dlv3.version .. ': ' .. F.string(F.C.dlv3_build_info()):gsub('%s*\n', '; '):gsub('; $', ''):gsub('  +', ' ') .. '.',
+    '- Peers: ' .. versions(rows) .. '.',
+    ('- Both sides alternately, each in a process of its own, %d rounds; a figure is the median of the rounds\' medians, in brackets least and most of all runs.'):format(about.rounds),
+    '  From the second round on only the peer\'s modes run that came within 20 % of its best one. Same model, size and heads (training: with the auxiliary one, SGD step',
+    '  included; inference: without, to the class map); random data, 21 classes. The best peer of a row is the fastest of all modes of that precision.', '',
+  }
+  for _, line in ipairs(M.tables(rows, share)) do lines[#lines + 1] = line end
+  if about.picture then lines[#lines + 1] = '\n![times beside the best peer](' .. about.picture .. ')' end
+  lines[#lines + 1] = '\nAll peers:\n\n| work | medians |\n|---|---|'
+  for _, row in ipairs(rows) do
+    if #row.results > 0 then lines[#lines + 1] = all_peers_line(row) end
+  end
+  return table.concat(lines, '\n') .. '\n'
+end
+
+-- Time of each engine beside the best peer's (1), a group a row.
+function M.chart(path, rows)
+  local plot = require 'dlv3.plot'
+  local groups = {}
+  for _, row in ipairs(rows) do
+    if row.kind == 'seconds' and row.ours and row.best then
+      local bars = {{name = 'dlv3', value = row.ours.value / row.best.value}}
+      for _, p in ipairs(row.results) do
+        local ratio = p.value / row.best.value
+        bars[#bars + 1] = {name = p.name, value = math.min(ratio, 2.5), text = ratio > 2.5 and ('%.1f'):format(ratio) or nil}
+      end
+      groups[#groups + 1] = {name = row.text, bars = bars}
+    end
+  end
+  if #groups > 0 then plot.write_bars(path, groups, {title = 'time, the best peer = 1 (less is better)', mark = 1, x_max = 2.5}) end
+  return #groups > 0
+end
+
+return M

@@ -1,0 +1,104 @@
+-- rows.lua - what is compared: each row with dlv3's command, the peers' commands, and the targets.
+--
+-- To add a row: an entry in M.list. must and goal are what dlv3 aims at: times faster than the best peer, or, of memory,
+-- the part of the least that a peer needs.
+
+local run = require 'bench.run'
+local host = require 'dlv3.host'
+
+local M = {}
+
+local names = {r50 = 'ResNet-50', mbv3 = 'MobileNetV3'}
+local models = {r50 = 'deeplabv3_resnet50', mbv3 = 'deeplabv3_mobilenet_v3_large'}
+
+-- The peers' python: PYTHON, or the virtual environment in peer/; nil without one.
+function M.python()
+  for _, path in ipairs {os.getenv 'PYTHON' or host.root .. '/peer/bin/python3'} do
+    local _, status = run.output(run.quote(path) .. ' -c "import torch, torchvision"')
+    if status == 0 then return path end
+  end
+end
+
+M.how_to_get_peers = [[
+The peers are not there (PYTHON names no python with torch and torchvision, nor is there one in peer/), so dlv3 is shown alone.
+To get them:
+  python3 -m venv peer
+  peer/bin/pip install torch torchvision onnx onnxscript onnxruntime openvino
+CPU-only builds of torch are smaller: add --index-url https://download.pytorch.org/whl/cpu for the first two.]]
+
+-- -- Works of a model -----------------------------------------------------------------------------------------
+
+local torch_modes = {f32 = {'nchw', 'channels_last', 'compiled'}, bf16 = {'bf16', 'bf16_compiled'}}
+
+local function onnx_file(o) return ('%s/%s_%d_%d.onnx'):format(run.scratch, o.model, o.size, o.batch) end
+
+local function model_peers(o)
+  local list = {}
+  local what = ('--model %s --work %s --size %d --batch %d'):format(o.model, o.work, o.size, o.batch)
+  for _, mode in ipairs(torch_modes[o.precision]) do
+    list[#list + 1] = {name = 'PyTorch ' .. mode:gsub('_', ' '), script = 'torch_peer.py', words = ('%s --mode %s --runs %d'):format(what, mode, o.runs)}
+  end
+  if o.work ~= 'infer' then return list end
+  local file = onnx_file(o)
+  for _, engine in ipairs(o.precision == 'f32' and {'onnxruntime', 'openvino'} or {'openvino'}) do
+    list[#list + 1] = {
+      name = engine == 'openvino' and 'OpenVINO' or 'ONNX Runtime', script = 'onnx_peer.py',
+      words = ('--engine %s --onnx %s --size %d --batch %d --precision %s --runs %d'):format(engine, run.quote(file), o.size, o.batch, o.precision, o.runs),
+      needs = {file = file, script = 'export_onnx.py', words = ('--model %s --size %d --batch %d --output %s'):format(o.model, o.size, o.batch, run.quote(file))},
+    }
+  end
+  return list
+end
+
+-- id: r50-train-480-f32. targets: {must, goal} of time, {must, goal} of memory or nil.
+local function model_row(short, work, size, batch, precision, runs, time, memory)
+  local o = {model = models[short], work = work, size = size, batch = batch, precision = precision, runs = runs}
+  return {
+    id = ('%s-%s-%d-%s'):format(short, work, size, precision), kind = 'seconds', work = o, time = time, memory = memory,
+    text = ('%s %s %d, batch %d, %s'):format(names[short], work == 'train' and 'training step' or 'inference', size, batch, precision),
+    ours = run.dlv3(('bench --model %s --work %s --size %d --batch %d --precision %s --runs %d'):format(o.model, work, size, batch, precision, runs)),
+    peers = model_peers(o),
+  }
+end
+
+-- -- The input pipeline, and starting ---------------------------------------------------------------------------
+
+local function data_row(o)
+  local words = ('--data-path %s --split %s --runs 1'):format(run.quote(o.data_path), o.split)
+  return {
+    id = 'data', kind = 'rate', time = {3, 4}, text = ('input pipeline, samples a second and core (%s)'):format(o.data_name),
+    ours = run.dlv3('bench_data ' .. words), peers = {{name = 'torchvision + Pillow', script = 'torch_data.py', words = words}},
+  }
+end
+
+local function start_rows(o)
+  return {
+    {id = 'start', kind = 'start', time = {50, 200}, text = 'start to a ready prompt', repeats = 5,
+     ours = run.dlv3 '-i -e "require \'dlv3\'; require \'models\'" </dev/null', peers = {{name = 'PyTorch', words = '-i -c "import torch, torchvision" </dev/null'}}},
+    {id = 'predict', kind = 'start', time = {15, 30}, text = 'start to the first MobileNetV3 class map of a photo', repeats = 3,
+     ours = run.dlv3(('predict --quiet --weights %s --output-dir %s %s'):format(run.quote(o.weights), run.quote(run.scratch .. '/predicted'), run.quote(o.photo))),
+     peers = {{name = 'PyTorch', script = 'torch_predict.py',
+               words = ('%s %s %s'):format(run.quote(o.weights), run.quote(o.photo), run.quote(run.scratch .. '/predicted/peer.png'))}}},
+  }
+end
+
+-- o: data_path, data_name, split, photo, weights.
+function M.list(o)
+  local list = {
+    model_row('r50', 'infer', 480, 1, 'f32', 3, {1.05, 1.3}, {0.4, 0.3}),
+    model_row('r50', 'infer', 480, 1, 'bf16', 3, {1.0, 1.08}, {0.4, 0.3}),
+    model_row('mbv3', 'infer', 480, 1, 'f32', 15, {1.1, 1.4}),
+    model_row('mbv3', 'infer', 480, 1, 'bf16', 15, {1.1, 1.25}),
+    model_row('r50', 'train', 480, 2, 'f32', 2, {1.3, 1.6}, {0.65, 0.5}),
+    model_row('r50', 'train', 480, 2, 'bf16', 2, {1.15, 1.35}, {0.65, 0.5}),
+    model_row('r50', 'train', 240, 4, 'f32', 3, {1.25, 1.6}, {0.65, 0.5}),
+    model_row('r50', 'train', 240, 4, 'bf16', 3, {1.2, 1.4}, {0.65, 0.5}),
+    model_row('mbv3', 'train', 240, 4, 'f32', 8, {2, 3}, {0.65, 0.5}),
+    model_row('mbv3', 'train', 240, 4, 'bf16', 8, {2.5, 4}, {0.65, 0.5}),
+    data_row(o),
+  }
+  for _, row in ipairs(start_rows(o)) do list[#list + 1] = row end
+  return list
+end
+
+return M

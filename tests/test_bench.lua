@@ -1,0 +1,57 @@
+-- test_bench.lua - the benchmark: useful operations counted, one work, the comparison with dlv3 alone.
+
+local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
+local convolutions = require 'bench.convolutions'
+
+return function(t)
+  local bench = require('dlv3.host').executable .. ' bench '
+
+  t.case('taps on padding do not count', function()
+    local c = {n = 2, cin = 3, cout = 5, h = 4, w = 6, out_h = 4, out_w = 6, kernel = {3, 3},
+               options = {stride = {1, 1}, padding = {2, 2}, dilation = {2, 2}, groups = 1}}
+    t.eq(convolutions.flops(c), 2 * 2 * 3 * 5 * (2 + 4 + 2) * (4 + 6 + 4))
+    c.options.padding, c.options.dilation = {36, 36}, {36, 36} -- only the middle tap is left
+    t.eq(convolutions.flops(c), 2 * 2 * 3 * 5 * 4 * 6)
+  end)
+
+  t.case('the convolutions of a model', function()
+    local model = require 'models'.deeplabv3_mobilenet_v3_large{num_classes = 21}
+    local calls = convolutions.calls(model, dlv3.zeros{1, 3, 48, 48})
+    local modules = 0
+    for _, m in model:named_modules() do modules = modules + (m.class_name == 'Conv2d' and 1 or 0) end
+    t.eq(#calls, modules)
+    t.eq(calls[1].name, 'backbone.0.0')
+    t.eq(calls[1].flops, 2 * 16 * 3 * (24 * 3 - 1) ^ 2)
+    local n = 0
+    for _, c in ipairs(convolutions.distinct(calls)) do n = n + c.count end
+    t.eq(n, #calls)
+    t.eq(convolutions.total(calls, true), 3 * convolutions.total(calls, false) - calls[1].flops)
+  end)
+
+  t.case('the peak', function()
+    local peak = F.C.dlv3_measure_peak(F.dtype_id.f32)
+    t.ok(peak == 0 or peak > 1e9 and peak < 1e15, peak)
+  end)
+
+  t.case('one work', function()
+    for _, words in ipairs {'--work infer', '--work train --precision bf16'} do
+      local text, status = t.run(bench .. words .. ' --size 33 --batch 2 --runs 2')
+      t.eq(status, 0, text)
+      t.ok(text:find '^dlv3 %S+ %S+: [%d.]+ s %([%d.]+ to [%d.]+%), peak %d+ MiB', text)
+    end
+  end)
+
+  t.case('the comparison without peers', function()
+    local path = t.folder() .. '/results.md'
+    local text, status = t.run(bench .. '--quick --no-peers --rows start --output ' .. path)
+    t.eq(status, 0, text)
+    t.ok(text:find('| start to a ready prompt | 0.', 1, true), text)
+    local file = assert(io.open(path))
+    t.ok(file:read '*a':find '^# Measured\n')
+    file:close()
+    text, status = t.run(bench .. '--rows strat')
+    t.eq(status, 1)
+    t.ok(text:find 'no row has such a word %(there are: r50%-infer%-480%-f32,', text)
+  end)
+end
