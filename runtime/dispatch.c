@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "record.h"
 #include "verbose.h"
 
 _Thread_local const char *declined_reason;
@@ -248,6 +249,14 @@ static status run_impls(op_call *c) {
   return fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason);
 }
 
+/* While a program is recorded the call is noted instead, and its outputs are promises (record.c). */
+status op_execute(op_call *c) {
+  TRY(recording() ? record_call(c) : run_impls(c));
+  for (int32_t i = 0; i < c->n_in && c->info->in_place; i++)
+    if (c->in[i] && (c->info->in_place >> i & 1)) c->in[i]->st->own_version++;
+  return DLV3_OK;
+}
+
 static status run_call(op_call *c, tensor **owned) {
   tensor *original[DLV3_MAX_INPUTS];
   TRY(check_inputs(c));
@@ -260,10 +269,8 @@ static status run_call(op_call *c, tensor **owned) {
   if (!(c->info->flags & (STRIDED | VIEW))) st = densify(c, dense);
   if (st == DLV3_OK && c->info->in_place) st = separate(c, dense);
   if (st == DLV3_OK) st = make_outputs(c);
-  if (st == DLV3_OK && !c->is_view) st = run_impls(c);
+  if (st == DLV3_OK && !c->is_view) st = op_execute(c);
   if (st == DLV3_OK) {
-    for (int32_t i = 0; i < c->n_in && c->info->in_place; i++)
-      if (c->in[i] && (c->info->in_place >> i & 1)) c->in[i]->st->own_version++;
     bool grad = false;
     if ((c->info->flags & GRAD) && dlv3_grad_enabled())
       for (int32_t i = 0; i < c->n_in; i++) grad |= wants_grad(original[i]) && is_float(original[i]->dtype);

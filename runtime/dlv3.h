@@ -128,6 +128,24 @@ DLV3_API const char *dlv3_op_chosen(int32_t op);    /* the implementation of thi
  * defaults do not apply here, so only for ops without attributes); out: receives new references. */
 DLV3_API DLV3_MUST dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr, dlv3_tensor **out);
 
+/* -- Record and replay (record.c) --------------------------------------------------------------------------- */
+
+typedef struct dlv3_program dlv3_program;
+/* Until _end or _abort, calls compute nothing: they are noted, and their outputs have no content. args: the tensors that
+ * every run of the program brings anew, alike in dtype, sizes and strides. */
+DLV3_API DLV3_MUST dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args);
+DLV3_API DLV3_MUST dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *results, int32_t n_results);
+DLV3_API void    dlv3_record_abort(void);
+DLV3_API int32_t dlv3_recording(void);
+/* A run: memory and arguments first, which may fail and be tried again, then the steps. results: new references. */
+DLV3_API DLV3_MUST dlv3_status dlv3_program_prepare(dlv3_program *p, dlv3_tensor *const *args);
+DLV3_API DLV3_MUST dlv3_status dlv3_program_run(dlv3_program *p, dlv3_tensor **results);
+DLV3_API void    dlv3_program_free(dlv3_program *p);
+DLV3_API int32_t dlv3_program_current(const dlv3_program *p); /* 0: a tensor from outside lies elsewhere by now  */
+DLV3_API const char *dlv3_program_escaped(const dlv3_program *p); /* a recorded tensor that somebody still holds, "" = none */
+DLV3_API int64_t dlv3_program_arena(const dlv3_program *p);   /* bytes for intermediates                         */
+DLV3_API int64_t dlv3_program_steps(const dlv3_program *p);   /* how many kernels a run calls                    */
+
 /* -- Autograd --------------------------------------------------------------------------------------------- */
 
 DLV3_API int32_t dlv3_grad_enabled(void);

@@ -3,7 +3,7 @@
  * Tensors go between a file's row-major order and their own layout in pieces, straight where the two agree. Reading is
  * by pread, not mmap: a file that another program cuts short must give an error, not a signal. What the bytes mean
  * (containers, headers) is Lua's: lua/dlv3/files.lua. Every message begins with the path. */
-#include "core.h"
+#include "record.h"
 #include "walk.h"
 
 #include <dirent.h>
@@ -128,6 +128,7 @@ static bool one_run(const walk *w) { return w->ndim == 1 && (w->stride[0] == 1 |
 
 static status check_tensor(const dlv3_file *f, const tensor *t) {
   char text[TEXT];
+  TRY(not_recording(f->path));
   if (!t->st->data) return fail(DLV3_ERR_RELEASED, "%s: the tensor was released\n  %s", f->path, tensor_text(text, "", t));
   if (t->st->device != 0) return fail(DLV3_ERR_DEVICE, "%s: files are read and written on the cpu\n  %s", f->path, tensor_text(text, "", t));
   return DLV3_OK;

@@ -12,6 +12,8 @@
  * still holds a reference. The headers stay, so that a stale handle is an error and never dangles. */
 #include "backend.h"
 
+#include "record.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -126,7 +128,7 @@ static void storage_forget(storage *s) {
 status storage_new(storage **out, int64_t bytes, int32_t device) {
   storage *s;
   TRY(storage_header(&s, bytes, device));
-  status st = take(&s->data, bytes, device);
+  status st = recording() ? record_storage(s) : take(&s->data, bytes, device);
   if (st != DLV3_OK) {
     storage_forget(s);
     return st;
@@ -156,7 +158,7 @@ void storage_release(storage *s) {
     p->destroy(p);
   }
   s->prepared = NULL;
-  if (s->data && !s->parent) give(s->data, s->bytes, s->device);
+  if (s->data && !s->parent && !is_promised(s->data)) give(s->data, s->bytes, s->device);
   s->data = NULL;
   if (s->parent) {
     storage *parent = s->parent;

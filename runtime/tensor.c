@@ -3,6 +3,7 @@
  * A tensor is a window (dtype, sizes, strides, offset) on a storage. Nothing here computes: arithmetic, layout changes
  * and casts are ops. The element loops below serve printing, tables and files. */
 #include "backend.h"
+#include "record.h"
 #include "walk.h"
 
 #include <math.h>
@@ -160,6 +161,7 @@ static double get_element(const char *p, int32_t dtype) {
 }
 
 DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
+  TRY(not_recording("totable"));
   TRY(check_alive(t, "totable"));
   if (numel(t) == 0) return DLV3_OK;
   int64_t width = dtype_bytes(t->dtype);
@@ -172,6 +174,7 @@ DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
 }
 
 DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t position) {
+  TRY(not_recording("item"));
   TRY(check_alive(t, "element"));
   if (position < 0 || position >= numel(t)) return fail(DLV3_ERR_ARG, "no element %lld among %lld", (long long)position, (long long)numel(t));
   int64_t at = t->offset;
@@ -186,6 +189,7 @@ DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t
 /* Through an f64 tensor and copy_, so that rounding is the kernels' own. */
 DLV3_API dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src) {
   tensor *f64;
+  TRY(not_recording("tensor"));
   TRY(check_alive(t, "tensor"));
   TRY(tensor_new(&f64, DLV3_F64, t->ndim, t->size, 0));
   status st = dlv3_tensor_from_bytes(f64, src, numel(t) * 8);
@@ -197,6 +201,7 @@ DLV3_API dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src) {
 static status copy_bytes(const tensor *t, char *flat, int64_t n_bytes, bool to_tensor) {
   char text[TEXT];
   int64_t width = dtype_bytes(t->dtype);
+  TRY(not_recording("bytes"));
   TRY(check_alive(t, "bytes"));
   if (n_bytes != numel(t) * width)
     return fail(DLV3_ERR_ARG, "%lld bytes do not fill %s, which has %lld", (long long)n_bytes, tensor_text(text, "", t), (long long)(numel(t) * width));
@@ -263,6 +268,7 @@ DLV3_API dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor 
 DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset) {
   char a[TEXT], b[TEXT];
   int64_t n = numel(t), width = dtype_bytes(t->dtype);
+  TRY(not_recording("rebase"));
   TRY(check_alive(t, "rebase"));
   TRY(check_alive(arena, "rebase"));
   if (t->dtype != arena->dtype || t->st->device != arena->st->device || arena->ndim != 1 || !is_dense(arena) || t->node)
@@ -296,6 +302,7 @@ DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int6
 
 DLV3_API dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from) {
   char a[TEXT], b[TEXT];
+  TRY(not_recording("assign"));
   TRY(check_alive(from, "assign"));
   if (!same_sizes(t, from) || t->node)
     return fail(DLV3_ERR_SHAPE, "assign: a leaf and a tensor of its sizes are needed\n  %s   %s", tensor_text(a, "t", t), tensor_text(b, "from", from));

@@ -17,6 +17,7 @@ local opt, given = options.parse({
   {'class-names', nil, 'file with a name a line, background first', value = 'FILE'},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
   {'device', 'cpu', 'device to run on'},
+  {'compile', true, 'record the network once a size and replay it'},
   {'quiet', false, 'no progress line'},
   {'photo', nil, 'photos and folders', positional = true, min = 1},
 }, arg)
@@ -95,14 +96,16 @@ if #photos == 0 then F.raise('no JPEG or PNG files in ' .. table.concat(opt.phot
 F.check(F.C.dlv3_make_dir(opt.output_dir))
 local palette = image.voc_palette()
 
+local function scores_of(x) return dlv3.no_grad(function() return model:logits(x, {aux = false}).out end) end
+if opt.compile then scores_of = dlv3.compile(scores_of) end
+
 local taken = {}
 for _, path in ipairs(photos) do taken[whole_path(path)] = true end
 
 local function predict(path)
   local photo = image.read(path)
   local x = image.normalize(image.resize(photo, network_size(photo)), {dtype = opt.precision}):to(opt.device)
-  local scores = dlv3.no_grad(function() return model:logits(x, {aux = false}).out end)
-  local mask = scores:upsample_argmax{size = {photo:size(2), photo:size(3)}}[1]:to('cpu')
+  local mask = scores_of(x):upsample_argmax{size = {photo:size(2), photo:size(3)}}[1]:to('cpu')
   local stem = target_of(path, taken)
   image.write_png(stem .. '.png', mask, palette)
   if overlay then image.write_png(stem .. '_overlay.png', overlay.draw(photo, mask, names)) end

@@ -31,6 +31,7 @@ local spec = {
   {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number'},
   {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs some hundred steps)", type = 'number', min = 0, max = 1},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
+  {'compile', true, 'record a step once and replay it: quicker, with less memory, the same bits'},
   {'seed', 0, 'of initial weights, order, crops and dropout', min = 0},
   {'workers', 2, 'threads that prepare batches', short = 'j', min = 1},
   {'max-steps', 0, 'stop after so many steps in all (0: no limit)', min = 0},
@@ -103,17 +104,19 @@ local function set_rates(step)
   for _, group in ipairs(sgd.groups) do group.lr = group.initial_lr * schedule(step) end
 end
 
+local function step(image, target)
+  local out = model:logits(image)
+  local loss = out.out:upsample_cross_entropy(target)
+  if out.aux then loss = loss + out.aux:upsample_cross_entropy(target) * 0.5 end
+  sgd:zero_grad()
+  loss:backward()
+  sgd:step()
+  return loss
+end
+if opt.compile then step = dlv3.compile(step) end
+
 local function train_step(batch)
-  return dlv3.scope(function()
-    local target = batch.target:to(opt.device)
-    local out = model:logits(batch.image:to(opt.device))
-    local loss = out.out:upsample_cross_entropy(target)
-    if out.aux then loss = loss + out.aux:upsample_cross_entropy(target) * 0.5 end
-    sgd:zero_grad()
-    loss:backward()
-    sgd:step()
-    return loss:item()
-  end)
+  return dlv3.scope(function() return step(batch.image:to(opt.device), batch.target:to(opt.device)):item() end)
 end
 
 local function save(path) train.save(path, model, sgd, state, opt) end
@@ -169,7 +172,7 @@ while state.next_epoch < opt.epochs and not finished do
   end
   progress:done()
 
-  local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet, log = true})
+  local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet, log = true, compile = opt.compile})
   if not figures then stop_on_signal() end
   local lines, mean_loss = metrics.reference_text(figures), state.loss_sum / math.max(1, state.next_step)
   print(lines)

@@ -13,6 +13,7 @@ local opt, given = options.parse({
   {'base-size', 520, 'photos are resized to this shorter side', min = 8},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
   {'device', 'cpu', 'device to run on'},
+  {'compile', true, 'record the network once a size and replay it'},
   {'workers', 2, 'threads that prepare images', short = 'j', min = 1},
   {'quiet', false, 'no progress line'},
 }, arg)
@@ -25,7 +26,7 @@ local set = data.voc{root = opt.data_path, split = opt.split}
 local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false, num_classes = classes, base_size = opt.base_size,
                                  workers = opt.workers, precision = opt.precision})
 print(('%s, %d classes; %d images of %s at %d'):format(name, classes, set.size, set.list, opt.base_size))
-local figures = train.evaluate(model, loader, classes, {device = opt.device, quiet = opt.quiet})
+local figures = train.evaluate(model, loader, classes, {device = opt.device, quiet = opt.quiet, compile = opt.compile})
 print(metrics.reference_text(figures))
 io.write('\n', metrics.table_text(figures, metrics.class_names(set, classes)))
 print(('mean IoU over the %d classes that occur in the masks: %.1f%s'):format(figures.present, figures.mean_present,

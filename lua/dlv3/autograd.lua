@@ -63,6 +63,7 @@ end
 local closures, next_id = {}, 0
 local freed = F.new('int64_t[64]')
 
+-- Lets go of the closures of Lua functions whose nodes are gone.
 local function forget_freed()
   while true do
     local n = C.dlv3_custom_freed(freed, 64)
@@ -70,6 +71,8 @@ local function forget_freed()
     if n < 64 then return end
   end
 end
+
+M.forget_freed = forget_freed
 
 local function pointers(list, n)
   local buf = F.new('dlv3_tensor *[?]', math.max(n, 1))

@@ -4,6 +4,7 @@ local F = require 'dlv3.ffi'
 local call = require 'dlv3.call'
 local tensor = require 'dlv3.tensor'
 local autograd = require 'dlv3.autograd'
+local compile = require 'dlv3.compile'
 local C = F.C
 
 local dlv3 = {version = F.string(C.dlv3_version()), ops = call.ops, dtypes = F.dtypes, is_tensor = F.is_tensor}
@@ -15,6 +16,7 @@ for _, name in ipairs {
 } do dlv3[name] = tensor[name] end
 
 for _, name in ipairs {'no_grad', 'scope', 'Function'} do dlv3[name] = autograd[name] end
+dlv3.compile = compile.compile
 
 -- Parts that a small script does not need are loaded on first use.
 local lazy = {load = {'dlv3.files', 'load'}, save = {'dlv3.files', 'save'}, items = {'dlv3.dict', 'items'}, none = {'dlv3.dict', 'none'}}

@@ -15,7 +15,7 @@ local M = {}
 M.model_names = {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'deeplabv3_mobilenet_v3_large'}
 
 -- The figures of a model over a loader of single, uncropped images (metrics.lua's table); nil when a caught signal
--- came. quiet: no progress line; log: the reference's `Test:` lines.
+-- came. quiet: no progress line; log: the reference's `Test:` lines; compile: replay the network.
 function M.evaluate(model, loader, num_classes, options)
   options = options or {}
   local confusion = metrics.confusion(num_classes, options.device)
@@ -25,13 +25,14 @@ function M.evaluate(model, loader, num_classes, options)
     local logger = log.logger{write = function(line) progress:done() log.line(line) end}
     batches = logger:every({total = #loader, print_freq = 100, header = 'Test:'}, batches)
   end
+  local function classes_of(x) return model:logits(x, {aux = false}).out:upsample_argmax{size = {x:size(3), x:size(4)}} end
+  if options.compile then classes_of = dlv3.compile(classes_of) end
   model:eval()
   for batch in batches do
     dlv3.scope(function()
       dlv3.no_grad(function()
         local x, target = batch.image:to(options.device or 'cpu'), batch.target:to(options.device or 'cpu')
-        local scores = model:logits(x, {aux = false}).out
-        confusion:update(scores:upsample_argmax{size = {x:size(3), x:size(4)}}, target)
+        confusion:update(classes_of(x), target)
       end)
     end)
     batch.image:release()

@@ -11,6 +11,7 @@ local dict = require 'dlv3.dict'
 local given = require 'dlv3.given'
 local autograd = require 'dlv3.autograd'
 local fuse = require 'dlv3.nn.fuse'
+local compile = require 'dlv3.compile'
 local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
 
 local Module = {}
@@ -215,7 +216,10 @@ end
 function Module:train(on)
   if on == nil then on = true end
   if on then self:apply(function(module) fuse.refuse(module, 'train') end) end
-  return self:apply(function(module) rawset(module, 'training', on) end)
+  return self:apply(function(module)
+    if module.training ~= on then compile.modes = compile.modes + 1 end -- recorded programs have the old mode in them
+    rawset(module, 'training', on)
+  end)
 end
 
 function Module:eval() return self:train(false) end

@@ -8,6 +8,7 @@
 local F = require 'dlv3.ffi'
 local tensor = require 'dlv3.tensor'
 local autograd = require 'dlv3.autograd'
+local compile = require 'dlv3.compile'
 local dict = require 'dlv3.dict'
 local given = require 'dlv3.given'
 local nearest = require 'dlv3.nearest'
@@ -160,7 +161,11 @@ function SGD:step()
       local a = group.arena
       if a then
         add_momentum(group)
-        a.lr:fill_(group.lr)
+        local momentum, weight_decay, nesterov = group.momentum, group.weight_decay, group.nesterov
+        compile.refresh(function() -- rates change from step to step, also of a recorded one; the others are part of the op
+          a.lr:fill_(group.lr)
+          return momentum == group.momentum and weight_decay == group.weight_decay and nesterov == group.nesterov
+        end)
         for _, run in ipairs(touched(a)) do
           part(a.p, run):sgd_(part(a.grad, run), part(a.momentum, run), a.lr,
                               {momentum = group.momentum, weight_decay = group.weight_decay, nesterov = group.nesterov})

@@ -1,0 +1,352 @@
+/* record.c - record and replay: a function's op calls as a program that runs without Lua and without allocating.
+ *
+ * Recording computes nothing. Between dlv3_record_begin and dlv3_record_end every call passes dispatch.c as ever - shapes,
+ * dtypes, the tape, backward rules - but its kernel is not run: the call is noted, and its outputs are promises, storages
+ * with an address of their own and no memory. So recording costs no memory, and no value can be read meanwhile.
+ *
+ * A program knows four kinds of storages: its arguments, which every run brings anew; outside ones (parameters, running
+ * statistics, random state), which are held; results, which every run allocates, so that one does not overwrite the
+ * last; and intermediates. These get a place in one arena when the recording ends: two share memory unless a step lies
+ * in the lives of both, the largest are placed first. The arena is the same for all programs, since nothing in it
+ * outlives a run.
+ *
+ * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes as without a program,
+ * hence the same bits. A device whose kernels can be launched as one graph can capture the second run of a program. */
+#include "record.h"
+
+#include <stdlib.h>
+
+enum { ALIGN = 64 };
+
+typedef struct {
+  int32_t op, n_in;
+  tensor **in, *out[DLV3_MAX_OUTPUTS]; /* headers of the program's own */
+  dlv3_attr *attr;
+} step;
+
+typedef struct {
+  storage *st, *lent;          /* lent: memory of a result, during a run */
+  const char *address;         /* while recording: rising, so that a promise is found by it */
+  int64_t first, last, offset; /* steps of its life, -1 if no step knows it; place in the arena */
+  int32_t headers;             /* of the program, that lie on it */
+  bool result;
+} promise;
+
+typedef struct { tensor *header; int32_t arg; int64_t delta; } binding;
+typedef struct { tensor *t; storage *st; } outside; /* a leaf, and where it lay */
+
+struct dlv3_program {
+  step *steps;
+  promise *promises;
+  binding *bindings;
+  outside *outsides;
+  tensor **args, **results;
+  int64_t n_steps, step_room, n_promises, promise_room, n_bindings, binding_room, n_outsides, outside_room;
+  int32_t n_args, n_results;
+  int64_t arena_bytes;
+  storage *nothing;            /* what headers of arguments lie on between runs */
+};
+
+static dlv3_program *current;
+static uintptr_t next_promise;
+static storage *arena;
+static int32_t n_programs;
+
+bool recording(void) { return current != NULL; }
+DLV3_API int32_t dlv3_recording(void) { return current != NULL; }
+
+status not_recording(const char *what) {
+  if (!current) return DLV3_OK;
+  return fail(DLV3_ERR_ARG, "%s: no value can be read or written on the host while dlv3.compile records the function; give it as an argument, or return the tensor and read it outside", what);
+}
+
+/* Room for one more element in a growing array. */
+static status grow(void *array, int64_t n, int64_t *room, size_t width) {
+  if (n < *room) return DLV3_OK;
+  int64_t more = *room ? 2 * *room : 64;
+  void *grown = realloc(*(void **)array, (size_t)more * width);
+  if (!grown) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  *(void **)array = grown, *room = more;
+  return DLV3_OK;
+}
+
+/* -- Recording --------------------------------------------------------------------------------------------- */
+
+status record_storage(storage *s) {
+  TRY(grow(&current->promises, current->n_promises, &current->promise_room, sizeof *current->promises));
+  if (!next_promise) next_promise = (uintptr_t)1 << 62;
+  s->data = (char *)next_promise;
+  next_promise += ((uintptr_t)s->bytes + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
+  current->promises[current->n_promises++] = (promise){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
+  return DLV3_OK;
+}
+
+static promise *promise_of(dlv3_program *p, const tensor *t) {
+  int64_t low = 0, high = p->n_promises - 1;
+  while (low < high) {
+    int64_t middle = (low + high + 1) / 2;
+    if (p->promises[middle].address <= t->st->data) low = middle;
+    else high = middle - 1;
+  }
+  return &p->promises[low];
+}
+
+/* A header for the step at hand. An argument's is bound anew by every run; a leaf from outside is remembered with its place. */
+static status note(tensor **out, tensor *t) {
+  dlv3_program *p = current;
+  *out = NULL;
+  if (!t) return DLV3_OK;
+  TRY(tensor_alias(out, t));
+  if (is_promised(t->st->data)) {
+    promise *a = promise_of(p, t);
+    if (a->first < 0) a->first = p->n_steps - 1;
+    a->last = p->n_steps - 1;
+    a->headers++;
+    return DLV3_OK;
+  }
+  for (int32_t i = 0; i < p->n_args; i++) {
+    if (p->args[i]->st != t->st) continue;
+    TRY(grow(&p->bindings, p->n_bindings, &p->binding_room, sizeof *p->bindings));
+    p->bindings[p->n_bindings++] = (binding){*out, i, t->offset - p->args[i]->offset};
+    return DLV3_OK;
+  }
+  if (t->node) return DLV3_OK;
+  for (int64_t i = 0; i < p->n_outsides; i++)
+    if (p->outsides[i].t == t) return DLV3_OK;
+  TRY(grow(&p->outsides, p->n_outsides, &p->outside_room, sizeof *p->outsides));
+  p->outsides[p->n_outsides++] = (outside){tensor_retain(t), storage_retain(t->st)};
+  return DLV3_OK;
+}
+
+status record_call(const op_call *c) {
+  dlv3_program *p = current;
+  TRY(grow(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
+  step *s = &p->steps[p->n_steps++];
+  *s = (step){.op = c->op, .n_in = c->n_in};
+  s->in = calloc((size_t)c->n_in + 1, sizeof *s->in);
+  s->attr = calloc((size_t)c->info->attr_slots + 1, sizeof *s->attr);
+  if (!s->in || !s->attr) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  if (c->info->attr_slots) memcpy(s->attr, c->attr, (size_t)c->info->attr_slots * sizeof *s->attr);
+  for (int32_t i = 0; i < c->n_in; i++) TRY(note(&s->in[i], c->in[i]));
+  for (int32_t i = 0; i < c->n_out; i++) TRY(note(&s->out[i], c->out[i]));
+  return DLV3_OK;
+}
+
+DLV3_API void dlv3_program_free(dlv3_program *p) {
+  if (!p) return;
+  for (int64_t k = 0; k < p->n_steps; k++) {
+    step *s = &p->steps[k];
+    for (int32_t i = 0; i < s->n_in && s->in; i++) tensor_drop(s->in[i]);
+    for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) tensor_drop(s->out[i]);
+    free(s->in), free(s->attr);
+  }
+  for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->args[i]);
+  for (int32_t i = 0; i < p->n_results; i++) tensor_drop(p->results[i]);
+  for (int64_t i = 0; i < p->n_outsides; i++) tensor_drop(p->outsides[i].t), storage_drop(p->outsides[i].st);
+  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, storage_drop(p->promises[i].st);
+  if (p->nothing) storage_drop(p->nothing);
+  free(p->steps), free(p->promises), free(p->bindings), free(p->outsides), free(p->args), free(p->results), free(p);
+  if (--n_programs == 0 && arena) storage_drop(arena), arena = NULL;
+}
+
+DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args) {
+  if (current) return fail(DLV3_ERR_INTERNAL, "compile: a function is being recorded already");
+  dlv3_program *p = calloc(1, sizeof *p);
+  if (!p) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  n_programs++;
+  status st = storage_new(&p->nothing, 0, 0);
+  if (st == DLV3_OK) storage_release(p->nothing), p->nothing->scope = 0;
+  p->args = calloc((size_t)n_args + 1, sizeof *p->args);
+  if (st == DLV3_OK && !p->args) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
+    if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
+  if (st == DLV3_OK) current = p;
+  else dlv3_program_free(p);
+  return st;
+}
+
+/* Promises have no memory until a run lends them some; handles that stay behind are stale. */
+static void withdraw(dlv3_program *p) {
+  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, p->promises[i].st->scope = 0;
+}
+
+static void bind_headers(dlv3_program *p, tensor *const *args) {
+  for (int64_t i = 0; i < p->n_bindings; i++) {
+    binding *b = &p->bindings[i];
+    storage *st = storage_retain(args ? args[b->arg]->st : p->nothing);
+    storage_drop(b->header->st);
+    b->header->st = st;
+    if (args) b->header->offset = args[b->arg]->offset + b->delta;
+  }
+}
+
+DLV3_API void dlv3_record_abort(void) {
+  if (!current) return;
+  withdraw(current);
+  dlv3_program_free(current);
+  current = NULL;
+}
+
+/* -- The plan ---------------------------------------------------------------------------------------------- */
+
+static const dlv3_program *sorting;
+static int larger_first(const void *a, const void *b) {
+  const promise *x = &sorting->promises[*(const int64_t *)a], *y = &sorting->promises[*(const int64_t *)b];
+  if (x->st->bytes != y->st->bytes) return x->st->bytes < y->st->bytes ? 1 : -1;
+  return *(const int64_t *)a < *(const int64_t *)b ? -1 : 1;
+}
+
+static int64_t room_of(const promise *a) { return (a->st->bytes + ALIGN - 1) / ALIGN * ALIGN; }
+
+/* Every intermediate, the largest first, at the lowest place that is free for all of its life. placed: by offset. */
+static void place(dlv3_program *p, int64_t *order, int64_t *placed) {
+  int64_t n = 0, m = 0;
+  for (int64_t i = 0; i < p->n_promises; i++)
+    if (p->promises[i].first >= 0 && !p->promises[i].result) order[n++] = i;
+  sorting = p;
+  qsort(order, (size_t)n, sizeof *order, larger_first);
+  for (int64_t k = 0; k < n; k++) {
+    promise *a = &p->promises[order[k]];
+    int64_t offset = 0, at;
+    for (int64_t i = 0; i < m; i++) {
+      const promise *b = &p->promises[placed[i]];
+      if (b->last < a->first || a->last < b->first) continue;
+      if (b->offset >= offset + room_of(a)) break;
+      if (b->offset + room_of(b) > offset) offset = b->offset + room_of(b);
+    }
+    a->offset = offset;
+    for (at = m++; at > 0 && p->promises[placed[at - 1]].offset > offset; at--) placed[at] = placed[at - 1];
+    placed[at] = order[k];
+    if (offset + room_of(a) > p->arena_bytes) p->arena_bytes = offset + room_of(a);
+  }
+}
+
+DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *results, int32_t n_results) {
+  dlv3_program *p = current;
+  status st = DLV3_OK;
+  if (!p) return fail(DLV3_ERR_INTERNAL, "compile: nothing is being recorded");
+  p->results = calloc((size_t)n_results + 1, sizeof *p->results);
+  int64_t *order = malloc((size_t)(2 * p->n_promises + 1) * sizeof *order);
+  if (!p->results || !order) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  for (int32_t i = 0; i < n_results && st == DLV3_OK; i++) {
+    if (!results[i]->st->data) st = fail(DLV3_ERR_RELEASED, "compile: result %d was released, by release() or when its scope ended", (int)i + 1);
+    else if (results[i]->node && !results[i]->node->done)
+      st = fail(DLV3_ERR_AUTOGRAD, "compile: result %d needs its tape for a backward pass, which a program does not keep: call backward inside of the function, or the compiled function under dlv3.no_grad", (int)i + 1);
+    if (st == DLV3_OK) st = note(&p->results[i], results[i]);
+    p->n_results += p->results[i] != NULL;
+    if (st == DLV3_OK && is_promised(results[i]->st->data)) promise_of(p, results[i])->result = true;
+  }
+  if (st == DLV3_OK) place(p, order, order + p->n_promises);
+  free(order);
+  if (st != DLV3_OK) {
+    dlv3_record_abort();
+    return st;
+  }
+  withdraw(p);
+  bind_headers(p, NULL);
+  current = NULL;
+  *out = p;
+  return DLV3_OK;
+}
+
+static const tensor *header_on(const dlv3_program *p, const storage *st) {
+  for (int64_t k = 0; k < p->n_steps; k++) {
+    const step *s = &p->steps[k];
+    for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++)
+      if (s->out[i] && s->out[i]->st == st) return s->out[i];
+    for (int32_t i = 0; i < s->n_in; i++)
+      if (s->in[i] && s->in[i]->st == st) return s->in[i];
+  }
+  return NULL;
+}
+
+DLV3_API const char *dlv3_program_escaped(const dlv3_program *p) {
+  static char text[TEXT];
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    const promise *a = &p->promises[i];
+    const tensor *t = a->st->refs > 1 + a->headers ? header_on(p, a->st) : NULL;
+    if (t) return tensor_text(text, "", t);
+  }
+  return "";
+}
+
+DLV3_API int64_t dlv3_program_arena(const dlv3_program *p) { return p->arena_bytes; }
+DLV3_API int64_t dlv3_program_steps(const dlv3_program *p) { return p->n_steps; }
+
+/* -- Replay ------------------------------------------------------------------------------------------------ */
+
+DLV3_API int32_t dlv3_program_current(const dlv3_program *p) {
+  for (int64_t i = 0; i < p->n_outsides; i++)
+    if (p->outsides[i].t->st != p->outsides[i].st) return 0;
+  return 1;
+}
+
+/* Ends a run, or what there was of one. */
+static void unbind(dlv3_program *p) {
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    promise *a = &p->promises[i];
+    a->st->data = NULL;
+    if (a->lent) storage_drop(a->lent), a->lent = NULL;
+  }
+  bind_headers(p, NULL);
+}
+
+/* Memory for intermediates and results. */
+static status lend(dlv3_program *p) {
+  if (!p->n_promises) return DLV3_OK;
+  int32_t device = p->promises[0].st->device;
+  if (p->arena_bytes && (!arena || arena->bytes < p->arena_bytes || arena->device != device)) {
+    if (arena) storage_drop(arena), arena = NULL, dlv3_memory_flush(device);
+    TRY(storage_new(&arena, p->arena_bytes, device));
+    arena->scope = 0; /* it outlives the scope that a run is in */
+  }
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    promise *a = &p->promises[i];
+    if (a->st->device != device) return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; one is possible");
+    if (a->result) TRY(storage_new(&a->lent, a->st->bytes, device));
+    a->st->data = a->result ? a->lent->data : a->first >= 0 ? arena->data + a->offset : NULL;
+  }
+  return DLV3_OK;
+}
+
+static status run_steps(dlv3_program *p) {
+  for (int64_t k = 0; k < p->n_steps; k++) {
+    step *s = &p->steps[k];
+    op_call c;
+    memset(&c, 0, sizeof c);
+    c.op = s->op, c.info = &op_table[s->op], c.n_in = s->n_in, c.in = s->in, c.attr = s->attr, c.n_out = c.info->n_out;
+    memcpy(c.out, s->out, sizeof s->out);
+    if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
+    for (int32_t i = 0; i < s->n_in; i++)
+      if (s->in[i] && !s->in[i]->st->data) return fail_call(&c, DLV3_ERR_RELEASED, "%s was released since dlv3.compile recorded the call", c.info->variadic ? c.info->in_name[0] : c.info->in_name[i]);
+    TRY(op_execute(&c));
+  }
+  return DLV3_OK;
+}
+
+/* A result for the caller: on the memory lent to it, or where an argument or an outside tensor lies. */
+static status result_of(tensor **out, dlv3_program *p, const tensor *header) {
+  TRY(tensor_alias(out, header));
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    if (p->promises[i].st != header->st) continue;
+    storage_drop((*out)->st);
+    (*out)->st = storage_retain(p->promises[i].lent);
+  }
+  return DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_program_prepare(dlv3_program *p, dlv3_tensor *const *args) {
+  bind_headers(p, args);
+  status st = lend(p);
+  if (st != DLV3_OK) unbind(p);
+  return st;
+}
+
+DLV3_API dlv3_status dlv3_program_run(dlv3_program *p, dlv3_tensor **results) {
+  int32_t made = 0;
+  status st = run_steps(p);
+  for (; made < p->n_results && st == DLV3_OK; made++) st = result_of(&results[made], p, p->results[made]);
+  for (; st != DLV3_OK && made > 0; made--) tensor_drop(results[made - 1]);
+  unbind(p);
+  return st;
+}
