@@ -314,6 +314,12 @@ return function(t)
       return dlv3.ones({77, 13}, {dtype = dtype}):dropout{p = .25}:gt(0)
     end
     for _, dtype in ipairs{'f64', 'bf16', 'f16'} do t.eq(mask(dtype), mask 'f32') end
+    for _, n in ipairs{1, 511, 100003} do -- drawn as vectors, the numbers that are drawn one by one
+      dlv3.manual_seed(12)
+      local uniform = dlv3.rand{n}
+      dlv3.manual_seed(12)
+      t.eq(dlv3.ones{n}:dropout{p = .25}:gt(0), uniform:ge(.25))
+    end
   end)
 
   t.case('dropout: share, scale, and the gradient has the mask', function()

@@ -1,6 +1,7 @@
 /* random.c - random fills, arange, dropout. Numbers come from Philox: a function of seed and counter, so that threads, layout
  * and dtype change nothing. */
 #include "elements.h"
+#include "philox.h"
 
 /* -- Fills by position -------------------------------------------------------------------------------------- */
 
@@ -126,51 +127,33 @@ typedef struct {
   double p;
 } dropout_job;
 
-enum { DROP = 4096, GROUP = 4 * LANES }; /* elements a chunk and a step */
+enum { DROP = 4096, GROUP = 512 };  /* elements a chunk and a step */
 
-/* Philox of LANES counters at once: w[k][l] is word k of counter + l. The same numbers as philox(). */
-INLINE void philox_lanes(uint32_t w[4][LANES], uint64_t key, uint64_t counter) {
-  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-  for (int l = 0; l < LANES; l++) {
-    uint64_t at = counter + (uint64_t)l;
-    w[0][l] = (uint32_t)at, w[1][l] = (uint32_t)(at >> 32), w[2][l] = w[3][l] = 0;
-  }
-  for (int round = 0; round < 10; round++) {
-    for (int l = 0; l < LANES; l++) {
-      uint64_t p0 = 0xD2511F53ull * w[0][l], p1 = 0xCD9E8D57ull * w[2][l];
-      w[0][l] = (uint32_t)(p1 >> 32) ^ w[1][l] ^ k0, w[1][l] = (uint32_t)p1;
-      w[2][l] = (uint32_t)(p0 >> 32) ^ w[3][l] ^ k1, w[3][l] = (uint32_t)p0;
-    }
-    k0 += 0x9E3779B9, k1 += 0xBB67AE85;
-  }
-}
+#define KEEP_GROUP(T, y, x, factor) \
+  for (int64_t k = 0; k < n; k++) (y)[k] = philox_uniform(words[k]) >= limit ? (x)[k] * (T)(factor) : 0;
 
-#define DROP_GROUP(T, v, factor) \
-  for (int64_t k = 0; k < GROUP; k++) (v)[k] = keep[k] ? (v)[k] * (T)(factor) : 0;
+CLONES static void keep_f32(float *y, const float *x, const uint32_t *words, float limit, float scale, int64_t n) { KEEP_GROUP(float, y, x, scale) }
+CLONES static void keep_f64(double *y, const double *x, const uint32_t *words, float limit, double scale, int64_t n) { KEEP_GROUP(double, y, x, scale) }
 
-CLONES static void dropout_range(void *ctx, int64_t begin, int64_t end) {
+static void dropout_range(void *ctx, int64_t begin, int64_t end) {
   const dropout_job *job = ctx;
   const int64_t *state = data_of(job->state);
   int32_t dtype = job->x->dtype;
   int64_t width = dtype_bytes(dtype);
-  double scale = job->p < 1 ? 1 / (1 - job->p) : 0, v64[GROUP] = {0};
-  float limit = (float)job->p, v32[GROUP] = {0};
-  uint32_t w[4][LANES], keep[GROUP];
+  double scale = job->p < 1 ? 1 / (1 - job->p) : 0;
+  float limit = (float)job->p, v[GROUP];
+  uint32_t words[GROUP];
   for (int64_t i = begin; i < end; i += GROUP) {
     int64_t n = end - i < GROUP ? end - i : GROUP;
     const char *x = (const char *)data_of(job->x) + i * width;
     char *y = (char *)data_of(job->y) + i * width;
-    philox_lanes(w, (uint64_t)state[0], (uint64_t)state[1] + (uint64_t)(i / 4));
-    for (int l = 0; l < LANES; l++)
-      for (int k = 0; k < 4; k++) keep[4 * l + k] = philox_uniform(w[k][l]) >= limit;
-    if (dtype == DLV3_F64) {
-      load_f64(v64, x, dtype, n);
-      DROP_GROUP(double, v64, scale)
-      store_f64(y, dtype, v64, n);
-    } else {
-      load_f32(v32, x, dtype, n);
-      DROP_GROUP(float, v32, scale)
-      store_f32(y, dtype, v32, n);
+    philox_blocks(words, GROUP / 4, (uint64_t)state[0], (uint64_t)state[1] + (uint64_t)(i / 4));
+    if (dtype == DLV3_F32) keep_f32((float *)y, (const float *)x, words, limit, (float)scale, n);
+    else if (dtype == DLV3_F64) keep_f64((double *)y, (const double *)x, words, limit, scale, n);
+    else {
+      load_f32(v, x, dtype, n);
+      keep_f32(v, v, words, limit, (float)scale, n);
+      store_f32(y, dtype, v, n);
     }
   }
 }

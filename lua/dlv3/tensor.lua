@@ -105,6 +105,12 @@ end
 -- first, first + step, ... while not past last, as Lua's for counts (last included).
 function M.arange(first, last, step, options)
   if type(step) == 'table' then step, options = nil, step end
+  for name, v in pairs {first = first == nil and 'nothing' or first, last = last == nil and 'nothing' or last, step = step or 1} do
+    if type(v) ~= 'number' then
+      local hint = last == nil and type(first) == 'number' and ('; %g numbers from 0 on are arange(0, %g)'):format(first, first - 1) or ''
+      raise(('arange: takes first, last (included) and step as numbers; %s is %s%s'):format(name, v == 'nothing' and 'missing' or 'a ' .. type(v), hint))
+    end
+  end
   options = check_options('arange', options or {})
   step = step or 1
   if step == 0 then raise('arange: step must not be 0') end
