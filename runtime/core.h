@@ -265,5 +265,7 @@ bool interrupt_wanted(void);
 /* Threads of the cpu backend (kernels/cpu/parallel.c): n independent items in chunks that depend on n and grain only. */
 void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begin, int64_t end), void *ctx);
 int32_t parallel_threads(void);
+/* Scratch memory of this thread, aligned to 64 bytes, until its next call; NULL: there is none left. */
+void *kernel_scratch(int64_t bytes);
 
 #endif

@@ -1,13 +1,28 @@
-/* direct.c - convolution and matrix product as tiles in registers, in f32 and f64; f16 and bf16 go through f32.
+/* direct.c - convolution as tiles in registers (tiles.h): f64, f32, f16 and bf16, sums in f32 (f64 in f64).
  *
- * A convolution is a sum over its taps of a shifted map times a matrix. Nothing is unrolled into columns; taps, rows and
- * pixels that fall on padding are skipped. Weights are packed once for each version of them. Work is cut by shape alone.
- * Not here: groups (oneDNN or the reference take them). */
+ * A convolution is a sum over its taps of a shifted map times a matrix. Nothing is unrolled into columns but windows of a
+ * few channels; taps, rows and pixels that fall on padding are skipped. Weights are packed once for each version of them.
+ * Work is cut by shape alone, and every sum is made in one order, so results do not depend on the number of threads.
+ * Not here: groups (depthwise.c, oneDNN or the reference take them). */
 #include "conv.h"
+#include "tiles.h"
 
 #include <stdlib.h>
 
-enum { MR = 12, PIXELS = 240, MAX_TAPS = 225 };
+enum {
+  MAX_TAPS = 225,
+  MAX_WINDOW = 512, /* elements of a window of few channels that is multiplied as one */
+  FEW_CHANNELS = 8,
+  GROUP = 8,        /* blocks of columns a task has at most */
+  TASK_PIXELS = 360,
+  DEPTH_BYTES = 512, /* of the inner axis at once: a panel of 32 f32 columns and a tile's rows share the first cache */
+  ALIASED = 2048,   /* bytes of a pixel from which a tile's rows are copied to scratch */
+  PIXELS = 240,     /* of backward-weights' inner axis at once */
+  MOST_OUT = 264, MOST_IN = 256, /* channels of a task of backward-weights */
+  TASKS = 16        /* that a call is cut into, where it can be */
+};
+
+static int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /* Output pixels [from, to) of a row of `out` whose input pixel o * step + d lies within [0, in). */
 static void live_range(int64_t out, int64_t in, int64_t step, int64_t d, int64_t *from, int64_t *to) {
@@ -20,131 +35,207 @@ static void live_range(int64_t out, int64_t in, int64_t step, int64_t d, int64_t
 /* Input pixel = output pixel * step + (dh, dw); index: which matrix; from, to: the live output pixels of a row. */
 typedef struct { int64_t dh, dw, index, from, to; } tap;
 
-/* out[o] = bias + sum over taps of in[o * step + d] matrix[tap]. Strides of out are in elements: for backward-data of a
- * strided convolution the output is one of stride x stride interleaved grids. */
+/* out[o] = act(bias + residual + sum over taps of in[o * step + d] matrix[tap]). Strides of out are in elements: for
+ * backward-data of a strided convolution the output is one of stride x stride interleaved grids. */
 typedef struct {
-  const void *in, *panels, *bias;
+  const void *in, *panels, *bias, *residual;
   void *out;
   int64_t n, in_h, in_w, inner, columns;
   int64_t out_h, out_w, out_image, out_row, out_column, out_first;
-  int64_t step_h, step_w, rows;
+  int64_t step_h, step_w, activation;
+  const conv *window;                     /* not NULL: rows of the product are windows of this convolution */
+  int64_t rows, pixels, group;            /* of a task: output rows, pixels of a row, blocks of columns    */
+  int64_t depth, width;                   /* units of the inner axis at once; most input columns of a task */
+  bool covered;                           /* one tap reaches every pixel: sums need no zeros first         */
   int32_t n_taps;
   tap taps[MAX_TAPS];
-  bool wide;
 } shift_conv;
+
+typedef struct { int64_t image, row, rows, pixel, pixels, block, blocks; } shift_task;
 
 typedef struct {
   conv shape;
   const void *x, *y;
-  void *grad_w;
-  int64_t kb, cb, k_blocks, c_blocks;
-  bool wide;
-  status *results;
+  void *grad_w, *partial;                 /* [parts][elements] where there are more than one */
+  int64_t kb, cb, k_blocks, c_blocks, taps, parts, elements, part_rows;
+  bool windows;
 } weight_conv;
 
-typedef struct {
-  const void *a, *b;
-  void *y;
-  int64_t n, k;
-} matmul_job;
-
-/* -- The micro-kernel for each instruction set, chosen once by cpuid ------------------------------------------ */
+typedef struct { int64_t part, tap, k0, k1, c0, c1, row, last_row; } weight_task;
 
 typedef struct {
-  void (*rows_f32)(int64_t m, float *y, int64_t ldy, const float *a, int64_t row, const float *b, int64_t depth);
-  void (*rows_f64)(int64_t m, double *y, int64_t ldy, const double *a, int64_t row, const double *b, int64_t depth);
-  void (*columns_f32)(float *y, int64_t ldy, const float *a, const float *b, int64_t ldb, int64_t depth);
-  void (*columns_f64)(double *y, int64_t ldy, const double *a, const double *b, int64_t ldb, int64_t depth);
-} tile_set;
+  void *to;
+  const void *w;
+  int64_t taps, inner, columns;
+} packing;
 
-#define TILE_SET(isa) {rows_f32_##isa, rows_f64_##isa, columns_f32_##isa, columns_f64_##isa}
+/* Of `most` columns from `first` on, those that there are. */
+static int64_t live_columns(const shift_conv *s, int64_t first, int64_t most) { return s->columns - first < most ? s->columns - first : most; }
 
-#define TARGET
-#define WIDTH 16
-#define TALL 6
-#define T float
-#define F(name) name##_f32_base
-#include "tile.inc"
-#undef T
-#undef F
-#define T double
-#define F(name) name##_f64_base
-#include "tile.inc"
-#undef T
-#undef F
-#undef TARGET
-#undef WIDTH
-
-static tile_set tiles = TILE_SET(base);
-
-#ifdef __x86_64__
-#define TARGET __attribute__((target("avx2,fma")))
-#define WIDTH 32
-#define T float
-#define F(name) name##_f32_avx2
-#include "tile.inc"
-#undef T
-#undef F
-#define T double
-#define F(name) name##_f64_avx2
-#include "tile.inc"
-#undef T
-#undef F
-#undef TARGET
-#undef WIDTH
-#undef TALL
-
-#define TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
-#define WIDTH 64
-#define TALL 12
-#define T float
-#define F(name) name##_f32_avx512
-#include "tile.inc"
-#undef T
-#undef F
-#define T double
-#define F(name) name##_f64_avx512
-#include "tile.inc"
-#undef T
-#undef F
-
-__attribute__((constructor)) static void choose_tiles(void) {
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) tiles = (tile_set)TILE_SET(avx512);
-  else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tiles = (tile_set)TILE_SET(avx2);
+static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, int64_t pixel, int64_t column) {
+  return image * s->out_image + s->out_first + row * s->out_row + pixel * s->out_column + column;
 }
-#endif
 
-#define T float
-#define F(name) name##_f32
-#include "direct.inc"
-#undef T
-#undef F
-#define T double
+#define AS_IS(v) (v)
+
+#define IN_PLACE true
+#define X double
+#define C double
+#define U double
+#define PAIR 1
+#define LOAD AS_IS
+#define STORE AS_IS
 #define F(name) name##_f64
 #include "direct.inc"
-#undef T
+#undef X
+#undef C
+#undef U
+#undef LOAD
+#undef STORE
 #undef F
 
-static status no_memory(const op_call *c) { return fail_call(c, DLV3_ERR_OOM, "out of memory"); }
+#define C float
+#define U float
+#define X float
+#define LOAD AS_IS
+#define STORE AS_IS
+#define F(name) name##_f32
+#include "direct.inc"
+#undef X
+#undef LOAD
+#undef STORE
+#undef F
 
-/* -- Forward and backward-data ----------------------------------------------------------------------------- */
+#undef IN_PLACE
+#define IN_PLACE false
+#define rows_f16 rows_f32
+#define columns_f16 columns_f32
+#define X f16
+#define LOAD f16_to_f32
+#define STORE f32_to_f16
+#define F(name) name##_f16
+#include "direct.inc"
+#undef X
+#undef LOAD
+#undef STORE
+#undef F
 
-static void shift_rows(void *ctx, int64_t begin, int64_t end) {
-  const shift_conv *s = ctx;
-  int64_t groups = (s->out_h + s->rows - 1) / s->rows;
-  for (int64_t i = begin; i < end; i++) {
-    int64_t image = i / groups, row = i % groups * s->rows, rows = s->out_h - row < s->rows ? s->out_h - row : s->rows;
-    if (s->wide) shift_task_f64(s, image, row, rows);
-    else shift_task_f32(s, image, row, rows);
+#define rows_bf16 rows_f32
+#define columns_bf16 columns_f32
+#define X bf16
+#define LOAD bf16_to_f32
+#define STORE f32_to_bf16
+#define F(name) name##_bf16
+#include "direct.inc"
+#undef F
+#undef U
+#undef PAIR
+
+#define U uint32_t
+#define PAIR 2
+#define F(name) name##_pair
+#include "direct.inc"
+
+typedef struct {
+  int64_t pair, unit_bytes, columns; /* elements a unit, bytes of it, columns of a tile */
+  uint64_t form;                     /* panels of equal form are shared */
+  int64_t (*panel_bytes)(int64_t taps, int64_t inner, int64_t columns);
+  void (*pack_forward)(void *ctx, int64_t begin, int64_t end), (*pack_backward)(void *ctx, int64_t begin, int64_t end);
+  status (*shift_run)(const shift_conv *s, const shift_task *k);
+  status (*weight_run)(const weight_conv *g, const weight_task *k);
+} variant;
+
+#define VARIANT(name, pair, unit, sum, form) {pair, sizeof(unit), NR(sum), form, panel_bytes_##name, pack_forward_##name, pack_backward_##name, shift_run_##name, weight_run_##name}
+static const variant f64_variant = VARIANT(f64, 1, double, double, 0), f32_variant = VARIANT(f32, 1, float, float, 1 << 8), f16_variant = VARIANT(f16, 1, float, float, 1 << 8),
+                     bf16_variant = VARIANT(bf16, 1, float, float, 1 << 8), pair_variant = VARIANT(pair, 2, uint32_t, float, 2 << 8);
+
+/* pairs: of bf16 even where this processor is slow at it. */
+static const variant *variant_of(int32_t dtype, bool pairs) {
+  switch (dtype) {
+  case DLV3_F64: return &f64_variant;
+  case DLV3_F32: return &f32_variant;
+  case DLV3_F16: return &f16_variant;
+  default: return tiles.rows_pair && (pairs || tiles.pair_is_fast) ? &pair_variant : &bf16_variant;
   }
 }
 
-static void run_shift(shift_conv *s) {
-  if (s->out_h < 1 || s->out_w < 1) return;
-  s->rows = 8;
-  while (s->rows > 1 && s->n * ((s->out_h + s->rows - 1) / s->rows) < 16) s->rows /= 2;
-  parallel_for(s->n * ((s->out_h + s->rows - 1) / s->rows), 1, shift_rows, s);
+static status no_memory(const op_call *c) { return fail_call(c, DLV3_ERR_OOM, "out of memory"); }
+
+static const char *not_for_direct(const op_call *c, const conv *g, bool pairs) {
+  if (pairs && c->in[0]->dtype != DLV3_BF16) return "only bf16 comes in pairs";
+  if (pairs && !tiles.rows_pair) return "this processor does not multiply pairs of bf16";
+  if (g->groups != 1) return "groups";
+  if (g->r * g->s > MAX_TAPS) return "a window of more than 225 taps";
+  return NULL;
+}
+
+static bool is_window(const conv *g) { return g->c <= FEW_CHANNELS && g->r * g->s > 1 && g->r * g->s * g->c <= MAX_WINDOW; }
+
+/* -- Forward and backward-data ----------------------------------------------------------------------------- */
+
+typedef struct {
+  const shift_conv *s;
+  const variant *v;
+  int64_t row_groups, chunks, groups, blocks;
+  bool out_of_memory;
+} shift_job;
+
+/* Item: column group, image, rows, pixels of the rows; tasks that share panels are neighbours. */
+static void shift_tasks(void *ctx, int64_t begin, int64_t end) {
+  shift_job *j = ctx;
+  const shift_conv *s = j->s;
+  for (int64_t i = begin; i < end; i++) {
+    int64_t chunk = i % j->chunks, rows = i / j->chunks % j->row_groups, image = i / j->chunks / j->row_groups % s->n, group = i / j->chunks / j->row_groups / s->n;
+    shift_task k = {image, rows * s->rows, s->rows, chunk * s->pixels, s->pixels, group * s->group, s->group};
+    if (k.row + k.rows > s->out_h) k.rows = s->out_h - k.row;
+    if (k.pixel + k.pixels > s->out_w) k.pixels = s->out_w - k.pixel;
+    if (k.block + k.blocks > j->blocks) k.blocks = j->blocks - k.block;
+    if (j->v->shift_run(s, &k) != DLV3_OK) __atomic_store_n(&j->out_of_memory, true, __ATOMIC_RELAXED);
+  }
+}
+
+/* A 1x1 convolution without gaps is a product of all pixels as one row. */
+static void flatten(shift_conv *s) {
+  const tap *t = &s->taps[0];
+  if (s->window || s->n_taps != 1 || t->dh || t->dw || s->step_h != 1 || s->step_w != 1 || s->in_h != s->out_h || s->in_w != s->out_w) return;
+  if (s->out_row != s->out_w * s->out_column || s->out_image != s->out_h * s->out_row) return;
+  s->out_w = s->in_w = s->n * s->out_h * s->out_w;
+  s->n = s->out_h = s->in_h = 1;
+  s->taps[0].to = s->out_w;
+}
+
+/* Tasks of about TASK_PIXELS by GROUP blocks; smaller ones where that would be few. */
+static void cut(shift_conv *s, const variant *v) {
+  int64_t chunks = blocks_of(s->out_w, TASK_PIXELS), blocks = blocks_of(s->columns, v->columns), groups = blocks_of(blocks, GROUP);
+  s->pixels = blocks_of(blocks_of(s->out_w, chunks), MR) * MR;
+  s->rows = TASK_PIXELS / s->pixels > 1 ? TASK_PIXELS / s->pixels : 1;
+  if (s->rows > s->out_h) s->rows = s->out_h;
+  s->group = blocks_of(blocks, groups);
+  while (s->n * blocks_of(s->out_h, s->rows) * blocks_of(s->out_w, s->pixels) * blocks_of(blocks, s->group) < TASKS) {
+    if (s->rows > 1) s->rows = (s->rows + 1) / 2;
+    else if (s->pixels > 4 * MR) s->pixels = blocks_of(s->pixels, 2 * MR) * MR;
+    else if (s->group > 1) s->group = (s->group + 1) / 2;
+    else break;
+  }
+}
+
+static status run_shift(const op_call *c, shift_conv *s, const variant *v) {
+  if (s->out_h < 1 || s->out_w < 1 || s->n < 1) return DLV3_OK;
+  flatten(s);
+  cut(s, v);
+  int64_t units = blocks_of(s->inner, v->pair), most = DEPTH_BYTES / v->unit_bytes, pieces = blocks_of(units, most), left = 0, right = 0;
+  s->depth = s->window ? units : blocks_of(blocks_of(units, pieces), 4) * 4;
+  for (int32_t t = 0; t < s->n_taps; t++) {
+    if (s->taps[t].dw < left) left = s->taps[t].dw;
+    if (s->taps[t].dw > right) right = s->taps[t].dw;
+  }
+  s->width = (s->pixels - 1) * s->step_w + right - left + 1;
+  if (s->width > s->in_w) s->width = s->in_w;
+  const tap *one = &s->taps[0];
+  s->covered = s->window || (s->n_taps == 1 && one->from == 0 && one->to == s->out_w && one->dh == 0 && (s->out_h - 1) * s->step_h < s->in_h);
+  shift_job j = {s, v, blocks_of(s->out_h, s->rows), blocks_of(s->out_w, s->pixels), 0, blocks_of(s->columns, v->columns), false};
+  parallel_for(s->n * j.row_groups * j.chunks * blocks_of(j.blocks, s->group), 1, shift_tasks, &j);
+  return j.out_of_memory ? no_memory(c) : DLV3_OK;
 }
 
 static void add_tap(shift_conv *s, int64_t dh, int64_t dw, int64_t index) {
@@ -155,109 +246,137 @@ static void add_tap(shift_conv *s, int64_t dh, int64_t dw, int64_t index) {
   if (t.from < t.to && first_row < last_row) s->taps[s->n_taps++] = t;
 }
 
-static const char *not_for_direct(const conv *g) {
-  if (g->groups != 1) return "groups";
-  if (g->r * g->s > MAX_TAPS) return "a window of more than 225 taps";
-  return NULL;
+static void build_forward(void *to, const tensor *w, const void *arg) {
+  const variant *v = arg;
+  bool whole = is_window(&(conv){.c = w->size[1], .r = w->size[2], .s = w->size[3]});
+  int64_t taps = w->size[2] * w->size[3];
+  packing p = {to, data_of(w), whole ? 1 : taps, whole ? taps * w->size[1] : w->size[1], w->size[0]};
+  parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_forward, &p);
 }
 
-status direct_conv2d(op_call *c) {
+static void build_backward(void *to, const tensor *w, const void *arg) {
+  const variant *v = arg;
+  packing p = {to, data_of(w), w->size[2] * w->size[3], w->size[0], w->size[1]};
+  parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_backward, &p);
+}
+
+static status convolve(op_call *c, bool pairs) {
   conv g = conv_of(c);
   tensor *x = c->in[0], *w = c->in[1], *y = c->out[0];
-  bool wide = x->dtype == DLV3_F64;
-  void *own_x, *own_y, *panels;
-  if (not_for_direct(&g)) return DECLINED(not_for_direct(&g));
-  int64_t bytes = wide ? panel_elements_f64(g.r * g.s, g.c, g.k) * 8 : panel_elements_f32(g.r * g.s, g.c, g.k) * 4;
-  TRY(prepared_weight(&panels, w, FORM_FORWARD, bytes, wide ? pack_forward_f64 : pack_forward_f32, NULL));
-  shift_conv s = {.panels = panels, .bias = c->in[2] ? data_of(c->in[2]) : NULL, .n = g.n, .in_h = g.h, .in_w = g.w, .inner = g.c, .columns = g.k,
-                  .out_h = g.oh, .out_w = g.ow, .out_image = g.oh * g.ow * g.k, .out_row = g.ow * g.k, .out_column = g.k,
-                  .step_h = g.stride.h, .step_w = g.stride.w, .wide = wide};
-  for (int64_t t = 0; t < g.r * g.s; t++) add_tap(&s, t / g.s * g.dilation.h - g.padding.h, t % g.s * g.dilation.w - g.padding.w, t);
-  s.in = conv_operand(x, wide, &own_x, true);
-  s.out = conv_operand(y, wide, &own_y, false);
-  status st = s.in && s.out ? DLV3_OK : no_memory(c);
-  if (st == DLV3_OK) run_shift(&s);
-  if (st == DLV3_OK && own_y) store_f32(data_of(y), y->dtype, own_y, numel(y));
-  if (st == DLV3_OK) conv_epilogue(c);
-  free(own_x), free(own_y);
-  return st;
+  void *panels;
+  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
+  const variant *v = variant_of(x->dtype, pairs);
+  const bool whole = is_window(&g);
+  const int64_t taps = g.r * g.s;
+  TRY(prepared_weight(&panels, w, FORM_FORWARD | v->form, v->panel_bytes(whole ? 1 : taps, whole ? taps * g.c : g.c, g.k), build_forward, v));
+  shift_conv s = {.in = data_of(x), .panels = panels, .bias = c->in[2] ? data_of(c->in[2]) : NULL, .residual = c->in[3] ? data_of(c->in[3]) : NULL,
+                  .activation = ((const conv2d_attr *)c->attr)->activation, .out = data_of(y), .n = g.n, .in_h = g.h, .in_w = g.w, .inner = g.c,
+                  .columns = g.k, .out_h = g.oh, .out_w = g.ow, .out_image = g.oh * g.ow * g.k, .out_row = g.ow * g.k, .out_column = g.k,
+                  .step_h = g.stride.h, .step_w = g.stride.w};
+  if (whole) s.window = &g, s.inner = taps * g.c;
+  else
+    for (int64_t t = 0; t < taps; t++) add_tap(&s, t / g.s * g.dilation.h - g.padding.h, t % g.s * g.dilation.w - g.padding.w, t);
+  return run_shift(c, &s, v);
 }
 
 /* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of
  * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
-status direct_conv2d_backward_input(op_call *c) {
+static status backward_input(op_call *c, bool pairs) {
   conv g = conv_of(c);
   tensor *gy = c->in[0], *w = c->in[1], *gx = c->out[0];
-  bool wide = gy->dtype == DLV3_F64;
-  void *own_y, *own_x, *panels;
-  if (not_for_direct(&g)) return DECLINED(not_for_direct(&g));
-  int64_t bytes = wide ? panel_elements_f64(g.r * g.s, g.k, g.c) * 8 : panel_elements_f32(g.r * g.s, g.k, g.c) * 4;
-  TRY(prepared_weight(&panels, w, FORM_BACKWARD, bytes, wide ? pack_backward_f64 : pack_backward_f32, NULL));
-  const void *in = conv_operand(gy, wide, &own_y, true);
-  void *out = conv_operand(gx, wide, &own_x, false);
-  status st = in && out ? DLV3_OK : no_memory(c);
-  for (int64_t a = 0; a < g.stride.h && st == DLV3_OK; a++)
-    for (int64_t b = 0; b < g.stride.w; b++) {
-      shift_conv s = {.in = in, .out = out, .panels = panels, .n = g.n, .in_h = g.oh, .in_w = g.ow, .inner = g.k, .columns = g.c,
-                      .out_h = (g.h - a + g.stride.h - 1) / g.stride.h, .out_w = (g.w - b + g.stride.w - 1) / g.stride.w,
-                      .out_image = g.h * g.w * g.c, .out_row = g.stride.h * g.w * g.c, .out_column = g.stride.w * g.c,
-                      .out_first = (a * g.w + b) * g.c, .step_h = 1, .step_w = 1, .wide = wide};
-      for (int64_t t = 0; t < g.r * g.s; t++) {
-        int64_t h = a + g.padding.h - t / g.s * g.dilation.h, v = b + g.padding.w - t % g.s * g.dilation.w;
-        if (h % g.stride.h == 0 && v % g.stride.w == 0) add_tap(&s, h / g.stride.h, v / g.stride.w, t);
-      }
-      run_shift(&s);
+  void *panels;
+  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
+  const variant *v = variant_of(gy->dtype, pairs);
+  TRY(prepared_weight(&panels, w, FORM_BACKWARD | v->form, v->panel_bytes(g.r * g.s, g.k, g.c), build_backward, v));
+  for (int64_t i = 0; i < g.stride.h * g.stride.w; i++) {
+    const int64_t a = i / g.stride.w, b = i % g.stride.w;
+    shift_conv s = {.in = data_of(gy), .out = data_of(gx), .panels = panels, .n = g.n, .in_h = g.oh, .in_w = g.ow, .inner = g.k, .columns = g.c,
+                    .out_h = (g.h - a + g.stride.h - 1) / g.stride.h, .out_w = (g.w - b + g.stride.w - 1) / g.stride.w,
+                    .out_image = g.h * g.w * g.c, .out_row = g.stride.h * g.w * g.c, .out_column = g.stride.w * g.c,
+                    .out_first = (a * g.w + b) * g.c, .step_h = 1, .step_w = 1};
+    for (int64_t t = 0; t < g.r * g.s; t++) {
+      int64_t h = a + g.padding.h - t / g.s * g.dilation.h, u = b + g.padding.w - t % g.s * g.dilation.w;
+      if (h % g.stride.h == 0 && u % g.stride.w == 0) add_tap(&s, h / g.stride.h, u / g.stride.w, t);
     }
-  if (st == DLV3_OK && own_x) store_f32(data_of(gx), gx->dtype, own_x, numel(gx));
-  free(own_y), free(own_x);
-  return st;
+    TRY(run_shift(c, &s, v));
+  }
+  return DLV3_OK;
 }
+
+status direct_conv2d(op_call *c) { return convolve(c, false); }
+status direct_conv2d_backward_input(op_call *c) { return backward_input(c, false); }
+status pairs_conv2d(op_call *c) { return convolve(c, true); }
+status pairs_conv2d_backward_input(op_call *c) { return backward_input(c, true); }
 
 /* -- Backward-weights -------------------------------------------------------------------------------------- */
 
-static void weight_blocks(void *ctx, int64_t begin, int64_t end) {
-  const weight_conv *g = ctx;
+typedef struct {
+  weight_conv *g;
+  const variant *v;
+  bool out_of_memory;
+} weight_job;
+
+static void weight_tasks(void *ctx, int64_t begin, int64_t end) {
+  weight_job *j = ctx;
+  const weight_conv *g = j->g;
+  const int64_t channels = g->windows ? g->elements / g->shape.k : g->shape.c, rows = g->shape.n * g->shape.oh;
   for (int64_t i = begin; i < end; i++) {
-    int64_t cb = i % g->c_blocks, kb = i / g->c_blocks % g->k_blocks, t = i / g->c_blocks / g->k_blocks;
-    int64_t k1 = (kb + 1) * g->kb < g->shape.k ? (kb + 1) * g->kb : g->shape.k, c1 = (cb + 1) * g->cb < g->shape.c ? (cb + 1) * g->cb : g->shape.c;
-    g->results[i] = (g->wide ? weight_task_f64 : weight_task_f32)(g, t, kb * g->kb, k1, cb * g->cb, c1);
+    int64_t cb = i % g->c_blocks * g->cb, kb = i / g->c_blocks % g->k_blocks * g->kb, t = i / g->c_blocks / g->k_blocks % g->taps, part = i / g->c_blocks / g->k_blocks / g->taps;
+    weight_task k = {part, t, kb, kb + g->kb, cb, cb + g->cb, part * g->part_rows, (part + 1) * g->part_rows};
+    if (k.k1 > g->shape.k) k.k1 = g->shape.k;
+    if (k.c1 > channels) k.c1 = channels;
+    if (k.last_row > rows) k.last_row = rows;
+    if (j->v->weight_run(g, &k) != DLV3_OK) __atomic_store_n(&j->out_of_memory, true, __ATOMIC_RELAXED);
   }
 }
 
-status direct_conv2d_backward_weight(op_call *c) {
-  weight_conv g = {.shape = conv_of(c), .grad_w = data_of(c->in[2]), .kb = 192, .cb = 128};
-  void *own_x, *own_y;
-  if (not_for_direct(&g.shape)) return DECLINED(not_for_direct(&g.shape));
-  g.wide = c->in[0]->dtype == DLV3_F64;
-  g.x = conv_operand(c->in[0], g.wide, &own_x, true);
-  g.y = conv_operand(c->in[1], g.wide, &own_y, true);
-  int64_t tasks;
-  for (;;) { /* blocks small enough for 16 tasks where the shape has them */
-    g.k_blocks = (g.shape.k + g.kb - 1) / g.kb, g.c_blocks = (g.shape.c + g.cb - 1) / g.cb;
-    tasks = g.k_blocks * g.c_blocks * g.shape.r * g.shape.s;
-    if (tasks >= 16 || (g.kb <= 48 && g.cb <= 32)) break;
-    if (g.kb > 48) g.kb /= 2;
-    else g.cb /= 2;
-  }
-  g.results = calloc((size_t)tasks, sizeof *g.results);
-  status st = g.x && g.y && g.results ? DLV3_OK : no_memory(c);
-  if (st == DLV3_OK) parallel_for(tasks, 1, weight_blocks, &g);
-  for (int64_t i = 0; st == DLV3_OK && i < tasks; i++)
-    if (g.results[i] != DLV3_OK) st = no_memory(c);
-  if (st == DLV3_OK && c->in[3]) add_bias_gradient(c->in[3], c->in[1]);
-  free(own_x), free(own_y), free(g.results);
-  return st;
+/* Blocks of at most MOST_OUT output by MOST_IN input channels; where they are few, the pixels are cut into parts too, whose sums
+ * are added in their order. */
+static void cut_weights(weight_conv *g, const variant *v) {
+  const conv *q = &g->shape;
+  const int64_t channels = g->windows ? q->r * q->s * q->c : q->c, rows = q->n * q->oh;
+  g->taps = g->windows ? 1 : q->r * q->s;
+  g->elements = q->k * q->r * q->s * q->c;
+  g->kb = blocks_of(blocks_of(q->k, blocks_of(q->k, MOST_OUT)), MR) * MR;
+  g->cb = blocks_of(blocks_of(channels, blocks_of(channels, MOST_IN)), v->columns) * v->columns;
+  g->k_blocks = blocks_of(q->k, g->kb), g->c_blocks = blocks_of(channels, g->cb);
+  const int64_t tasks = g->taps * g->k_blocks * g->c_blocks, enough = rows * q->ow / (2 * PIXELS);
+  g->parts = tasks >= TASKS ? 1 : blocks_of(TASKS, tasks);
+  if (g->parts > enough) g->parts = enough > 1 ? enough : 1;
+  g->part_rows = blocks_of(rows, g->parts);
+  g->parts = blocks_of(rows, g->part_rows);
 }
 
-/* -- matmul ------------------------------------------------------------------------------------------------ */
-
-status direct_matmul(op_call *c) {
-  bool wide = c->in[0]->dtype == DLV3_F64;
-  void *own[3];
-  const void *a = conv_operand(c->in[0], wide, &own[0], true), *b = conv_operand(c->in[1], wide, &own[1], true);
-  void *y = conv_operand(c->out[0], wide, &own[2], false);
-  status st = !a || !b || !y ? no_memory(c) : wide ? matmul_f64(c, a, b, y) : matmul_f32(c, a, b, y);
-  if (st == DLV3_OK && own[2]) store_f32(data_of(c->out[0]), c->out[0]->dtype, own[2], numel(c->out[0]));
-  for (int i = 0; i < 3; i++) free(own[i]);
-  return st;
+static void add_parts_f32(void *ctx, int64_t begin, int64_t end) {
+  const weight_conv *g = ctx;
+  for (int64_t p = 0; p < g->parts; p++)
+    for (int64_t i = begin; i < end; i++) ((float *)g->grad_w)[i] += ((const float *)g->partial)[p * g->elements + i];
 }
+static void add_parts_f64(void *ctx, int64_t begin, int64_t end) {
+  const weight_conv *g = ctx;
+  for (int64_t p = 0; p < g->parts; p++)
+    for (int64_t i = begin; i < end; i++) ((double *)g->grad_w)[i] += ((const double *)g->partial)[p * g->elements + i];
+}
+
+static status backward_weight(op_call *c, bool pairs) {
+  weight_conv g = {.shape = conv_of(c), .x = data_of(c->in[0]), .y = data_of(c->in[1]), .grad_w = data_of(c->in[2])};
+  if (not_for_direct(c, &g.shape, pairs)) return DECLINED(not_for_direct(c, &g.shape, pairs));
+  const variant *v = variant_of(c->in[0]->dtype, pairs);
+  const int64_t sum_bytes = 128 / v->columns;
+  if (!numel(c->in[1]) || !numel(c->in[0])) return DLV3_OK;
+  g.windows = is_window(&g.shape);
+  cut_weights(&g, v);
+  void *own = NULL;
+  if (g.parts > 1 && !(own = calloc((size_t)(g.parts * g.elements), (size_t)sum_bytes))) return no_memory(c);
+  g.partial = own;
+  weight_job j = {&g, v, false};
+  parallel_for(g.parts * g.taps * g.k_blocks * g.c_blocks, 1, weight_tasks, &j);
+  if (own && !j.out_of_memory) parallel_for(g.elements, 4096, sum_bytes == 8 ? add_parts_f64 : add_parts_f32, &g);
+  free(own);
+  if (j.out_of_memory) return no_memory(c);
+  if (c->in[3]) add_bias_gradient(c->in[3], c->in[1]);
+  return DLV3_OK;
+}
+
+status direct_conv2d_backward_weight(op_call *c) { return backward_weight(c, false); }
+status pairs_conv2d_backward_weight(op_call *c) { return backward_weight(c, true); }

@@ -36,3 +36,13 @@ void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begi
 #pragma omp parallel for schedule(dynamic, 1)
   for (int64_t i = 0; i < chunks; i++) body(ctx, i * grain, i * grain + grain < n ? i * grain + grain : n);
 }
+
+void *kernel_scratch(int64_t bytes) {
+  static _Thread_local struct { void *data; int64_t bytes; } own;
+  if (bytes <= own.bytes) return own.data;
+  free(own.data);
+  own.bytes = 0;
+  if (posix_memalign(&own.data, 64, (size_t)bytes)) return own.data = NULL;
+  own.bytes = bytes;
+  return own.data;
+}

@@ -1,0 +1,29 @@
+/* tiles.h - the micro-kernel that convolution and matrix product are made of: a tile of up to MR rows by NR columns,
+ * summed along an inner axis in registers.
+ *
+ *   rows:    y[i][j] = from[i][j] + sum over l < depth of a[i row + l] b[l NR + j]         b is a packed panel
+ *   columns: y[i][j] = from[i][j] + sum over l < depth of a[i + l column] b[l ldb + j]     a and b as they lie along the inner axis
+ *
+ * Rows of y and from are ldy and ldf apart; from may be y, or NULL for zeros. `pair`: a unit of a and b is two bf16, inner element 2 l in its low half, and sums
+ * are f32; NULL where the processor has no instruction for it. */
+#ifndef DLV3_TILES_H
+#define DLV3_TILES_H
+
+#include "ref.h"
+
+enum { MR = 12 };
+#define NR(type) (128 / sizeof(type)) /* columns of a tile of sums of that type */
+
+typedef struct {
+  void (*rows_f32)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const float *a, int64_t row, const float *b, int64_t depth);
+  void (*columns_f32)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const float *a, int64_t column, const float *b, int64_t ldb, int64_t depth);
+  void (*rows_f64)(int64_t m, double *y, int64_t ldy, const double *from, int64_t ldf, const double *a, int64_t row, const double *b, int64_t depth);
+  void (*columns_f64)(int64_t m, double *y, int64_t ldy, const double *from, int64_t ldf, const double *a, int64_t column, const double *b, int64_t ldb, int64_t depth);
+  void (*rows_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t row, const uint32_t *b, int64_t depth);
+  void (*columns_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t column, const uint32_t *b, int64_t ldb, int64_t depth);
+  bool pair_is_fast; /* faster than widening to f32 */
+} tile_set;
+
+extern tile_set tiles;
+
+#endif
