@@ -7,7 +7,8 @@
  *
  * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns DLV3_PENDING and is
  * resumed when the caller has run the function. */
-#include "core.h"
+#include "ops/rules.h"
+#include "record.h"
 
 #include <stdlib.h>
 
@@ -116,10 +117,12 @@ status node_record(op_call *c, tensor *const *original_in) {
   if (!n) return fail(DLV3_ERR_OOM, "%s: out of memory for the tape", info->name);
   memcpy(n->attr, c->attr, (size_t)info->attr_slots * sizeof *n->attr);
   status st = DLV3_OK;
+  uint32_t unused_in, unused_out;
+  unused_saves(c, &unused_in, &unused_out);
   for (int32_t i = 0; i < c->n_in && st == DLV3_OK; i++)
-    if (info->in_saved >> i & 1) st = keep(&n->in[i], c->in[i]);
+    if ((info->in_saved & ~unused_in) >> i & 1) st = keep(&n->in[i], c->in[i]);
   for (int32_t i = 0; i < c->n_out && st == DLV3_OK; i++)
-    if (info->out_saved >> i & 1) st = keep(&n->out[i], c->out[i]);
+    if ((info->out_saved & ~unused_out) >> i & 1) st = keep(&n->out[i], c->out[i]);
   if (st == DLV3_OK) attach(n, c->out);
   node_drop(n); /* the outputs hold it now */
   return st;
@@ -167,7 +170,9 @@ DLV3_API dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor *t) { ret
 /* -- Accumulation ------------------------------------------------------------------------------------------ */
 
 /* Nobody else sees t's elements, and it covers them without overlap. */
-static bool owned_alone(const tensor *t) { return t->refs == 1 && t->st->refs == 1 && !t->st->parent && is_dense(t); }
+static bool owned_alone(const tensor *t) {
+  return t->refs == 1 && t->st->refs - recorded_references(t->st) == 1 && !t->st->parent && is_dense(t);
+}
 
 /* Adds g, which is consumed, to *slot. */
 static status add_to(tensor **slot, tensor *g) {

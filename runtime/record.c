@@ -81,11 +81,11 @@ status record_storage(storage *s) {
   return DLV3_OK;
 }
 
-static promise *promise_of(dlv3_program *p, const tensor *t) {
+static promise *promise_of(dlv3_program *p, const char *address) {
   int64_t low = 0, high = p->n_promises - 1;
   while (low < high) {
     int64_t middle = (low + high + 1) / 2;
-    if (p->promises[middle].address <= t->st->data) low = middle;
+    if (p->promises[middle].address <= address) low = middle;
     else high = middle - 1;
   }
   return &p->promises[low];
@@ -98,7 +98,7 @@ static status note(tensor **out, tensor *t) {
   if (!t) return DLV3_OK;
   TRY(tensor_alias(out, t));
   if (is_promised(t->st->data)) {
-    promise *a = promise_of(p, t);
+    promise *a = promise_of(p, t->st->data);
     if (a->first < 0) a->first = p->n_steps - 1;
     a->last = p->n_steps - 1;
     a->headers++;
@@ -234,7 +234,7 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
       st = fail(DLV3_ERR_AUTOGRAD, "compile: result %d needs its tape for a backward pass, which a program does not keep: call backward inside of the function, or the compiled function under dlv3.no_grad", (int)i + 1);
     if (st == DLV3_OK) st = note(&p->results[i], results[i]);
     p->n_results += p->results[i] != NULL;
-    if (st == DLV3_OK && is_promised(results[i]->st->data)) promise_of(p, results[i])->result = true;
+    if (st == DLV3_OK && is_promised(results[i]->st->data)) promise_of(p, results[i]->st->data)->result = true;
   }
   if (st == DLV3_OK) place(p, order, order + p->n_promises);
   free(order);
@@ -247,6 +247,11 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
   current = NULL;
   *out = p;
   return DLV3_OK;
+}
+
+int32_t recorded_references(const storage *st) {
+  if (!current || !is_promised(st->data)) return 0;
+  return 1 + promise_of(current, st->data)->headers;
 }
 
 static const tensor *header_on(const dlv3_program *p, const storage *st) {

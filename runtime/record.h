@@ -9,6 +9,8 @@ bool recording(void);
 status not_recording(const char *what);
 /* Takes a call, whose outputs are made, into the program instead of running it. */
 status record_call(const op_call *c);
+/* How many references to a storage are the program's that is being recorded. */
+int32_t recorded_references(const storage *s);
 /* The address of a storage made while recording: one of its own, where nobody can read. */
 status record_storage(storage *s);
 static inline bool is_promised(const char *data) { return (uintptr_t)data >> 62 & 1; } /* no process has memory there */

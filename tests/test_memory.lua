@@ -37,4 +37,42 @@ return function(t)
     for _ = 1, 100 do local _ = dlv3.empty{2 ^ 25 / 4} end -- 32 MiB each, 3.2 GiB in all
     t.ok(dlv3.memory().live < 1.5 * 2 ^ 30, 'garbage was not collected')
   end)
+
+  t.case('the tape keeps of a batch norm what its activation needs', function()
+    local x = dlv3.randn{4, 16, 64, 64}:requires_grad_()
+    local mean, var = dlv3.zeros{16}, dlv3.ones{16}
+    local map = 4 * 4 * 16 * 64 * 64
+    local function kept(activation, residual)
+      collectgarbage()
+      collectgarbage()
+      local before = dlv3.memory().live
+      local loss = x:batch_norm(nil, nil, mean, var, residual, {activation = activation}):sum()
+      collectgarbage()
+      collectgarbage()
+      local n = (dlv3.memory().live - before) / map
+      loss:backward()
+      x.grad = nil
+      return math.floor(n + 0.5)
+    end
+    t.eq({kept 'none', kept 'relu', kept 'hardswish'}, {0, 1, 0})
+    t.eq({kept('none', x:detach():clone()), kept('relu', x:detach():clone())}, {0, 1})
+  end)
+
+  t.case('a packed weight is kept from its second use on, and not while the weight changes', function()
+    local F = require 'dlv3.ffi'
+    local function resident() return tonumber(F.C.dlv3_peak_rss()) end -- packed forms are not tensors; the peak never falls
+    local list = {}
+    for i = 1, 24 do list[i] = dlv3.zeros{256, 256, 3, 3} end -- 2.25 MiB each
+    local x = dlv3.zeros{1, 256, 8, 8}
+    local function pass() for _, w in ipairs(list) do x:conv2d(w, {padding = 1}):release() end end
+    for _ = 1, 2 do
+      pass()
+      for _, w in ipairs(list) do w:mul_(1) end
+    end
+    local before = resident()
+    pass()
+    for _, w in ipairs(list) do w:mul_(1) end
+    pass()
+    t.ok(resident() - before < 27 * 2 ^ 20, 'changed between uses')
+  end)
 end

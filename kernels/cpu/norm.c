@@ -74,7 +74,7 @@ static status ref_batch_norm_backward(op_call *c) {
     for (int64_t r = 0; r < rows; r++) {
       int64_t i = r * channels + k;
       double xhat = (at(x, i) - mean) * rstd;
-      dz[r] = at(c->in[GRAD_Y], i) * slope(a->activation, at(c->in[BY], i), xhat * w + b + at_or(c->in[BRESIDUAL], i, 0));
+      dz[r] = at(c->in[GRAD_Y], i) * slope(a->activation, at_or(c->in[BY], i, 0), xhat * w + b + at_or(c->in[BRESIDUAL], i, 0));
       sum += dz[r], sum_xhat += dz[r] * xhat;
     }
     if (c->in[GRAD_WEIGHT]) set(c->in[GRAD_WEIGHT], k, at(c->in[GRAD_WEIGHT], k) + sum_xhat);
@@ -188,7 +188,7 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
   }                                                                                                                      \
   /* dz = grad_y act'(z), n elements at position o, p in the period */                                                   \
   INLINE void slope_piece_##suffix(const norm_job *j, float *dz, int64_t o, int64_t p, int64_t n) {                      \
-    const T *g = (const T *)j->grad_y + o, *y = (const T *)j->y + o, *x = (const T *)j->x + o;                           \
+    const T *g = (const T *)j->grad_y + o, *y = j->y ? (const T *)j->y + o : NULL, *x = (const T *)j->x + o;                           \
     const T *residual = j->residual ? (const T *)j->residual + o : NULL;                                                 \
     const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                         \
     switch (j->act) {                                                                                                    \
@@ -321,7 +321,7 @@ static status vec_batch_norm_backward(op_call *c) {
   if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
   if (!numel(x)) return DECLINED("nothing to do");
   bool f32 = x->dtype == DLV3_F32;
-  norm_job j = {.c = c, .act = a->activation, .training = a->training, .x = data_of(x), .y = data_of(c->in[BY]), .grad_y = data_of(c->in[GRAD_Y]),
+  norm_job j = {.c = c, .act = a->activation, .training = a->training, .x = data_of(x), .y = c->in[BY] ? data_of(c->in[BY]) : NULL, .grad_y = data_of(c->in[GRAD_Y]),
                 .residual = c->in[BRESIDUAL] ? data_of(c->in[BRESIDUAL]) : NULL, .out = data_of(c->out[0]),
                 .grad_residual = c->out[1] ? data_of(c->out[1]) : NULL};
   storage *scratch;

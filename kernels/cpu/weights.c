@@ -3,38 +3,66 @@
 
 #include <stdlib.h>
 
-/* -- Prepared weights -------------------------------------------------------------------------------------- */
+/* -- Prepared weights --------------------------------------------------------------------------------------
+ *
+ * A form is kept from its second use at one version of the weight on. So inference packs twice and never again, while in
+ * training, where a step uses each form once and then changes the weight, packs pass through one scratch buffer: kept,
+ * they would take twice the weights' memory. */
 
 typedef struct {
-  prepared head;
+  prepared head;       /* version: of the last use                    */
   int64_t bytes;
-  void *data;
+  void *data;          /* NULL: not kept                              */
 } packed_weight;
+
+static void *scratch;  /* a call of a kernel prepares one weight, and one call runs at a time */
+static int64_t scratch_bytes;
 
 static void packed_destroy(prepared *p) {
   free(((packed_weight *)p)->data);
   free(p);
 }
 
+static status no_room(int64_t bytes) { return fail(DLV3_ERR_OOM, "out of memory for a packed weight of %.1f MiB", (double)bytes / 1048576); }
+
+static status take_scratch(void **out, int64_t bytes) {
+  if (bytes > scratch_bytes) {
+    free(scratch);
+    scratch = NULL, scratch_bytes = 0;
+    if (posix_memalign(&scratch, 64, (size_t)bytes + 64)) return scratch = NULL, no_room(bytes);
+    scratch_bytes = bytes;
+  }
+  *out = scratch;
+  return DLV3_OK;
+}
+
+/* The note of form `key`, a new one if need be. */
+static packed_weight *form_of(tensor *w, uint64_t key, int64_t bytes) {
+  packed_weight *p = (packed_weight *)w->st->prepared;
+  while (p && (p->head.key != key || p->head.offset != w->offset || p->bytes != bytes)) p = (packed_weight *)p->head.next;
+  if (p || !(p = calloc(1, sizeof *p))) return p;
+  *p = (packed_weight){{w->st->prepared, key, storage_version(w->st) - 1, w->offset, packed_destroy}, bytes, NULL};
+  w->st->prepared = &p->head;
+  return p;
+}
+
 status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, void (*build)(void *dst, const tensor *w, const void *arg), const void *arg) {
   int64_t version = storage_version(w->st);
   for (int32_t i = 0; i < w->ndim; i++) key = (key ^ (uint64_t)w->size[i]) * 0x9e3779b97f4a7c15u, key ^= key >> 29; /* a view may have other sizes */
-  packed_weight *p = (packed_weight *)w->st->prepared;
-  while (p && (p->head.key != key || p->head.offset != w->offset || p->bytes != bytes)) p = (packed_weight *)p->head.next;
-  if (!p) {
-    p = calloc(1, sizeof *p);
-    if (!p || posix_memalign(&p->data, 64, (size_t)bytes + 64)) {
-      free(p);
-      return fail(DLV3_ERR_OOM, "out of memory for a packed weight of %.1f MiB", (double)bytes / 1048576);
-    }
-    *p = (packed_weight){{w->st->prepared, key, version - 1, w->offset, packed_destroy}, bytes, p->data};
-    w->st->prepared = &p->head;
+  packed_weight *p = form_of(w, key, bytes);
+  if (!p) return no_room(bytes);
+  const bool again = p->head.version == version;
+  p->head.version = version;
+  if (again && p->data) return *out = p->data, DLV3_OK;
+  if (again) {
+    if (posix_memalign(&p->data, 64, (size_t)bytes + 64)) return p->data = NULL, no_room(bytes);
+    *out = p->data;
+  } else {
+    free(p->data);
+    p->data = NULL;
+    TRY(take_scratch(out, bytes));
   }
-  if (p->head.version != version) {
-    build(p->data, w, arg);
-    p->head.version = version;
-  }
-  *out = p->data;
+  build(*out, w, arg);
   return DLV3_OK;
 }
 

@@ -2,7 +2,7 @@
  *
  * weight, bias and the statistics are f32 for every activation dtype but f64, whose whole model is f64. The gradients
  * of weight and bias are added in place by the kernel that makes them. */
-#include "../core.h"
+#include "rules.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };
 
@@ -54,6 +54,15 @@ status batch_norm_infer(op_call *c) {
   return DLV3_OK;
 }
 
+/* The slope of an activation is told by y, but for hardswish's, which takes x and residual; without one neither is needed. */
+void unused_saves(const op_call *c, uint32_t *in, uint32_t *out) {
+  *in = *out = 0;
+  if (c->op != OP_batch_norm) return;
+  int64_t act = ((const batch_norm_attr *)c->attr)->activation;
+  if (act != ACT_HARDSWISH) *in = 1u << RESIDUAL;
+  if (act == ACT_HARDSWISH || act == ACT_NONE) *out = 1;
+}
+
 status batch_norm_backward_rule(backward_call *b) {
   const batch_norm_attr *a = b->attr;
   tensor *grad_weight = NULL, *grad_bias = NULL, *grads[2] = {0};
@@ -74,7 +83,9 @@ status batch_norm_backward_infer(op_call *c) {
   const tensor *x = c->in[BX];
   TRY(check_x(c, BX));
   TRY(check_like(c, GRAD_Y, x));
-  TRY(check_like(c, BY, x));
+  bool from_y = a->activation != ACT_NONE && a->activation != ACT_HARDSWISH;
+  if (c->in[BY]) TRY(check_like(c, BY, x));
+  else if (from_y) return fail_call(c, DLV3_ERR_ARG, "y is needed for the slope of this activation");
   if (c->in[BRESIDUAL]) TRY(check_like(c, BRESIDUAL, x));
   for (int32_t i = BWEIGHT; i < c->n_in; i++)
     if (i != BRESIDUAL) TRY(check_channels(c, i, x));

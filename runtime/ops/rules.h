@@ -15,6 +15,9 @@ status same_infer(op_call *c);
 /* The gradient of input 0 is op(grad_y, other). */
 status unary_rule(backward_call *b, int32_t op, tensor *other);
 
+/* Inputs and outputs, a bit each, that the signature keeps for the backward pass but this call's attributes make needless. */
+void unused_saves(const op_call *c, uint32_t *in, uint32_t *out);
+
 static inline void sizes_attr(attr_dims *a, const spec *s) {
   a->n = s->ndim;
   memcpy(a->v, s->size, sizeof a->v);

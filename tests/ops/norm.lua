@@ -39,9 +39,10 @@ add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(3), parameter(3)}, attrs =
 add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(4)}, attrs = {training = true}, error = 'weight must be %[3%]'}
 
 local function backward(shape, activation, residual, training, extra)
-  local c = shape[2]
+  local c, y = shape[2], shape
+  if not training and (activation == 'none' or activation == 'hardswish') then y = false end -- these need no y
   local s = {op = 'batch_norm_backward',
-    inputs = {shape, shape, shape, parameter(c), parameter(c), residual and shape, parameter(c, -1, 1), parameter(c), parameter(c), parameter(c)},
+    inputs = {shape, shape, y, parameter(c), parameter(c), residual and shape, parameter(c, -1, 1), parameter(c), parameter(c), parameter(c)},
     attrs = {training = training, activation = activation, need_residual = residual}, rtol = 1e-4, atol = 1e-4}
   for k, v in pairs(extra or {}) do s[k] = v end
   add(s)
@@ -56,5 +57,7 @@ backward({2,600,5,3}, 'relu', true, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3
 backward({2,24,41,37}, 'none', false, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
 add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, {2,3,4,5}, false, false, false, parameter(3), parameter(3), false, false},
     error = 'y must be %[2, 3, 4, 4%]'}
+add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, false, false, false, false, parameter(3), parameter(3), false, false}, attrs = {activation = 'relu'},
+    error = 'y is needed for the slope of this activation'}
 
 return samples
