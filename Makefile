@@ -5,6 +5,7 @@
 .SUFFIXES:
 
 SAN    ?= 0
+CUDA   ?= 1
 PREFIX ?= /usr/local
 TESTS  ?=
 V      ?= 0
@@ -30,7 +31,11 @@ ALL_LIBS = $(FEATURE_LIBS) -lm -ldl -lpthread $(LDLIBS)
 SRC := $(wildcard runtime/*.c runtime/ops/*.c kernels/cpu/*.c)
 OBJ := $(SRC:%.c=$(B)/%.o)
 
-all: $(BIN)
+# The CUDA part is a library of its own, opened on first use: built where nvcc, cuDNN and cuBLAS are found.
+CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+WITH_CUDA := $(if $(filter 0,$(CUDA)),,$(if $(filter 0,$(SAN)),$(NVCC)))
+
+all: $(BIN) $(if $(WITH_CUDA),$(B)/libdlv3_cuda.so)
 
 # -rdynamic: LuaJIT's FFI finds the functions of dlv3.h in the program itself.
 LINK = $(CC) $(OPT) -fopenmp -rdynamic
@@ -45,6 +50,34 @@ $(B)/%.o: %.c
 
 # Kernels are compiled for vectorisation; the instruction set is chosen at run time (kernels/cpu/simd.h).
 $(B)/kernels/%.o: OPT += -O3
+
+# Machine code for A100 and H100/H200; newer ones translate the PTX.
+NVCC_FLAGS = -std=c++17 -O3 -lineinfo -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90] \
+  -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-maybe-uninitialized $(if $(filter 0,$(WERROR)),,-Xcompiler -Werror -Werror all-warnings) -MD -MP
+$(B)/cuda/%.o: kernels/cuda/%.cu build/features.mk
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MF $(@:.o=.d) -c -o $@ $<
+$(B)/libdlv3_cuda.so: $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda/%.o)
+	$(call say,LINK,$@)
+	$(Q)$(NVCC) -shared -cudart shared -Xlinker -z,defs -o $@ $^ $(CUDA_LIBS)
+
+# The same sources for the host, with stand-ins for CUDA's headers and libraries: what the tests run without a GPU.
+HOST_CUDA := $(B)/cuda_host/libdlv3_cuda.so
+HOST_CUDA_SRC := $(wildcard tests/cuda_host/*.cpp)
+HOST_CXX = $(CXX) -std=c++17 $(OPT) $(WARN) -Wno-unknown-pragmas -ffp-contract=off -Itests/cuda_host -fPIC -fvisibility=hidden -MMD -MP
+$(B)/cuda_host/%.o: kernels/cuda/%.cu
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)
+	$(Q)$(HOST_CXX) -x c++ -c -o $@ $<
+$(B)/cuda_host/%.o: tests/cuda_host/%.cpp
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)
+	$(Q)$(HOST_CXX) -c -o $@ $<
+$(HOST_CUDA): $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda_host/%.o) $(HOST_CUDA_SRC:tests/cuda_host/%.cpp=$(B)/cuda_host/%.o)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(OPT) -shared -o $@ $^
+-include $(wildcard $(B)/cuda/*.d $(B)/cuda_host/*.d)
 
 # The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.
 $(B)/cdef.txt: runtime/dlv3.h
@@ -70,7 +103,7 @@ features:
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
 
-check: all
+check: all $(if $(filter 0,$(CUDA))$(filter 1,$(SAN)),,$(if $(HAVE_CXX),$(HOST_CUDA)))
 	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua $(TESTS)
 
 lint:
@@ -109,6 +142,6 @@ help:
 	@echo 'make features     look again for what dlv3 is built with'
 	@echo 'make clean        remove build/ and ./dlv3'
 	@echo
-	@echo 'variables: SAN=1 sanitizers, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
+	@echo 'variables: SAN=1 sanitizers, CUDA=0 without the CUDA part, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
 
 .PHONY: all check lint demo bench install clean help features

@@ -1,34 +1,63 @@
 /* backend.h - the contract between the runtime and the kernels of a device.
  *
  * A backend is one constant table. kernels[op] is a list of implementations, best first, ending in {0}; on the cpu the
- * last is always "ref". An implementation may return DECLINED("why") before it touches an output; the next is tried. */
+ * last is always "ref". An implementation may return DECLINED("why") before it touches an output; the next is tried.
+ *
+ * The cpu's is linked in. That of cuda is a library opened on first use (device.c): it exports dlv3_backend_open alone and
+ * reaches the runtime through runtime_api, so that neither needs the other to be linked. C++ reads this file too. */
 #ifndef DLV3_BACKEND_H
 #define DLV3_BACKEND_H
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 1 };
+enum { DLV3_BACKEND_ABI = 2 };
 
 typedef struct {
   const char *name;
   status (*run)(op_call *c);
 } impl;
 
+/* device: as in storage.device; those of a plug-in are numbered from 1. */
 typedef struct {
   int32_t abi;
   const char *name;                                     /* "cpu", "cuda"                                    */
   status (*alloc)(void **out, int64_t bytes, int32_t device);
   void (*free)(void *p, int64_t bytes, int32_t device);
   status (*copy)(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);
-  status (*sync)(int32_t device);
+  status (*sync)(int32_t device);                       /* all work is done; what went wrong in it is said  */
   const impl *const *kernels;                           /* [OP_COUNT]; NULL for views                       */
+  /* of plug-ins only */
+  status (*probe)(int32_t *n_devices);                  /* how many there are, or why there are none        */
+  status (*check)(int32_t device);                      /* errors found so far, without waiting             */
+  int64_t (*memory)(int32_t device);                    /* bytes the device has                             */
+  const char *(*describe)(int32_t device);              /* "NVIDIA H200, sm_90, 139.8 GiB"                  */
+  const char *libraries;                                /* "cudart 13.0  cudnn 9.19.0"                      */
 } backend;
 
 extern const backend cpu_backend;
 
-/* Why an implementation passes; a static string, shown by DLV3_VERBOSE=2. */
-extern _Thread_local const char *declined_reason;
-#define DECLINED(why) (declined_reason = (why), DLV3_DECLINED)
+/* The backend of a device that is known to be there, and bytes from one device to another. device.c. */
+const backend *backend_of(int32_t device);
+bool device_known(int32_t device);
+status device_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);
+
+/* What a plug-in may call. */
+typedef struct {
+  int32_t abi;
+  status (*fail)(status code, const char *format, ...);
+  status (*fail_call)(const op_call *c, status code, const char *format, ...);
+  status (*declined)(const char *why);
+  status (*storage_new)(storage **out, int64_t bytes, int32_t device);
+  void (*storage_drop)(storage *s);
+  const char *(*tensor_text)(char *buf, const char *name, const tensor *t);
+} runtime_api;
+
+/* The one symbol of a plug-in; NULL where abi is not the one it was built for. */
+typedef const backend *dlv3_backend_open_fn(const runtime_api *host, int32_t abi);
+
+/* Why an implementation passes; a static string, shown by DLV3_VERBOSE=2. Returns DLV3_DECLINED. */
+status declined(const char *why);
+#define DECLINED(why) declined(why)
 
 /* kernels/cpu files define one list an op: IMPLS(conv2d, {"onednn", onednn_conv2d}, {"ref", ref_conv2d}) */
 #define IMPLS(op, ...) const impl cpu_##op##_impls[] = {__VA_ARGS__, {0, 0}}

@@ -62,7 +62,7 @@ typedef struct storage {
   char *data;                       /* NULL: released                                         */
   int64_t own_version;              /* see storage_version                                    */
   struct storage *parent;           /* a slice of an arena: data points into the parent's     */
-  prepared *prepared;
+  struct prepared *prepared;
   int32_t scope;                    /* depth of the scope that frees it; 0 = none             */
   struct storage *next, *prev;      /* all live storages: scopes and the out-of-memory report */
 } storage;
@@ -92,7 +92,7 @@ struct dlv3_tensor {
 };
 
 /* What infer says of an output: a dense tensor to allocate, or (views) a window on input 0's storage. */
-typedef struct {
+typedef struct spec {
   int32_t dtype, ndim;
   int64_t size[DLV3_MAX_DIMS];
   bool none;                        /* this output is not made this time                      */
@@ -101,6 +101,8 @@ typedef struct {
 status tensor_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device);
 /* A header on the same storage, no gradient, no node. */
 status tensor_alias(tensor **out, const tensor *t);
+/* A dense copy on another device, no gradient; on t's own device t itself, retained. */
+status tensor_to_device(tensor **out, const tensor *t, int32_t device);
 tensor *tensor_retain(tensor *t);
 void tensor_drop(tensor *t); /* NULL is fine */
 static inline int64_t numel(const tensor *t) {
@@ -163,7 +165,7 @@ typedef struct {
   tensor **in;                      /* NULL: an optional one that is absent                   */
   void *attr;                       /* a private copy: infer may normalise it                 */
   int32_t n_out;
-  spec spec[DLV3_MAX_OUTPUTS];
+  struct spec spec[DLV3_MAX_OUTPUTS];
   bool is_view;                     /* set by the infer of a VIEW op: no kernel runs           */
   int64_t view_stride[DLV3_MAX_DIMS], view_offset; /* in elements, absolute in the storage     */
   tensor *out[DLV3_MAX_OUTPUTS];

@@ -13,7 +13,8 @@
 #include "record.h"
 #include "verbose.h"
 
-_Thread_local const char *declined_reason;
+static _Thread_local const char *declined_reason;
+static bool sync_each; /* DLV3_SYNC=1: an error of a kernel comes out at its own op */
 static char forced_impl[32];
 static const char *chosen[OP_COUNT];
 
@@ -26,20 +27,24 @@ DLV3_API dlv3_status dlv3_set_impl(const char *name) {
 __attribute__((constructor)) static void read_environment(void) {
   const char *name = getenv("DLV3_IMPL");
   if (name && strlen(name) < sizeof forced_impl) strcpy(forced_impl, name);
+  const char *sync = getenv("DLV3_SYNC");
+  sync_each = sync && strcmp(sync, "0");
+}
+
+status declined(const char *why) {
+  declined_reason = why;
+  return DLV3_DECLINED;
 }
 
 DLV3_API const char *dlv3_op_chosen(int32_t op) { return op >= 0 && op < OP_COUNT && chosen[op] ? chosen[op] : ""; }
 
-static const impl *impls_of(int32_t op, int32_t device) {
-  (void)device;
-  return cpu_backend.kernels[op];
-}
+static const impl *impls_of(int32_t op, int32_t device) { return backend_of(device)->kernels[op]; }
 
 DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device) {
   static char text[200];
   int used = 0;
   text[0] = 0;
-  if (op < 0 || op >= OP_COUNT || device < 0 || device >= dlv3_device_count()) return text;
+  if (op < 0 || op >= OP_COUNT || !device_known(device)) return text;
   const impl *list = impls_of(op, device);
   for (; list && list->run; list++)
     used += snprintf(text + used, sizeof text - (size_t)used, "%s%s", used ? " " : "", list->name);
@@ -213,8 +218,14 @@ static status separate(op_call *c, tensor **owned) {
   return DLV3_OK;
 }
 
+static int32_t device_of(const op_call *c) {
+  for (int32_t i = 0; i < c->n_in; i++)
+    if (c->in[i]) return c->in[i]->st->device;
+  return 0;
+}
+
 static status make_outputs(op_call *c) {
-  int32_t device = c->in[0] ? c->in[0]->st->device : 0;
+  int32_t device = device_of(c);
   if (c->is_view) {
     TRY(tensor_alias(&c->out[0], c->in[0]));
     tensor *y = c->out[0];
@@ -230,7 +241,10 @@ static status make_outputs(op_call *c) {
 
 /* Runs the implementations in their order, a forced one first. */
 static status run_impls(op_call *c) {
-  const impl *list = impls_of(c->op, 0), *first = NULL;
+  const int32_t device = device_of(c);
+  const backend *b = backend_of(device);
+  const impl *list = impls_of(c->op, device), *first = NULL;
+  if (b->check) TRY(b->check(device));
   if (!list || !list->run) return fail_call(c, DLV3_ERR_INTERNAL, "no kernel is linked in");
   if (forced_impl[0])
     for (const impl *i = list; i->run && !first; i++)
@@ -243,6 +257,7 @@ static status run_impls(op_call *c) {
       continue;
     }
     chosen[c->op] = i->name;
+    if (st == DLV3_OK && device && (sync_each || verbose_level)) st = b->sync(device);
     if (verbose_level && st == DLV3_OK) verbose_call(c, i->name, dlv3_now() - begin);
     return st;
   }

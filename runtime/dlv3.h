@@ -63,9 +63,13 @@ typedef union { int64_t i; double f; } dlv3_attr;
 DLV3_API const char *dlv3_last_error(void);
 DLV3_API const char *dlv3_version(void);       /* "0.1.0"                                             */
 DLV3_API const char *dlv3_build_info(void);    /* one line a library: what this binary was built with */
-DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu           */
+DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu, 1 is cuda:0; looks for them */
+DLV3_API int32_t     dlv3_device_open_count(void); /* those in use so far: does not look             */
 DLV3_API const char *dlv3_device_name(int32_t device);                /* "cpu", "cuda:0"               */
-DLV3_API DLV3_MUST dlv3_status dlv3_device_find(int32_t *device, const char *name);
+DLV3_API DLV3_MUST dlv3_status dlv3_device_find(int32_t *device, const char *name); /* 'cuda' is cuda:0 */
+DLV3_API DLV3_MUST dlv3_status dlv3_device_sync(int32_t device);      /* waits; errors of what ran before come out here */
+DLV3_API const char *dlv3_cuda_state(void);    /* the CUDA libraries and devices, or what is missing  */
+DLV3_API DLV3_MUST dlv3_status dlv3_cuda_library(const char *path);   /* another libdlv3_cuda.so, while none has a device */
 DLV3_API int32_t     dlv3_num_threads(void);
 DLV3_API DLV3_MUST dlv3_status dlv3_set_num_threads(int32_t n);
 DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE                     */
@@ -181,7 +185,8 @@ DLV3_API void    dlv3_memory_flush(int32_t device);  /* gives cached blocks back
 DLV3_API void    dlv3_memory_limit(int64_t bytes);   /* a ceiling for the cpu allocator; 0 = none            */
 DLV3_API int32_t dlv3_memory_pressure(void);         /* 1: enough was allocated since the last call that returned 1
                                                         that the host language should run a full collection  */
-DLV3_API const char *dlv3_memory_largest(int32_t device); /* the largest live tensors, for the out-of-memory text */
+DLV3_API const char *dlv3_memory_largest(int32_t device); /* the largest live tensors, for the out-of-memory text; -1: of
+                                                              the device that ran out last */
 
 /* -- Random numbers --------------------------------------------------------------------------------------- */
 

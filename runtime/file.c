@@ -130,7 +130,6 @@ static status check_tensor(const dlv3_file *f, const tensor *t) {
   char text[TEXT];
   TRY(not_recording(f->path));
   if (!t->st->data) return fail(DLV3_ERR_RELEASED, "%s: the tensor was released\n  %s", f->path, tensor_text(text, "", t));
-  if (t->st->device != 0) return fail(DLV3_ERR_DEVICE, "%s: files are read and written on the cpu\n  %s", f->path, tensor_text(text, "", t));
   return DLV3_OK;
 }
 
@@ -139,11 +138,26 @@ static void tame_bools(char *p, int64_t n) {
   for (int64_t i = 0; i < n; i++) p[i] = p[i] != 0;
 }
 
+/* Read here, sent there, put where t has its elements. */
+static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
+  tensor *here = NULL, *there = NULL;
+  bool grad = dlv3_grad_enabled();
+  dlv3_set_grad_enabled(false);
+  status st = tensor_new(&here, t->dtype, t->ndim, t->size, 0);
+  if (st == DLV3_OK) st = dlv3_file_read_tensor(f, here, offset);
+  if (st == DLV3_OK) st = tensor_to_device(&there, here, t->st->device);
+  if (st == DLV3_OK) st = op_run(OP_copy_, (tensor *[]){t, there}, 2, NULL, NULL);
+  dlv3_set_grad_enabled(grad);
+  tensor_drop(here), tensor_drop(there);
+  return st;
+}
+
 DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t offset) {
   int64_t n = numel(t), width = dtype_bytes(t->dtype);
   TRY(check_tensor(f, t));
   TRY(check_readable(f, offset, n * width));
   if (!n) return DLV3_OK;
+  if (t->st->device) return read_to_device(f, t, offset);
   t->st->own_version++;
   cursor c = {.w = walk_of(t)};
   char *straight = one_run(&c.w) ? data_of(t) : NULL;
@@ -261,6 +275,13 @@ DLV3_API dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t) 
   TRY(check_writable(f));
   TRY(check_tensor(f, t));
   if (!n) return DLV3_OK;
+  if (t->st->device) {
+    tensor *here;
+    TRY(tensor_to_device(&here, t, 0));
+    status st = dlv3_file_write_tensor(f, here);
+    tensor_drop(here);
+    return st;
+  }
   cursor c = {.w = walk_of(t)};
   if (one_run(&c.w)) return dlv3_file_write(f, data_of(t), n * width);
   TRY(flush(f)); /* the buffer carries whole pieces from here on */

@@ -1,9 +1,11 @@
 /* memory.c - storages: reference counts, scopes, the caching allocator and its counters.
  *
  * How memory is handed out:
- *   - a request is rounded up to a size class (multiples of 64 bytes up to 4 KiB, then eight classes an octave);
+ *   - a request is rounded up to a size class (multiples of 64 bytes up to 4 KiB, then eight classes an octave; on a
+ *     plug-in's device at least 512 bytes, since its kernels read 16 at a time);
  *   - a freed block is kept on its class's list and given to the next request of that class, so that a training step
- *     allocates from the system only the first time;
+ *     allocates from the system only the first time; on a plug-in's device the work that still reads it was put on the
+ *     device's stream before the work that will write it, so that nothing has to wait;
  *   - when the system has none left, or the limit is reached, all kept blocks go back to it and the request is tried
  *     once more; only then does it fail with DLV3_ERR_OOM (Lua collects garbage and tries the whole call again).
  * Kept blocks are never split: a workload of ever new sizes holds what it freed until dlv3_memory_flush.
@@ -19,19 +21,23 @@
 
 enum { CLASSES = 400, MAX_DEVICES = 17 };
 
-typedef struct block { struct block *next; } block;
+typedef struct block { /* lies in memory of the host: the host can not write into a device's */
+  struct block *next;
+  void *data;
+  int64_t bytes;
+} block;
 
 typedef struct {
-  block *kept[CLASSES]; /* host-side lists: the blocks of other devices are boxed by their backend */
+  block *kept[CLASSES];
   int64_t live, peak, reserved;
 } pool;
 
 static pool pools[MAX_DEVICES];
 static storage live_storages = {.next = &live_storages, .prev = &live_storages};
 static int32_t scope_depth;
-static int64_t cpu_limit, pressure_base;
-
-static const backend *backend_of(int32_t device) { (void)device; return &cpu_backend; }
+static block *spare_blocks;
+static int64_t cpu_limit, pressure_base[MAX_DEVICES];
+static int32_t exhausted; /* the device that ran out of memory last */
 
 /* -- Size classes ------------------------------------------------------------------------------------------ */
 
@@ -57,9 +63,9 @@ static void flush(int32_t device) {
   for (int32_t c = 0; c < CLASSES; c++) {
     for (block *b = p->kept[c], *next; b; b = next) {
       next = b->next;
-      int64_t bytes = ((int64_t *)b)[1];
-      backend_of(device)->free(b, bytes, device);
-      p->reserved -= bytes;
+      backend_of(device)->free(b->data, b->bytes, device);
+      p->reserved -= b->bytes;
+      b->next = spare_blocks, spare_blocks = b;
     }
     p->kept[c] = NULL;
   }
@@ -69,14 +75,23 @@ static bool over_limit(int32_t device, int64_t more) {
   return device == 0 && cpu_limit && pools[0].reserved + more > cpu_limit;
 }
 
+static int32_t device_class(int64_t bytes, int64_t *rounded, int32_t device) {
+  return size_class(device && bytes < 512 ? 512 : bytes, rounded);
+}
+
 static status take(char **out, int64_t bytes, int32_t device) {
   pool *p = &pools[device];
   int64_t rounded;
-  int32_t c = size_class(bytes, &rounded);
+  int32_t c = device_class(bytes, &rounded, device);
+  exhausted = device;
   if (c >= CLASSES) return fail(DLV3_ERR_OOM, "out of memory: %lld bytes asked for at once", (long long)bytes);
-  void *data = p->kept[c];
-  if (data) p->kept[c] = p->kept[c]->next;
-  else {
+  void *data = NULL;
+  block *b = p->kept[c];
+  if (b) {
+    data = b->data;
+    p->kept[c] = b->next;
+    b->next = spare_blocks, spare_blocks = b;
+  } else {
     if (over_limit(device, rounded)) flush(device);
     if (over_limit(device, rounded))
       return fail(DLV3_ERR_OOM, "out of memory on %s: %.1f MiB more would pass the limit of %.1f MiB (%.1f MiB are live)",
@@ -96,12 +111,18 @@ static status take(char **out, int64_t bytes, int32_t device) {
 static void give(char *data, int64_t bytes, int32_t device) {
   pool *p = &pools[device];
   int64_t rounded;
-  int32_t c = size_class(bytes, &rounded);
-  block *b = (block *)data;
-  b->next = p->kept[c];
-  ((int64_t *)b)[1] = rounded;
-  p->kept[c] = b;
+  int32_t c = device_class(bytes, &rounded, device);
+  block *b = spare_blocks;
+  if (b) spare_blocks = b->next;
+  else b = malloc(sizeof *b);
   p->live -= rounded;
+  if (!b) { /* no room for a note of it: it goes back at once */
+    backend_of(device)->free(data, rounded, device);
+    p->reserved -= rounded;
+    return;
+  }
+  *b = (block){p->kept[c], data, rounded};
+  p->kept[c] = b;
 #ifdef DLV3_SANITIZE /* a kept block would hide a use after free */
   flush(device);
 #endif
@@ -208,31 +229,35 @@ DLV3_API void dlv3_scope_pop(int32_t depth) {
 
 /* -- Counters ---------------------------------------------------------------------------------------------- */
 
-static bool known(int32_t device) { return device >= 0 && device < dlv3_device_count(); }
-
-DLV3_API int64_t dlv3_memory_live(int32_t device) { return known(device) ? pools[device].live : 0; }
-DLV3_API int64_t dlv3_memory_peak(int32_t device) { return known(device) ? pools[device].peak : 0; }
-DLV3_API int64_t dlv3_memory_reserved(int32_t device) { return known(device) ? pools[device].reserved : 0; }
+DLV3_API int64_t dlv3_memory_live(int32_t device) { return device_known(device) ? pools[device].live : 0; }
+DLV3_API int64_t dlv3_memory_peak(int32_t device) { return device_known(device) ? pools[device].peak : 0; }
+DLV3_API int64_t dlv3_memory_reserved(int32_t device) { return device_known(device) ? pools[device].reserved : 0; }
 DLV3_API void dlv3_memory_reset_peak(int32_t device) {
-  if (known(device)) pools[device].peak = pools[device].live;
+  if (device_known(device)) pools[device].peak = pools[device].live;
 }
 DLV3_API void dlv3_memory_flush(int32_t device) {
-  if (known(device)) flush(device);
+  if (device_known(device)) flush(device);
 }
 DLV3_API void dlv3_memory_limit(int64_t bytes) { cpu_limit = bytes < 0 ? 0 : bytes; }
 
+/* A device's own memory is large and its steps hold much of it: an eighth; the host's is shared with everybody. */
 DLV3_API int32_t dlv3_memory_pressure(void) {
-  int64_t live = pools[0].live;
-  if (live < pressure_base) pressure_base = live;
-  if (live - pressure_base < 512ll << 20) return 0;
-  pressure_base = live;
-  return 1;
+  int32_t pressed = 0;
+  for (int32_t d = 0; device_known(d); d++) {
+    int64_t live = pools[d].live, room = d ? backend_of(d)->memory(d) / 8 : 512ll << 20;
+    if (live < pressure_base[d]) pressure_base[d] = live;
+    if (live - pressure_base[d] < room) continue;
+    pressure_base[d] = live;
+    pressed = 1;
+  }
+  return pressed;
 }
 
 DLV3_API const char *dlv3_memory_largest(int32_t device) {
   enum { SHOWN = 10 };
   static char text[512];
   const storage *top[SHOWN] = {0};
+  if (device < 0) device = exhausted;
   for (const storage *s = live_storages.next; s != &live_storages; s = s->next) {
     if (s->device != device || !s->data || s->parent) continue;
     for (int32_t i = 0; i < SHOWN; i++) {

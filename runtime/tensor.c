@@ -102,7 +102,7 @@ void tensor_drop(tensor *t) {
 DLV3_API dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device) {
   if (dtype < 0 || dtype >= DLV3_DTYPES) return fail(DLV3_ERR_DTYPE, "no dtype has the number %d", (int)dtype);
   if (ndim < 0 || ndim > DLV3_MAX_DIMS) return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
-  if (device < 0 || device >= dlv3_device_count()) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
+  if (!device_known(device)) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
   return tensor_new(out, dtype, ndim, size, device);
 }
 
@@ -164,6 +164,13 @@ DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
   TRY(not_recording("totable"));
   TRY(check_alive(t, "totable"));
   if (numel(t) == 0) return DLV3_OK;
+  if (t->st->device) {
+    tensor *here;
+    TRY(tensor_to_device(&here, t, 0));
+    status st = dlv3_tensor_to_f64(dst, here);
+    tensor_drop(here);
+    return st;
+  }
   int64_t width = dtype_bytes(t->dtype);
   walk w = walk_of(t);
   do {
@@ -182,8 +189,26 @@ DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t
     at += position % t->size[i] * t->stride[i];
     position /= t->size[i];
   }
-  *value = get_element(t->st->data + at * dtype_bytes(t->dtype), t->dtype);
+  const char *p = t->st->data + at * dtype_bytes(t->dtype);
+  char here[8];
+  if (t->st->device) {
+    TRY(device_copy(here, p, dtype_bytes(t->dtype), 0, t->st->device));
+    p = here;
+  }
+  *value = get_element(p, t->dtype);
   return DLV3_OK;
+}
+
+/* The content of `from`, a tensor on the cpu of t's sizes, becomes t's, cast. */
+static status write_tensor(tensor *t, tensor *from) {
+  tensor *there;
+  bool grad = dlv3_grad_enabled();
+  TRY(tensor_to_device(&there, from, t->st->device));
+  dlv3_set_grad_enabled(false);
+  status st = op_run(OP_copy_, IN(t, there), NULL, NULL);
+  dlv3_set_grad_enabled(grad);
+  tensor_drop(there);
+  return st;
 }
 
 /* Through an f64 tensor and copy_, so that rounding is the kernels' own. */
@@ -193,7 +218,7 @@ DLV3_API dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src) {
   TRY(check_alive(t, "tensor"));
   TRY(tensor_new(&f64, DLV3_F64, t->ndim, t->size, 0));
   status st = dlv3_tensor_from_bytes(f64, src, numel(t) * 8);
-  if (st == DLV3_OK) st = op_run(OP_copy_, IN(t, f64), NULL, NULL);
+  if (st == DLV3_OK) st = write_tensor(t, f64);
   tensor_drop(f64);
   return st;
 }
@@ -215,9 +240,25 @@ static status copy_bytes(const tensor *t, char *flat, int64_t n_bytes, bool to_t
   return DLV3_OK;
 }
 
-DLV3_API dlv3_status dlv3_tensor_to_bytes(void *dst, const dlv3_tensor *t, int64_t n_bytes) { return copy_bytes(t, dst, n_bytes, false); }
+DLV3_API dlv3_status dlv3_tensor_to_bytes(void *dst, const dlv3_tensor *t, int64_t n_bytes) {
+  TRY(check_alive(t, "bytes"));
+  tensor *here;
+  TRY(tensor_to_device(&here, t, 0));
+  status st = copy_bytes(here, dst, n_bytes, false);
+  tensor_drop(here);
+  return st;
+}
 
 DLV3_API dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int64_t n_bytes) {
+  if (t->st->device) {
+    TRY(check_alive(t, "bytes"));
+    tensor *here;
+    TRY(tensor_new(&here, t->dtype, t->ndim, t->size, 0));
+    status st = dlv3_tensor_from_bytes(here, src, n_bytes);
+    if (st == DLV3_OK) st = write_tensor(t, here);
+    tensor_drop(here);
+    return st;
+  }
   TRY(copy_bytes(t, (char *)(uintptr_t)src, n_bytes, true)); /* only read from when to_tensor */
   t->st->own_version++;
   return DLV3_OK;
@@ -258,11 +299,31 @@ DLV3_API int64_t dlv3_tensor_address(const dlv3_tensor *t) {
   return t->st->data ? (int64_t)(uintptr_t)(t->st->data + t->offset * dtype_bytes(t->dtype)) : 0;
 }
 
+/* The bytes of a dense tensor are laid out alike on every device: one copy moves them. */
+status tensor_to_device(tensor **out, const tensor *t, int32_t device) {
+  tensor *self = (tensor *)(uintptr_t)t, *dense = NULL; /* only its count of references changes */
+  if (device == t->st->device) return *out = tensor_retain(self), DLV3_OK;
+  if (!is_dense(t)) {
+    bool grad = dlv3_grad_enabled();
+    dlv3_set_grad_enabled(false);
+    status st = op_run(OP_contiguous, IN(self), NULL, &dense);
+    dlv3_set_grad_enabled(grad);
+    TRY(st);
+    t = dense;
+  }
+  status st = tensor_new(out, t->dtype, t->ndim, t->size, device);
+  if (st == DLV3_OK) {
+    st = device_copy(data_of(*out), data_of(t), numel(t) * dtype_bytes(t->dtype), device, t->st->device);
+    if (st != DLV3_OK) tensor_drop(*out);
+  }
+  tensor_drop(dense);
+  return st;
+}
+
 DLV3_API dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor *t, int32_t device) {
   TRY(check_alive(t, "to"));
-  if (device != t->st->device) return fail(DLV3_ERR_DEVICE, "to: no device has the number %d", (int)device);
-  *out = tensor_retain((tensor *)(uintptr_t)t);
-  return DLV3_OK;
+  if (!device_known(device)) return fail(DLV3_ERR_DEVICE, "to: no device has the number %d", (int)device);
+  return tensor_to_device(out, t, device);
 }
 
 DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset) {

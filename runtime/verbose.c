@@ -39,11 +39,17 @@ void attrs_text(char *buf, size_t n, const op_info *info, const void *attr) {
   }
 }
 
+static const char *device_text(const op_call *c) {
+  for (int32_t i = 0; i < c->n_in; i++)
+    if (c->in[i]) return dlv3_device_name(c->in[i]->st->device);
+  return "cpu";
+}
+
 void verbose_call(const op_call *c, const char *impl_name, double seconds) {
   char text[1200];
-  fprintf(stderr, "%s cpu %s %.3f ms %s\n", c->info->name, impl_name, seconds * 1e3, call_text(text, sizeof text, c));
+  fprintf(stderr, "%s %s %s %.3f ms %s\n", c->info->name, device_text(c), impl_name, seconds * 1e3, call_text(text, sizeof text, c));
 }
 
 void verbose_declined(const op_call *c, const char *impl_name, const char *reason) {
-  fprintf(stderr, "%s cpu %s declined: %s\n", c->info->name, impl_name, reason);
+  fprintf(stderr, "%s %s %s declined: %s\n", c->info->name, device_text(c), impl_name, reason);
 }

@@ -36,6 +36,21 @@ library() {
   fi
 }
 
+# CUDA's compiler with the libraries that the CUDA part needs, wherever they are usually put
+find_cuda() {
+  nvcc='' cuda_libs='' cuda_note='install the CUDA toolkit (nvcc)'
+  for n in "${NVCC:-}" "$(command -v nvcc 2>/dev/null)" /usr/local/cuda/bin/nvcc; do [ -n "$n" ] && [ -x "$n" ] && nvcc=$n && break; done
+  [ -n "$nvcc" ] || return
+  cuda=$(dirname "$(dirname "$nvcc")")
+  for l in "$cuda/lib64" "$cuda/lib" /usr/lib/x86_64-linux-gnu /usr/lib64; do [ -e "$l/libcudart.so" ] && break; done
+  printf '#include <cuda_runtime.h>\n#include <cublasLt.h>\n#include <cudnn.h>\nint main() { return cudnnGetVersion() < 90000; }\n' > "$work/t.cu"
+  if "$nvcc" -cudart shared -o "$work/t" "$work/t.cu" -L"$l" -lcudnn -lcublasLt > "$work/log" 2>&1; then
+    cuda_libs="-L$l -lcudnn -lcublasLt -Xlinker -rpath,$l"
+  else
+    cuda_note='nvcc is there; install cuDNN 9 and cuBLAS with their headers' nvcc=''
+  fi
+}
+
 report() {
   all_cflags='' all_libs='' missing=''
   echo "dlv3 is built with"
@@ -50,6 +65,12 @@ report() {
   echo "and uses, where it is there"
   if ldconfig -p 2>/dev/null | grep -q 'libcairo\.so\.2' || [ -e /usr/lib/x86_64-linux-gnu/libcairo.so.2 ]; then line "$tick" 'cairo: text in pictures' ''
   else line "$cross" 'cairo: text in pictures' 'install the package libcairo2'; fi
+  find_cuda
+  if [ -n "$nvcc" ]; then line "$tick" "CUDA $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), cuDNN, cuBLAS" ''
+  else line "$cross" 'CUDA: NVIDIA GPUs' "$cuda_note"; fi
+  have_cxx=''
+  if echo 'int main() { return 0; }' > "$work/t.cpp" && ${CXX:-c++} -o "$work/t" "$work/t.cpp" >/dev/null 2>&1; then have_cxx=1; line "$tick" 'C++: tests of the CUDA kernels' ''
+  else line "$cross" 'C++: tests of the CUDA kernels' 'install the package g++'; fi
   if command -v luacheck >/dev/null 2>&1; then line "$tick" 'luacheck: make lint' ''
   else line "$cross" 'luacheck: make lint' 'install the package lua-check'; fi
   if [ -d /usr/lib/python3/dist-packages/torchvision ]; then line "$tick" 'PyTorch: parity tests' ''
@@ -71,4 +92,7 @@ fi
   echo "# written by scripts/features.sh; \`make features\` looks again"
   echo "FEATURE_CFLAGS :=$all_cflags"
   echo "FEATURE_LIBS :=$all_libs"
+  echo "NVCC := $nvcc"
+  echo "CUDA_LIBS := $cuda_libs"
+  echo "HAVE_CXX := $have_cxx"
 } > "$out"

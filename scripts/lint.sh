@@ -16,7 +16,7 @@ rule() {
   found=$(grep -nE "$pattern" "$@" /dev/null) && broken "$text" "$found"
 }
 
-c_core=$(files 'runtime/*.c' 'runtime/*.h' 'kernels/*.c' 'kernels/*.h' | grep -vE '^runtime/(main|repl|verbose)\.c$')
+c_core=$(files 'runtime/*.c' 'runtime/*.h' 'kernels/*.c' 'kernels/*.h' 'kernels/*.cu' | grep -vE '^runtime/(main|repl|verbose)\.c$')
 c_plain=$(echo "$c_core" | grep -v '^runtime/jpeg\.c$') # libjpeg's errors leave by longjmp, inside that file
 lua=$(files '*.lua' | grep -vE '^lua/dlv3/(ffi|vision/cairo)\.lua$')
 # shellcheck disable=SC2086
@@ -25,12 +25,13 @@ rule 'runtime and kernels report by status: no abort, exit, longjmp or printing'
   '(^|[^a-zA-Z_.>])(abort|exit|_exit|longjmp|assert|printf|fprintf|puts|fputs|perror|putchar) *\(' $c_plain
 rule 'the FFI is used in lua/dlv3/ffi.lua and lua/dlv3/vision/cairo.lua only' "require *\\(? *['\"]ffi['\"]" $lua
 rule 'vendor headers belong into kernels/' '#include *[<"](dnnl|oneapi|cuda|cublas|cudnn|cblas|mkl)' $(files 'runtime/*.c' 'runtime/*.h')
+rule 'CUDA headers and CUDA-only lines belong into kernels/cuda/' '#include *[<"](cuda|cublas|cudnn|nvrtc)|#if.*CUDA' $(files 'runtime/*.c' 'runtime/*.h' 'kernels/cpu/*.c' 'kernels/cpu/*.h')
 rule 'unbounded string functions' '(^|[^a-z_])(strcat|sprintf|vsprintf|gets) *\(' $c_core
 }
 
-long=$(files '*.c' '*.h' '*.def' '*.lua' '*.sh' Makefile | xargs wc -l | awk '$2 != "total" && $1 > 800 {print $2 ": " $1 " lines"}')
+long=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' Makefile | xargs wc -l | awk '$2 != "total" && $1 > 800 {print $2 ": " $1 " lines"}')
 [ -z "$long" ] || broken 'no file has more than 800 lines' "$long"
-odd=$(files '*.c' '*.h' '*.def' '*.lua' '*.sh' '*.md' Makefile | grep -v golden | xargs grep -nE '[[:space:]]+$' /dev/null | head -n 20)
+odd=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' '*.md' Makefile | grep -v golden | xargs grep -nE '[[:space:]]+$' /dev/null | head -n 20)
 [ -z "$odd" ] || broken 'spaces at the end of lines' "$odd"
 
 if command -v luacheck >/dev/null 2>&1; then

@@ -125,6 +125,41 @@ end
 
 local chosen = {} -- chosen[op][impl]: seen running
 
+-- The sample on another device: every implementation there against ref on the cpu, twice, and strided.
+local function check_device(t, sample, dtype, device)
+  local tensors, there = inputs_of(sample, dtype), {}
+  local want = with_impl('ref', function() return run(sample, tensors) end)
+  local op = dlv3.ops[sample.op]
+  local function send(x) return F.is_tensor(x) and x:to(device) or x end
+  for i = 1, #sample.inputs do there[i] = send(tensors[i]) end
+  local id = require('dlv3.tensor').device_id(device)
+  for impl in F.string(F.C.dlv3_op_impls(op.id, id)):gmatch('%S+') do
+    local got = with_impl(impl, function() return run(sample, there) end)
+    dlv3.synchronize(device)
+    local ran = F.string(F.C.dlv3_op_chosen(op.id))
+    chosen[device] = chosen[device] or {}
+    chosen[device][sample.op .. ' ' .. ran] = true
+    if ran == impl then
+      local what = label(sample, dtype) .. ' ' .. device .. ' ' .. impl
+      for _, x in ipairs(got) do t.eq(x.device, device, what .. ': device of a result') end
+      close_all(t, got, want, dtype, sample, what .. ' against ref')
+      local again = with_impl(impl, function() return run(sample, there) end)
+      for i = 1, #got do t.eq(again[i], got[i], what .. ' twice') end
+    end
+  end
+  if sample.strided == false or op.view then return end
+  local at, any, other = 0, false, {}
+  for _, input in ipairs(op.inputs) do
+    if input.name ~= 'rng' then
+      at = at + 1
+      other[at] = input.in_place and there[at] or strided(there[at])
+      any = any or other[at] ~= there[at]
+    end
+  end
+  for i = at + 1, #sample.inputs do other[i], any = strided(there[i]), true end
+  if any then close_all(t, run(sample, other), want, dtype, sample, label(sample, dtype) .. ' ' .. device .. ' strided against dense') end
+end
+
 local function check_values(t, sample, dtype)
   local tensors = inputs_of(sample, dtype)
   local want = with_impl('ref', function() return run(sample, tensors) end)
@@ -229,6 +264,46 @@ function H.sample(t, sample)
   local dtypes = sample.dtypes or (has_float_input(sample) and {'f32', 'bf16', 'f16', 'f64'}) or {'f32'}
   for _, dtype in ipairs(dtypes) do check_values(t, sample, dtype) end
   if op.grad and sample.grad ~= false and has_float_input(sample) then check_gradient(t, sample) end
+end
+
+-- Runs all samples of the families on a device other than the cpu, then looks for implementations that never ran.
+function H.run_device(t, families, device)
+  local seen = {}
+  for _, family in ipairs(families) do
+    local by_op, order = {}, {}
+    for _, s in ipairs(dofile(t.directory .. '/ops/' .. family .. '.lua')) do
+      if not by_op[s.op] then by_op[s.op], order[#order + 1] = {}, s.op end
+      table.insert(by_op[s.op], s)
+      seen[s.op] = seen[s.op] or not s.error
+    end
+    for _, name in ipairs(order) do
+      t.case(device .. ' ' .. family .. ': ' .. name, function()
+        for _, s in ipairs(by_op[name]) do
+          local dtypes = s.dtypes or (has_float_input(s) and {'f32', 'bf16', 'f16', 'f64'}) or {'f32'}
+          if s.error then
+            t.error(function()
+              local inputs = inputs_of(s, 'f32')
+              for i = 1, #s.inputs do if F.is_tensor(inputs[i]) then inputs[i] = inputs[i]:to(device) end end
+              run(s, inputs)
+              dlv3.synchronize(device) -- wrong values are found while the kernel runs
+            end, (s.error:gsub(' cpu', ' ' .. device)))
+          else
+            for _, dtype in ipairs(dtypes) do check_device(t, s, dtype, device) end
+          end
+        end
+      end)
+    end
+  end
+  t.case(device .. ': each implementation ran', function()
+    local missing = {}
+    local id = require('dlv3.tensor').device_id(device)
+    for _, op in ipairs(dlv3.ops) do
+      for impl in F.string(F.C.dlv3_op_impls(op.id, id)):gmatch('%S+') do
+        if seen[op.name] and not op.view and not chosen[device][op.name .. ' ' .. impl] then missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran' end
+      end
+    end
+    t.ok(#missing == 0, table.concat(missing, '\n'))
+  end)
 end
 
 -- Runs all samples of the families, then looks for ops without a sample, an error case, a gradcheck or a used kernel.

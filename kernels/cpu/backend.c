@@ -35,4 +35,4 @@ static status cpu_sync(int32_t device) {
   return DLV3_OK;
 }
 
-const backend cpu_backend = {DLV3_BACKEND_ABI, "cpu", cpu_alloc, cpu_free, cpu_copy, cpu_sync, kernels};
+const backend cpu_backend = {.abi = DLV3_BACKEND_ABI, .name = "cpu", .alloc = cpu_alloc, .free = cpu_free, .copy = cpu_copy, .sync = cpu_sync, .kernels = kernels};

@@ -176,7 +176,7 @@ local function sort_arguments(op, n, args)
   end
   for i, input in ipairs(op.inputs) do
     local v = args[at]
-    if input.name == 'rng' then tensors[i] = M.default_rng()
+    if input.name == 'rng' then tensors[i] = M.default_rng(is_tensor(tensors[1]) and C.dlv3_tensor_device(tensors[1].p) or 0)
     elseif named[input.name] ~= nil then tensors[i] = named[input.name]
     elseif at <= n and (is_tensor(v) or v == nil and input.optional) then tensors[i], at = v, at + 1
     elseif at <= n and type(v) == 'number' and not input.optional then tensors[i], at = v, at + 1

@@ -65,10 +65,10 @@ function M.retry(fn, ...)
   if status ~= C.DLV3_ERR_OOM then return status end
   collectgarbage()
   collectgarbage()
-  for d = 0, C.dlv3_device_count() - 1 do C.dlv3_memory_flush(d) end
+  for d = 0, C.dlv3_device_open_count() - 1 do C.dlv3_memory_flush(d) end
   status = fn(...)
   if status ~= C.DLV3_ERR_OOM then return status end
-  M.raise(M.last_error() .. '\n  largest live tensors: ' .. ffi.string(C.dlv3_memory_largest(0)) ..
+  M.raise(M.last_error() .. '\n  largest live tensors: ' .. ffi.string(C.dlv3_memory_largest(-1)) ..
           '\n  a smaller batch or crop needs less; dlv3.memory() counts')
 end
 

@@ -28,9 +28,9 @@ setmetatable(dlv3, {__index = function(t, key)
   return value
 end})
 
--- The devices there are: {'cpu', ...}.
+-- The devices there are: {'cpu', 'cuda:0', ...}; the field cuda says what they are, or what is missing.
 function dlv3.devices()
-  local names = {}
+  local names = {cuda = F.string(C.dlv3_cuda_state())}
   for i = 0, C.dlv3_device_count() - 1 do names[i + 1] = F.string(C.dlv3_device_name(i)) end
   return names
 end
@@ -50,6 +50,12 @@ function dlv3.memory_limit(bytes) C.dlv3_memory_limit(bytes) end
 function dlv3.num_threads(n)
   if n then F.check(C.dlv3_set_num_threads(n)) end
   return C.dlv3_num_threads()
+end
+
+-- Waits until a device has done what it was given; without a name, all that are in use. Errors of that work come out here.
+function dlv3.synchronize(device)
+  if device then return F.check(C.dlv3_device_sync(tensor.device_id(device))) end
+  for id = 1, C.dlv3_device_open_count() - 1 do F.check(C.dlv3_device_sync(id)) end
 end
 
 function dlv3.now() return C.dlv3_now() end

@@ -179,8 +179,15 @@ function M.where(condition, a, b) return T.where(condition, a, b) end
 -- -- The random generator: one i64 [2] tensor, seed and counter ------------------------------------------------
 
 local rng
-function call.default_rng()
+-- There is one generator; it moves to the device that draws from it.
+function call.default_rng(device)
   if not rng then M.manual_seed(0) end
+  if device and C.dlv3_tensor_device(rng.p) ~= device then
+    local out = F.tensor_out()
+    check(C.dlv3_tensor_to_device(out, rng.p, device))
+    rng = F.take(out)
+    C.dlv3_scope_leave(rng.p)
+  end
   return rng
 end
 
@@ -189,7 +196,7 @@ function M.manual_seed(seed)
   M.set_rng_state {seed, 0}
 end
 
-function M.get_rng_state() return T.totable(call.default_rng()) end
+function M.get_rng_state() return T.totable(call.default_rng(0)) end
 
 function M.set_rng_state(state)
   if not rng then

@@ -1,0 +1,287 @@
+/* backend.cu - the cuda backend: devices, memory, copies, faults, the table of kernel lists, the way into the runtime.
+ *
+ * Each device has one stream for all its work. So memory that is given back may be handed out again at once, and nothing
+ * waits but copies to the host and whoever asks to. Errors of kernels come out at the next call or wait. */
+#include "common.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "vendor.h"
+
+static const runtime_api *host;
+
+/* -- The runtime's functions that kernels call, on this side of the library -------------------------------- */
+
+extern "C" {
+
+status fail(status code, const char *format, ...) {
+  char text[1600];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  return host->fail(code, "%s", text);
+}
+
+status fail_call(const op_call *c, status code, const char *format, ...) {
+  char text[600];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  return host->fail_call(c, code, "%s", text);
+}
+
+status declined(const char *why) { return host->declined(why); }
+status storage_new(storage **out, int64_t bytes, int32_t device) { return host->storage_new(out, bytes, device); }
+void storage_drop(storage *s) { host->storage_drop(s); }
+
+int32_t dtype_bytes(int32_t dtype) {
+  static const int32_t bytes[DLV3_DTYPES] = {1, 1, 4, 8, 2, 2, 4, 8};
+  return bytes[dtype];
+}
+
+bool is_dense(const tensor *t) {
+  static const int32_t channels_last[4] = {1, 3, 2, 0}; /* fastest first */
+  int64_t step = 1;
+  for (int32_t k = 0; k < t->ndim; k++) {
+    const int32_t axis = t->ndim == 4 ? channels_last[k] : t->ndim - 1 - k;
+    if (t->size[axis] > 1 && t->stride[axis] != step) return false;
+    step *= t->size[axis] > 0 ? t->size[axis] : 1;
+  }
+  return true;
+}
+
+} /* extern "C" */
+
+/* -- Devices ----------------------------------------------------------------------------------------------- */
+
+enum { MOST = 17, STAGES = 32 };
+
+/* Pinned memory of the host that a copy to the device starts from; free again once its event has passed. */
+typedef struct {
+  char *data;
+  int64_t bytes;
+  cudaEvent_t passed;
+} stage;
+
+typedef struct {
+  bool open;
+  cudaStream_t stream;
+  fault_slot faults;
+  stage stages[STAGES];
+  int64_t memory;
+} device_state;
+
+static device_state devices[MOST];
+static int32_t current = -1;
+
+static status cuda_failed(cudaError_t e, const char *what) {
+  const bool memory = e == cudaErrorMemoryAllocation;
+  return fail(memory ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)", what, cudaGetErrorString(e), cudaGetErrorName(e), (int)e);
+}
+#define CHECK(call, what)                                 \
+  do {                                                    \
+    cudaError_t check_error_ = (call);                    \
+    if (check_error_ != cudaSuccess) return cuda_failed(check_error_, what); \
+  } while (0)
+
+static status make_current(int32_t device) {
+  if (current == device) return DLV3_OK;
+  CHECK(cudaSetDevice(device - 1), "the device can not be used");
+  current = device;
+  return DLV3_OK;
+}
+
+/* The device with its stream and what belongs to it, made on first use. */
+static status open_device(device_state **out, int32_t device) {
+  device_state *d = &devices[device];
+  TRY(make_current(device));
+  *out = d;
+  if (d->open) return DLV3_OK;
+  CHECK(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "no stream");
+  CHECK(cudaHostAlloc((void **)&d->faults.shared, sizeof *d->faults.shared, cudaHostAllocDefault), "no pinned memory");
+  CHECK(cudaMalloc((void **)&d->faults.taken, sizeof *d->faults.taken), "no memory");
+  CHECK(cudaMemsetAsync(d->faults.taken, 0, sizeof *d->faults.taken, d->stream), "no memory");
+  memset(d->faults.shared, 0, sizeof *d->faults.shared);
+  d->open = true;
+  return DLV3_OK;
+}
+
+cudaStream_t stream_of(const op_call *c) {
+  device_state *d;
+  return open_device(&d, device_tensor(c)->st->device) == DLV3_OK ? d->stream : NULL;
+}
+cudaStream_t device_stream(int32_t device) {
+  device_state *d;
+  return open_device(&d, device) == DLV3_OK ? d->stream : NULL;
+}
+fault_slot faults_of(const op_call *c) { return devices[device_tensor(c)->st->device].faults; }
+
+status scratch_new(storage **out, const op_call *c, int64_t bytes) { return storage_new(out, bytes, device_tensor(c)->st->device); }
+
+status launched(const op_call *c) {
+  cudaError_t e = cudaGetLastError();
+  if (e == cudaSuccess) return DLV3_OK;
+  return fail_call(c, e == cudaErrorMemoryAllocation ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: the kernel was not started: %s (%s, %d)", cudaGetErrorString(e),
+                   cudaGetErrorName(e), (int)e);
+}
+
+static status cuda_probe(int32_t *n) {
+  int count = 0;
+  cudaError_t e = cudaGetDeviceCount(&count);
+  *n = 0;
+  if (e == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    if (!driver) return fail(DLV3_ERR_DEVICE, "there is no NVIDIA driver (libcuda.so.1) on this machine");
+    return fail(DLV3_ERR_DEVICE, "the NVIDIA driver is for CUDA %d.%d and too old for CUDA %d.%d, which dlv3 was built with", driver / 1000, driver % 1000 / 10,
+                CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+  }
+  if (e == cudaErrorNoDevice || (e == cudaSuccess && !count)) return fail(DLV3_ERR_DEVICE, "the driver finds no NVIDIA GPU (is CUDA_VISIBLE_DEVICES set?)");
+  if (e != cudaSuccess) return cuda_failed(e, "the devices can not be counted");
+  return *n = count < (int)MOST ? count : (int)MOST - 1, DLV3_OK;
+}
+
+static int64_t cuda_memory(int32_t device) {
+  size_t free_bytes = 0, total = 0;
+  device_state *d = &devices[device];
+  if (!d->memory && make_current(device) == DLV3_OK && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) d->memory = (int64_t)total;
+  return d->memory ? d->memory : (int64_t)1 << 30;
+}
+
+static const char *cuda_describe(int32_t device) {
+  static char text[400];
+  cudaDeviceProp p;
+  if (cudaGetDeviceProperties(&p, device - 1) != cudaSuccess) return "?";
+  snprintf(text, sizeof text, "%s, sm_%d%d, %.1f GiB", p.name, p.major, p.minor, (double)p.totalGlobalMem / (1 << 30));
+  return text;
+}
+
+/* -- Faults ------------------------------------------------------------------------------------------------ */
+
+extern "C" const char *const cuda_op_names[] = {
+#define OP(name, signature, attrs, flags, doc) #name,
+#include "../../runtime/ops.def"
+#undef OP
+};
+
+static status cuda_check(int32_t device) {
+  const device_state *d = &devices[device];
+  volatile fault *shared = d->faults.shared;
+  if (!shared || shared->kind == FAULT_NONE) return DLV3_OK;
+  const fault f = *d->faults.shared;
+  shared->kind = FAULT_NONE;
+  TRY(make_current(device));
+  CHECK(cudaMemsetAsync(d->faults.taken, 0, sizeof *d->faults.taken, d->stream), "memory");
+  const char *op = f.op >= 0 && f.op < OP_COUNT ? cuda_op_names[f.op] : "?", *when = "(found while it ran on the device, reported now)";
+  if (f.kind == FAULT_INDEX)
+    return fail(DLV3_ERR_ARG, "%s: index holds %lld, the axis has the positions 0 to %lld %s", op, (long long)f.value, (long long)f.limit - 1, when);
+  if (f.kind == FAULT_CLASS)
+    return fail(DLV3_ERR_ARG, "%s: pred has the class %lld at element %lld, hist has the classes 0 to %lld %s", op, (long long)f.value, (long long)f.x,
+                (long long)f.limit - 1, when);
+  char where[80];
+  if (f.y) snprintf(where, sizeof where, "n %lld, y %lld, x %lld", (long long)f.n, (long long)f.y, (long long)f.x);
+  else snprintf(where, sizeof where, "n %lld", (long long)f.n);
+  return fail(DLV3_ERR_ARG, "%s: target has the label %lld at %s (counted from 1); labels must be 0 to %lld, or %lld for pixels that do not count %s", op,
+              (long long)f.value, where, (long long)f.limit - 1, (long long)f.other, when);
+}
+
+/* -- Memory ------------------------------------------------------------------------------------------------ */
+
+static status cuda_alloc(void **out, int64_t bytes, int32_t device) {
+  device_state *d;
+  TRY(open_device(&d, device));
+  cudaError_t e = cudaMalloc(out, (size_t)bytes);
+  if (e == cudaSuccess) return DLV3_OK;
+  cudaGetLastError(); /* it does not stay */
+  if (e != cudaErrorMemoryAllocation) return cuda_failed(e, "memory");
+  return fail(DLV3_ERR_OOM, "out of memory on cuda:%d: %.1f MiB asked for", (int)device - 1, (double)bytes / 1048576);
+}
+
+static void cuda_free(void *p, int64_t bytes, int32_t device) {
+  (void)bytes;
+  if (make_current(device) == DLV3_OK) cudaFree(p); /* waits for the work that uses it */
+}
+
+static status cuda_sync(int32_t device) {
+  if (!devices[device].open) return DLV3_OK;
+  TRY(make_current(device));
+  CHECK(cudaStreamSynchronize(devices[device].stream), "an earlier kernel failed (DLV3_SYNC=1 finds out which)");
+  return cuda_check(device);
+}
+
+/* A stage of n bytes: a free one that is large enough and not four times too large, a new one, or (when all are taken) the
+ * first, waited for and made anew. */
+static status stage_of(stage **out, device_state *d, int64_t n) {
+  stage *s = NULL;
+  for (int32_t i = 0; i < STAGES; i++)
+    if (d->stages[i].data && d->stages[i].bytes >= n && d->stages[i].bytes / 4 <= n && cudaEventQuery(d->stages[i].passed) == cudaSuccess) return *out = &d->stages[i], DLV3_OK;
+  cudaGetLastError(); /* "not ready" is no error */
+  for (int32_t i = 0; i < STAGES && !s; i++)
+    if (!d->stages[i].data) s = &d->stages[i];
+  if (!s) {
+    s = &d->stages[0];
+    CHECK(cudaEventSynchronize(s->passed), "a copy to the device");
+    cudaFreeHost(s->data);
+    s->data = NULL;
+  }
+  if (!s->passed) CHECK(cudaEventCreateWithFlags(&s->passed, cudaEventDisableTiming), "no event");
+  CHECK(cudaHostAlloc((void **)&s->data, (size_t)n, cudaHostAllocDefault), "no pinned memory");
+  return s->bytes = n, *out = s, DLV3_OK;
+}
+
+/* From the host by way of pinned memory: the copy runs while the host goes on, and the source may change at once. */
+static status upload(device_state *d, char *dst, const char *src, int64_t bytes) {
+  const int64_t PIECE = 64 << 20;
+  for (int64_t done = 0; done < bytes; done += PIECE) {
+    const int64_t n = bytes - done < PIECE ? bytes - done : PIECE;
+    stage *s = NULL;
+    TRY(stage_of(&s, d, n));
+    memcpy(s->data, src + done, (size_t)n);
+    CHECK(cudaMemcpyAsync(dst + done, s->data, (size_t)n, cudaMemcpyHostToDevice, d->stream), "a copy to the device");
+    CHECK(cudaEventRecord(s->passed, d->stream), "a copy to the device");
+  }
+  return DLV3_OK;
+}
+
+/* Between devices: the one that reads has to wait for the one that wrote, and keep it from writing on. */
+static status copy_across(device_state *to, char *dst, const char *src, int64_t bytes, int32_t dst_device, int32_t src_device) {
+  TRY(cuda_sync(src_device));
+  TRY(make_current(dst_device));
+  CHECK(cudaMemcpyPeerAsync(dst, dst_device - 1, src, src_device - 1, (size_t)bytes, to->stream), "a copy between devices");
+  return cuda_sync(dst_device);
+}
+
+static status cuda_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device) {
+  device_state *d;
+  TRY(open_device(&d, dst_device ? dst_device : src_device));
+  if (!src_device) return upload(d, (char *)dst, (const char *)src, bytes);
+  if (dst_device && dst_device != src_device) return copy_across(d, (char *)dst, (const char *)src, bytes, dst_device, src_device);
+  CHECK(cudaMemcpyAsync(dst, src, (size_t)bytes, dst_device ? cudaMemcpyDeviceToDevice : cudaMemcpyDeviceToHost, d->stream), "a copy to the host");
+  return dst_device ? DLV3_OK : cuda_sync(src_device);
+}
+
+/* -- The table --------------------------------------------------------------------------------------------- */
+
+static const impl *const kernels[] = {
+#define OP(name, signature, attrs, flags, doc) cuda_##name##_impls,
+#include "../../runtime/ops.def"
+#undef OP
+};
+static_assert(sizeof kernels / sizeof *kernels == OP_COUNT, "one list an op");
+
+static char libraries[160];
+static backend table = {DLV3_BACKEND_ABI, "cuda", cuda_alloc, cuda_free, cuda_copy, cuda_sync, kernels, cuda_probe, cuda_check, cuda_memory, cuda_describe, libraries};
+
+extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_open(const runtime_api *api, int32_t abi) {
+  if (abi != DLV3_BACKEND_ABI || api->abi != DLV3_BACKEND_ABI) return NULL;
+  int runtime = 0;
+  host = api;
+  cudaRuntimeGetVersion(&runtime);
+  int used = snprintf(libraries, sizeof libraries, "cudart %d.%d", runtime / 1000, runtime % 1000 / 10);
+  vendor_versions(libraries + used, sizeof libraries - (size_t)used);
+  return &table;
+}

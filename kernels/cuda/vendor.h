@@ -1,0 +1,12 @@
+/* vendor.h - the libraries behind convolution and matrix product: what the other files see of cuDNN and cuBLASLt. */
+#ifndef DLV3_CUDA_VENDOR_H
+#define DLV3_CUDA_VENDOR_H
+
+#include "common.h"
+
+/* ", cudnn 9.19.0, cublas 13.1" appended at text. */
+void vendor_versions(char *text, size_t n);
+
+cudaStream_t device_stream(int32_t device);
+
+#endif

@@ -1,0 +1,115 @@
+/* cuda_runtime.h - stands in for NVIDIA's header where the CUDA kernels are compiled for the host: just what they use.
+ *
+ * A launch runs the blocks one after the other. The threads of a block run as fibers: one runs until it meets a barrier,
+ * then the next. Memory of the "device" is memory of the host; a stream does its work at once. host.cpp has the rest. */
+#ifndef CUDA_HOST_RUNTIME_H
+#define CUDA_HOST_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* -- Language ---------------------------------------------------------------------------------------------- */
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __shared__ static
+#define __launch_bounds__(...)
+#define __restrict__ __restrict
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+typedef dim3 uint3;
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+void __syncthreads();
+int __syncthreads_or(int predicate);
+
+/* Runs body(context) for every thread of every block. */
+void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context);
+
+template <class... A> struct cuda_host_call;
+template <> struct cuda_host_call<> {
+  template <class K, class... B> void operator()(K kernel, B... b) { kernel(b...); }
+};
+template <class F, class... R> struct cuda_host_call<F, R...> {
+  F first;
+  cuda_host_call<R...> rest;
+  template <class K, class... B> void operator()(K kernel, B... b) { rest(kernel, b..., first); }
+};
+template <class K, class... A> struct cuda_host_job {
+  K kernel;
+  cuda_host_call<A...> arguments;
+  static void run(void *self) { ((cuda_host_job *)self)->arguments(((cuda_host_job *)self)->kernel); }
+};
+static inline void cuda_host_fill(cuda_host_call<> *) {}
+template <class F, class... R> void cuda_host_fill(cuda_host_call<F, R...> *to, F first, R... rest) {
+  to->first = first;
+  cuda_host_fill(&to->rest, rest...);
+}
+
+/* -- Errors, devices, streams, memory ---------------------------------------------------------------------- */
+
+typedef enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600, cudaErrorLaunchFailure = 719 } cudaError_t;
+typedef struct cuda_host_stream *cudaStream_t;
+typedef struct cuda_host_event *cudaEvent_t;
+typedef enum { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice } cudaMemcpyKind;
+typedef struct {
+  char name[256];
+  size_t totalGlobalMem;
+  int major, minor, multiProcessorCount;
+} cudaDeviceProp;
+
+enum { CUDART_VERSION = 13000, cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0, cudaEventDisableTiming = 2 };
+
+cudaError_t cudaGetLastError();
+const char *cudaGetErrorString(cudaError_t e);
+const char *cudaGetErrorName(cudaError_t e);
+cudaError_t cudaGetDeviceCount(int *n);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device);
+cudaError_t cudaDriverGetVersion(int *v);
+cudaError_t cudaRuntimeGetVersion(int *v);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaEventSynchronize(cudaEvent_t e);
+cudaError_t cudaEventQuery(cudaEvent_t e);
+cudaError_t cudaMalloc(void **p, size_t n);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device, size_t n, cudaStream_t s);
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s);
+
+/* Checks what a launch on hardware would: a grid, a block of at most 1024, a stream of the current device. */
+bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream);
+
+template <class K, class... A> void cuda_host_launch(dim3 grid, dim3 block, cudaStream_t stream, K kernel, A... arguments) {
+  if (!cuda_host_launchable(grid, block, stream)) return;
+  cuda_host_job<K, A...> job;
+  job.kernel = kernel;
+  cuda_host_fill(&job.arguments, arguments...);
+  cuda_host_run(grid, block, job.run, &job);
+}
+
+static inline int atomicExch(int *p, int v) {
+  int before = *p;
+  *p = v;
+  return before;
+}
+static inline void __threadfence_system() {}
+template <class T> static inline T atomicAdd(T *p, T v) {
+  T before = *p;
+  *p = before + v;
+  return before;
+}
+
+#endif

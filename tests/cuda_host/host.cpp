@@ -1,0 +1,238 @@
+/* host.cpp - the CUDA runtime on the host, for tests: threads of a block as fibers, and the calls that the backend makes.
+ *
+ * A worker fiber runs the threads of a block one after the other as plain calls. When one has to wait at a barrier its
+ * worker stays behind with it, and another worker takes the threads that have not run yet: a kernel without barriers
+ * needs a single fiber. A barrier that some thread of the block never reaches is a launch failure, as racecheck would say.
+ *
+ * It plays two devices. Device memory is handed out at exactly the size asked for, between red zones that are checked
+ * when it is freed, and is filled with rubbish, so that what hardware would silently allow is seen here. */
+#include <cuda_runtime.h>
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+static cudaError_t last_error = cudaSuccess;
+static int device_now;
+
+/* -- Fibers ------------------------------------------------------------------------------------------------ */
+
+enum { MOST_THREADS = 1024, STACK = 128 << 10 };
+
+typedef struct {
+  ucontext_t start;
+  jmp_buf at;
+  char *stack;
+  bool started, waiting;
+  dim3 thread;                      /* the one it is running                                   */
+} fiber;
+
+static fiber fibers[MOST_THREADS];
+static jmp_buf scheduler;
+static int running;
+static unsigned next_thread, n_threads, n_waiting, n_done, vote, vote_result;
+static void (*block_body)(void *);
+static void *block_context;
+
+static dim3 thread_of(unsigned i) { return dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y); }
+
+static void worker() {
+  for (;;) {
+    while (next_thread < n_threads) {
+      fibers[running].thread = threadIdx = thread_of(next_thread++);
+      block_body(block_context);
+      n_done++;
+    }
+    if (!_setjmp(fibers[running].at)) _longjmp(scheduler, 1);
+  }
+}
+
+/* Goes on with fiber i until it waits or has nothing to do. */
+static void resume(int i) {
+  fiber *f = &fibers[i];
+  running = i;
+  if (_setjmp(scheduler)) return;
+  threadIdx = f->thread;
+  if (f->started) _longjmp(f->at, 1);
+  f->started = true;
+  if (!f->stack) f->stack = (char *)malloc(STACK);
+  getcontext(&f->start);
+  f->start.uc_stack.ss_sp = f->stack, f->start.uc_stack.ss_size = STACK, f->start.uc_link = NULL;
+  makecontext(&f->start, worker, 0);
+  setcontext(&f->start);
+}
+
+void __syncthreads() {
+  fiber *f = &fibers[running];
+  f->waiting = true, n_waiting++;
+  if (!_setjmp(f->at)) _longjmp(scheduler, 1);
+}
+
+int __syncthreads_or(int predicate) {
+  vote |= predicate != 0;
+  __syncthreads();
+  const int result = (int)vote_result;
+  return result;
+}
+
+/* One block: false when a thread ended while others wait for it. */
+static bool run_block() {
+  next_thread = n_waiting = n_done = vote = 0, n_threads = blockDim.x * blockDim.y * blockDim.z;
+  int used = 0;
+  while (next_thread < n_threads) resume(used++);
+  while (n_done < n_threads) {
+    if (n_waiting != n_threads) return false; /* some are done, others wait */
+    vote_result = vote, vote = 0, n_waiting = 0;
+    for (int i = 0; i < used; i++)
+      if (fibers[i].waiting) fibers[i].waiting = false, resume(i);
+  }
+  return true;
+}
+
+void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context) {
+  block_body = body, block_context = context;
+  gridDim = grid, blockDim = block;
+  for (unsigned z = 0; z < grid.z; z++)
+    for (unsigned y = 0; y < grid.y; y++)
+      for (unsigned x = 0; x < grid.x; x++) {
+        blockIdx = dim3(x, y, z);
+        if (run_block()) continue;
+        for (int i = 0; i < MOST_THREADS; i++) fibers[i].started = fibers[i].waiting = false;
+        last_error = cudaErrorLaunchFailure;
+        return;
+      }
+}
+
+/* -- Streams and events: everything is done at once -------------------------------------------------------- */
+
+struct cuda_host_stream { int device; };
+struct cuda_host_event { int device; };
+
+bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream) {
+  const unsigned long threads = (unsigned long)block.x * block.y * block.z;
+  if (!threads || threads > MOST_THREADS || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) last_error = cudaErrorInvalidConfiguration;
+  else if (!stream || stream->device != device_now) last_error = cudaErrorInvalidValue;
+  return last_error == cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+  *s = new cuda_host_stream{device_now};
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { return s ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+  *e = new cuda_host_event{device_now};
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return e && s && e->device == s->device ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaEventSynchronize(cudaEvent_t e) { return e ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaEventQuery(cudaEvent_t e) { return e ? cudaSuccess : cudaErrorInvalidValue; }
+
+/* -- Memory ------------------------------------------------------------------------------------------------ */
+
+enum { ZONE = 64, RUBBISH = 0xc7 };
+typedef struct { size_t bytes; char pad[ZONE - sizeof(size_t)]; } zone; /* before the block; as many bytes of rubbish behind it */
+
+static size_t limit() { /* of one device, in MiB */
+  const char *text = getenv("CUDA_HOST_MEMORY");
+  return (size_t)(text ? atoi(text) : 4096) << 20;
+}
+static size_t in_use;
+
+cudaError_t cudaMalloc(void **p, size_t n) {
+  if (in_use + n > limit()) return last_error = cudaErrorMemoryAllocation;
+  char *block = (char *)aligned_alloc(ZONE, (sizeof(zone) + n + 2 * ZONE - 1) / ZONE * ZONE);
+  if (!block) return last_error = cudaErrorMemoryAllocation;
+  memset(block, RUBBISH, sizeof(zone) + n + ZONE);
+  ((zone *)block)->bytes = n;
+  in_use += n;
+  *p = block + sizeof(zone);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p) {
+  if (!p) return cudaSuccess;
+  zone *z = (zone *)p - 1;
+  const unsigned char *after = (const unsigned char *)p + z->bytes;
+  in_use -= z->bytes;
+  for (size_t i = 0; i < sizeof z->pad; i++)
+    if ((unsigned char)z->pad[i] != RUBBISH) fprintf(stderr, "cuda_host: something was written before a block of %zu bytes\n", z->bytes), abort();
+  for (size_t i = 0; i < ZONE; i++)
+    if (after[i] != RUBBISH) fprintf(stderr, "cuda_host: something was written behind a block of %zu bytes\n", z->bytes), abort();
+  free(z);
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) { return (*p = malloc(n ? n : 1)) ? cudaSuccess : cudaErrorMemoryAllocation; }
+cudaError_t cudaFreeHost(void *p) { return free(p), cudaSuccess; }
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind, cudaStream_t s) {
+  if (!s || s->device != device_now) return last_error = cudaErrorInvalidValue;
+  memcpy(dst, src, n);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyPeerAsync(void *dst, int, const void *src, int, size_t n, cudaStream_t) { return memcpy(dst, src, n), cudaSuccess; }
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s) {
+  if (!s || s->device != device_now) return last_error = cudaErrorInvalidValue;
+  memset(p, value, n);
+  return cudaSuccess;
+}
+
+/* -- Devices and errors ------------------------------------------------------------------------------------ */
+
+enum { DEVICES = 2 };
+
+cudaError_t cudaGetDeviceCount(int *n) { /* CUDA_HOST_FAILS: a machine that lacks something */
+  const char *fails = getenv("CUDA_HOST_FAILS");
+  *n = 0;
+  if (fails) return (cudaError_t)atoi(fails);
+  *n = DEVICES;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
+  device_now = device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+  memset(p, 0, sizeof *p);
+  strcpy(p->name, "the host, playing a GPU");
+  p->totalGlobalMem = limit(), p->multiProcessorCount = 4;
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *v) {
+  const char *text = getenv("CUDA_HOST_DRIVER");
+  return *v = text ? atoi(text) : 0, cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *v) { return *v = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
+  *total = limit(), *free_bytes = limit() - in_use;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t e = last_error;
+  last_error = cudaSuccess;
+  return e;
+}
+const char *cudaGetErrorName(cudaError_t e) {
+  switch (e) {
+  case cudaSuccess: return "cudaSuccess";
+  case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+  case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+  case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+  default: return "cudaErrorOther";
+  }
+}
+const char *cudaGetErrorString(cudaError_t e) {
+  switch (e) {
+  case cudaErrorMemoryAllocation: return "out of memory";
+  case cudaErrorInvalidConfiguration: return "invalid grid or block";
+  case cudaErrorLaunchFailure: return "a barrier that not all threads of the block reach";
+  default: return "an error";
+  }
+}
