@@ -303,6 +303,7 @@ DLV3_API int64_t dlv3_tensor_address(const dlv3_tensor *t) {
 status tensor_to_device(tensor **out, const tensor *t, int32_t device) {
   tensor *self = (tensor *)(uintptr_t)t, *dense = NULL; /* only its count of references changes */
   if (device == t->st->device) return *out = tensor_retain(self), DLV3_OK;
+  TRY(not_recording("to"));
   if (!is_dense(t)) {
     bool grad = dlv3_grad_enabled();
     dlv3_set_grad_enabled(false);

@@ -118,7 +118,7 @@ local function check_escaped(program)
 end
 
 local function record(fn, tensors, ...)
-  call.default_rng() -- is made on first use, which must not be inside
+  call.default_rng(tensors[1] and C.dlv3_tensor_device(tensors[1].p)) -- is made, and moved, on first use, which must not be inside
   local compiling = jit.status() -- a trace could keep handles that it saw
   jit.off()
   local ok, program = pcall(recorded, fn, tensors, ...)

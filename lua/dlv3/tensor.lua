@@ -185,8 +185,9 @@ function call.default_rng(device)
   if device and C.dlv3_tensor_device(rng.p) ~= device then
     local out = F.tensor_out()
     check(C.dlv3_tensor_to_device(out, rng.p, device))
-    rng = F.take(out)
-    C.dlv3_scope_leave(rng.p)
+    local moved = F.take(out)
+    C.dlv3_scope_leave(moved.p)
+    check(C.dlv3_tensor_assign(rng.p, moved.p)) -- the same handle: a recorded program notices
   end
   return rng
 end
@@ -196,7 +197,7 @@ function M.manual_seed(seed)
   M.set_rng_state {seed, 0}
 end
 
-function M.get_rng_state() return T.totable(call.default_rng(0)) end
+function M.get_rng_state() return T.totable(call.default_rng()) end
 
 function M.set_rng_state(state)
   if not rng then
