@@ -103,10 +103,11 @@ DLV3_API const char *dlv3_device_name(int32_t device) {
 
 DLV3_API dlv3_status dlv3_device_find(int32_t *device, const char *name) {
   if (!strcmp(name, "cpu")) return *device = 0, DLV3_OK;
+  if (!strcmp(name, "auto")) return open_cuda(), *device = n_cuda ? 1 : 0, DLV3_OK;
   bool plain = !strcmp(name, "cuda");
   char *end = NULL;
   long index = plain ? 0 : !strncmp(name, "cuda:", 5) && name[5] >= '0' && name[5] <= '9' ? strtol(name + 5, &end, 10) : -1;
-  if (index < 0 || (!plain && *end)) return fail(DLV3_ERR_DEVICE, "no device is called '%.40s' (there are: cpu, cuda, cuda:0, cuda:1, ...)", name);
+  if (index < 0 || (!plain && *end)) return fail(DLV3_ERR_DEVICE, "no device is called '%.40s' (there are: cpu, cuda, cuda:0, cuda:1, ..., and auto: a GPU where there is one)", name);
   open_cuda();
   if (!n_cuda) return fail(DLV3_ERR_DEVICE, "device '%.40s' is not available: %s; use 'cpu'", name, reason);
   if (index >= n_cuda)

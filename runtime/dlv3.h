@@ -66,7 +66,7 @@ DLV3_API const char *dlv3_build_info(void);    /* one line a library: what this 
 DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu, 1 is cuda:0; looks for them */
 DLV3_API int32_t     dlv3_device_open_count(void); /* those in use so far: does not look             */
 DLV3_API const char *dlv3_device_name(int32_t device);                /* "cpu", "cuda:0"               */
-DLV3_API DLV3_MUST dlv3_status dlv3_device_find(int32_t *device, const char *name); /* 'cuda' is cuda:0 */
+DLV3_API DLV3_MUST dlv3_status dlv3_device_find(int32_t *device, const char *name); /* 'cuda' is cuda:0; 'auto' is it where there is one */
 DLV3_API DLV3_MUST dlv3_status dlv3_device_sync(int32_t device);      /* waits; errors of what ran before come out here */
 DLV3_API const char *dlv3_cuda_state(void);    /* the CUDA libraries and devices, or what is missing  */
 DLV3_API DLV3_MUST dlv3_status dlv3_cuda_library(const char *path);   /* another libdlv3_cuda.so, while none has a device */

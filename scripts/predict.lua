@@ -16,7 +16,7 @@ local opt, given = options.parse({
   {'base-size', 520, 'photos are resized to this shorter side for the network', min = 8},
   {'class-names', nil, 'file with a name a line, background first', value = 'FILE'},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
-  {'device', 'cpu', 'device to run on'},
+  {'device', 'auto', 'device to run on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'compile', true, 'record the network once a size and replay it'},
   {'quiet', false, 'no progress line'},
   {'photo', nil, 'photos and folders', positional = true, min = 1},

@@ -23,7 +23,7 @@ local spec = {
   {'base-size', 520, 'photos are resized to 0.5 .. 2 times this (shorter side); evaluation to it', min = 8},
   {'crop-size', 480, 'training crop, height and width', min = 8},
   'training',
-  {'device', 'cpu', 'device to train on'},
+  {'device', 'auto', 'device to train on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'batch-size', 4, 'crops a step', short = 'b', min = 1},
   {'epochs', 30, 'passes over the training list', min = 1},
   {'lr', 1e-4, 'learning rate, warmed up for an epoch, then falling as (1 - done)^0.9', type = 'number'},

@@ -12,7 +12,7 @@ local opt, given = options.parse({
   {'split', 'val', 'list in ImageSets/Segmentation'},
   {'base-size', 520, 'photos are resized to this shorter side', min = 8},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
-  {'device', 'cpu', 'device to run on'},
+  {'device', 'auto', 'device to run on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'compile', true, 'record the network once a size and replay it'},
   {'workers', 2, 'threads that prepare images', short = 'j', min = 1},
   {'quiet', false, 'no progress line'},

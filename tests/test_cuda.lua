@@ -14,12 +14,125 @@ local function missing(t)
   return #dlv3.devices() == 1 and dlv3.devices().cuda or nil
 end
 
+
+-- Three steps of MobileNetV3 at 32 x 32, dropout included: the losses, and the last parameter.
+local function train(device, dtype)
+  local optim, models = require 'dlv3.optim', require 'models'
+  dlv3.manual_seed(5)
+  local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, aux = true}
+  local x, target = dlv3.randn{2, 3, 32, 32}, dlv3.randint(0, 5, {2, 32, 32}, {dtype = 'u8'})
+  model:to(device):train()
+  local opt = optim.SGD({{params = model:parameters()}}, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
+  local losses = {}
+  for step = 1, 2 do
+    dlv3.scope(function()
+      dlv3.manual_seed(step)
+      local out = model(x:to(device, dtype))
+      local loss = out.out:cross_entropy(target:to(device)) + out.aux:cross_entropy(target:to(device)) * 0.5
+      opt:zero_grad()
+      loss:backward()
+      opt:step()
+      losses[step] = loss:item()
+    end)
+  end
+  local parameters = model:parameters()
+  return losses, parameters[#parameters]:detach():to('cpu'):totable()
+end
+
+local function devices(t)
+  t.case('tensors go there and back, of every dtype, strided, empty', function()
+    for _, dtype in ipairs(dlv3.dtypes) do
+      local x = dlv3.randint(0, 2, {2, 3, 5, 4}):to(dtype)
+      t.eq(x:to('cuda'):to('cpu'), x, dtype)
+      t.eq(x:permute{1, 3, 4, 2}:to('cuda'):to('cpu'), x:permute{1, 3, 4, 2}:contiguous(), dtype .. ' strided')
+    end
+    local x = dlv3.arange(0, 5):reshape(2, 3):to('cuda:0')
+    t.eq({x.device, x[{2, 1}]:item(), x:totable()[2][3], tostring(x):match('cuda:0') ~= nil}, {'cuda:0', 3, 5, true})
+    t.eq(dlv3.tensor({{1, 2}}, {device = 'cuda'}):to('cpu'), dlv3.tensor {{1, 2}})
+    t.eq(dlv3.zeros({0, 3}, {device = 'cuda'}):to('cpu'):size(), {0, 3})
+    x[{1, 1}] = 7
+    t.eq(x:sum():item(), 22)
+  end)
+
+  t.case('files are written from a device and read to one', function()
+    local path = t.folder() .. '/x.pth'
+    local x = dlv3.randn({2, 3, 4, 5}, {device = 'cuda'})
+    dlv3.save(path, {x = x})
+    t.eq(dlv3.load(path).x:to('cpu'), x:to('cpu'))
+  end)
+
+  t.case('random numbers are the same on every device', function()
+    local function draw(device)
+      dlv3.manual_seed(9)
+      local x = dlv3.rand({5, 7}, {device = device})
+      return x:to('cpu'), dlv3.ones({4, 9}, {device = device}):dropout(0.4):to('cpu'), dlv3.randint(0, 9, {5}, {device = device}):to('cpu'), dlv3.get_rng_state()
+    end
+    local a, b = {draw 'cpu'}, {draw 'cuda'}
+    for i = 1, 4 do t.eq(b[i], a[i]) end
+  end)
+
+  t.case('tensors on two devices are named, a device that is not there too', function()
+    t.error(function() return dlv3.zeros({2}, {device = 'cuda'}) + dlv3.zeros {2} end, 'several devices.*a %[2%] f32 cuda:0   b %[2%] f32 cpu')
+    t.error(function() return dlv3.zeros({2}, {device = 'cuda:99'}) end, "device 'cuda:99' does not exist: there")
+    t.error(function() return dlv3.zeros({2}, {device = 'cuda:x'}) end, "no device is called 'cuda:x'")
+  end)
+
+  t.case('a wrong label is found on the device, said at the next wait, and said once', function()
+    local x, target = dlv3.randn({2, 5, 3, 4}, {device = 'cuda'}), dlv3.zeros({2, 3, 4}, {dtype = 'u8', device = 'cuda'})
+    target[{2, 3, 1}] = 9
+    local loss = x:cross_entropy(target)
+    t.error(function() return loss:item() end, 'cross_entropy: target has the label 9 at n 2, y 3, x 1 %(counted from 1%); labels must be 0 to 4, or 255')
+    target[{2, 3, 1}] = 1
+    t.ok(x:cross_entropy(target):item() > 0)
+  end)
+
+  t.case('a scope frees what was made in it', function()
+    dlv3.randn({2}, {device = 'cuda'}) -- the generator is there
+    collectgarbage() collectgarbage()
+    local before = dlv3.memory('cuda').live
+    dlv3.scope(function() for _ = 1, 5 do dlv3.randn({100, 100}, {device = 'cuda'}):relu() end end)
+    t.eq(dlv3.memory('cuda').live, before)
+  end)
+
+  t.case('MobileNetV3 trains there as on the cpu, and twice the same', function()
+    local want = train('cpu', 'f32')
+    local first, weight = train('cuda', 'f32')
+    local again, same = train('cuda', 'f32')
+    t.close(first, want, 2e-3)
+    t.eq({again, same}, {first, weight})
+    t.close(train('cuda', 'bf16'), want, 3e-2)
+  end)
+end
+
+-- What the host can only play: other machines. fails: an error of cudaGetDeviceCount.
+local function other_machines(t, library)
+  local function dlv3_with(environment, code)
+    return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s/../dlv3' -e '%s'"):format(library, environment, t.directory, code))
+  end
+  t.case('no driver, an old one, no GPU, no library: each in its own words', function()
+    for _, case in ipairs {{'CUDA_HOST_FAILS=35', 'no NVIDIA driver'}, {'CUDA_HOST_FAILS=35 CUDA_HOST_DRIVER=11080', 'for CUDA 11.8 and too old'},
+                           {'CUDA_HOST_FAILS=100', 'finds no NVIDIA GPU'}, {'DLV3_CUDA_LIBRARY=/nowhere.so', 'nowhere.so can not be opened'}} do
+      local output, status = dlv3_with(case[1], 'require("dlv3").zeros({2}, {device = "cuda"})')
+      t.ok(status == 1 and output:find("device 'cuda' is not available: .*" .. case[2]), output)
+      t.ok(dlv3_with(case[1], 'print(require("dlv3").devices().cuda)'):find(case[2]))
+      t.eq(dlv3_with(case[1], 'print(require("dlv3").zeros({2}, {device = "auto"}).device)'), 'cpu\n')
+    end
+  end)
+  t.case('out of memory names the largest tensors', function()
+    local code = 'dlv3 = require "dlv3" local kept = dlv3.zeros({5 * 2^18}, {device = "cuda"}) dlv3.zeros({5 * 2^18}, {device = "cuda"})'
+    local output, status = dlv3_with('CUDA_HOST_MEMORY=8', code)
+    t.ok(status == 1 and output:find 'out of memory on cuda:0: 5.0 MiB asked for.*largest live tensors: 5.0 MiB.*a smaller batch', output)
+  end)
+end
+
 return function(t)
-  local why = missing(t)
+  local why, library = missing(t), t.directory .. '/../build/cuda_host/libdlv3_cuda.so'
   if why then
     t.case('a device cuda:0', function() t.skip(why) end)
     return
   end
+  devices(t)
+  if F.C.dlv3_path_kind(library) == 1 then other_machines(t, library) end
   local harness = dofile(t.directory .. '/harness.lua')
   harness.run_device(t, {'conv', 'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim'}, 'cuda:0')
 end

@@ -131,13 +131,14 @@ template <class T, class P, int V> static __global__ void norm_backward_sums(nor
     for (int v = 0; v < V; v++) s[v] = q[v] = 0;
     for (int r = 0; r < ROWS && row < j.rows; r++, row += step) {
       const int64_t at = row * j.channels + k;
-      const pack<T, V> g = *(const pack<T, V> *)(j.grad_y + at), x = *(const pack<T, V> *)(j.x + at), y = *(const pack<T, V> *)(j.y + at);
-      pack<T, V> extra;
+      const pack<T, V> g = *(const pack<T, V> *)(j.grad_y + at), x = *(const pack<T, V> *)(j.x + at);
+      pack<T, V> y, extra;
+      if (j.y) y = *(const pack<T, V> *)(j.y + at);
       if (j.residual) extra = *(const pack<T, V> *)(j.residual + at);
       UNROLL
       for (int v = 0; v < V; v++) {
         P xhat;
-        const P dz = gradient_at<T, P>(j, k + v, wide(g.v[v]), wide(x.v[v]), wide(y.v[v]), j.residual ? wide(extra.v[v]) : (P)0, &xhat);
+        const P dz = gradient_at<T, P>(j, k + v, wide(g.v[v]), wide(x.v[v]), j.y ? wide(y.v[v]) : (P)0, j.residual ? wide(extra.v[v]) : (P)0, &xhat);
         s[v] += dz, q[v] += dz * xhat;
       }
     }
@@ -169,13 +170,14 @@ template <class T, class P, int V> static __global__ void norm_backward_apply(no
   const P *scale = j.coefficients, *mean = scale + j.channels, *mean_product = mean + j.channels;
   FOR_ITEMS(i, j.rows * j.channels / V) {
     const int64_t at = i * V, k = at % j.channels;
-    const pack<T, V> g = *(const pack<T, V> *)(j.grad_y + at), x = *(const pack<T, V> *)(j.x + at), y = *(const pack<T, V> *)(j.y + at);
-    pack<T, V> extra, grad_x, grad_residual;
+    const pack<T, V> g = *(const pack<T, V> *)(j.grad_y + at), x = *(const pack<T, V> *)(j.x + at);
+    pack<T, V> y, extra, grad_x, grad_residual;
+    if (j.y) y = *(const pack<T, V> *)(j.y + at);
     if (j.residual) extra = *(const pack<T, V> *)(j.residual + at);
     UNROLL
     for (int v = 0; v < V; v++) {
       P xhat;
-      const P dz = gradient_at<T, P>(j, k + v, wide(g.v[v]), wide(x.v[v]), wide(y.v[v]), j.residual ? wide(extra.v[v]) : (P)0, &xhat);
+      const P dz = gradient_at<T, P>(j, k + v, wide(g.v[v]), wide(x.v[v]), j.y ? wide(y.v[v]) : (P)0, j.residual ? wide(extra.v[v]) : (P)0, &xhat);
       grad_x.v[v] = narrow<T>(scale[k + v] * (dz - mean[k + v] - xhat * mean_product[k + v]));
       grad_residual.v[v] = narrow<T>(dz);
     }
