@@ -24,7 +24,7 @@ local function measure(row, command)
   return {value = median, least = least, most = most}
 end
 
-local function prepare(row, peer, python)
+local function prepare(peer, python)
   local needs = peer.needs
   if not needs or io.open(needs.file) then return true end
   say('  %s: writing %s', peer.name, needs.file)
@@ -89,7 +89,7 @@ function M.row(row, rounds, python)
   local ours, sides = {name = 'dlv3', rounds = {}}, {}
   for _, peer in ipairs(python and row.peers or {}) do
     local side = {name = peer.name, peer = peer, rounds = {}}
-    local ready, reason = prepare(row, peer, python)
+    local ready, reason = prepare(peer, python)
     if ready then sides[#sides + 1] = side else say('  %s can not be measured: %s', peer.name, reason) end
   end
   local active = sides
