@@ -58,11 +58,13 @@ end
 
 local function cell(time, flops, peak) return ('%9.3f %6.0f %4.0f%%'):format(time * 1e3, flops / time / 1e9, 100 * flops / time / peak) end
 
+local plain = {ref = true, pairs = true} -- loops to be read and checked against, a hundred times slower
+
 -- "direct 1.23 ms 61%, onednn ...": the implementations that were not chosen, and could have been.
 local function others(c, call, direction, chosen, seconds, peak)
   local list = {}
   for name in F.string(F.C.dlv3_op_impls(op_id[op_name[direction]], 0)):gmatch '%S+' do
-    if name ~= chosen and name ~= 'ref' then
+    if name ~= chosen and not plain[name] then
       local time = measure(call, direction, name, seconds)
       if time then list[#list + 1] = ('%s %.3f %.0f%%'):format(name, time * 1e3, 100 * c.flops / time / peak) end
     end
@@ -89,6 +91,7 @@ end
 
 -- o: models (a list), size, batch, precisions, seconds, work.
 function M.run(o)
+  io.stdout:setvbuf 'line' -- it takes minutes and is watched
   local peaks = M.peaks()
   print(('measured peak of %d threads: %.0f GFLOP/s f32, %.0f bf16'):format(dlv3.num_threads(), peaks.f32 / 1e9, peaks.bf16 / 1e9))
   for _, name in ipairs(o.models) do

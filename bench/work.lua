@@ -15,10 +15,10 @@ function M.median(list)
   return (sorted[math.floor((n + 1) / 2)] + sorted[math.ceil((n + 1) / 2)]) / 2, sorted[1], sorted[n]
 end
 
-local function training_step(model, x, target)
+local function training_step(model)
   model:train()
   local sgd = optim.SGD({{params = model:parameters()}}, {lr = 1e-4, momentum = 0.9, weight_decay = 1e-4})
-  return function()
+  return function(x, target)
     sgd:zero_grad()
     local out = model:logits(x)
     local loss = out.out:upsample_cross_entropy(target) + out.aux:upsample_cross_entropy(target) * 0.5
@@ -28,11 +28,9 @@ local function training_step(model, x, target)
   end
 end
 
-local function inference(model, x)
-  model:eval()
-  model:fuse()
-  local size = {x:size(3), x:size(4)}
-  return function() return dlv3.no_grad(function() return model:logits(x).out:upsample_argmax(size) end) end
+local function inference(model)
+  model:eval():fuse()
+  return function(x) return model:logits(x).out:upsample_argmax{size = {x:size(3), x:size(4)}} end
 end
 
 -- A function that does the work once. o: model, work, size, batch, precision, compile.
@@ -41,14 +39,11 @@ function M.make(o)
   local training = o.work == 'train'
   local model = models[o.model]{num_classes = 21, aux = training}
   local x = dlv3.randn{o.batch, 3, o.size, o.size}:to(o.precision)
-  local step
-  if training then step = training_step(model, x, dlv3.randint(0, 21, {o.batch, o.size, o.size}, {dtype = 'u8'}))
-  else step = inference(model, x) end
-  if o.compile and dlv3.compile then step = dlv3.compile(step) end
-  return function()
-    local result = step()
-    if training then result:item() end
-  end
+  local step = training and training_step(model) or inference(model)
+  if o.compile then step = dlv3.compile(step) end
+  if not training then return function() dlv3.no_grad(step, x) end end
+  local target = dlv3.randint(0, 21, {o.batch, o.size, o.size}, {dtype = 'u8'})
+  return function() return step(x, target):item() end
 end
 
 -- Seconds of each of `runs` runs, after one to warm up.

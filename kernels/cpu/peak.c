@@ -71,11 +71,11 @@ DLV3_API double dlv3_measure_peak(int32_t dtype) {
   int32_t threads = dlv3_num_threads();
   peak_work w = {.rounds = 1000, .loop = choose(dtype, &flops)};
   if (!w.loop) return 0;
-  for (int32_t tries = 0; tries < 12;) { /* rounds grow until a try takes 50 ms; the best of 12 such counts */
+  for (int32_t tries = 0; tries < 40;) { /* rounds grow until a try takes 20 ms; the best of 40 such counts */
     double begin = dlv3_now();
     parallel_for(threads, 1, run, &w);
     double seconds = dlv3_now() - begin, rate = flops * (double)w.rounds * threads / seconds;
-    if (seconds < 0.05) w.rounds *= 2;
+    if (seconds < 0.02) w.rounds *= 2;
     else tries++, best = rate > best ? rate : best;
   }
   return best;
