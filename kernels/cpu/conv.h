@@ -25,11 +25,13 @@ enum { FORM_FORWARD = 1, FORM_BACKWARD = 2, FORM_DEPTHWISE = 3, FORM_ONEDNN = 4 
  * NULL: out of memory. */
 void *conv_operand(const tensor *t, bool wide, void **owned, bool load);
 
-/* The implementations: onednn.c, direct.c, matmul.c, depthwise.c. */
+/* The implementations: winograd.c, direct.c, matmul.c, depthwise.c, onednn.c. */
 status onednn_conv2d(op_call *c);
 status onednn_conv2d_backward_input(op_call *c);
 status onednn_conv2d_backward_weight(op_call *c);
 status onednn_matmul(op_call *c);
+status winograd_conv2d(op_call *c);
+status winograd_conv2d_backward_input(op_call *c);
 status direct_conv2d(op_call *c);
 status direct_conv2d_backward_input(op_call *c);
 status direct_conv2d_backward_weight(op_call *c);

@@ -4,16 +4,13 @@
  * few channels; taps, rows and pixels that fall on padding are skipped. Weights are packed once for each version of them.
  * Work is cut by shape alone, and every sum is made in one order, so results do not depend on the number of threads.
  * Not here: groups (depthwise.c, oneDNN or the reference take them). */
-#include "conv.h"
-#include "tiles.h"
+#include "direct.h"
 
 #include <stdlib.h>
 
 enum {
-  MAX_TAPS = 225,
   MAX_WINDOW = 512, /* elements of a window of few channels that is multiplied as one */
   FEW_CHANNELS = 8,
-  GROUP = 8,        /* blocks of columns a task has at most */
   TASK_PIXELS = 360,
   DEPTH_BYTES = 512, /* of the inner axis at once: a panel of 32 f32 columns and a tile's rows share the first cache */
   ALIASED = 2048,   /* bytes of a pixel from which a tile's rows are copied to scratch */
@@ -22,8 +19,6 @@ enum {
   TASKS = 16        /* that a call is cut into, where it can be */
 };
 
-static int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 /* Output pixels [from, to) of a row of `out` whose input pixel o * step + d lies within [0, in). */
 static void live_range(int64_t out, int64_t in, int64_t step, int64_t d, int64_t *from, int64_t *to) {
   int64_t last = in - 1 - d; /* o * step <= last */
@@ -31,25 +26,6 @@ static void live_range(int64_t out, int64_t in, int64_t step, int64_t d, int64_t
   *to = last < 0 ? 0 : last / step + 1;
   if (*to > out) *to = out;
 }
-
-/* Input pixel = output pixel * step + (dh, dw); index: which matrix; from, to: the live output pixels of a row. */
-typedef struct { int64_t dh, dw, index, from, to; } tap;
-
-/* out[o] = act(bias + residual + sum over taps of in[o * step + d] matrix[tap]). Strides of out are in elements: for
- * backward-data of a strided convolution the output is one of stride x stride interleaved grids. */
-typedef struct {
-  const void *in, *panels, *bias, *residual;
-  void *out;
-  int64_t n, in_h, in_w, inner, columns;
-  int64_t out_h, out_w, out_image, out_row, out_column, out_first;
-  int64_t step_h, step_w, activation;
-  const conv *window;                     /* not NULL: rows of the product are windows of this convolution */
-  int64_t rows, pixels, group;            /* of a task: output rows, pixels of a row, blocks of columns    */
-  int64_t depth, width;                   /* units of the inner axis at once; most input columns of a task */
-  bool covered;                           /* one tap reaches every pixel: sums need no zeros first         */
-  int32_t n_taps;
-  tap taps[MAX_TAPS];
-} shift_conv;
 
 typedef struct { int64_t image, row, rows, pixel, pixels, block, blocks; } shift_task;
 
@@ -260,44 +236,61 @@ static void build_backward(void *to, const tensor *w, const void *arg) {
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_backward, &p);
 }
 
-static status convolve(op_call *c, bool pairs) {
-  conv g = conv_of(c);
-  tensor *x = c->in[0], *w = c->in[1], *y = c->out[0];
+static status forward_shift(op_call *c, const conv *g, const variant *v, shift_conv *s) {
+  tensor *w = c->in[1], *y = c->out[0];
+  const bool whole = is_window(g);
+  const int64_t taps = g->r * g->s;
   void *panels;
-  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
-  const variant *v = variant_of(x->dtype, pairs);
-  const bool whole = is_window(&g);
-  const int64_t taps = g.r * g.s;
-  TRY(prepared_weight(&panels, w, FORM_FORWARD | v->form, v->panel_bytes(whole ? 1 : taps, whole ? taps * g.c : g.c, g.k), build_forward, v));
-  shift_conv s = {.in = data_of(x), .panels = panels, .bias = c->in[2] ? data_of(c->in[2]) : NULL, .residual = c->in[3] ? data_of(c->in[3]) : NULL,
-                  .activation = ((const conv2d_attr *)c->attr)->activation, .out = data_of(y), .n = g.n, .in_h = g.h, .in_w = g.w, .inner = g.c,
-                  .columns = g.k, .out_h = g.oh, .out_w = g.ow, .out_image = g.oh * g.ow * g.k, .out_row = g.ow * g.k, .out_column = g.k,
-                  .step_h = g.stride.h, .step_w = g.stride.w};
-  if (whole) s.window = &g, s.inner = taps * g.c;
+  TRY(prepared_weight(&panels, w, FORM_FORWARD | v->form, v->panel_bytes(whole ? 1 : taps, whole ? taps * g->c : g->c, g->k), build_forward, v));
+  *s = (shift_conv){.in = data_of(c->in[0]), .panels = panels, .bias = c->in[2] ? data_of(c->in[2]) : NULL, .residual = c->in[3] ? data_of(c->in[3]) : NULL,
+                    .activation = ((const conv2d_attr *)c->attr)->activation, .out = data_of(y), .n = g->n, .in_h = g->h, .in_w = g->w, .inner = g->c, .columns = g->k,
+                    .out_h = g->oh, .out_w = g->ow, .out_image = g->oh * g->ow * g->k, .out_row = g->ow * g->k, .out_column = g->k,
+                    .step_h = g->stride.h, .step_w = g->stride.w};
+  if (whole) s->window = g, s->inner = taps * g->c;
   else
-    for (int64_t t = 0; t < taps; t++) add_tap(&s, t / g.s * g.dilation.h - g.padding.h, t % g.s * g.dilation.w - g.padding.w, t);
-  return run_shift(c, &s, v);
+    for (int64_t t = 0; t < taps; t++) add_tap(s, t / g->s * g->dilation.h - g->padding.h, t % g->s * g->dilation.w - g->padding.w, t);
+  return DLV3_OK;
 }
 
 /* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of
- * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
+ * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride].
+ * Residue i: row i / stride.w, column i % stride.w. */
+static status backward_shift(op_call *c, const conv *g, const variant *v, int64_t i, shift_conv *s) {
+  const int64_t a = i / g->stride.w, b = i % g->stride.w;
+  void *panels;
+  TRY(prepared_weight(&panels, c->in[1], FORM_BACKWARD | v->form, v->panel_bytes(g->r * g->s, g->k, g->c), build_backward, v));
+  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .panels = panels, .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c,
+                    .out_h = (g->h - a + g->stride.h - 1) / g->stride.h, .out_w = (g->w - b + g->stride.w - 1) / g->stride.w,
+                    .out_image = g->h * g->w * g->c, .out_row = g->stride.h * g->w * g->c, .out_column = g->stride.w * g->c,
+                    .out_first = (a * g->w + b) * g->c, .step_h = 1, .step_w = 1};
+  for (int64_t t = 0; t < g->r * g->s; t++) {
+    int64_t h = a + g->padding.h - t / g->s * g->dilation.h, u = b + g->padding.w - t % g->s * g->dilation.w;
+    if (h % g->stride.h == 0 && u % g->stride.w == 0) add_tap(s, h / g->stride.h, u / g->stride.w, t);
+  }
+  return DLV3_OK;
+}
+
+status shift_of_call(op_call *c, shift_conv *s) {
+  const conv g = conv_of(c);
+  return c->op == OP_conv2d ? forward_shift(c, &g, &f32_variant, s) : backward_shift(c, &g, &f32_variant, 0, s);
+}
+
+static status convolve(op_call *c, bool pairs) {
+  conv g = conv_of(c);
+  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
+  const variant *v = variant_of(c->in[0]->dtype, pairs);
+  shift_conv s;
+  TRY(forward_shift(c, &g, v, &s));
+  return run_shift(c, &s, v);
+}
+
 static status backward_input(op_call *c, bool pairs) {
   conv g = conv_of(c);
-  tensor *gy = c->in[0], *w = c->in[1], *gx = c->out[0];
-  void *panels;
   if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
-  const variant *v = variant_of(gy->dtype, pairs);
-  TRY(prepared_weight(&panels, w, FORM_BACKWARD | v->form, v->panel_bytes(g.r * g.s, g.k, g.c), build_backward, v));
+  const variant *v = variant_of(c->in[0]->dtype, pairs);
   for (int64_t i = 0; i < g.stride.h * g.stride.w; i++) {
-    const int64_t a = i / g.stride.w, b = i % g.stride.w;
-    shift_conv s = {.in = data_of(gy), .out = data_of(gx), .panels = panels, .n = g.n, .in_h = g.oh, .in_w = g.ow, .inner = g.k, .columns = g.c,
-                    .out_h = (g.h - a + g.stride.h - 1) / g.stride.h, .out_w = (g.w - b + g.stride.w - 1) / g.stride.w,
-                    .out_image = g.h * g.w * g.c, .out_row = g.stride.h * g.w * g.c, .out_column = g.stride.w * g.c,
-                    .out_first = (a * g.w + b) * g.c, .step_h = 1, .step_w = 1};
-    for (int64_t t = 0; t < g.r * g.s; t++) {
-      int64_t h = a + g.padding.h - t / g.s * g.dilation.h, u = b + g.padding.w - t % g.s * g.dilation.w;
-      if (h % g.stride.h == 0 && u % g.stride.w == 0) add_tap(&s, h / g.stride.h, u / g.stride.w, t);
-    }
+    shift_conv s;
+    TRY(backward_shift(c, &g, v, i, &s));
     TRY(run_shift(c, &s, v));
   }
   return DLV3_OK;
