@@ -70,14 +70,14 @@ $(B)/cuda_host/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)
 	$(Q)$(HOST_CXX) -x c++ -c -o $@ $<
-$(B)/cuda_host/%.o: tests/cuda_host/%.cpp
+$(B)/cuda_host/host/%.o: tests/cuda_host/%.cpp
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)
 	$(Q)$(HOST_CXX) -c -o $@ $<
-$(HOST_CUDA): $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda_host/%.o) $(HOST_CUDA_SRC:tests/cuda_host/%.cpp=$(B)/cuda_host/%.o)
+$(HOST_CUDA): $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda_host/%.o) $(HOST_CUDA_SRC:tests/cuda_host/%.cpp=$(B)/cuda_host/host/%.o)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(OPT) -shared -o $@ $^
--include $(wildcard $(B)/cuda/*.d $(B)/cuda_host/*.d)
+-include $(wildcard $(B)/cuda/*.d $(B)/cuda_host/*.d $(B)/cuda_host/host/*.d)
 
 # The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.
 $(B)/cdef.txt: runtime/dlv3.h

@@ -114,10 +114,6 @@ cudaStream_t stream_of(const op_call *c) {
   device_state *d;
   return open_device(&d, device_tensor(c)->st->device) == DLV3_OK ? d->stream : NULL;
 }
-cudaStream_t device_stream(int32_t device) {
-  device_state *d;
-  return open_device(&d, device) == DLV3_OK ? d->stream : NULL;
-}
 fault_slot faults_of(const op_call *c) { return devices[device_tensor(c)->st->device].faults; }
 
 status scratch_new(storage **out, const op_call *c, int64_t bytes) { return storage_new(out, bytes, device_tensor(c)->st->device); }
@@ -282,6 +278,6 @@ extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_op
   host = api;
   cudaRuntimeGetVersion(&runtime);
   int used = snprintf(libraries, sizeof libraries, "cudart %d.%d", runtime / 1000, runtime % 1000 / 10);
-  vendor_versions(libraries + used, sizeof libraries - (size_t)used);
+  cudnn_version(libraries + used, sizeof libraries - (size_t)used);
   return &table;
 }

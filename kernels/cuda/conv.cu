@@ -1,8 +1,6 @@
 /* conv.cu - convolution and matrix product: the geometry of a call, the bias gradient, the lists of implementations. */
 #include "conv.h"
 
-#include "vendor.h"
-
 conv conv_of(const op_call *c) {
   const tensor *x, *w, *y;
   if (c->op == OP_conv2d) x = c->in[0], w = c->in[1], y = c->out[0];
@@ -59,9 +57,7 @@ status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y)
 
 /* -- Lists -------------------------------------------------------------------------------------------------- */
 
-CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"direct", direct_conv2d});
-CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"direct", direct_conv2d_backward_input});
-CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight});
+CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"direct", direct_conv2d});
+CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"direct", direct_conv2d_backward_input});
+CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight});
 CUDA_IMPLS(matmul, {"direct", direct_matmul});
-
-void vendor_versions(char *, size_t) {}

@@ -50,7 +50,10 @@ BOTH void outputs_inside(int64_t tap, int64_t stride, int64_t padding, int64_t d
 /* grad_b[k] += sum of grad_y over pixels. */
 status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y);
 
-/* The implementations: direct.cu, depthwise.cu. */
+/* The implementations: cudnn.cu, direct.cu, depthwise.cu. */
+status cudnn_conv2d(op_call *c);
+status cudnn_conv2d_backward_input(op_call *c);
+status cudnn_conv2d_backward_weight(op_call *c);
 status direct_conv2d(op_call *c);
 status direct_conv2d_backward_input(op_call *c);
 status direct_conv2d_backward_weight(op_call *c);

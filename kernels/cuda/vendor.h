@@ -4,9 +4,7 @@
 
 #include "common.h"
 
-/* ", cudnn 9.19.0, cublas 13.1" appended at text. */
-void vendor_versions(char *text, size_t n);
-
-cudaStream_t device_stream(int32_t device);
+/* ", cudnn 9.19.0" at text. */
+void cudnn_version(char *text, size_t n);
 
 #endif

@@ -1,0 +1,200 @@
+/* cudnn.cpp - cuDNN's graph API on the host, for tests: descriptors that check how they are filled, and a convolution in
+ * plain loops over any strides.
+ *
+ * It names two engines for every problem: the first is not deterministic and gives wrong results, so that a test fails
+ * when it is taken; the second needs a workspace, which it fills with rubbish. */
+#include <cudnn.h>
+
+#include <memory>
+#include <string.h>
+#include <vector>
+
+struct cuda_host_cudnn { cudaStream_t stream; };
+
+/* What a finalised descriptor keeps: copies of descriptors that it was given are shared, since those may be destroyed. */
+struct content {
+  cudnnBackendDescriptorType_t type;
+  bool finished = false;
+  int engine = 0;
+  std::vector<char> value[CUDA_HOST_ATTRIBUTES];
+  std::shared_ptr<content> child[CUDA_HOST_ATTRIBUTES];
+};
+struct cuda_host_descriptor { std::shared_ptr<content> c; };
+
+size_t cudnnGetVersion() { return 90000; }
+const char *cudnnGetErrorString(cudnnStatus_t e) { return e == CUDNN_STATUS_BAD_PARAM ? "bad parameter" : e == CUDNN_STATUS_NOT_SUPPORTED ? "not supported" : "an error"; }
+cudnnStatus_t cudnnCreate(cudnnHandle_t *h) { return *h = new cuda_host_cudnn{NULL}, CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnSetStream(cudnnHandle_t h, cudaStream_t s) { return h->stream = s, CUDNN_STATUS_SUCCESS; }
+
+cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t *d) {
+  *d = new cuda_host_descriptor{std::make_shared<content>()};
+  (*d)->c->type = type;
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t d) { return delete d, CUDNN_STATUS_SUCCESS; }
+
+static size_t size_of(cudnnBackendAttributeType_t type) {
+  switch (type) {
+  case CUDNN_TYPE_HANDLE: case CUDNN_TYPE_INT64: case CUDNN_TYPE_VOID_PTR: case CUDNN_TYPE_BACKEND_DESCRIPTOR: return 8;
+  default: return 4;
+  }
+}
+
+cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t n, const void *values) {
+  if (d->c->finished || n < 1 || !values) return CUDNN_STATUS_BAD_PARAM;
+  if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR) {
+    const cudnnBackendDescriptor_t child = *(const cudnnBackendDescriptor_t *)values;
+    if (!child || !child->c->finished) return CUDNN_STATUS_BAD_PARAM;
+    d->c->child[name] = child->c;
+  }
+  d->c->value[name].assign((const char *)values, (const char *)values + n * size_of(type));
+  return CUDNN_STATUS_SUCCESS;
+}
+
+static const int64_t *numbers(const content &c, cudnnBackendAttributeName_t name) { return (const int64_t *)c.value[name].data(); }
+
+/* The attributes that a descriptor of each type must have. */
+static std::vector<int> needed(cudnnBackendDescriptorType_t type) {
+  switch (type) {
+  case CUDNN_BACKEND_TENSOR_DESCRIPTOR:
+    return {CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT};
+  case CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR:
+    return {CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS,
+            CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES};
+  case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR:
+    return {CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
+  case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR:
+    return {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
+  case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR:
+    return {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
+  case CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR: return {CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_ATTR_OPERATIONGRAPH_HANDLE};
+  case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR: return {CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_ATTR_ENGINEHEUR_MODE};
+  case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR: return {CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_ATTR_EXECUTION_PLAN_HANDLE};
+  case CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR:
+    return {CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_ATTR_VARIANT_PACK_WORKSPACE};
+  default: return {};
+  }
+}
+
+cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t d) {
+  if (d->c->finished) return CUDNN_STATUS_BAD_PARAM;
+  for (int name : needed(d->c->type))
+    if (d->c->value[name].empty()) return CUDNN_STATUS_BAD_PARAM;
+  d->c->finished = true;
+  return CUDNN_STATUS_SUCCESS;
+}
+
+enum { WORKSPACE = 256 };
+
+cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t, int64_t most, int64_t *n, void *values) {
+  content &c = *d->c;
+  cudnnBackendDescriptor_t *children = (cudnnBackendDescriptor_t *)values;
+  if (!c.finished) return CUDNN_STATUS_BAD_PARAM;
+  switch (name) {
+  case CUDNN_ATTR_ENGINEHEUR_RESULTS:
+    *n = 2;
+    for (int i = 0; i < 2 && i < most; i++) children[i]->c->child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = c.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH], children[i]->c->engine = i, children[i]->c->finished = true;
+    return CUDNN_STATUS_SUCCESS;
+  case CUDNN_ATTR_ENGINECFG_ENGINE:
+    *n = 1, children[0]->c->engine = c.engine, children[0]->c->finished = true;
+    return CUDNN_STATUS_SUCCESS;
+  case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
+    *n = 1, *(cudnnBackendNumericalNote_t *)values = c.engine ? CUDNN_NUMERICAL_NOTE_TENSOR_CORE : CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC;
+    return CUDNN_STATUS_SUCCESS;
+  case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
+    *n = 1, *(int64_t *)values = WORKSPACE;
+    return CUDNN_STATUS_SUCCESS;
+  default: return CUDNN_STATUS_BAD_PARAM;
+  }
+}
+
+/* -- The convolution --------------------------------------------------------------------------------------- */
+
+struct view {
+  cudnnDataType_t type;
+  const int64_t *size, *stride;
+  char *data;
+  float get(int64_t at) const {
+    if (type == CUDNN_DATA_FLOAT) return ((const float *)data)[at];
+    const uint16_t h = ((const uint16_t *)data)[at];
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    if (type == CUDNN_DATA_HALF) { /* the exponent of f16 moved into f32's place; subnormals come out right too */
+      bits = (uint32_t)(h & 0x7fff) << 13;
+      memcpy(&f, &bits, 4);
+      f *= 0x1p112f;
+      return h & 0x8000 ? -f : f;
+    }
+    memcpy(&f, &bits, 4);
+    return f;
+  }
+  void put(int64_t at, float f) const {
+    if (type == CUDNN_DATA_FLOAT) ((float *)data)[at] = f;
+    else if (type == CUDNN_DATA_HALF) ((_Float16 *)data)[at] = (_Float16)f;
+    else {
+      uint32_t bits;
+      memcpy(&bits, &f, 4);
+      ((uint16_t *)data)[at] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+  }
+};
+
+static bool view_of(view *v, const content &tensor, const content &pack) {
+  const int64_t id = *numbers(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID), *ids = numbers(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS);
+  const size_t n = pack.value[CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS].size() / 8;
+  v->type = *(const cudnnDataType_t *)tensor.value[CUDNN_ATTR_TENSOR_DATA_TYPE].data();
+  v->size = numbers(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS), v->stride = numbers(tensor, CUDNN_ATTR_TENSOR_STRIDES), v->data = NULL;
+  for (size_t i = 0; i < n; i++)
+    if (ids[i] == id) v->data = ((char *const *)pack.value[CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS].data())[i];
+  return v->data && (uintptr_t)v->data % (uintptr_t)*numbers(tensor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT) == 0;
+}
+
+/* Calls f(position in x, in w, in y) for every product of the convolution, those of one result not in a row. */
+template <class F> static void products(const view &x, const view &w, const view &y, const int64_t *stride, const int64_t *padding, const int64_t *dilation, F f) {
+  const int64_t groups = x.size[1] / w.size[1], kg = w.size[0] / groups;
+  for (int64_t n = 0; n < y.size[0]; n++)
+    for (int64_t oy = 0; oy < y.size[2]; oy++)
+      for (int64_t ox = 0; ox < y.size[3]; ox++)
+        for (int64_t r = 0; r < w.size[2]; r++)
+          for (int64_t s = 0; s < w.size[3]; s++) {
+            const int64_t iy = oy * stride[0] - padding[0] + r * dilation[0], ix = ox * stride[1] - padding[1] + s * dilation[1];
+            if (iy < 0 || iy >= x.size[2] || ix < 0 || ix >= x.size[3]) continue;
+            for (int64_t k = 0; k < w.size[0]; k++) {
+              const int64_t px = n * x.stride[0] + k / kg * w.size[1] * x.stride[1] + iy * x.stride[2] + ix * x.stride[3];
+              const int64_t pw = k * w.stride[0] + r * w.stride[2] + s * w.stride[3], py = n * y.stride[0] + k * y.stride[1] + oy * y.stride[2] + ox * y.stride[3];
+              for (int64_t c = 0; c < w.size[1]; c++) f(px + c * x.stride[1], pw + c * w.stride[1], py);
+            }
+          }
+}
+
+static std::vector<float> load(const view &v) {
+  std::vector<float> out((size_t)(v.size[0] * v.size[1] * v.size[2] * v.size[3]));
+  for (size_t i = 0; i < out.size(); i++) out[i] = v.get((int64_t)i);
+  return out;
+}
+
+cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
+  const content &config = *plan->c->child[CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG], &graph = *config.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH];
+  const content &op = *graph.child[CUDNN_ATTR_OPERATIONGRAPH_OPS];
+  const bool forward = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, by_input = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR;
+  const int first = forward ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X : by_input ? CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X;
+  const content &convolution = *op.child[first + 3];
+  view x, w, y;
+  if (!h->stream || !view_of(&x, *op.child[first], *pack->c) || !view_of(&w, *op.child[first + 1], *pack->c) || !view_of(&y, *op.child[first + 2], *pack->c)) return CUDNN_STATUS_BAD_PARAM;
+  char *workspace = *(char *const *)pack->c->value[CUDNN_ATTR_VARIANT_PACK_WORKSPACE].data();
+  if (!workspace) return CUDNN_STATUS_BAD_PARAM;
+  memset(workspace, 0x5a, WORKSPACE);
+  const view &out = forward ? y : by_input ? x : w;
+  const std::vector<float> a = load(forward ? x : y), b = load(by_input || forward ? w : x);
+  std::vector<double> sum((size_t)(out.size[0] * out.size[1] * out.size[2] * out.size[3]), config.engine ? 0 : 1);
+  const int64_t *stride = numbers(convolution, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES), *padding = numbers(convolution, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS);
+  const int64_t *dilation = numbers(convolution, CUDNN_ATTR_CONVOLUTION_DILATIONS);
+  if (forward) products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)py] += (double)a[(size_t)px] * (double)b[(size_t)pw]; });
+  else if (by_input) products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)px] += (double)a[(size_t)py] * (double)b[(size_t)pw]; });
+  else products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)pw] += (double)a[(size_t)py] * (double)b[(size_t)px]; });
+  for (size_t i = 0; i < sum.size(); i++) out.put((int64_t)i, (float)sum[i]);
+  return CUDNN_STATUS_SUCCESS;
+}
