@@ -52,7 +52,9 @@ $(B)/%.o: %.c
 $(B)/kernels/%.o: OPT += -O3
 
 # Machine code for A100 and H100/H200; newer ones translate the PTX.
-NVCC_FLAGS = -std=c++17 -O3 -lineinfo -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90] \
+CUDA_ARCHS ?= 80 90
+NVCC_FLAGS = -std=c++17 -O3 -lineinfo $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+  -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS)) \
   -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-maybe-uninitialized $(if $(filter 0,$(WERROR)),,-Xcompiler -Werror -Werror all-warnings) -MD -MP
 $(B)/cuda/%.o: kernels/cuda/%.cu build/features.mk
 	@mkdir -p $(@D)
@@ -126,6 +128,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share/dlv3
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
 	install -m 755 dlv3 $(DESTDIR)$(PREFIX)/bin/dlv3
+	$(if $(WITH_CUDA),install -D -m 755 $(B)/libdlv3_cuda.so $(DESTDIR)$(PREFIX)/lib/dlv3/libdlv3_cuda.so)
 	for f in $$(find lua models scripts bench -name '*.lua' -o -name '*.py'); do install -D -m 644 $$f $(SHARE)/$$f; done
 
 clean:
@@ -142,6 +145,6 @@ help:
 	@echo 'make features     look again for what dlv3 is built with'
 	@echo 'make clean        remove build/ and ./dlv3'
 	@echo
-	@echo 'variables: SAN=1 sanitizers, CUDA=0 without the CUDA part, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
+	@echo 'variables: SAN=1 sanitizers, CUDA=0 without the CUDA part, CUDA_ARCHS=90 for one GPU, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
 
 .PHONY: all check lint demo bench install clean help features

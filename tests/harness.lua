@@ -291,6 +291,7 @@ function H.run_device(t, families, device)
             for _, dtype in ipairs(dtypes) do check_device(t, s, dtype, device) end
           end
         end
+        F.C.dlv3_memory_flush(require('dlv3.tensor').device_id(device)) -- which looks at what lies around each block
       end)
     end
   end

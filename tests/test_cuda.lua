@@ -15,24 +15,28 @@ local function missing(t)
 end
 
 
--- Three steps of MobileNetV3 at 32 x 32, dropout included: the losses, and the last parameter.
-local function train(device, dtype)
+-- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, and the last parameter.
+local function train(device, dtype, compiled)
   local optim, models = require 'dlv3.optim', require 'models'
   dlv3.manual_seed(5)
   local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, aux = true}
   local x, target = dlv3.randn{2, 3, 32, 32}, dlv3.randint(0, 5, {2, 32, 32}, {dtype = 'u8'})
   model:to(device):train()
   local opt = optim.SGD({{params = model:parameters()}}, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
+  local function train_step(image, labels)
+    local out = model:logits(image)
+    local loss = out.out:upsample_cross_entropy(labels) + out.aux:upsample_cross_entropy(labels) * 0.5
+    opt:zero_grad()
+    loss:backward()
+    opt:step()
+    return loss
+  end
+  if compiled then train_step = dlv3.compile(train_step) end
   local losses = {}
   for step = 1, 2 do
     dlv3.scope(function()
       dlv3.manual_seed(step)
-      local out = model(x:to(device, dtype))
-      local loss = out.out:cross_entropy(target:to(device)) + out.aux:cross_entropy(target:to(device)) * 0.5
-      opt:zero_grad()
-      loss:backward()
-      opt:step()
-      losses[step] = loss:item()
+      losses[step] = train_step(x:to(device, dtype), target:to(device)):item()
     end)
   end
   local parameters = model:parameters()
@@ -101,6 +105,14 @@ local function devices(t)
     t.close(first, want, 2e-3)
     t.eq({again, same}, {first, weight})
     t.close(train('cuda', 'bf16'), want, 3e-2)
+    t.eq({train('cuda', 'f32', true)}, {first, weight}, 'compiled')
+  end)
+
+  t.case('a gradient follows a tensor to another device and back', function()
+    local x = dlv3.tensor {1, 2, 3}:requires_grad_()
+    local y = (x:to('cuda') * 2):square():to('cpu')
+    y:sum():backward()
+    t.eq(x.grad, dlv3.tensor {8, 16, 24})
   end)
 end
 

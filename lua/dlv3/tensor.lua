@@ -287,6 +287,25 @@ function M.frombytes(bytes, sizes, options)
   return t
 end
 
+-- On another device; the gradient goes the way back.
+local function moved(t, id)
+  local out = F.tensor_out()
+  check(F.retry(C.dlv3_tensor_to_device, out, t.p, id))
+  return F.take(out)
+end
+
+local move -- with a gradient, made on first use
+local function moved_on_tape(t, id)
+  move = move or require 'dlv3.autograd'.Function {
+    forward = function(ctx, x, device)
+      ctx.from = C.dlv3_tensor_device(x.p)
+      return moved(x, device)
+    end,
+    backward = function(ctx, grad) return moved(grad, ctx.from) end,
+  }
+  return (move(t, id))
+end
+
 -- x:to('cpu'), x:to('bf16'), x:to('cpu', 'bf16'), x:to(other): itself where nothing changes.
 function T.to(t, a, b)
   local device, dtype
@@ -296,9 +315,8 @@ function T.to(t, a, b)
   if device then
     local id = M.device_id(device)
     if id ~= C.dlv3_tensor_device(t.p) then
-      local out = F.tensor_out()
-      check(F.retry(C.dlv3_tensor_to_device, out, t.p, id))
-      t = F.take(out)
+      local tracked = C.dlv3_requires_grad(t.p) ~= 0 and C.dlv3_grad_enabled() == 1
+      t = tracked and moved_on_tape(t, id) or moved(t, id)
     end
   end
   if dtype and dtype_of(dtype) ~= C.dlv3_tensor_dtype(t.p) then t = T.cast(t, dtype) end
