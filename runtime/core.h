@@ -54,6 +54,7 @@ typedef struct prepared {
   uint64_t key;                     /* of the implementation: what form this is               */
   int64_t version, offset;          /* of the content it was made from                        */
   void (*destroy)(struct prepared *);
+  status (*restore)(const struct prepared *, void *dst); /* the storage's bytes again; NULL: they can not be had from this form */
 } prepared;
 
 typedef struct storage {
@@ -63,6 +64,7 @@ typedef struct storage {
   int64_t own_version;              /* see storage_version                                    */
   struct storage *parent;           /* a slice of an arena: data points into the parent's     */
   struct prepared *prepared;
+  bool frozen;                      /* see storage_surrender                                  */
   int32_t scope;                    /* depth of the scope that frees it; 0 = none             */
   struct storage *next, *prev;      /* all live storages: scopes and the out-of-memory report */
 } storage;
@@ -72,6 +74,13 @@ status storage_slice(storage **out, storage *parent, int64_t byte_offset, int64_
 storage *storage_retain(storage *s);
 void storage_drop(storage *s);    /* one reference less                                  */
 void storage_release(storage *s); /* the bytes go now, whoever still holds a reference   */
+/* A frozen storage whose content a prepared form holds too gives its bytes back to the system: a weight that only
+ * convolutions read is then held once. Whoever needs the plain bytes restores them; what was asked to be released or
+ * never had such a form fails with DLV3_ERR_RELEASED. */
+void storage_surrender(storage *s);
+status storage_restore(storage *s);
+/* Whether the bytes are there or can be had again. */
+bool storage_alive(const storage *s);
 /* Moves when the content changes, also through the arena it is a slice of. */
 static inline int64_t storage_version(const storage *s) {
   return s->own_version + (s->parent ? s->parent->own_version : 0);
@@ -152,7 +161,8 @@ enum {
   VIEW = 2,     /* infer may set is_view, view_stride and view_offset: then no kernel runs      */
   STRIDED = 4,  /* the kernel takes inputs of any stride; others get dense ones                 */
   PROMOTE = 8,  /* inputs are cast to their common dtype before infer                           */
-  NONDET = 16   /* draws random numbers: two runs differ unless the state is put back           */
+  NONDET = 16,  /* draws random numbers: two runs differ unless the state is put back           */
+  PACKED = 32   /* input 1 is a weight whose plain bytes may be away (storage_surrender)        */
 };
 
 typedef struct op_info op_info;

@@ -124,9 +124,10 @@ static status check_inputs(const op_call *c) {
       if (!info->variadic && (info->in_optional >> i & 1)) continue;
       return fail(DLV3_ERR_ARG, "%s: the tensor %s is missing", info->name, name);
     }
-    if (!t->st->data) return fail_call(c, DLV3_ERR_RELEASED, "%s was released, by release() or when its scope ended", name);
+    if (!storage_alive(t->st)) return fail_call(c, DLV3_ERR_RELEASED, "%s was released, by release() or when its scope ended", name);
     if (device < 0) device = t->st->device;
     if (t->st->device != device) return fail_call(c, DLV3_ERR_DEVICE, "the tensors are on several devices; move them with x:to(device)");
+    if (!(info->flags & PACKED && i == 1)) TRY(storage_restore(t->st));
     if (!info->variadic && (info->in_place >> i & 1) && dlv3_grad_enabled() && wants_grad(t))
       return fail_call(c, DLV3_ERR_AUTOGRAD, "%s requires grad and can not be changed in place; use the op without '_', detach(), or dlv3.no_grad", name);
   }

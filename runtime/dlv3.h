@@ -98,6 +98,8 @@ DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis);   /* axis
 DLV3_API int64_t dlv3_tensor_stride(const dlv3_tensor *t, int32_t axis);
 DLV3_API int64_t dlv3_tensor_numel(const dlv3_tensor *t);
 DLV3_API int32_t dlv3_tensor_is_dense(const dlv3_tensor *t);
+/* The content will not change any more: a kernel that keeps it in another form may give the plain bytes back to the system. */
+DLV3_API void dlv3_tensor_freeze(dlv3_tensor *t);
 DLV3_API int64_t dlv3_tensor_version(const dlv3_tensor *t); /* moves with every in-place change of the storage */
 /* Host copies in logical row-major order, converted: f64 for any dtype (exact but for i64 above 2^53). */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t);

@@ -128,6 +128,14 @@ static void give(char *data, int64_t bytes, int32_t device) {
 #endif
 }
 
+/* Straight back to the system: nobody will ask for this size again. */
+static void give_back(char *data, int64_t bytes, int32_t device) {
+  int64_t rounded;
+  size_class(bytes, &rounded);
+  backend_of(device)->free(data, rounded, device);
+  pools[device].live -= rounded, pools[device].reserved -= rounded;
+}
+
 /* -- Storages ---------------------------------------------------------------------------------------------- */
 
 static status storage_header(storage **out, int64_t bytes, int32_t device) {
@@ -189,6 +197,30 @@ void storage_release(storage *s) {
   }
 }
 
+static const prepared *whole_form(const storage *s) {
+  const prepared *p = s->frozen && !s->parent ? s->prepared : NULL;
+  while (p && (!p->restore || p->version != storage_version(s))) p = p->next;
+  return p;
+}
+
+void storage_surrender(storage *s) {
+  if (!s->data || !whole_form(s)) return;
+  give_back(s->data, s->bytes, s->device);
+  s->data = NULL;
+}
+
+bool storage_alive(const storage *s) { return s->data || whole_form(s); }
+
+status storage_restore(storage *s) {
+  if (s->data) return DLV3_OK;
+  const prepared *p = whole_form(s);
+  if (!p) return fail(DLV3_ERR_RELEASED, "the tensor was released");
+  TRY(take(&s->data, s->bytes, s->device));
+  status st = p->restore(p, s->data);
+  if (st != DLV3_OK) give(s->data, s->bytes, s->device), s->data = NULL;
+  return st;
+}
+
 void storage_drop(storage *s) {
   if (--s->refs > 0) return;
   storage_release(s);
@@ -213,7 +245,7 @@ DLV3_API void dlv3_scope_pop(int32_t depth) {
   /* Releasing a slice may drop its arena's header, which may be the next in the list: hold it meanwhile. */
   for (storage *s = live_storages.next, *next; s != &live_storages; s = next) {
     next = s->next;
-    if (s->scope <= depth || !s->data) continue;
+    if (s->scope <= depth || !(s->data || s->prepared)) continue;
     next->refs++;
     storage_release(s);
     storage *held = next;

@@ -301,7 +301,8 @@ static status lend(dlv3_program *p) {
   if (!p->n_promises) return DLV3_OK;
   int32_t device = p->promises[0].st->device;
   if (p->arena_bytes && (!arena || arena->bytes < p->arena_bytes || arena->device != device)) {
-    if (arena) storage_drop(arena), arena = NULL, dlv3_memory_flush(device);
+    if (arena) storage_drop(arena), arena = NULL;
+    dlv3_memory_flush(device); /* what was kept for another way of working */
     TRY(storage_new(&arena, p->arena_bytes, device));
     arena->scope = 0; /* it outlives the scope that a run is in */
   }
@@ -322,8 +323,11 @@ static status run_steps(dlv3_program *p) {
     c.op = s->op, c.info = &op_table[s->op], c.n_in = s->n_in, c.in = s->in, c.attr = s->attr, c.n_out = c.info->n_out;
     memcpy(c.out, s->out, sizeof s->out);
     if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
-    for (int32_t i = 0; i < s->n_in; i++)
-      if (s->in[i] && !s->in[i]->st->data) return fail_call(&c, DLV3_ERR_RELEASED, "%s was released since dlv3.compile recorded the call", c.info->variadic ? c.info->in_name[0] : c.info->in_name[i]);
+    for (int32_t i = 0; i < s->n_in; i++) {
+      if (!s->in[i]) continue;
+      if (!storage_alive(s->in[i]->st)) return fail_call(&c, DLV3_ERR_RELEASED, "%s was released since dlv3.compile recorded the call", c.info->variadic ? c.info->in_name[0] : c.info->in_name[i]);
+      if (!(c.info->flags & PACKED && i == 1)) TRY(storage_restore(s->in[i]->st));
+    }
     TRY(op_execute(&c));
   }
   return DLV3_OK;

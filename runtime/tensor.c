@@ -108,7 +108,7 @@ DLV3_API dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t n
 
 DLV3_API void dlv3_tensor_free(dlv3_tensor *t) { tensor_drop(t); }
 DLV3_API void dlv3_tensor_release(dlv3_tensor *t) { storage_release(t->st); }
-DLV3_API int32_t dlv3_tensor_released(const dlv3_tensor *t) { return t->st->data == NULL; }
+DLV3_API int32_t dlv3_tensor_released(const dlv3_tensor *t) { return !storage_alive(t->st); }
 DLV3_API int32_t dlv3_tensor_dtype(const dlv3_tensor *t) { return t->dtype; }
 DLV3_API int32_t dlv3_tensor_device(const dlv3_tensor *t) { return t->st->device; }
 DLV3_API int32_t dlv3_tensor_ndim(const dlv3_tensor *t) { return t->ndim; }
@@ -116,11 +116,12 @@ DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis) { return a
 DLV3_API int64_t dlv3_tensor_stride(const dlv3_tensor *t, int32_t axis) { return axis >= 0 && axis < t->ndim ? t->stride[axis] : -1; }
 DLV3_API int64_t dlv3_tensor_numel(const dlv3_tensor *t) { return numel(t); }
 DLV3_API int32_t dlv3_tensor_is_dense(const dlv3_tensor *t) { return is_dense(t); }
+DLV3_API void dlv3_tensor_freeze(dlv3_tensor *t) { t->st->frozen = true; }
 DLV3_API int64_t dlv3_tensor_version(const dlv3_tensor *t) { return storage_version(t->st); }
 
 static status check_alive(const tensor *t, const char *what) {
   char text[TEXT];
-  if (t->st->data) return DLV3_OK;
+  if (storage_alive(t->st)) return storage_restore(t->st);
   return fail(DLV3_ERR_RELEASED, "%s: the tensor was released, by release() or when its scope ended\n %s", what, tensor_text(text, "", t));
 }
 

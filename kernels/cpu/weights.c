@@ -1,5 +1,5 @@
 /* weights.c - what the convolution kernels are given in another form: packed weights, operands in the computing type. */
-#include "conv.h"
+#include "weights.h"
 
 #include <stdlib.h>
 
@@ -7,12 +7,13 @@
  *
  * A form is kept from its second use at one version of the weight on. So inference packs twice and never again, while in
  * training, where a step uses each form once and then changes the weight, packs pass through one scratch buffer: kept,
- * they would take twice the weights' memory. */
+ * they would take twice the weights' memory. A frozen weight is kept packed at once, and then in that form only. */
 
 typedef struct {
   prepared head;       /* version: of the last use                    */
-  int64_t bytes;
+  int64_t bytes, size[4];
   void *data;          /* NULL: not kept                              */
+  unpack_weight unpack;
 } packed_weight;
 
 static void *scratch;  /* a call of a kernel prepares one weight, and one call runs at a time */
@@ -21,6 +22,23 @@ static int64_t scratch_bytes;
 static void packed_destroy(prepared *p) {
   free(((packed_weight *)p)->data);
   free(p);
+}
+
+static status packed_restore(const prepared *p, void *dst) {
+  const packed_weight *w = (const packed_weight *)p;
+  w->unpack(dst, w->data, w->size);
+  return DLV3_OK;
+}
+
+void packed_only(tensor *w, const void *packed, unpack_weight unpack) {
+  if (!w->st->frozen || !w->st->data || w->ndim != 4 || w->offset || numel(w) * dtype_bytes(w->dtype) != w->st->bytes) return;
+  for (prepared *p = w->st->prepared; p; p = p->next) {
+    packed_weight *form = (packed_weight *)p;
+    if (form->data != packed) continue;
+    form->unpack = unpack, p->restore = packed_restore;
+    memcpy(form->size, w->size, sizeof form->size);
+  }
+  storage_surrender(w->st);
 }
 
 static status no_room(int64_t bytes) { return fail(DLV3_ERR_OOM, "out of memory for a packed weight of %.1f MiB", (double)bytes / 1048576); }
@@ -41,7 +59,7 @@ static packed_weight *form_of(tensor *w, uint64_t key, int64_t bytes) {
   packed_weight *p = (packed_weight *)w->st->prepared;
   while (p && (p->head.key != key || p->head.offset != w->offset || p->bytes != bytes)) p = (packed_weight *)p->head.next;
   if (p || !(p = calloc(1, sizeof *p))) return p;
-  *p = (packed_weight){{w->st->prepared, key, storage_version(w->st) - 1, w->offset, packed_destroy}, bytes, NULL};
+  *p = (packed_weight){{w->st->prepared, key, storage_version(w->st) - 1, w->offset, packed_destroy, NULL}, bytes, {0}, NULL, NULL};
   w->st->prepared = &p->head;
   return p;
 }
@@ -52,9 +70,11 @@ status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, void 
   packed_weight *p = form_of(w, key, bytes);
   if (!p) return no_room(bytes);
   const bool again = p->head.version == version;
-  p->head.version = version;
   if (again && p->data) return *out = p->data, DLV3_OK;
-  if (again) {
+  TRY(storage_restore(w->st)); /* while the old forms still tell of the version */
+  p->head.version = version, p->head.restore = NULL;
+  if (again || w->st->frozen) {
+    free(p->data);
     if (posix_memalign(&p->data, 64, (size_t)bytes + 64)) return p->data = NULL, no_room(bytes);
     *out = p->data;
   } else {

@@ -3,11 +3,12 @@
 -- A class says what may be folded: `folds`, pairs of names {convolution, batch norm}, the second reading the first and
 -- nobody else; a Sequential's neighbours are such pairs. After that its `fused(self)`, where it has one, may change its
 -- own form. The batch norm hands its activation to the convolution and lets everything pass. Residuals reach the
--- convolution by BatchNorm2d's `after`. In place: the weights stay where they are, scaled.
+-- convolution by BatchNorm2d's `after`. In place: the weights stay where they are, scaled, and are then frozen, so that
+-- kernels may hold them once, in the form they read.
 
 local F = require 'dlv3.ffi'
 local autograd = require 'dlv3.autograd'
-local raise = F.raise
+local C, raise = F.C, F.raise
 
 local M = {}
 
@@ -69,7 +70,11 @@ function M.fuse(model)
       rawset(module, 'is_fused', true)
     end
   end)
-  for _, p in model:named_parameters() do p.requires_grad = false end
+  for _, p in model:named_parameters() do
+    p.requires_grad = false
+    C.dlv3_tensor_freeze(p.p)
+  end
+  for _, b in model:named_buffers() do C.dlv3_tensor_freeze(b.p) end -- weights that were split are buffers
   collectgarbage()
   return model
 end
