@@ -19,14 +19,6 @@ enum {
   TASKS = 16        /* that a call is cut into, where it can be */
 };
 
-/* Output pixels [from, to) of a row of `out` whose input pixel o * step + d lies within [0, in). */
-static void live_range(int64_t out, int64_t in, int64_t step, int64_t d, int64_t *from, int64_t *to) {
-  int64_t last = in - 1 - d; /* o * step <= last */
-  *from = d >= 0 ? 0 : (-d + step - 1) / step;
-  *to = last < 0 ? 0 : last / step + 1;
-  if (*to > out) *to = out;
-}
-
 typedef struct { int64_t image, row, rows, pixel, pixels, block, blocks; } shift_task;
 
 typedef struct {
@@ -236,30 +228,21 @@ static void build_backward(void *to, const tensor *w, const void *arg) {
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_backward, &p);
 }
 
-static status forward_shift(op_call *c, const conv *g, const variant *v, shift_conv *s) {
-  tensor *w = c->in[1], *y = c->out[0];
-  const bool whole = is_window(g);
+void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
+  const tensor *y = c->out[0];
   const int64_t taps = g->r * g->s;
-  void *panels;
-  TRY(prepared_weight(&panels, w, FORM_FORWARD | v->form, v->panel_bytes(whole ? 1 : taps, whole ? taps * g->c : g->c, g->k), build_forward, v));
-  *s = (shift_conv){.in = data_of(c->in[0]), .panels = panels, .bias = c->in[2] ? data_of(c->in[2]) : NULL, .residual = c->in[3] ? data_of(c->in[3]) : NULL,
+  *s = (shift_conv){.in = data_of(c->in[0]), .bias = c->in[2] ? data_of(c->in[2]) : NULL, .residual = c->in[3] ? data_of(c->in[3]) : NULL,
                     .activation = ((const conv2d_attr *)c->attr)->activation, .out = data_of(y), .n = g->n, .in_h = g->h, .in_w = g->w, .inner = g->c, .columns = g->k,
                     .out_h = g->oh, .out_w = g->ow, .out_image = g->oh * g->ow * g->k, .out_row = g->ow * g->k, .out_column = g->k,
                     .step_h = g->stride.h, .step_w = g->stride.w};
-  if (whole) s->window = g, s->inner = taps * g->c;
-  else
-    for (int64_t t = 0; t < taps; t++) add_tap(s, t / g->s * g->dilation.h - g->padding.h, t % g->s * g->dilation.w - g->padding.w, t);
-  return DLV3_OK;
+  for (int64_t t = 0; t < taps; t++) add_tap(s, t / g->s * g->dilation.h - g->padding.h, t % g->s * g->dilation.w - g->padding.w, t);
 }
 
 /* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of
- * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride].
- * Residue i: row i / stride.w, column i % stride.w. */
-static status backward_shift(op_call *c, const conv *g, const variant *v, int64_t i, shift_conv *s) {
-  const int64_t a = i / g->stride.w, b = i % g->stride.w;
-  void *panels;
-  TRY(prepared_weight(&panels, c->in[1], FORM_BACKWARD | v->form, v->panel_bytes(g->r * g->s, g->k, g->c), build_backward, v));
-  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .panels = panels, .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c,
+ * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
+void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s) {
+  const int64_t a = residue / g->stride.w, b = residue % g->stride.w;
+  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c,
                     .out_h = (g->h - a + g->stride.h - 1) / g->stride.h, .out_w = (g->w - b + g->stride.w - 1) / g->stride.w,
                     .out_image = g->h * g->w * g->c, .out_row = g->stride.h * g->w * g->c, .out_column = g->stride.w * g->c,
                     .out_first = (a * g->w + b) * g->c, .step_h = 1, .step_w = 1};
@@ -267,20 +250,27 @@ static status backward_shift(op_call *c, const conv *g, const variant *v, int64_
     int64_t h = a + g->padding.h - t / g->s * g->dilation.h, u = b + g->padding.w - t % g->s * g->dilation.w;
     if (h % g->stride.h == 0 && u % g->stride.w == 0) add_tap(s, h / g->stride.h, u / g->stride.w, t);
   }
+}
+
+static status panels_of(const op_call *c, const conv *g, const variant *v, shift_conv *s) {
+  const bool forward = c->op == OP_conv2d, whole = forward && is_window(g);
+  const int64_t taps = g->r * g->s, bytes = forward ? v->panel_bytes(whole ? 1 : taps, whole ? taps * g->c : g->c, g->k) : v->panel_bytes(taps, g->k, g->c);
+  void *panels;
+  TRY(prepared_weight(&panels, c->in[1], (forward ? FORM_FORWARD : FORM_BACKWARD) | v->form, bytes, forward ? build_forward : build_backward, v));
+  s->panels = panels;
   return DLV3_OK;
 }
 
-status shift_of_call(op_call *c, shift_conv *s) {
-  const conv g = conv_of(c);
-  return c->op == OP_conv2d ? forward_shift(c, &g, &f32_variant, s) : backward_shift(c, &g, &f32_variant, 0, s);
-}
+status shift_panels(const op_call *c, const conv *g, shift_conv *s) { return panels_of(c, g, &f32_variant, s); }
 
 static status convolve(op_call *c, bool pairs) {
   conv g = conv_of(c);
   if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   shift_conv s;
-  TRY(forward_shift(c, &g, v, &s));
+  shift_of_forward(c, &g, &s);
+  if (is_window(&g)) s.window = &g, s.inner = g.r * g.s * g.c, s.n_taps = 0;
+  TRY(panels_of(c, &g, v, &s));
   return run_shift(c, &s, v);
 }
 
@@ -288,9 +278,12 @@ static status backward_input(op_call *c, bool pairs) {
   conv g = conv_of(c);
   if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
+  shift_conv panels;
+  TRY(panels_of(c, &g, v, &panels));
   for (int64_t i = 0; i < g.stride.h * g.stride.w; i++) {
     shift_conv s;
-    TRY(backward_shift(c, &g, v, i, &s));
+    shift_of_backward(c, &g, i, &s);
+    s.panels = panels.panels;
     TRY(run_shift(c, &s, v));
   }
   return DLV3_OK;

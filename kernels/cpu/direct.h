@@ -29,7 +29,20 @@ typedef struct {
 
 static inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-/* Call c, conv2d or (of stride 1) conv2d_backward_input, with its weights in panels of f32. */
-status shift_of_call(op_call *c, shift_conv *s);
+/* Output pixels [from, to) of a row of `out` whose input pixel o * step + d lies within [0, in). */
+static inline void live_range(int64_t out, int64_t in, int64_t step, int64_t d, int64_t *from, int64_t *to) {
+  int64_t last = in - 1 - d; /* o * step <= last */
+  *from = d >= 0 ? 0 : (-d + step - 1) / step;
+  *to = last < 0 ? 0 : last / step + 1;
+  if (*to > out) *to = out;
+}
+
+/* Calls of conv2d and conv2d_backward_input but for the panels; a backward has one sum for each of stride x stride residues
+ * of its output pixels. At most MAX_TAPS taps. */
+void shift_of_forward(const op_call *c, const conv *g, shift_conv *s);
+void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s);
+
+/* The weights in panels of f32. */
+status shift_panels(const op_call *c, const conv *g, shift_conv *s);
 
 #endif

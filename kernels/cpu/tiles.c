@@ -4,6 +4,9 @@
  * on an Intel Xeon of model 207 it was measured at a quarter of the rate, so there bf16 is widened and multiplied as f32. */
 #include "tiles.h"
 
+#define TILE_SET(isa) {rows_f32_##isa, columns_f32_##isa, rows_f64_##isa, columns_f64_##isa, lane_taps_f32_##isa, lane_taps_f64_##isa, lane_taps_bf16_##isa, \
+                       lane_products_f32_##isa, lane_products_f64_##isa, lane_products_bf16_##isa}
+
 #define U float
 #define C float
 #define F(name) name##_f32_base
@@ -11,6 +14,9 @@
 #define WIDTH 16
 #define TALL 6
 #include "tile.inc"
+#define X float
+#include "lane.inc"
+#undef X
 #undef U
 #undef C
 #undef F
@@ -18,13 +24,25 @@
 #define C double
 #define F(name) name##_f64_base
 #include "tile.inc"
+#define X double
+#include "lane.inc"
+#undef X
 #undef U
 #undef C
+#undef F
+#define X bf16
+#define C float
+#define BF16
+#define F(name) name##_bf16_base
+#include "lane.inc"
+#undef X
+#undef C
+#undef BF16
 #undef F
 #undef TARGET
 #undef WIDTH
 
-tile_set tiles = {rows_f32_base, columns_f32_base, rows_f64_base, columns_f64_base};
+tile_set tiles = TILE_SET(base);
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -35,6 +53,9 @@ tile_set tiles = {rows_f32_base, columns_f32_base, rows_f64_base, columns_f64_ba
 #define TARGET __attribute__((target("avx2,fma")))
 #define WIDTH 32
 #include "tile.inc"
+#define X float
+#include "lane.inc"
+#undef X
 #undef U
 #undef C
 #undef F
@@ -42,8 +63,20 @@ tile_set tiles = {rows_f32_base, columns_f32_base, rows_f64_base, columns_f64_ba
 #define C double
 #define F(name) name##_f64_avx2
 #include "tile.inc"
+#define X double
+#include "lane.inc"
+#undef X
 #undef U
 #undef C
+#undef F
+#define X bf16
+#define C float
+#define BF16
+#define F(name) name##_bf16_avx2
+#include "lane.inc"
+#undef X
+#undef C
+#undef BF16
 #undef F
 #undef TARGET
 #undef WIDTH
@@ -56,6 +89,9 @@ tile_set tiles = {rows_f32_base, columns_f32_base, rows_f64_base, columns_f64_ba
 #define WIDTH 64
 #define TALL 12
 #include "tile.inc"
+#define X float
+#include "lane.inc"
+#undef X
 #undef U
 #undef C
 #undef F
@@ -63,8 +99,20 @@ tile_set tiles = {rows_f32_base, columns_f32_base, rows_f64_base, columns_f64_ba
 #define C double
 #define F(name) name##_f64_avx512
 #include "tile.inc"
+#define X double
+#include "lane.inc"
+#undef X
 #undef U
 #undef C
+#undef F
+#define X bf16
+#define C float
+#define BF16
+#define F(name) name##_bf16_avx512
+#include "lane.inc"
+#undef X
+#undef C
+#undef BF16
 #undef F
 #undef TARGET
 
@@ -78,9 +126,9 @@ tile_set tiles = {rows_f32_base, columns_f32_base, rows_f64_base, columns_f64_ba
 __attribute__((constructor)) static void choose_tiles(void) {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    tiles = (tile_set){rows_f32_avx512, columns_f32_avx512, rows_f64_avx512, columns_f64_avx512};
+    tiles = (tile_set) TILE_SET(avx512);
   else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    tiles = (tile_set){rows_f32_avx2, columns_f32_avx2, rows_f64_avx2, columns_f64_avx2};
+    tiles = (tile_set) TILE_SET(avx2);
   if (__builtin_cpu_supports("avx512bf16")) tiles.rows_pair = rows_pair_avx512, tiles.columns_pair = columns_pair_avx512;
   tiles.pair_is_fast = tiles.rows_pair && __builtin_cpu_is("amd");
 }

@@ -4,6 +4,11 @@
  *   rows:    y[i][j] = from[i][j] + sum over l < depth of a[i row + l] b[l NR + j]         b is a packed panel
  *   columns: y[i][j] = from[i][j] + sum over l < depth of a[i + l column] b[l ldb + j]     a and b as they lie along the inner axis
  *
+ * For depthwise convolution, a lane of channels (64 bytes of sums) at once:
+ *
+ *   lane_taps:     y[p] = sum over taps t of x[t][p step] w[t]                               x[t] is left behind the last pixel
+ *   lane_products: sums[s] += sum over pixels p of y[p ystep] x[p xstep + s tapstep]         s < taps
+ *
  * Rows of y and from are ldy and ldf apart; from may be y, or NULL for zeros. `pair`: a unit of a and b is two bf16, inner element 2 l in its low half, and sums
  * are f32; NULL where the processor has no instruction for it. */
 #ifndef DLV3_TILES_H
@@ -19,6 +24,12 @@ typedef struct {
   void (*columns_f32)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const float *a, int64_t column, const float *b, int64_t ldb, int64_t depth);
   void (*rows_f64)(int64_t m, double *y, int64_t ldy, const double *from, int64_t ldf, const double *a, int64_t row, const double *b, int64_t depth);
   void (*columns_f64)(int64_t m, double *y, int64_t ldy, const double *from, int64_t ldf, const double *a, int64_t column, const double *b, int64_t ldb, int64_t depth);
+  void (*lane_taps_f32)(int64_t n, float *y, int64_t ldy, const float **x, int64_t step, const float *const *w, int64_t taps);
+  void (*lane_taps_f64)(int64_t n, double *y, int64_t ldy, const double **x, int64_t step, const double *const *w, int64_t taps);
+  void (*lane_taps_bf16)(int64_t n, float *y, int64_t ldy, const bf16 **x, int64_t step, const float *const *w, int64_t taps);
+  void (*lane_products_f32)(int64_t taps, float *sums, int64_t n, const float *y, int64_t ystep, const float *x, int64_t xstep, int64_t tapstep);
+  void (*lane_products_f64)(int64_t taps, double *sums, int64_t n, const double *y, int64_t ystep, const double *x, int64_t xstep, int64_t tapstep);
+  void (*lane_products_bf16)(int64_t taps, float *sums, int64_t n, const bf16 *y, int64_t ystep, const bf16 *x, int64_t xstep, int64_t tapstep);
   void (*rows_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t row, const uint32_t *b, int64_t depth);
   void (*columns_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t column, const uint32_t *b, int64_t ldb, int64_t depth);
   bool pair_is_fast; /* faster than widening to f32 */

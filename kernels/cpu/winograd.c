@@ -219,12 +219,14 @@ static status convolve(op_call *c) {
   const char *why = unfit(&v, c->in[0]->dtype);
   if (why) return DECLINED(why);
   shift_conv s;
-  TRY(shift_of_call(c, &s));
+  if (c->op == OP_conv2d) shift_of_forward(c, &v, &s);
+  else shift_of_backward(c, &v, 0, &s);
   winograd g = {.s = &s};
   if (!square_taps(&g)) return DECLINED("taps on padding alone, or not on a square grid");
   g.rows = blocks_of(blocks_of(s.out_h, g.spacing), 4), g.columns = blocks_of(blocks_of(s.out_w, g.spacing), 4);
   g.all_tiles = s.n * g.spacing * g.spacing * g.rows * g.columns;
   if (2 * 36 * g.all_tiles > direct_products(&s)) return DECLINED("not half the multiplications of the direct sum");
+  TRY(shift_panels(c, &v, &s));
   return run(&g, c->in[0]->dtype);
 }
 
