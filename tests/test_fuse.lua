@@ -1,8 +1,9 @@
--- test_fuse.lua - model:fuse(): the same results, and what it refuses.
+-- test_fuse.lua - model:fuse(): the same results, the weights in memory once, and what it refuses.
 
 local dlv3 = require 'dlv3'
 local nn = require 'dlv3.nn'
 local models = require 'models'
+local F = require 'dlv3.ffi'
 
 return function(t)
   -- Statistics and factors as after a training, so that folding has something to do.
@@ -47,6 +48,39 @@ return function(t)
       t.ok(relative(want.out, model(x).out) < 1e-5, 'fused twice')
     end)
   end
+
+  t.case('weights are held once, and come back to the last bit', function()
+    local conv = nn.Conv2d(96, 128, 3, {padding = 1, bias = false})
+    local net = nn.Sequential(conv, nn.BatchNorm2d(128, {activation = 'relu'})):eval():fuse()
+    local x = dlv3.randn{1, 96, 14, 15}
+    local plain, before = conv.weight:clone(), dlv3.memory().live
+    local y = net(x)
+    local bytes = plain:numel() * 4
+    t.ok(dlv3.memory().live - y:numel() * 4 < before - bytes / 2, 'the plain weight is gone')
+    t.ok(not conv.weight:is_released())
+    t.eq(conv.weight, plain)
+    net(x)
+    for _, impl in ipairs {'direct', 'ref', 'onednn', 'direct'} do
+      F.check(F.C.dlv3_set_impl(impl))
+      local again = net(x)
+      F.check(F.C.dlv3_set_impl '')
+      t.close(again, y, 1e-5, 1e-4, impl)
+      t.eq(conv.weight, plain, impl)
+    end
+    dlv3.no_grad(function() conv.weight:mul_(2) end) -- a frozen weight that is changed all the same
+    t.close(net(x), x:conv2d(plain * 2, conv.bias, {padding = 1, activation = 'relu'}), 1e-4, 1e-4)
+  end)
+
+  t.case('scopes and release reach a weight that is held in packed form only', function()
+    local conv
+    dlv3.scope(function()
+      conv = nn.Conv2d(64, 64, 3, {padding = 1})
+      conv:eval():fuse()
+      conv(dlv3.randn{1, 64, 12, 12})
+    end)
+    t.ok(conv.weight:is_released())
+    t.error(function() conv(dlv3.randn{1, 64, 12, 12}) end, 'w was released')
+  end)
 
   t.case("a convolution's own bias, and parts that are used twice", function()
     local net = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4, {activation = 'hardswish'})))

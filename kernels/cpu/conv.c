@@ -59,6 +59,7 @@ static void conv2d_rows(void *ctx, int64_t begin, int64_t end) {
 }
 
 static status ref_conv2d(op_call *c) {
+  TRY(storage_restore(c->in[1]->st));
   conv_job job = {conv_of(c), c->in[0], c->in[1], c->in[2], c->out[0], c->in[3], ((const conv2d_attr *)c->attr)->activation};
   parallel_for(job.v.n * job.v.oh, 1, conv2d_rows, &job);
   return DLV3_OK;

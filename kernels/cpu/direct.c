@@ -5,6 +5,7 @@
  * Work is cut by shape alone, and every sum is made in one order, so results do not depend on the number of threads.
  * Not here: groups (depthwise.c, oneDNN or the reference take them). */
 #include "direct.h"
+#include "weights.h"
 
 #include <stdlib.h>
 
@@ -222,6 +223,19 @@ static void build_forward(void *to, const tensor *w, const void *arg) {
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_forward, &p);
 }
 
+/* The plain weight again, of panels whose units are its elements. */
+static void unpack_forward(void *dst, const void *panels, const int64_t *size, int64_t columns, int64_t width) {
+  bool whole = is_window(&(conv){.c = size[1], .r = size[2], .s = size[3]});
+  int64_t taps = whole ? 1 : size[2] * size[3], inner = size[1] * size[2] * size[3] / taps, blocks = blocks_of(size[0], columns);
+  for (int64_t k = 0; k < size[0]; k++)
+    for (int64_t t = 0; t < taps; t++)
+      for (int64_t i = 0; i < inner; i++)
+        memcpy((char *)dst + ((k * taps + t) * inner + i) * width,
+               (const char *)panels + (((t * blocks + k / columns) * inner + i) * columns + k % columns) * width, (size_t)width);
+}
+static void unpack_forward_f32(void *dst, const void *panels, const int64_t *size) { unpack_forward(dst, panels, size, f32_variant.columns, 4); }
+static void unpack_forward_f64(void *dst, const void *panels, const int64_t *size) { unpack_forward(dst, panels, size, f64_variant.columns, 8); }
+
 static void build_backward(void *to, const tensor *w, const void *arg) {
   const variant *v = arg;
   packing p = {to, data_of(w), w->size[2] * w->size[3], w->size[0], w->size[1]};
@@ -257,6 +271,7 @@ static status panels_of(const op_call *c, const conv *g, const variant *v, shift
   const int64_t taps = g->r * g->s, bytes = forward ? v->panel_bytes(whole ? 1 : taps, whole ? taps * g->c : g->c, g->k) : v->panel_bytes(taps, g->k, g->c);
   void *panels;
   TRY(prepared_weight(&panels, c->in[1], (forward ? FORM_FORWARD : FORM_BACKWARD) | v->form, bytes, forward ? build_forward : build_backward, v));
+  if (forward && v->pair == 1) packed_only(c->in[1], panels, v == &f64_variant ? unpack_forward_f64 : unpack_forward_f32);
   s->panels = panels;
   return DLV3_OK;
 }
