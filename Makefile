@@ -105,7 +105,7 @@ features:
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
 
-check: all $(if $(filter 0,$(CUDA))$(filter 1,$(SAN)),,$(if $(HAVE_CXX),$(HOST_CUDA)))
+check: all $(if $(filter 0,$(CUDA)),,$(if $(HAVE_CXX),$(HOST_CUDA)))
 	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua $(TESTS)
 
 lint:

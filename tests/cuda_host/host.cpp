@@ -8,7 +8,11 @@
  * when it is freed, and is filled with rubbish, so that what hardware would silently allow is seen here. */
 #include <cuda_runtime.h>
 
+#ifndef DLV3_SANITIZE
 #include <setjmp.h>
+#else
+#include <sanitizer/common_interface_defs.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,16 +27,23 @@ static int device_now;
 
 enum { MOST_THREADS = 1024, STACK = 128 << 10 };
 
+/* Switching: by setjmp, which makes no system call; under a sanitizer, which has to be told, by swapcontext. */
+#ifndef DLV3_SANITIZE
+typedef jmp_buf place;
+#else
+typedef ucontext_t place;
+#endif
+
 typedef struct {
   ucontext_t start;
-  jmp_buf at;
+  place at;
   char *stack;
   bool started, waiting;
   dim3 thread;                      /* the one it is running                                   */
 } fiber;
 
 static fiber fibers[MOST_THREADS];
-static jmp_buf scheduler;
+static place scheduler;
 static int running;
 static unsigned next_thread, n_threads, n_waiting, n_done, vote, vote_result;
 static void (*block_body)(void *);
@@ -40,36 +51,66 @@ static void *block_context;
 
 static dim3 thread_of(unsigned i) { return dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y); }
 
+#ifndef DLV3_SANITIZE
+static void to_scheduler() {
+  if (!_setjmp(fibers[running].at)) _longjmp(scheduler, 1);
+}
+#else
+static const void *scheduler_stack;
+static size_t scheduler_size;
+static void arrived(void *fake) { __sanitizer_finish_switch_fiber(fake, &scheduler_stack, &scheduler_size); }
+static void to_scheduler() {
+  void *fake = NULL;
+  const int self = running;
+  __sanitizer_start_switch_fiber(&fake, scheduler_stack, scheduler_size);
+  swapcontext(&fibers[self].at, &scheduler);
+  arrived(fake);
+}
+#endif
+
 static void worker() {
+#ifdef DLV3_SANITIZE
+  arrived(NULL);
+#endif
   for (;;) {
     while (next_thread < n_threads) {
       fibers[running].thread = threadIdx = thread_of(next_thread++);
       block_body(block_context);
       n_done++;
     }
-    if (!_setjmp(fibers[running].at)) _longjmp(scheduler, 1);
+    to_scheduler();
   }
 }
 
 /* Goes on with fiber i until it waits or has nothing to do. */
 static void resume(int i) {
   fiber *f = &fibers[i];
+  const bool started = f->started;
   running = i;
-  if (_setjmp(scheduler)) return;
+  if (!started) {
+    f->started = true;
+    if (!f->stack) f->stack = (char *)malloc(STACK);
+    getcontext(&f->start);
+    f->start.uc_stack.ss_sp = f->stack, f->start.uc_stack.ss_size = STACK, f->start.uc_link = NULL;
+    makecontext(&f->start, worker, 0);
+  }
   threadIdx = f->thread;
-  if (f->started) _longjmp(f->at, 1);
-  f->started = true;
-  if (!f->stack) f->stack = (char *)malloc(STACK);
-  getcontext(&f->start);
-  f->start.uc_stack.ss_sp = f->stack, f->start.uc_stack.ss_size = STACK, f->start.uc_link = NULL;
-  makecontext(&f->start, worker, 0);
+#ifndef DLV3_SANITIZE
+  if (_setjmp(scheduler)) return;
+  if (started) _longjmp(f->at, 1);
   setcontext(&f->start);
+#else
+  void *fake = NULL;
+  __sanitizer_start_switch_fiber(&fake, f->stack, STACK);
+  swapcontext(&scheduler, started ? &f->at : &f->start);
+  __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+#endif
 }
 
 void __syncthreads() {
   fiber *f = &fibers[running];
   f->waiting = true, n_waiting++;
-  if (!_setjmp(f->at)) _longjmp(scheduler, 1);
+  to_scheduler();
 }
 
 int __syncthreads_or(int predicate) {
