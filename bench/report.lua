@@ -73,7 +73,7 @@ function M.tables(rows, share)
     if row.ours and row.ours.rss then memory[#memory + 1] = memory_line(row) end
   end
   if #memory > 0 then
-    for _, line in ipairs {'', '| peak resident memory | dlv3 | peer with the least | its memory | dlv3 needs | must | goal | reached |', '|---|---|---|---|---|---|---|---|'} do
+    for _, line in ipairs {'', '| peak resident memory | dlv3 | PyTorch mode with the least | its memory | dlv3 needs | must | goal | reached |', '|---|---|---|---|---|---|---|---|'} do
       lines[#lines + 1] = line
     end
     for _, line in ipairs(memory) do lines[#lines + 1] = line end

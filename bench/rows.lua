@@ -1,7 +1,7 @@
 -- rows.lua - what is compared: each row with dlv3's command, the peers' commands, and the targets.
 --
 -- To add a row: an entry in M.list. must and goal are what dlv3 aims at: times faster than the best peer, or, of memory,
--- the part of the least that a peer needs.
+-- the part of the least that PyTorch needs.
 
 local run = require 'bench.run'
 local host = require 'dlv3.host'
