@@ -65,9 +65,12 @@ INLINE void output_transform(float *restrict y0, float *restrict y1, float *rest
 }
 
 /* G: powers of the points over the products of their distances. */
-#define TAPS_TRANSFORM \
-  {{1, 0, 0}, {-81.0f / 130, -54.0f / 130, -36.0f / 130}, {-81.0f / 130, 54.0f / 130, -36.0f / 130}, \
-   {16.0f / 130, 24.0f / 130, 36.0f / 130}, {16.0f / 130, -24.0f / 130, 36.0f / 130}, {0, 0, 1}}
+static const float taps_transform[6][3] = {{1, 0, 0},
+                                           {-81.0f / 130, -54.0f / 130, -36.0f / 130},
+                                           {-81.0f / 130, 54.0f / 130, -36.0f / 130},
+                                           {16.0f / 130, 24.0f / 130, 36.0f / 130},
+                                           {16.0f / 130, -24.0f / 130, 36.0f / 130},
+                                           {0, 0, 1}};
 
 #undef A
 #undef B
@@ -95,8 +98,9 @@ INLINE void output_transform(float *restrict y0, float *restrict y1, float *rest
 
 /* -- The products ------------------------------------------------------------------------------------------------ */
 
-/* to[j] = sum over r, s of g[i][r] g[j][s] taps[r][s], n values each, for the row i of positions. */
-CLONES static void transform_taps(float (*to)[DEPTH * NR(float)], const float *const taps[3][3], const float g[6][3], int64_t i, int64_t n) {
+/* to[j] = sum over r, s of G[i][r] G[j][s] taps[r][s], n values each, for the row i of positions. */
+CLONES static void transform_taps(float (*to)[DEPTH * NR(float)], const float *const taps[3][3], int64_t i, int64_t n) {
+  const float(*g)[3] = taps_transform;
   for (int64_t at = 0; at < n; at += LANES) {
     float h[3][LANES];
     for (int64_t r = 0; r < 9; r++) __builtin_prefetch(taps[r / 3][r % 3] + at + 32 * LANES);
@@ -109,12 +113,11 @@ CLONES static void transform_taps(float (*to)[DEPTH * NR(float)], const float *c
 
 /* Depth [l, l + depth) of (G g G^T) at a row of positions, for a block of columns, as panels. */
 static void tap_panels(const winograd *g, float (*to)[DEPTH * NR(float)], int64_t row, int64_t block, int64_t l, int64_t depth) {
-  static const float factors[6][3] = TAPS_TRANSFORM;
   const shift_conv *s = g->s;
   const float *taps[3][3];
   for (int64_t i = 0; i < 9; i++)
     taps[i / 3][i % 3] = (const float *)s->panels + ((g->tap_of[i / 3][i % 3] * blocks_of(s->columns, NR(float)) + block) * s->inner + l) * (int64_t)NR(float);
-  transform_taps(to, (const float *const (*)[3])taps, factors, row, depth * (int64_t)NR(float));
+  transform_taps(to, (const float *const (*)[3])taps, row, depth * (int64_t)NR(float));
 }
 
 /* Item: a row of six positions and a group of blocks of columns. */
