@@ -124,7 +124,7 @@ static const variant *variant_of(int32_t dtype, bool pairs) {
   case DLV3_F64: return &f64_variant;
   case DLV3_F32: return &f32_variant;
   case DLV3_F16: return &f16_variant;
-  default: return tiles.rows_pair && (pairs || tiles.pair_is_fast) ? &pair_variant : &bf16_variant;
+  default: return pairs || tiles.pair_is_fast ? &pair_variant : &bf16_variant;
   }
 }
 
@@ -132,7 +132,6 @@ static status no_memory(const op_call *c) { return fail_call(c, DLV3_ERR_OOM, "o
 
 static const char *not_for_direct(const op_call *c, const conv *g, bool pairs) {
   if (pairs && c->in[0]->dtype != DLV3_BF16) return "only bf16 comes in pairs";
-  if (pairs && !tiles.rows_pair) return "this processor does not multiply pairs of bf16";
   if (g->groups != 1) return "groups";
   if (g->r * g->s > MAX_TAPS) return "a window of more than 225 taps";
   return NULL;
@@ -173,15 +172,21 @@ static void flatten(shift_conv *s) {
   s->taps[0].to = s->out_w;
 }
 
-/* Tasks of about TASK_PIXELS by GROUP blocks; smaller ones where that would be few. */
+/* Tasks of about TASK_PIXELS by GROUP blocks; smaller ones where that would be few. Every group of columns reads the map
+ * again and every piece of the map all its weights: what is less is read more often. */
 static void cut(shift_conv *s, const variant *v) {
   int64_t chunks = blocks_of(s->out_w, TASK_PIXELS), blocks = blocks_of(s->columns, v->columns), groups = blocks_of(blocks, GROUP);
   s->pixels = blocks_of(blocks_of(s->out_w, chunks), MR) * MR;
   s->rows = TASK_PIXELS / s->pixels > 1 ? TASK_PIXELS / s->pixels : 1;
   if (s->rows > s->out_h) s->rows = s->out_h;
   s->group = blocks_of(blocks, groups);
-  while (s->n * blocks_of(s->out_h, s->rows) * blocks_of(s->out_w, s->pixels) * blocks_of(blocks, s->group) < TASKS) {
-    if (s->rows > 1) s->rows = (s->rows + 1) / 2;
+  const int64_t map = s->n * s->in_h * s->in_w * s->inner, weights = (s->window ? 1 : s->n_taps) * s->inner * s->columns;
+  for (;;) {
+    const int64_t pieces = s->n * blocks_of(s->out_h, s->rows) * blocks_of(s->out_w, s->pixels);
+    groups = blocks_of(blocks, s->group);
+    if (pieces * groups >= TASKS) break;
+    if (s->group > 1 && map * groups < weights * pieces) s->group = (s->group + 1) / 2;
+    else if (s->rows > 1) s->rows = (s->rows + 1) / 2;
     else if (s->pixels > 4 * MR) s->pixels = blocks_of(s->pixels, 2 * MR) * MR;
     else if (s->group > 1) s->group = (s->group + 1) / 2;
     else break;

@@ -5,7 +5,15 @@
 #include "tiles.h"
 
 #define TILE_SET(isa) {rows_f32_##isa, columns_f32_##isa, rows_f64_##isa, columns_f64_##isa, lane_taps_f32_##isa, lane_taps_f64_##isa, lane_taps_bf16_##isa, \
-                       lane_products_f32_##isa, lane_products_f64_##isa, lane_products_bf16_##isa}
+                       lane_products_f32_##isa, lane_products_f64_##isa, lane_products_bf16_##isa, rows_pair_##isa, columns_pair_##isa}
+
+/* Where no instruction multiplies pairs, each half becomes an f32: the high one as it stands but for the low bits. */
+#define HALVES(acc, v, b, F) (acc) + bits_f32((v) << 16) * (F(vector))((b) << 16) + bits_f32((v) & 0xffff0000u) * (F(vector))((b) & 0xffff0000u)
+INLINE float bits_f32(uint32_t bits) {
+  float f;
+  memcpy(&f, &bits, 4);
+  return f;
+}
 
 #define U float
 #define C float
@@ -39,6 +47,15 @@
 #undef C
 #undef BF16
 #undef F
+#define U uint32_t
+#define C float
+#define F(name) name##_pair_base
+#define DOT(acc, v, b) HALVES(acc, v, b, F)
+#include "tile.inc"
+#undef U
+#undef C
+#undef F
+#undef DOT
 #undef TARGET
 #undef WIDTH
 
@@ -78,6 +95,15 @@ tile_set tiles = TILE_SET(base);
 #undef C
 #undef BF16
 #undef F
+#define U uint32_t
+#define C float
+#define F(name) name##_pair_avx2
+#define DOT(acc, v, b) HALVES(acc, v, b, F)
+#include "tile.inc"
+#undef U
+#undef C
+#undef F
+#undef DOT
 #undef TARGET
 #undef WIDTH
 #undef TALL
@@ -114,13 +140,22 @@ tile_set tiles = TILE_SET(base);
 #undef C
 #undef BF16
 #undef F
+#define U uint32_t
+#define C float
+#define F(name) name##_pair_avx512
+#define DOT(acc, v, b) HALVES(acc, v, b, F)
+#include "tile.inc"
+#undef U
+#undef C
+#undef F
+#undef DOT
 #undef TARGET
 
 #define U uint32_t
 #define C float
-#define F(name) name##_pair_avx512
+#define F(name) name##_pair_avx512bf16
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")))
-#define DOT(acc, v, b) (vector_pair_avx512) _mm512_dpbf16_ps((__m512)(acc), (__m512bh)_mm512_set1_epi32((int)(v)), (__m512bh)(b))
+#define DOT(acc, v, b) (vector_pair_avx512bf16) _mm512_dpbf16_ps((__m512)(acc), (__m512bh)_mm512_set1_epi32((int)(v)), (__m512bh)(b))
 #include "tile.inc"
 
 __attribute__((constructor)) static void choose_tiles(void) {
@@ -129,7 +164,8 @@ __attribute__((constructor)) static void choose_tiles(void) {
     tiles = (tile_set) TILE_SET(avx512);
   else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     tiles = (tile_set) TILE_SET(avx2);
-  if (__builtin_cpu_supports("avx512bf16")) tiles.rows_pair = rows_pair_avx512, tiles.columns_pair = columns_pair_avx512;
-  tiles.pair_is_fast = tiles.rows_pair && __builtin_cpu_is("amd");
+  if (!__builtin_cpu_supports("avx512bf16")) return;
+  tiles.rows_pair = rows_pair_avx512bf16, tiles.columns_pair = columns_pair_avx512bf16;
+  tiles.pair_is_fast = __builtin_cpu_is("amd");
 }
 #endif

@@ -10,7 +10,7 @@
  *   lane_products: sums[s] += sum over pixels p of y[p ystep] x[p xstep + s tapstep]         s < taps
  *
  * Rows of y and from are ldy and ldf apart; from may be y, or NULL for zeros. `pair`: a unit of a and b is two bf16, inner element 2 l in its low half, and sums
- * are f32; NULL where the processor has no instruction for it. */
+ * are f32. */
 #ifndef DLV3_TILES_H
 #define DLV3_TILES_H
 
