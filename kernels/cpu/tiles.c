@@ -21,6 +21,7 @@ INLINE float bits_f32(uint32_t bits) {
 #define TARGET
 #define WIDTH 16
 #define TALL 6
+#define VECTORS 2
 #include "tile.inc"
 #define X float
 #include "lane.inc"
@@ -58,6 +59,8 @@ INLINE float bits_f32(uint32_t bits) {
 #undef DOT
 #undef TARGET
 #undef WIDTH
+#undef TALL
+#undef VECTORS
 
 tile_set tiles = TILE_SET(base);
 
@@ -69,6 +72,8 @@ tile_set tiles = TILE_SET(base);
 #define F(name) name##_f32_avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #define WIDTH 32
+#define TALL 3
+#define VECTORS 4
 #include "tile.inc"
 #define X float
 #include "lane.inc"
@@ -107,6 +112,7 @@ tile_set tiles = TILE_SET(base);
 #undef TARGET
 #undef WIDTH
 #undef TALL
+#undef VECTORS
 
 #define U float
 #define C float
@@ -114,6 +120,7 @@ tile_set tiles = TILE_SET(base);
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
 #define WIDTH 64
 #define TALL 12
+#define VECTORS 2
 #include "tile.inc"
 #define X float
 #include "lane.inc"
