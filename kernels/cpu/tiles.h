@@ -32,7 +32,8 @@ typedef struct {
   void (*lane_products_bf16)(int64_t taps, float *sums, int64_t n, const bf16 *y, int64_t ystep, const bf16 *x, int64_t xstep, int64_t tapstep);
   void (*rows_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t row, const uint32_t *b, int64_t depth);
   void (*columns_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t column, const uint32_t *b, int64_t ldb, int64_t depth);
-  bool pair_is_fast; /* faster than widening to f32 */
+  bool pair_is_fast;           /* faster than widening to f32                                                   */
+  int64_t depth_bytes, aliased; /* the inner axis that one call is best given; distance of rows from which they had better be copied */
 } tile_set;
 
 extern tile_set tiles;
