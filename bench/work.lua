@@ -33,12 +33,13 @@ local function inference(model)
   return function(x) return model:logits(x).out:upsample_argmax{size = {x:size(3), x:size(4)}} end
 end
 
--- A function that does the work once. o: model, work, size, batch, precision, compile.
+-- A function that does the work once. o: model, work, size, batch, precision, compile, checkpoint_activations.
 function M.make(o)
   dlv3.manual_seed(0)
   local training = o.work == 'train'
   local model = models[o.model]{num_classes = 21, aux = training}
   local x = dlv3.randn{o.batch, 3, o.size, o.size}:to(o.precision)
+  if o.checkpoint_activations then model:checkpoint_activations() end
   local step = training and training_step(model) or inference(model)
   if o.compile then step = dlv3.compile(step) end
   if not training then return function() dlv3.no_grad(step, x) end end

@@ -48,6 +48,8 @@ local InvertedResidual = nn.module('InvertedResidual', function(self, c)
   self.add = c.stride == 1 and c.cin == c.cout
 end)
 
+InvertedResidual.is_block = true -- of deeplabv3.lua's checkpoint_activations
+
 function InvertedResidual:forward(x)
   local block, y = self.block, x
   for i = 1, #block - 1 do y = block[i](y) end

@@ -20,6 +20,7 @@ local Bottleneck = nn.module('Bottleneck', function(self, cin, width, stride, di
   end
 end)
 
+Bottleneck.is_block = true -- of deeplabv3.lua's checkpoint_activations
 Bottleneck.folds = {{'conv1', 'bn1'}, {'conv2', 'bn2'}, {'conv3', 'bn3'}}
 
 function Bottleneck:forward(x)

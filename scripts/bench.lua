@@ -31,6 +31,7 @@ local opt, given = options.parse({
   {'runs', 5, 'timed runs, after one to warm up', min = 1},
   {'threads', 0, 'threads, 0 for all'},
   {'compile', true, 'record and replay'},
+  {'checkpoint-activations', false, 'make activations again in backward'},
   'More:',
   {'ops', false, 'each distinct convolution of the models (or of --model): forward and gradients, by implementation'},
   {'seconds', 0.1, 'for each of them', type = 'number'},

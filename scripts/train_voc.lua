@@ -31,6 +31,7 @@ local spec = {
   {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number'},
   {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs some hundred steps)", type = 'number', min = 0, max = 1},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
+  {'checkpoint-activations', false, 'keep less for backward and make it again there: less memory, more time'},
   {'compile', true, 'record a step once and replay it: quicker, with less memory, the same bits'},
   {'seed', 0, 'of initial weights, order, crops and dropout', min = 0},
   {'workers', 2, 'threads that prepare batches', short = 'j', min = 1},
@@ -74,6 +75,7 @@ else
   if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
 end
 model:to(opt.device)
+if opt.checkpoint_activations then model:checkpoint_activations() end
 if opt.bn_momentum > 0 then
   model:apply(function(module) if module.class_name == 'BatchNorm2d' then module.momentum = opt.bn_momentum end end)
 end

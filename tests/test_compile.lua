@@ -7,15 +7,17 @@ local models = require 'models'
 
 return function(t)
   -- Losses, parameters, statistics and random state after five steps of two sizes with a falling rate.
-  local function trained(name, precision, compiled)
+  local function trained(name, precision, compiled, aux, checkpointed)
     return dlv3.scope(function()
       dlv3.manual_seed(1)
-      local model = models[name]{num_classes = 4, aux = true}
-      local sgd = optim.SGD({{params = model.backbone:parameters()}, {params = model.classifier:parameters(), lr = 0.02}, {params = model.aux_classifier:parameters()}},
-                            {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
+      local model = models[name]{num_classes = 4, aux = aux}
+      if checkpointed then model:checkpoint_activations() end
+      local groups = {{params = model.backbone:parameters()}, {params = model.classifier:parameters(), lr = 0.02}, aux and {params = model.aux_classifier:parameters()} or nil}
+      local sgd = optim.SGD(groups, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
       local function step(x, target)
         local out = model:logits(x)
-        local loss = out.out:upsample_cross_entropy(target) + out.aux:upsample_cross_entropy(target) * 0.5
+        local loss = out.out:upsample_cross_entropy(target)
+        if aux then loss = loss + out.aux:upsample_cross_entropy(target) * 0.5 end
         sgd:zero_grad()
         loss:backward()
         sgd:step()
@@ -36,12 +38,49 @@ return function(t)
 
   for _, case in ipairs {{'deeplabv3_mobilenet_v3_large', 'f32'}, {'deeplabv3_mobilenet_v3_large', 'bf16'}, {'deeplabv3_resnet50', 'f32'}, {'deeplabv3_resnet101', 'f32'}} do
     t.case(('%s, %s: training is the same to the last bit'):format(case[1], case[2]), function()
-      local want, got = trained(case[1], case[2], false), trained(case[1], case[2], true)
+      local want, got = trained(case[1], case[2], false, true), trained(case[1], case[2], true, true)
       t.eq(got.losses, want.losses)
       t.eq(got.rng, want.rng)
       for i, entry in ipairs(want.state) do t.ok(entry[2] == got.state[i][2], entry[1]) end
     end)
   end
+
+  for _, name in ipairs {'deeplabv3_mobilenet_v3_large', 'deeplabv3_resnet50'} do
+    t.case(name .. ': training that makes its activations again is the same to the last bit, plain and compiled', function()
+      local want = trained(name, 'f32', false, false)
+      for _, compiled in ipairs {false, true} do
+        local got = trained(name, 'f32', compiled, false, true)
+        t.eq(got.losses, want.losses)
+        t.eq(got.rng, want.rng)
+        for i, entry in ipairs(want.state) do t.ok(entry[2] == got.state[i][2], entry[1]) end
+      end
+    end)
+  end
+
+  t.case('checkpoint holds less, draws the same numbers, and says what it takes', function()
+    local function peak_of(checkpointed)
+      return dlv3.scope(function()
+        dlv3.manual_seed(3)
+        local layers = nn.Sequential()
+        for i = 1, 12 do layers[i] = nn.Conv2d(4, 4, 3, {padding = 1}) end
+        local block = function(x) return layers(x):dropout{p = 0.5} end
+        local x = dlv3.randn({1, 4, 64, 64}, {requires_grad = true})
+        dlv3.memory{reset = true}
+        local before = dlv3.memory().live
+        local y = x * 1
+        for _ = 1, 4 do y = checkpointed and dlv3.checkpoint(block, y) or block(y) end
+        y:sum():backward()
+        collectgarbage()
+        return {peak = dlv3.memory().peak - before, grad = x.grad:tobytes(), after = dlv3.randn{3}:tobytes()}
+      end)
+    end
+    local plain, again = peak_of(false), peak_of(true)
+    t.ok(again.grad == plain.grad and again.after == plain.after)
+    t.ok(again.peak < plain.peak * 0.7, ('%d bytes against %d'):format(again.peak, plain.peak))
+    local x = dlv3.randn({2}, {requires_grad = true})
+    t.error(function() dlv3.checkpoint(function(y) return y end) end, 'takes a function and a tensor')
+    t.error(function() dlv3.checkpoint(function() return 1 end, x * 1) end, 'must return one tensor, it returned a number')
+  end)
 
   for _, name in ipairs {'deeplabv3_mobilenet_v3_large', 'deeplabv3_resnet50', 'deeplabv3_resnet101'} do
     t.case(name .. ': inference is the same to the last bit, plain and fused', function()

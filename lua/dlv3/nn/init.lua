@@ -6,6 +6,7 @@ local tensor = require 'dlv3.tensor'
 local initialise = require 'dlv3.nn.initialise'
 local nearest = require 'dlv3.nearest'
 local given = require 'dlv3.given'
+local recompute = require 'dlv3.recompute'
 local raise, count = F.raise, given.count
 
 local nn = {Module = Module, init = initialise, module = Module.class, is_module = Module.is}
@@ -89,8 +90,9 @@ end)
 function nn.BatchNorm2d:forward(x, residual)
   self:input(x)
   if self.folded then return x end
-  if self.training then self.num_batches_tracked:add_(1) end
-  return x:batch_norm(self.weight, self.bias, self.running_mean, self.running_var, residual,
+  local moves = not (self.training and recompute.again) -- statistics, once a batch
+  if self.training and moves then self.num_batches_tracked:add_(1) end
+  return x:batch_norm(self.weight, self.bias, moves and self.running_mean or nil, moves and self.running_var or nil, residual,
                       {training = self.training, momentum = self.momentum, eps = self.eps, activation = self.activation})
 end
 

@@ -72,7 +72,13 @@ local function leave(depth, ...)
   return ...
 end
 
-local function call(self, ...) return leave(path.push(self), self:forward(...)) end
+-- A module with `checkpointed` set keeps nothing from its forward to its backward but x (recompute.lua).
+local function forward(self, ...)
+  if not (self.checkpointed and self.training) then return self:forward(...) end
+  return require 'dlv3.recompute'.checkpoint(function(x) return self:forward(x) end, ...)
+end
+
+local function call(self, ...) return leave(path.push(self), forward(self, ...)) end
 
 path.frame = call
 

@@ -1,0 +1,59 @@
+-- recompute.lua - dlv3.checkpoint: what lies between the ends of a function is made again in backward instead of kept.
+--
+-- Forward runs without a tape. Backward runs the function once more, with one, from the arguments and the random state of
+-- the first time, and at once goes back through it. So the gradients have the same bits (but where x has two more uses
+-- outside of the function: its three gradients are then added in another order), running statistics move once, and the most
+-- that is held is the ends of all such functions and the inside of one. It costs that second forward.
+
+local F = require 'dlv3.ffi'
+local autograd = require 'dlv3.autograd'
+local call = require 'dlv3.call'
+local C = F.C
+
+local M = {again = false} -- again: a function runs the second time; batch norm leaves its running statistics alone
+
+local function with(again, grad, fn, ...)
+  local before, grad_before = M.again, C.dlv3_grad_enabled()
+  M.again = again
+  C.dlv3_set_grad_enabled(grad)
+  local results = {pcall(fn, ...)}
+  M.again = before
+  C.dlv3_set_grad_enabled(grad_before)
+  if not results[1] then error(results[2], 0) end
+  return unpack(results, 2)
+end
+
+-- The function once more on x, with the random numbers of the first time; the generator stays where it is now.
+local function second(ctx, x)
+  local rng, now = ctx.rng, ctx.rng:clone()
+  rng:copy_(ctx.state)
+  local y = with(true, 1, ctx.fn, x)
+  rng:copy_(now)
+  return y
+end
+
+local node = autograd.Function{
+  forward = function(ctx, x, fn)
+    ctx.x, ctx.fn, ctx.rng = x, fn, call.default_rng(C.dlv3_tensor_device(x.p))
+    ctx.state = ctx.rng:clone()
+    local y = autograd.scope(fn, x)
+    if not F.is_tensor(y) then F.raise('checkpoint: the function must return one tensor, it returned ' .. (y == nil and 'nothing' or 'a ' .. type(y))) end
+    return y
+  end,
+  backward = function(ctx, grad)
+    return autograd.scope(function()
+      local x = ctx.x:detach():requires_grad_()
+      second(ctx, x):backward(grad)
+      return x.grad
+    end)
+  end,
+}
+
+-- fn(x) of a tensor x, one tensor. Parameters that fn uses get their gradients; other tensors that need some must come as x.
+function M.checkpoint(fn, x)
+  if not F.is_tensor(x) then F.raise('checkpoint: takes a function and a tensor, as in dlv3.checkpoint(block, x); ' .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came') end
+  if C.dlv3_grad_enabled() == 0 or C.dlv3_requires_grad(x.p) == 0 then return fn(x) end
+  return node(x, fn)
+end
+
+return M
