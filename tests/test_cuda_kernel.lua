@@ -136,6 +136,16 @@ local function results(t)
   end)
 end
 
+-- Every ```lua block of the page runs as it stands.
+local function page(t)
+  local file = assert(io.open(t.directory .. '/../docs/cuda_kernels.md'))
+  local text = file:read '*a'
+  file:close()
+  for block in text:gmatch '```lua\n(.-)```' do
+    t.case('docs/cuda_kernels.md: ' .. block:match '^%-%- ([^\n]*)', function() assert(loadstring(block, '=docs/cuda_kernels.md'))() end)
+  end
+end
+
 local function recorded(t)
   t.case('recorded by dlv3.compile: forward, and a whole step with the gradient', function()
     local axpy = dlv3.cuda_kernel(source, 'axpy')
@@ -250,6 +260,7 @@ return function(t)
     return
   end
   results(t)
+  page(t)
   recorded(t)
   errors(t)
   if F.C.dlv3_path_kind(played(t)) ~= 1 then return end

@@ -75,11 +75,12 @@ typedef struct compiled {
 
 static compiled *known;
 
-/* NVRTC has no C headers: the fixed-width types, whether a source includes <stdint.h> or not. */
+/* NVRTC has no C headers: the fixed-width types, whether a source includes <stdint.h> or not. As libcu++ defines them, so
+ * that a source may include that as well. */
 static const char *const stdint_name = "stdint.h", *const stdint_text =
   "#pragma once\n"
   "typedef signed char int8_t;\ntypedef unsigned char uint8_t;\ntypedef short int16_t;\ntypedef unsigned short uint16_t;\n"
-  "typedef int int32_t;\ntypedef unsigned int uint32_t;\ntypedef long int64_t;\ntypedef unsigned long uint64_t;\n";
+  "typedef int int32_t;\ntypedef unsigned int uint32_t;\ntypedef long long int64_t;\ntypedef unsigned long long uint64_t;\n";
 
 static status rtc_failed(const char *what, nvrtcResult e) {
   return fail(e == NVRTC_ERROR_OUT_OF_MEMORY ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda_kernel: NVRTC: %s: %s", what, rtc.GetErrorString(e));
