@@ -122,6 +122,7 @@ static status compile(nvrtcProgram program, const char *name, int32_t device) {
     if (*o) options[n++] = o;
   RTC(rtc.AddNameExpression(program, name), "the kernel's name");
   const nvrtcResult e = rtc.CompileProgram(program, n, options);
+  if (e == NVRTC_ERROR_INVALID_OPTION) return fail(DLV3_ERR_DEVICE, "cuda_kernel: this libnvrtc does not compile for the device (sm_%d%d); a newer one is needed", p.major, p.minor);
   return e == NVRTC_SUCCESS ? DLV3_OK : with_log(program, name, e);
 }
 
