@@ -62,7 +62,7 @@ $(B)/cuda/%.o: kernels/cuda/%.cu build/features.mk
 	$(Q)$(NVCC) $(NVCC_FLAGS) -MF $(@:.o=.d) -c -o $@ $<
 $(B)/libdlv3_cuda.so: $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda/%.o)
 	$(call say,LINK,$@)
-	$(Q)$(NVCC) -shared -cudart shared -Xlinker -z,defs -o $@ $^ $(CUDA_LIBS)
+	$(Q)$(NVCC) -shared -cudart shared -Xlinker -z,defs -o $@ $^ $(CUDA_LIBS) -ldl
 
 # The same sources for the host, with stand-ins for CUDA's headers and libraries: what the tests run without a GPU.
 HOST_CUDA := $(B)/cuda_host/libdlv3_cuda.so
@@ -78,7 +78,7 @@ $(B)/cuda_host/host/%.o: tests/cuda_host/%.cpp
 	$(Q)$(HOST_CXX) -c -o $@ $<
 $(HOST_CUDA): $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda_host/%.o) $(HOST_CUDA_SRC:tests/cuda_host/%.cpp=$(B)/cuda_host/host/%.o)
 	$(call say,LINK,$@)
-	$(Q)$(CXX) $(OPT) -shared -o $@ $^
+	$(Q)$(CXX) $(OPT) -shared -o $@ $^ -ldl
 -include $(wildcard $(B)/cuda/*.d $(B)/cuda_host/*.d $(B)/cuda_host/host/*.d)
 
 # The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.

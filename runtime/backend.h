@@ -10,12 +10,26 @@
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 2 };
+enum { DLV3_BACKEND_ABI = 3 };
 
 typedef struct {
   const char *name;
   status (*run)(op_call *c);
 } impl;
+
+/* A kernel that was compiled from source text, for one device; a backend's own struct begins with it. It stays for good. */
+struct dlv3_kernel {
+  int32_t device;
+  const char *name;
+};
+
+/* A launch of one. kind: of a tensor 1 where the kernel may write it, else 0; of a number its dtype. */
+typedef struct kernel_launch {
+  dlv3_kernel *kernel;
+  int64_t grid[3], block[3], shared;
+  int32_t n, kind[DLV3_MAX_SLOTS];
+  dlv3_attr number[DLV3_MAX_SLOTS];
+} kernel_launch;
 
 /* device: as in storage.device; those of a plug-in are numbered from 1. */
 typedef struct {
@@ -32,6 +46,8 @@ typedef struct {
   int64_t (*memory)(int32_t device);                    /* bytes the device has                             */
   const char *(*describe)(int32_t device);              /* "NVIDIA H200, sm_90, 139.8 GiB"                  */
   const char *libraries;                                /* "cudart 13.0  cudnn 9.19.0"                      */
+  status (*kernel_find)(dlv3_kernel **out, const char *source, const char *name, int32_t device); /* compiled once */
+  status (*kernel_run)(const op_call *c, const kernel_launch *l); /* c->in: the tensors, NULL for numbers */
 } backend;
 
 extern const backend cpu_backend;
@@ -54,6 +70,9 @@ typedef struct {
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */
 typedef const backend *dlv3_backend_open_fn(const runtime_api *host, int32_t abi);
+
+/* DLV3_SYNC=1: an error of a kernel is to come out at its own call. dispatch.c */
+bool waits_for_each(void);
 
 /* Why an implementation passes; a static string, shown by DLV3_VERBOSE=2. Returns DLV3_DECLINED. */
 status declined(const char *why);

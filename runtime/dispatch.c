@@ -31,6 +31,8 @@ __attribute__((constructor)) static void read_environment(void) {
   sync_each = sync && strcmp(sync, "0");
 }
 
+bool waits_for_each(void) { return sync_each; }
+
 status declined(const char *why) {
   declined_reason = why;
   return DLV3_DECLINED;

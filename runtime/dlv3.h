@@ -134,6 +134,17 @@ DLV3_API const char *dlv3_op_chosen(int32_t op);    /* the implementation of thi
  * defaults do not apply here, so only for ops without attributes); out: receives new references. */
 DLV3_API DLV3_MUST dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr, dlv3_tensor **out);
 
+/* -- Kernels compiled from source text (kernel.c) ------------------------------------------------------------ */
+
+typedef struct dlv3_kernel dlv3_kernel;
+/* The kernel `name` (as C++ names it, scale<float>) of CUDA C source text, for a device; compiled when it is asked for
+ * first, and kept for good. The message of a failure has the compiler's log. */
+DLV3_API DLV3_MUST dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, const char *name, int32_t device);
+/* Queues it. grid and block: x, y, z; shared: bytes. Argument i is tensors[i], with kinds[i] 1 where the kernel may write
+ * it, else 0, or, where that is NULL, numbers[i] as the dtype kinds[i]; at most DLV3_MAX_SLOTS. Tensors must be dense. */
+DLV3_API DLV3_MUST dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, const int64_t *block, int64_t shared, dlv3_tensor *const *tensors,
+                                                  const dlv3_attr *numbers, const int32_t *kinds, int32_t n);
+
 /* -- Record and replay (record.c) --------------------------------------------------------------------------- */
 
 typedef struct dlv3_program dlv3_program;

@@ -12,6 +12,7 @@
  *
  * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes as without a program,
  * hence the same bits. A device whose kernels can be launched as one graph can capture the second run of a program. */
+#include "backend.h"
 #include "record.h"
 
 #include <stdlib.h>
@@ -22,6 +23,7 @@ typedef struct {
   int32_t op, n_in;
   tensor **in, *out[DLV3_MAX_OUTPUTS]; /* headers of the program's own */
   dlv3_attr *attr;
+  kernel_launch *launch;       /* not NULL: of a kernel from source text, and no op's */
 } step;
 
 typedef struct {
@@ -132,13 +134,26 @@ status record_call(const op_call *c) {
   return DLV3_OK;
 }
 
+status record_launch(const kernel_launch *l, tensor *const *in) {
+  dlv3_program *p = current;
+  TRY(grow(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
+  step *s = &p->steps[p->n_steps++];
+  *s = (step){.op = OP_COUNT, .n_in = l->n};
+  s->in = calloc((size_t)l->n + 1, sizeof *s->in);
+  s->launch = malloc(sizeof *s->launch);
+  if (!s->in || !s->launch) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  *s->launch = *l;
+  for (int32_t i = 0; i < l->n; i++) TRY(note(&s->in[i], in[i]));
+  return DLV3_OK;
+}
+
 DLV3_API void dlv3_program_free(dlv3_program *p) {
   if (!p) return;
   for (int64_t k = 0; k < p->n_steps; k++) {
     step *s = &p->steps[k];
     for (int32_t i = 0; i < s->n_in && s->in; i++) tensor_drop(s->in[i]);
     for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) tensor_drop(s->out[i]);
-    free(s->in), free(s->attr);
+    free(s->in), free(s->attr), free(s->launch);
   }
   for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->args[i]);
   for (int32_t i = 0; i < p->n_results; i++) tensor_drop(p->results[i]);
@@ -319,6 +334,10 @@ static status run_steps(dlv3_program *p) {
   for (int64_t k = 0; k < p->n_steps; k++) {
     step *s = &p->steps[k];
     op_call c;
+    if (s->launch) {
+      TRY(kernel_execute(s->launch, s->in));
+      continue;
+    }
     memset(&c, 0, sizeof c);
     c.op = s->op, c.info = &op_table[s->op], c.n_in = s->n_in, c.in = s->in, c.attr = s->attr, c.n_out = c.info->n_out;
     memcpy(c.out, s->out, sizeof s->out);

@@ -9,6 +9,10 @@ bool recording(void);
 status not_recording(const char *what);
 /* Takes a call, whose outputs are made, into the program instead of running it. */
 status record_call(const op_call *c);
+/* The same for a launch of a kernel from source text, on n tensors or NULLs; kernel_execute runs it (kernel.c). */
+struct kernel_launch;
+status record_launch(const struct kernel_launch *l, tensor *const *in);
+status kernel_execute(const struct kernel_launch *l, tensor *const *in);
 /* How many references to a storage are the program's that is being recorded. */
 int32_t recorded_references(const storage *s);
 /* The address of a storage made while recording: one of its own, where nobody can read. */

@@ -110,10 +110,11 @@ static status open_device(device_state **out, int32_t device) {
   return DLV3_OK;
 }
 
-cudaStream_t stream_of(const op_call *c) {
+cudaStream_t stream_on(int32_t device) {
   device_state *d;
-  return open_device(&d, device_tensor(c)->st->device) == DLV3_OK ? d->stream : NULL;
+  return open_device(&d, device) == DLV3_OK ? d->stream : NULL;
 }
+cudaStream_t stream_of(const op_call *c) { return stream_on(device_tensor(c)->st->device); }
 fault_slot faults_of(const op_call *c) { return devices[device_tensor(c)->st->device].faults; }
 
 status scratch_new(storage **out, const op_call *c, int64_t bytes) { return storage_new(out, bytes, device_tensor(c)->st->device); }
@@ -270,7 +271,8 @@ static const impl *const kernels[] = {
 static_assert(sizeof kernels / sizeof *kernels == OP_COUNT, "one list an op");
 
 static char libraries[160];
-static backend table = {DLV3_BACKEND_ABI, "cuda", cuda_alloc, cuda_free, cuda_copy, cuda_sync, kernels, cuda_probe, cuda_check, cuda_memory, cuda_describe, libraries};
+static backend table = {DLV3_BACKEND_ABI, "cuda", cuda_alloc, cuda_free, cuda_copy, cuda_sync, kernels, cuda_probe, cuda_check, cuda_memory, cuda_describe, libraries,
+                        nvrtc_find, nvrtc_run};
 
 extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_open(const runtime_api *api, int32_t abi) {
   if (abi != DLV3_BACKEND_ABI || api->abi != DLV3_BACKEND_ABI) return NULL;

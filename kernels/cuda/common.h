@@ -41,6 +41,7 @@ static inline unsigned blocks_for(int64_t n) { return (unsigned)least(ceil_div(n
 
 /* The stream that all work of a device goes to, one after the other; makes the device the current one. */
 cudaStream_t stream_of(const op_call *c);
+cudaStream_t stream_on(int32_t device); /* NULL: the device can not be used, and fail() has said why */
 /* Scratch memory of a call, given back with drop() after the launches: what reuses it runs after them on the stream. */
 status scratch_new(storage **out, const op_call *c, int64_t bytes);
 static inline tensor *device_tensor(const op_call *c) {

@@ -1,4 +1,4 @@
-/* vendor.h - the libraries behind convolution and matrix product: what the other files see of cuDNN and cuBLASLt. */
+/* vendor.h - the libraries behind convolution and matrix product, and the compiler: what the other files see of cuDNN, cuBLASLt and NVRTC. */
 #ifndef DLV3_CUDA_VENDOR_H
 #define DLV3_CUDA_VENDOR_H
 
@@ -6,5 +6,9 @@
 
 /* ", cudnn 9.19.0" at text. */
 void cudnn_version(char *text, size_t n);
+
+/* Kernels from source text, as backend.h has them. */
+status nvrtc_find(dlv3_kernel **out, const char *source, const char *name, int32_t device);
+status nvrtc_run(const op_call *c, const kernel_launch *l);
 
 #endif

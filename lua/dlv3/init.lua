@@ -19,8 +19,10 @@ for _, name in ipairs {'no_grad', 'scope', 'Function'} do dlv3[name] = autograd[
 dlv3.compile = compile.compile
 
 -- Parts that a small script does not need are loaded on first use.
-local lazy = {load = {'dlv3.files', 'load'}, save = {'dlv3.files', 'save'}, items = {'dlv3.dict', 'items'}, none = {'dlv3.dict', 'none'},
-              checkpoint = {'dlv3.recompute', 'checkpoint'}}
+local lazy = {
+  load = {'dlv3.files', 'load'}, save = {'dlv3.files', 'save'}, items = {'dlv3.dict', 'items'}, none = {'dlv3.dict', 'none'},
+  cuda_kernel = {'dlv3.cuda_kernel', 'cuda_kernel'}, checkpoint = {'dlv3.recompute', 'checkpoint'},
+}
 setmetatable(dlv3, {__index = function(t, key)
   local from = lazy[key]
   if not from then return nil end

@@ -23,10 +23,11 @@ struct dim3 {
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 typedef dim3 uint3;
-extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+#define CUDA_HOST_SEEN __attribute__((visibility("default"))) /* by kernels that are compiled while the tests run */
+CUDA_HOST_SEEN extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-void __syncthreads();
-int __syncthreads_or(int predicate);
+CUDA_HOST_SEEN void __syncthreads();
+CUDA_HOST_SEEN int __syncthreads_or(int predicate);
 
 /* Runs body(context) for every thread of every block. */
 void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context);
@@ -99,6 +100,28 @@ template <class K, class... A> void cuda_host_launch(dim3 grid, dim3 block, cuda
   cuda_host_fill(&job.arguments, arguments...);
   cuda_host_run(grid, block, job.run, &job);
 }
+
+/* -- Kernels compiled at run time (nvrtc.cpp) -------------------------------------------------------------- */
+
+typedef struct cuda_host_library *cudaLibrary_t;
+typedef struct cuda_host_kernel *cudaKernel_t;
+typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
+typedef struct {
+  size_t sharedSizeBytes;
+  int maxThreadsPerBlock;
+} cudaFuncAttributes;
+
+cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, void *, void **, unsigned, void *, void **, unsigned);
+cudaError_t cudaLibraryGetKernel(cudaKernel_t *kernel, cudaLibrary_t library, const char *name);
+cudaError_t cudaLibraryUnload(cudaLibrary_t library);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel);
+cudaError_t cudaFuncGetParamInfo(const void *kernel, size_t i, size_t *offset, size_t *bytes);
+cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t kernel, cudaFuncAttribute attribute, int value, int device);
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream);
+/* What `extern __shared__ T name[]` is: the dynamic shared memory of the launch. */
+CUDA_HOST_SEEN void *cuda_host_shared();
+
+/* -- Atomics ----------------------------------------------------------------------------------------------- */
 
 static inline int atomicExch(int *p, int v) {
   int before = *p;
