@@ -105,41 +105,54 @@ template <class T> static status weights_of(const T **out, const op_call *c, ten
 
 /* -- The product: rows are the pixels of 8 tiles, columns output channels ---------------------------------- */
 
-/* Where row i of the block's result is; n = -1: nowhere. */
-typedef struct { int64_t n, y, x; } pixel;
-DEVICE pixel pixel_of(const conv &v, const region &r, int64_t first_tile, int i) {
-  const int64_t tile = first_tile + i / TILE, a_row = r.width, an_image = a_row * r.height;
-  const pixel p = {tile / an_image, (r.y + tile / a_row % r.height) * SIDE + i % TILE / SIDE, (r.x + tile % a_row) * SIDE + i % SIDE};
-  return p.n < v.n && p.y < v.oh && p.x < v.ow ? p : pixel{-1, 0, 0};
+/* A pixel of the output; n = -1: none. */
+typedef struct { int32_t n, y, x; } pixel;
+
+/* The first pixel of a tile of a region, counted over all images. */
+DEVICE pixel corner_of(const conv &v, const region &r, int32_t tile) {
+  const pixel p = {tile / (r.width * r.height), (r.y + tile / r.width % r.height) * SIDE, (r.x + tile % r.width) * SIDE};
+  return p.n < v.n ? p : pixel{-1, 0, 0};
+}
+DEVICE pixel pixel_of(const conv &v, const pixel &corner, int i) {
+  const pixel p = {corner.n, corner.y + i / SIDE, corner.x + i % SIDE};
+  return p.n >= 0 && p.y < v.oh && p.x < v.ow ? p : pixel{-1, 0, 0};
 }
 
-/* 8 elements, of which `there` exist, from memory that begins anywhere. */
-template <class T> DEVICE void gather_chunk(T *to, const T *from, int64_t there) {
+/* A chunk of 8 elements into a slice, of which `there` exist. whole: chunks lie on boundaries of 16 bytes and exist as a
+ * whole or not at all; any: memory of the device. */
+template <class T> DEVICE void fill_chunk(T *to, const T *from, int64_t there, bool whole, const T *any) {
+  if (whole) {
+    copy_16(to, there > 0 ? from : any, there > 0);
+    return;
+  }
   pack<T, MMA_CHUNK> p;
   UNROLL
-  for (int i = 0; i < MMA_CHUNK; i++) p.v[i] = i < there ? from[i] : narrow<T>(0.0f);
+  for (int i = 0; i < MMA_CHUNK; i++) p.v[i] = i < there ? from[i] : T{0};
   *(pack<T, MMA_CHUNK> *)to = p;
 }
 
-/* What mma_sum reads: input channels in slices, tap by tap of those that the region needs. */
+/* What mma_sum reads: channels of the input in slices, tap by tap of those that the region needs. */
 template <class T> struct tap_source {
   conv v;
   const T *x, *w;
-  int64_t padded, column;            /* column: the block's first                             */
+  int64_t padded;
+  int32_t column;                    /* the block's first                                     */
   bool whole;                        /* rows of x lie on boundaries of 16 bytes               */
-  int taps;                          /* those to come                                         */
-  int64_t at, l0;                    /* the tap and the channel of the next slice             */
+  int32_t taps, l0;                  /* taps to come; the first channel of the next slice     */
   pixel out[2];
-  const T *row[2];
+  const T *row[2], *weights[2];
   DEVICE void start_tap() {
-    at = 0, l0 = 0;
-    while (!(taps >> at & 1)) at++;
-    taps &= ~(1 << at);
+    int32_t tap = 0;
+    l0 = 0;
+    while (!(taps >> tap & 1)) tap++;
+    taps &= ~(1 << tap);
     UNROLL
     for (int q = 0; q < 2; q++) {
-      const int64_t iy = input_at(out[q].y, at / 3, 1, v.padding.h, v.dilation.h), ix = input_at(out[q].x, at % 3, 1, v.padding.w, v.dilation.w);
+      const int64_t iy = input_at(out[q].y, tap / 3, 1, v.padding.h, v.dilation.h), ix = input_at(out[q].x, tap % 3, 1, v.padding.w, v.dilation.w);
       const bool inside = out[q].n >= 0 && iy >= 0 && iy < v.h && ix >= 0 && ix < v.w;
+      const int64_t j = column + mma_chunk<true>(q).i;
       row[q] = inside ? x + ((out[q].n * v.h + iy) * v.w + ix) * v.c : NULL;
+      weights[q] = j < v.k ? w + (j * TAPS + tap) * padded : NULL;
     }
   }
   DEVICE void fill(T *left, T *right) {
@@ -147,45 +160,50 @@ template <class T> struct tap_source {
     UNROLL
     for (int q = 0; q < 2; q++) {
       const mma_spot to = mma_chunk<true>(q);
-      const int64_t l = l0 + to.l, j = column + to.i;
-      const bool pixels = row[q] && l < v.c, weights = j < v.k && l < padded;
-      if (whole) copy_16(left + mma_place<true>(to.i, to.l), pixels ? row[q] + l : x, pixels);
-      else gather_chunk(left + mma_place<true>(to.i, to.l), pixels ? row[q] + l : x, pixels ? v.c - l : 0);
-      copy_16(right + mma_place<true>(to.i, to.l), weights ? w + (j * TAPS + at) * padded + l : w, weights);
+      const int at = mma_place<true>(to.i, to.l);
+      const int64_t l = l0 + to.l;
+      const bool copied = weights[q] && l < padded;
+      fill_chunk(left + at, row[q] + l, row[q] ? v.c - l : 0, whole, x);
+      copy_16(right + at, copied ? weights[q] + l : w, copied);
     }
     l0 += MMA_SLICE;
   }
 };
 
+template <class T> struct tap_sink {
+  conv v;
+  region here;
+  int32_t first_tile, column;
+  T *y;
+  epilogue<T, float> end;
+  pixel corner;
+  DEVICE void rows(int i) { corner = corner_of(v, here, first_tile + i / TILE); }
+  DEVICE void store(int r, int j, float sum) const {
+    const pixel p = pixel_of(v, corner, r);
+    const int64_t k = column + j, at = ((p.n * v.oh + p.y) * v.ow + p.x) * v.k + k;
+    if (p.n >= 0 && k < v.k) y[at] = end(sum, at, k);
+  }
+};
+
 template <class T> static __global__ void __launch_bounds__(MMA_THREADS, 2)
 tap_product(conv v, region_list regions, const T *x, bool whole, const T *w, int64_t padded, T *y, epilogue<T, float> end) {
+  typedef warp_product<T, true> warp;
+  alignas(16) __shared__ char memory[MMA_MEMORY];
   int which = regions.n - 1;
-  while (regions.of[which].first_block > (int64_t)blockIdx.x) which--;
+  while (regions.of[which].first_block > (int32_t)blockIdx.x) which--;
   const region here = regions.of[which];
-  const int64_t first_tile = ((int64_t)blockIdx.x - here.first_block) * BLOCK_TILES, tiles = v.n * here.height * here.width;
-  const int64_t column = (int64_t)blockIdx.y * MMA_SIDE;
-  typedef warp_product<T, true> product;
-  tap_source<T> source = {v, x, w, padded, column, whole, here.taps, 0, v.c, {}, {}};
+  const int32_t first_tile = ((int32_t)blockIdx.x - here.first_block) * BLOCK_TILES, column = (int32_t)blockIdx.y * MMA_SIDE;
+  const bool busy = first_tile + warp::first_row() / TILE < v.n * here.height * here.width && column + warp::first_column() < v.k;
+  tap_source<T> source = {v, x, w, padded, column, whole, here.taps, (int32_t)v.c, {}, {}, {}};
+  tap_sink<T> sink = {v, here, first_tile, column, y, end, {}};
   UNROLL
-  for (int q = 0; q < 2; q++) source.out[q] = pixel_of(v, here, first_tile, mma_chunk<true>(q).i);
-  product sums;
-  const bool busy = first_tile + product::first_row() / TILE < tiles && column + product::first_column() < v.k;
-  mma_sum(&sums, &source, here.n_taps * (int)ceil_div(v.c, MMA_SLICE), busy);
-  if (!busy) return;
-  UNROLL
-  for (int i = 0; i < product::ROWS; i++)
-    UNROLL
-    for (int half = 0; half < 2; half++) {
-      const pixel p = pixel_of(v, here, first_tile, product::first_row() + i * TILE + product::tile::row(half * 2));
-      UNROLL
-      for (int j = 0; j < product::COLUMNS; j++)
-        UNROLL
-        for (int e = 0; e < 4; e++) {
-          const int own = half * 2 + e / 2 * 4 + e % 2;
-          const int64_t k = column + product::first_column() + j * MMA_TILE + product::tile::column(own), to = ((p.n * v.oh + p.y) * v.ow + p.x) * v.k + k;
-          if (p.n >= 0 && k < v.k) y[to] = end(sums.sum[i][j][own], to, k);
-        }
-    }
+  for (int q = 0; q < 2; q++) {
+    const int i = mma_chunk<true>(q).i;
+    source.out[q] = pixel_of(v, corner_of(v, here, first_tile + i / TILE), i % TILE);
+  }
+  warp sums;
+  mma_sum(&sums, memory, &source, here.n_taps * (int32_t)ceil_div(v.c, MMA_SLICE), busy);
+  mma_results(sums, memory, &sink, busy);
 }
 
 static bool on_chunks(const void *p, int64_t channels) { return (uintptr_t)p % 16 == 0 && channels % MMA_CHUNK == 0; }
@@ -199,6 +217,124 @@ template <class T> static status convolve(const op_call *c, const conv &v, const
   return LAUNCHED(c);
 }
 
+/* -- The gradient of the weights: rows are output channels, columns input channels ------------------------- */
+
+/* The outputs of one image whose tap lies inside; over all images, in splits of `part` pixels that are summed apart. */
+typedef struct { int32_t y, x, height, width, pixels, splits; } window;
+typedef struct {
+  int32_t part, splits;              /* splits: the most that a tap has                       */
+  window of[TAPS];
+} window_list;
+
+static window_list windows_of(const conv &v) {
+  enum { BLOCKS = 512, LEAST = 256 }; /* blocks for a large GPU; pixels that a block is worth starting for */
+  window_list list = {};
+  int64_t total = 0;
+  for (int tap = 0; tap < TAPS; tap++) {
+    int64_t y0, y1, x0, x1;
+    outputs_inside(tap / 3, 1, v.padding.h, v.dilation.h, v.h, v.oh, &y0, &y1);
+    outputs_inside(tap % 3, 1, v.padding.w, v.dilation.w, v.w, v.ow, &x0, &x1);
+    list.of[tap] = window{(int32_t)y0, (int32_t)x0, (int32_t)(y1 - y0), (int32_t)(x1 - x0), (int32_t)(v.n * (y1 - y0) * (x1 - x0)), 0};
+    total += list.of[tap].pixels;
+  }
+  const int64_t part = ceil_div(ceil_div(total * ceil_div(v.k, MMA_SIDE) * ceil_div(v.c, MMA_SIDE), BLOCKS), MMA_SLICE) * MMA_SLICE;
+  list.part = part < LEAST ? (int32_t)LEAST : (int32_t)least(part, INT32_MAX / 2);
+  for (int tap = 0; tap < TAPS; tap++) {
+    list.of[tap].splits = (int32_t)ceil_div(list.of[tap].pixels, list.part);
+    if (list.splits < list.of[tap].splits) list.splits = list.of[tap].splits;
+  }
+  return list;
+}
+
+/* What mma_sum reads: pixels of a window in slices; channels of grad_y to the left, of x to the right. */
+template <class T> struct window_source {
+  conv v;
+  const T *x, *grad_y;
+  bool whole_x, whole_y;
+  int32_t row, column;               /* the block's first                                     */
+  window here;
+  int64_t dy, dx;                    /* from a pixel of the window to the input's             */
+  int32_t to_go;                     /* pixels from the next slice's first                    */
+  pixel at[2];                       /* of the thread's chunks, within the window             */
+  DEVICE void start(int32_t first) {
+    UNROLL
+    for (int q = 0; q < 2; q++) {
+      const int32_t p = first + mma_chunk<false>(q).l;
+      at[q] = pixel{p / (here.height * here.width), p / here.width % here.height, p % here.width};
+    }
+  }
+  DEVICE void fill(T *left, T *right) {
+    UNROLL
+    for (int q = 0; q < 2; q++) {
+      const mma_spot to = mma_chunk<false>(q);
+      const int place = mma_place<false>(to.i, to.l);
+      const int64_t k = row + to.i, c = column + to.i, n = at[q].n, y = here.y + at[q].y, xx = here.x + at[q].x;
+      const bool there = to.l < to_go;
+      fill_chunk(left + place, grad_y + ((n * v.oh + y) * v.ow + xx) * v.k + k, there ? v.k - k : 0, whole_y, grad_y);
+      fill_chunk(right + place, x + ((n * v.h + y + dy) * v.w + xx + dx) * v.c + c, there ? v.c - c : 0, whole_x, x);
+      for (at[q].x += MMA_SLICE; at[q].x >= here.width; at[q].x -= here.width)
+        if (++at[q].y == here.height) at[q].y = 0, at[q].n++;
+    }
+    to_go -= MMA_SLICE;
+  }
+};
+
+template <class T> struct window_sink {
+  conv v;
+  float *partial;                    /* [k][tap][c], at the split and tap                     */
+  int32_t row, column, i0;
+  DEVICE void rows(int i) { i0 = row + i; }
+  DEVICE void store(int r, int j, float sum) const {
+    const int64_t k = i0 + r, c = column + j;
+    if (k < v.k && c < v.c) partial[k * TAPS * v.c + c] = sum;
+  }
+};
+
+/* A layer of the grid is a tap of a split. */
+template <class T> static __global__ void __launch_bounds__(MMA_THREADS, 2)
+window_product(conv v, window_list windows, const T *x, bool whole_x, const T *grad_y, bool whole_y, float *partial) {
+  typedef warp_product<T, false> warp;
+  alignas(16) __shared__ char memory[MMA_MEMORY];
+  const int32_t tap = (int32_t)blockIdx.z % TAPS, split = (int32_t)blockIdx.z / TAPS, row = (int32_t)blockIdx.x * MMA_SIDE, column = (int32_t)blockIdx.y * MMA_SIDE;
+  const window here = windows.of[tap];
+  if (split >= here.splits) return;
+  const int32_t first = split * windows.part, pixels = (int32_t)least(windows.part, here.pixels - first);
+  const bool busy = row + warp::first_row() < v.k && column + warp::first_column() < v.c;
+  window_source<T> source = {v, x, grad_y, whole_x, whole_y, row, column, here, input_at(0, tap / 3, 1, v.padding.h, v.dilation.h), input_at(0, tap % 3, 1, v.padding.w, v.dilation.w), pixels, {}};
+  window_sink<T> sink = {v, partial + split * v.k * TAPS * v.c + tap * v.c, row, column, 0};
+  source.start(first);
+  warp sums;
+  mma_sum(&sums, memory, &source, (int32_t)ceil_div(pixels, MMA_SLICE), busy);
+  mma_results(sums, memory, &sink, busy);
+}
+
+/* grad_w += the splits of each tap, in their order. */
+static __global__ void add_windows(const float *partial, window_list windows, int64_t c, int64_t n, float *grad_w) {
+  FOR_ITEMS(i, n) {
+    float sum = grad_w[i];
+    for (int32_t s = 0; s < windows.of[i / c % TAPS].splits; s++) sum += partial[s * n + i];
+    grad_w[i] = sum;
+  }
+}
+
+template <class T> static status weight_gradient(const op_call *c, const conv &v) {
+  const T *x = data_as<T>(c->in[0]), *grad_y = data_as<T>(c->in[1]);
+  const window_list windows = windows_of(v);
+  const int64_t n = v.k * TAPS * v.c;
+  const dim3 grid((unsigned)ceil_div(v.k, MMA_SIDE), (unsigned)ceil_div(v.c, MMA_SIDE), (unsigned)(windows.splits * TAPS));
+  const cudaStream_t stream = stream_of(c);
+  storage *scratch;
+  if (windows.splits * TAPS > 65535) return DECLINED("too many pixels for one grid");
+  if (windows.splits) {
+    TRY(scratch_new(&scratch, c, windows.splits * n * (int64_t)sizeof(float)));
+    LAUNCH(window_product<T>, grid, MMA_THREADS, stream, v, windows, x, on_chunks(x, v.c), grad_y, on_chunks(grad_y, v.k), (float *)scratch->data);
+    LAUNCH(add_windows, blocks_for(n), BLOCK, stream, (const float *)scratch->data, windows, v.c, n, data_as<float>(c->in[2]));
+    storage_drop(scratch);
+  }
+  TRY(LAUNCHED(c));
+  return c->in[3] ? add_bias_gradient(c, c->in[3], c->in[1]) : DLV3_OK;
+}
+
 /* -- The three passes -------------------------------------------------------------------------------------- */
 
 /* What all passes need; cheap, and before anything else. */
@@ -206,13 +342,14 @@ static status suits(const conv &v, int32_t dtype) {
   if (v.r != 3 || v.s != 3 || v.stride.h != 1 || v.stride.w != 1 || v.groups != 1) return DECLINED("not 3x3 of stride 1 in one group");
   if (dtype != DLV3_BF16 && dtype != DLV3_F16) return DECLINED("not bf16 or f16");
   if (!(v.n && v.c && v.h && v.w && v.k && v.oh && v.ow)) return DECLINED("nothing to do");
+  if (v.n * v.h * v.w > INT32_MAX / 2 || v.n * v.oh * v.ow > INT32_MAX / 2 || v.c > INT32_MAX / 32 || v.k > INT32_MAX / 32) return DECLINED("more pixels or channels than it counts");
   return DLV3_OK;
 }
 /* Also that an eighth of the pairs of tile and tap, or more, is left out. */
 static status plan(region_list *out, const conv &v) {
   *out = regions_of(v);
   if (8 * out->pairs > 7 * TAPS * ceil_div(v.oh, SIDE) * ceil_div(v.ow, SIDE)) return DECLINED("too few taps fall on padding");
-  return out->blocks > INT32_MAX ? DECLINED("more pixels than one grid takes") : DLV3_OK;
+  return DLV3_OK;
 }
 
 status atrous_conv2d(op_call *c) {
@@ -239,4 +376,12 @@ status atrous_conv2d_backward_input(op_call *c) {
   TRY(plan(&regions, t));
   if (c->in[0]->dtype == DLV3_BF16) return convolve<bf16>(c, t, regions, true, epilogue<bf16, float>{NULL, NULL, ACT_NONE});
   return convolve<f16>(c, t, regions, true, epilogue<f16, float>{NULL, NULL, ACT_NONE});
+}
+
+status atrous_conv2d_backward_weight(op_call *c) {
+  const conv v = conv_of(c);
+  region_list regions;
+  TRY(suits(v, c->in[0]->dtype));
+  TRY(plan(&regions, v));
+  return c->in[0]->dtype == DLV3_BF16 ? weight_gradient<bf16>(c, v) : weight_gradient<f16>(c, v);
 }

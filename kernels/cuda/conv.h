@@ -65,6 +65,7 @@ status cudnn_conv2d_backward_input(op_call *c);
 status cudnn_conv2d_backward_weight(op_call *c);
 status atrous_conv2d(op_call *c);
 status atrous_conv2d_backward_input(op_call *c);
+status atrous_conv2d_backward_weight(op_call *c);
 status direct_conv2d(op_call *c);
 status direct_conv2d_backward_input(op_call *c);
 status direct_conv2d_backward_weight(op_call *c);

@@ -146,25 +146,45 @@ template <class T, bool along> struct warp_product {
   }
 };
 
+/* Shared memory of a block: the stages while it sums, then the sums on their way out. */
+enum { MMA_MEMORY = MMA_STAGES * 2 * MMA_OPERAND * 2, MMA_PITCH = MMA_WARP_COLUMNS + 8 };
+static_assert((int)MMA_THREADS / 32 * (int)MMA_TILE * (int)MMA_PITCH * 4 <= (int)MMA_MEMORY, "the sums of a row of tiles fit too");
+
 /* The block's sum over `steps` slices. source.fill(left, right) copies the next slice; busy: whether the warp has
  * anything to add. With three stages a slice is asked for two steps before it is used, and one barrier a step is enough:
  * what a stage held was read by all before the barrier of the step that fills it anew. */
-template <class T, bool along, class Source> DEVICE void mma_sum(warp_product<T, along> *product, Source *source, int steps, bool busy) {
-  alignas(16) __shared__ T stages[MMA_STAGES][2][MMA_OPERAND];
+template <class T, bool along, class Source> DEVICE void mma_sum(warp_product<T, along> *product, char *memory, Source *source, int steps, bool busy) {
+  enum { AHEAD = MMA_STAGES - 1 };
+  T *stages = (T *)memory;
   product->clear();
-  UNROLL
-  for (int s = 0; s < MMA_STAGES - 1; s++) {
-    if (s < steps) source->fill(stages[s][0], stages[s][1]);
-    copies_end();
-  }
-  int now = 0, next = MMA_STAGES - 1;
-  for (int s = 0; s < steps; s++) {
-    copies_wait<MMA_STAGES - 2>();
+  int now = 0, next = 0; /* stages: to be multiplied, to be filled */
+  for (int s = -AHEAD; s < steps; s++) {
+    if (s >= 0) copies_wait<AHEAD - 1>();
     __syncthreads();
-    if (s + MMA_STAGES - 1 < steps) source->fill(stages[next][0], stages[next][1]);
+    if (s + AHEAD < steps) source->fill(stages + next * 2 * MMA_OPERAND, stages + (next * 2 + 1) * MMA_OPERAND);
     copies_end();
-    if (busy) product->add(stages[now][0], stages[now][1]);
-    now = now + 1 == MMA_STAGES ? 0 : now + 1, next = next + 1 == MMA_STAGES ? 0 : next + 1;
+    next = next + 1 == MMA_STAGES ? 0 : next + 1;
+    if (s < 0) continue;
+    if (busy) product->add(stages + now * 2 * MMA_OPERAND, stages + (now * 2 + 1) * MMA_OPERAND);
+    now = now + 1 == MMA_STAGES ? 0 : now + 1;
+  }
+}
+
+/* Hands the sums out, by way of shared memory so that neighbours get neighbouring columns: sink.rows(i) announces the 16
+ * rows from i, sink.store(r, j, sum) gets the sum of row i + r and column j. */
+template <class T, bool along, class Sink> DEVICE void mma_results(const warp_product<T, along> &product, char *memory, Sink *sink, bool busy) {
+  typedef warp_product<T, along> warp;
+  float *part = (float *)memory + threadIdx.x / 32 * (MMA_TILE * MMA_PITCH);
+  UNROLL
+  for (int i = 0; i < warp::ROWS; i++) {
+    __syncthreads();
+    UNROLL
+    for (int e = 0; e < warp::COLUMNS * 8; e++) part[warp::tile::row(e % 8) * MMA_PITCH + e / 8 * MMA_TILE + warp::tile::column(e % 8)] = product.sum[i][e / 8][e % 8];
+    __syncthreads();
+    if (!busy) continue;
+    sink->rows(warp::first_row() + i * MMA_TILE);
+    for (int r = 0; r < MMA_TILE; r++)
+      for (int j = (int)threadIdx.x % 32; j < MMA_WARP_COLUMNS; j += 32) sink->store(r, warp::first_column() + j, part[r * MMA_PITCH + j]);
   }
 }
 
