@@ -120,40 +120,39 @@ DEVICE pixel pixel_of(const conv &v, const pixel &corner, int i) {
 
 /* A chunk of 8 elements into a slice, of which `there` exist. whole: chunks lie on boundaries of 16 bytes and exist as a
  * whole or not at all; any: memory of the device. */
-template <class T> DEVICE void fill_chunk(T *to, const T *from, int64_t there, bool whole, const T *any) {
-  if (whole) {
-    copy_16(to, there > 0 ? from : any, there > 0);
-    return;
+template <bool whole, class T> DEVICE void fill_chunk(T *to, const T *from, int32_t there, const T *any) {
+  if (whole) copy_16(to, there > 0 ? from : any, there > 0);
+  else {
+    pack<T, MMA_CHUNK> p;
+    UNROLL
+    for (int i = 0; i < MMA_CHUNK; i++) p.v[i] = i < there ? from[i] : T{0};
+    *(pack<T, MMA_CHUNK> *)to = p;
   }
-  pack<T, MMA_CHUNK> p;
-  UNROLL
-  for (int i = 0; i < MMA_CHUNK; i++) p.v[i] = i < there ? from[i] : T{0};
-  *(pack<T, MMA_CHUNK> *)to = p;
 }
 
 /* What mma_sum reads: channels of the input in slices, tap by tap of those that the region needs. */
-template <class T> struct tap_source {
+template <class T, bool whole> struct tap_source {
   conv v;
   const T *x, *w;
   int64_t padded;
   int32_t column;                    /* the block's first                                     */
-  bool whole;                        /* rows of x lie on boundaries of 16 bytes               */
-  int32_t taps, l0;                  /* taps to come; the first channel of the next slice     */
-  pixel out[2];
-  const T *row[2], *weights[2];
+  region here;
+  int32_t first_tile, taps, l0;      /* taps to come; the first channel of the next slice     */
+  const T *row[2], *weights;         /* weights: of the thread's first column                 */
   DEVICE void start_tap() {
     int32_t tap = 0;
     l0 = 0;
     while (!(taps >> tap & 1)) tap++;
     taps &= ~(1 << tap);
     UNROLL
-    for (int q = 0; q < 2; q++) {
-      const int64_t iy = input_at(out[q].y, tap / 3, 1, v.padding.h, v.dilation.h), ix = input_at(out[q].x, tap % 3, 1, v.padding.w, v.dilation.w);
-      const bool inside = out[q].n >= 0 && iy >= 0 && iy < v.h && ix >= 0 && ix < v.w;
-      const int64_t j = column + mma_chunk<true>(q).i;
-      row[q] = inside ? x + ((out[q].n * v.h + iy) * v.w + ix) * v.c : NULL;
-      weights[q] = j < v.k ? w + (j * TAPS + tap) * padded : NULL;
+    for (int q = 0; q < 2; q++) { /* where the pixels are is found again for each tap: it would hold registers */
+      const int i = mma_chunk<true>(q).i;
+      const pixel p = pixel_of(v, corner_of(v, here, first_tile + i / TILE), i % TILE);
+      const int64_t iy = input_at(p.y, tap / 3, 1, v.padding.h, v.dilation.h), ix = input_at(p.x, tap % 3, 1, v.padding.w, v.dilation.w);
+      const bool inside = p.n >= 0 && iy >= 0 && iy < v.h && ix >= 0 && ix < v.w;
+      row[q] = inside ? x + ((p.n * v.h + iy) * v.w + ix) * v.c : NULL;
     }
+    weights = w + ((int64_t)(column + mma_chunk<true>(0).i) * TAPS + tap) * padded;
   }
   DEVICE void fill(T *left, T *right) {
     if (l0 >= v.c) start_tap();
@@ -161,10 +160,10 @@ template <class T> struct tap_source {
     for (int q = 0; q < 2; q++) {
       const mma_spot to = mma_chunk<true>(q);
       const int at = mma_place<true>(to.i, to.l);
-      const int64_t l = l0 + to.l;
-      const bool copied = weights[q] && l < padded;
-      fill_chunk(left + at, row[q] + l, row[q] ? v.c - l : 0, whole, x);
-      copy_16(right + at, copied ? weights[q] + l : w, copied);
+      const int32_t l = l0 + to.l;
+      const bool copied = column + to.i < v.k && l < padded;
+      fill_chunk<whole>(left + at, row[q] ? row[q] + l : x, row[q] ? (int32_t)v.c - l : 0, x);
+      copy_16(right + at, copied ? weights + (to.i - mma_chunk<true>(0).i) * TAPS * padded + l : w, copied);
     }
     l0 += MMA_SLICE;
   }
@@ -185,8 +184,8 @@ template <class T> struct tap_sink {
   }
 };
 
-template <class T> static __global__ void __launch_bounds__(MMA_THREADS, 2)
-tap_product(conv v, region_list regions, const T *x, bool whole, const T *w, int64_t padded, T *y, epilogue<T, float> end) {
+template <class T, bool whole> static __global__ void __launch_bounds__(MMA_THREADS, 2)
+tap_product(conv v, region_list regions, const T *x, const T *w, int64_t padded, T *y, epilogue<T, float> end) {
   typedef warp_product<T, true> warp;
   alignas(16) __shared__ char memory[MMA_MEMORY];
   int which = regions.n - 1;
@@ -194,15 +193,10 @@ tap_product(conv v, region_list regions, const T *x, bool whole, const T *w, int
   const region here = regions.of[which];
   const int32_t first_tile = ((int32_t)blockIdx.x - here.first_block) * BLOCK_TILES, column = (int32_t)blockIdx.y * MMA_SIDE;
   const bool busy = first_tile + warp::first_row() / TILE < v.n * here.height * here.width && column + warp::first_column() < v.k;
-  tap_source<T> source = {v, x, w, padded, column, whole, here.taps, (int32_t)v.c, {}, {}, {}};
-  tap_sink<T> sink = {v, here, first_tile, column, y, end, {}};
-  UNROLL
-  for (int q = 0; q < 2; q++) {
-    const int i = mma_chunk<true>(q).i;
-    source.out[q] = pixel_of(v, corner_of(v, here, first_tile + i / TILE), i % TILE);
-  }
+  tap_source<T, whole> source = {v, x, w, padded, column, here, first_tile, here.taps, (int32_t)v.c, {}, w};
   warp sums;
   mma_sum(&sums, memory, &source, here.n_taps * (int32_t)ceil_div(v.c, MMA_SLICE), busy);
+  tap_sink<T> sink = {v, here, first_tile, column, y, end, {}};
   mma_results(sums, memory, &sink, busy);
 }
 
@@ -213,7 +207,8 @@ template <class T> static status convolve(const op_call *c, const conv &v, const
   TRY(weights_of<T>(&w, c, c->in[1], v, turned));
   const dim3 grid((unsigned)regions.blocks, (unsigned)ceil_div(v.k, MMA_SIDE));
   const cudaStream_t stream = stream_of(c);
-  LAUNCH(tap_product<T>, grid, MMA_THREADS, stream, v, regions, x, on_chunks(x, v.c), w, padded_depth(v.c), data_as<T>(c->out[0]), end);
+  if (on_chunks(x, v.c)) LAUNCH((tap_product<T, true>), grid, MMA_THREADS, stream, v, regions, x, w, padded_depth(v.c), data_as<T>(c->out[0]), end);
+  else LAUNCH((tap_product<T, false>), grid, MMA_THREADS, stream, v, regions, x, w, padded_depth(v.c), data_as<T>(c->out[0]), end);
   return LAUNCHED(c);
 }
 
@@ -247,10 +242,9 @@ static window_list windows_of(const conv &v) {
 }
 
 /* What mma_sum reads: pixels of a window in slices; channels of grad_y to the left, of x to the right. */
-template <class T> struct window_source {
+template <class T, bool whole> struct window_source {
   conv v;
   const T *x, *grad_y;
-  bool whole_x, whole_y;
   int32_t row, column;               /* the block's first                                     */
   window here;
   int64_t dy, dx;                    /* from a pixel of the window to the input's             */
@@ -270,8 +264,8 @@ template <class T> struct window_source {
       const int place = mma_place<false>(to.i, to.l);
       const int64_t k = row + to.i, c = column + to.i, n = at[q].n, y = here.y + at[q].y, xx = here.x + at[q].x;
       const bool there = to.l < to_go;
-      fill_chunk(left + place, grad_y + ((n * v.oh + y) * v.ow + xx) * v.k + k, there ? v.k - k : 0, whole_y, grad_y);
-      fill_chunk(right + place, x + ((n * v.h + y + dy) * v.w + xx + dx) * v.c + c, there ? v.c - c : 0, whole_x, x);
+      fill_chunk<whole>(left + place, grad_y + ((n * v.oh + y) * v.ow + xx) * v.k + k, there ? (int32_t)(v.k - k) : 0, grad_y);
+      fill_chunk<whole>(right + place, x + ((n * v.h + y + dy) * v.w + xx + dx) * v.c + c, there ? (int32_t)(v.c - c) : 0, x);
       for (at[q].x += MMA_SLICE; at[q].x >= here.width; at[q].x -= here.width)
         if (++at[q].y == here.height) at[q].y = 0, at[q].n++;
     }
@@ -291,8 +285,8 @@ template <class T> struct window_sink {
 };
 
 /* A layer of the grid is a tap of a split. */
-template <class T> static __global__ void __launch_bounds__(MMA_THREADS, 2)
-window_product(conv v, window_list windows, const T *x, bool whole_x, const T *grad_y, bool whole_y, float *partial) {
+template <class T, bool whole> static __global__ void __launch_bounds__(MMA_THREADS, 2)
+window_product(conv v, window_list windows, const T *x, const T *grad_y, float *partial) {
   typedef warp_product<T, false> warp;
   alignas(16) __shared__ char memory[MMA_MEMORY];
   const int32_t tap = (int32_t)blockIdx.z % TAPS, split = (int32_t)blockIdx.z / TAPS, row = (int32_t)blockIdx.x * MMA_SIDE, column = (int32_t)blockIdx.y * MMA_SIDE;
@@ -300,7 +294,7 @@ window_product(conv v, window_list windows, const T *x, bool whole_x, const T *g
   if (split >= here.splits) return;
   const int32_t first = split * windows.part, pixels = (int32_t)least(windows.part, here.pixels - first);
   const bool busy = row + warp::first_row() < v.k && column + warp::first_column() < v.c;
-  window_source<T> source = {v, x, grad_y, whole_x, whole_y, row, column, here, input_at(0, tap / 3, 1, v.padding.h, v.dilation.h), input_at(0, tap % 3, 1, v.padding.w, v.dilation.w), pixels, {}};
+  window_source<T, whole> source = {v, x, grad_y, row, column, here, input_at(0, tap / 3, 1, v.padding.h, v.dilation.h), input_at(0, tap % 3, 1, v.padding.w, v.dilation.w), pixels, {}};
   window_sink<T> sink = {v, partial + split * v.k * TAPS * v.c + tap * v.c, row, column, 0};
   source.start(first);
   warp sums;
@@ -327,7 +321,8 @@ template <class T> static status weight_gradient(const op_call *c, const conv &v
   if (windows.splits * TAPS > 65535) return DECLINED("too many pixels for one grid");
   if (windows.splits) {
     TRY(scratch_new(&scratch, c, windows.splits * n * (int64_t)sizeof(float)));
-    LAUNCH(window_product<T>, grid, MMA_THREADS, stream, v, windows, x, on_chunks(x, v.c), grad_y, on_chunks(grad_y, v.k), (float *)scratch->data);
+    if (on_chunks(x, v.c) && on_chunks(grad_y, v.k)) LAUNCH((window_product<T, true>), grid, MMA_THREADS, stream, v, windows, x, grad_y, (float *)scratch->data);
+    else LAUNCH((window_product<T, false>), grid, MMA_THREADS, stream, v, windows, x, grad_y, (float *)scratch->data);
     LAUNCH(add_windows, blocks_for(n), BLOCK, stream, (const float *)scratch->data, windows, v.c, n, data_as<float>(c->in[2]));
     storage_drop(scratch);
   }

@@ -88,17 +88,18 @@ template <class T, bool along> struct tile_mma {
 #if TENSOR_CORES
   typedef struct { uint32_t r[4]; } fragment;
   /* Each lane names one row of the four 8 x 8 matrices that are read: for the left operand these are (i, l) = (0, 0),
-   * (8, 0), (0, 8), (8, 8), for the right one (0, 0), (0, 8), (8, 0), (8, 8): two columns of mma.m16n8k16. */
+   * (8, 0), (0, 8), (8, 8), for the right one (0, 0), (0, 8), (8, 0), (8, 8): two columns of mma.m16n8k16. Tiles begin at
+   * multiples of 16, where mma_place's order of chunks begins anew: a lane's place in one tile holds for all. */
   DEVICE static fragment left(const T *slice, int i, int l) {
     const int lane = (int)threadIdx.x % 32, in = lane % 8, first = lane / 8 % 2 * 8, second = lane / 16 * 8;
     fragment f;
-    load_matrices<!along>(f.r, slice + (along ? mma_place<along>(i + first + in, l + second) : mma_place<along>(i + first, l + second + in)));
+    load_matrices<!along>(f.r, slice + (along ? i * MMA_SLICE + mma_place<along>(first + in, l + second) : mma_place<along>(i + first, l + second + in)));
     return f;
   }
   DEVICE static fragment right(const T *slice, int j, int l) {
     const int lane = (int)threadIdx.x % 32, in = lane % 8, first = lane / 8 % 2 * 8, second = lane / 16 * 8;
     fragment f;
-    load_matrices<!along>(f.r, slice + (along ? mma_place<along>(j + second + in, l + first) : mma_place<along>(j + second, l + first + in)));
+    load_matrices<!along>(f.r, slice + (along ? j * MMA_SLICE + mma_place<along>(second + in, l + first) : mma_place<along>(j + second, l + first + in)));
     return f;
   }
   DEVICE static void multiply(float *sum, const fragment &a, const fragment &b) {
