@@ -17,7 +17,7 @@
 
 #include "tile_mma.h"
 
-enum { SIDE = 4, TILE = SIDE * SIDE, BLOCK_TILES = MMA_SIDE / TILE, TAPS = 9, MOST_BANDS = 7 };
+enum { SIDE = 4, TILE = SIDE * SIDE, BLOCK_TILES = MMA_SIDE / TILE, TAPS = 9, MOST_BANDS = 7, MOST_CHANNELS = 65535 * 32 };
 static_assert((int)TILE == (int)MMA_TILE, "a tile of pixels is the rows of one tile of sums");
 
 /* -- Regions ----------------------------------------------------------------------------------------------- */
@@ -136,8 +136,8 @@ template <class T, bool whole> struct tap_source {
   const T *x, *w;
   int64_t padded;
   int32_t column;                    /* the block's first                                     */
-  region here;
-  int32_t first_tile, taps, l0;      /* taps to come; the first channel of the next slice     */
+  int32_t taps, l0;                  /* taps to come; the first channel of the next slice     */
+  pixel out[2];                      /* that the thread's chunks are for                      */
   const T *row[2], *weights;         /* weights: of the thread's first column                 */
   DEVICE void start_tap() {
     int32_t tap = 0;
@@ -145,9 +145,8 @@ template <class T, bool whole> struct tap_source {
     while (!(taps >> tap & 1)) tap++;
     taps &= ~(1 << tap);
     UNROLL
-    for (int q = 0; q < 2; q++) { /* where the pixels are is found again for each tap: it would hold registers */
-      const int i = mma_chunk<true>(q).i;
-      const pixel p = pixel_of(v, corner_of(v, here, first_tile + i / TILE), i % TILE);
+    for (int q = 0; q < 2; q++) {
+      const pixel p = out[q];
       const int64_t iy = input_at(p.y, tap / 3, 1, v.padding.h, v.dilation.h), ix = input_at(p.x, tap % 3, 1, v.padding.w, v.dilation.w);
       const bool inside = p.n >= 0 && iy >= 0 && iy < v.h && ix >= 0 && ix < v.w;
       row[q] = inside ? x + ((p.n * v.h + iy) * v.w + ix) * v.c : NULL;
@@ -193,7 +192,12 @@ tap_product(conv v, region_list regions, const T *x, const T *w, int64_t padded,
   const region here = regions.of[which];
   const int32_t first_tile = ((int32_t)blockIdx.x - here.first_block) * BLOCK_TILES, column = (int32_t)blockIdx.y * MMA_SIDE;
   const bool busy = first_tile + warp::first_row() / TILE < v.n * here.height * here.width && column + warp::first_column() < v.k;
-  tap_source<T, whole> source = {v, x, w, padded, column, here, first_tile, here.taps, (int32_t)v.c, {}, w};
+  tap_source<T, whole> source = {v, x, w, padded, column, here.taps, (int32_t)v.c, {}, {}, w};
+  UNROLL
+  for (int q = 0; q < 2; q++) {
+    const int i = mma_chunk<true>(q).i;
+    source.out[q] = pixel_of(v, corner_of(v, here, first_tile + i / TILE), i % TILE);
+  }
   warp sums;
   mma_sum(&sums, memory, &source, here.n_taps * (int32_t)ceil_div(v.c, MMA_SLICE), busy);
   tap_sink<T> sink = {v, here, first_tile, column, y, end, {}};
@@ -337,7 +341,7 @@ static status suits(const conv &v, int32_t dtype) {
   if (v.r != 3 || v.s != 3 || v.stride.h != 1 || v.stride.w != 1 || v.groups != 1) return DECLINED("not 3x3 of stride 1 in one group");
   if (dtype != DLV3_BF16 && dtype != DLV3_F16) return DECLINED("not bf16 or f16");
   if (!(v.n && v.c && v.h && v.w && v.k && v.oh && v.ow)) return DECLINED("nothing to do");
-  if (v.n * v.h * v.w > INT32_MAX / 2 || v.n * v.oh * v.ow > INT32_MAX / 2 || v.c > INT32_MAX / 32 || v.k > INT32_MAX / 32) return DECLINED("more pixels or channels than it counts");
+  if (v.n * v.h * v.w > INT32_MAX / 2 || v.n * v.oh * v.ow > INT32_MAX / 2 || v.c > MOST_CHANNELS || v.k > MOST_CHANNELS) return DECLINED("more pixels or channels than it counts");
   return DLV3_OK;
 }
 /* Also that an eighth of the pairs of tile and tap, or more, is left out. */
