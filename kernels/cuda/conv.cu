@@ -1,5 +1,7 @@
-/* conv.cu - convolution and matrix product: the geometry of a call, the bias gradient, the lists of implementations. */
+/* conv.cu - convolution and matrix product: the geometry of a call, copies of weights, the bias gradient, the lists of implementations. */
 #include "conv.h"
+
+#include <stdlib.h>
 
 conv conv_of(const op_call *c) {
   const tensor *x, *w, *y;
@@ -18,6 +20,26 @@ conv conv_of(const op_call *c) {
     v.stride = a->stride, v.padding = a->padding, v.dilation = a->dilation, v.groups = a->groups;
   }
   return v;
+}
+
+/* -- Copies of weights --------------------------------------------------------------------------------------- */
+
+static void destroy_copy(prepared *p) {
+  storage_drop(((weight_copy *)p)->st);
+  free(p);
+}
+
+status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t key, int64_t bytes) {
+  for (prepared *p = w->st->prepared; p; p = p->next)
+    if (p->key == key && p->offset == w->offset) return *out = (weight_copy *)p, DLV3_OK;
+  weight_copy *made = (weight_copy *)calloc(1, sizeof *made);
+  if (!made) return fail_call(c, DLV3_ERR_OOM, "out of memory for a weight");
+  const status st = scratch_new(&made->st, c, bytes);
+  if (st != DLV3_OK) return free(made), st;
+  made->st->scope = 0; /* it lives as long as w */
+  made->base.key = key, made->base.offset = w->offset, made->base.version = storage_version(w->st) - 1, made->base.destroy = destroy_copy;
+  made->base.next = w->st->prepared, w->st->prepared = &made->base;
+  return *out = made, DLV3_OK;
 }
 
 /* -- The bias gradient ------------------------------------------------------------------------------------- */
@@ -57,7 +79,9 @@ status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y)
 
 /* -- Lists -------------------------------------------------------------------------------------------------- */
 
-CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"direct", direct_conv2d});
-CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"direct", direct_conv2d_backward_input});
-CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight});
+CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"atrous", atrous_conv2d}, {"direct", direct_conv2d});
+CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"atrous", atrous_conv2d_backward_input},
+           {"direct", direct_conv2d_backward_input});
+CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"atrous", atrous_conv2d_backward_weight},
+           {"direct", direct_conv2d_backward_weight});
 CUDA_IMPLS(matmul, {"direct", direct_matmul});

@@ -50,10 +50,22 @@ BOTH void outputs_inside(int64_t tap, int64_t stride, int64_t padding, int64_t d
 /* grad_b[k] += sum of grad_y over pixels. */
 status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y);
 
-/* The implementations: cudnn.cu, direct.cu, depthwise.cu. */
+/* A form of a weight that is kept with it. Whoever finds base.version behind storage_version(w->st) fills it anew, and
+ * then sets it. */
+typedef struct {
+  prepared base;
+  storage *st;
+} weight_copy;
+/* The one that key names, with memory of so many bytes; made the first time. */
+status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t key, int64_t bytes);
+
+/* The implementations: cudnn.cu, atrous.cu, direct.cu, depthwise.cu. */
 status cudnn_conv2d(op_call *c);
 status cudnn_conv2d_backward_input(op_call *c);
 status cudnn_conv2d_backward_weight(op_call *c);
+status atrous_conv2d(op_call *c);
+status atrous_conv2d_backward_input(op_call *c);
+status atrous_conv2d_backward_weight(op_call *c);
 status direct_conv2d(op_call *c);
 status direct_conv2d_backward_input(op_call *c);
 status direct_conv2d_backward_weight(op_call *c);

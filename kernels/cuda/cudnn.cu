@@ -269,42 +269,20 @@ static status run_plan(const op_call *c, const plan *p, cudnnHandle_t handle, co
 
 /* -- Weights in the activations' dtype --------------------------------------------------------------------- */
 
-typedef struct {
-  prepared base;
-  storage *copy;
-} cast_weight;
-
-static void destroy_cast(prepared *p) {
-  storage_drop(((cast_weight *)p)->copy);
-  free(p);
-}
-
 static bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
 
 /* Where w lies in dtype, on a boundary of 16 bytes: itself, or a copy that is made anew when w has changed. */
 static status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype) {
   if (w->dtype == dtype && aligned(data_of(w))) return *out = data_of(w), DLV3_OK;
-  const uint64_t key = 0xc0de0000u + (uint64_t)dtype;
-  const int64_t version = storage_version(w->st);
-  cast_weight *kept = NULL;
-  for (prepared *p = w->st->prepared; p && !kept; p = p->next)
-    if (p->key == key && p->offset == w->offset) kept = (cast_weight *)p;
-  if (!kept) {
-    kept = (cast_weight *)calloc(1, sizeof *kept);
-    if (!kept) return fail_call(c, DLV3_ERR_OOM, "out of memory for a weight");
-    const status st = scratch_new(&kept->copy, c, numel(w) * dtype_bytes(dtype));
-    if (st != DLV3_OK) return free(kept), st;
-    kept->copy->scope = 0; /* it lives as long as w */
-    kept->base.key = key, kept->base.offset = w->offset, kept->base.version = version - 1, kept->base.destroy = destroy_cast;
-    kept->base.next = w->st->prepared, w->st->prepared = &kept->base;
-  }
-  if (kept->base.version != version) {
+  weight_copy *kept;
+  TRY(weight_copy_of(&kept, c, w, 0xc0de0000u + (uint64_t)dtype, numel(w) * dtype_bytes(dtype)));
+  if (kept->base.version != storage_version(w->st)) {
     tensor cast = *w;
-    cast.dtype = dtype, cast.st = kept->copy, cast.offset = 0;
+    cast.dtype = dtype, cast.st = kept->st, cast.offset = 0;
     TRY(elements_copy(c, &cast, w));
-    kept->base.version = version;
+    kept->base.version = storage_version(w->st);
   }
-  return *out = kept->copy->data, DLV3_OK;
+  return *out = kept->st->data, DLV3_OK;
 }
 
 /* -- The three passes -------------------------------------------------------------------------------------- */

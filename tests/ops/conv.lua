@@ -54,6 +54,16 @@ conv({2, 37, 15, 13}, {35, 3, 3}, {13, 11}, nil, false, 4)
 conv({1, 40, 19, 17}, {33, 3, 3}, {19, 17}, {padding = 2, dilation = 2}, false, 4)
 conv({1, 33, 34, 30}, {40, 3, 3}, {36, 32}, {padding = 5, dilation = 4}, false, 4)
 
+-- Dilation large against the map: the kernel that leaves out taps by tiles of 4 x 4 pixels. Tiles all inside or outside;
+-- odd channels and maps, tiles partly on padding; every outer tap on padding; several blocks in either direction, a tap
+-- that one row of tiles in three needs; padding unlike the dilation, and more than twice it.
+conv({2, 40, 12, 12}, {24, 3, 3}, {12, 12}, {padding = 8, dilation = 8}, false)
+conv({2, 37, 13, 10}, {35, 3, 3}, {13, 10}, {padding = 7, dilation = 7}, false)
+conv({1, 64, 9, 9}, {16, 3, 3}, {9, 9}, {padding = 12, dilation = 12}, false)
+conv({3, 8, 12, 20}, {136, 3, 3}, {12, 20}, {padding = {4, 12}, dilation = {4, 12}}, false)
+conv({1, 136, 16, 15}, {9, 3, 3}, {12, 17}, {padding = {6, 9}, dilation = 8}, false)
+conv({1, 16, 4, 5}, {8, 3, 3}, {24, 25}, {padding = 16, dilation = 6}, false)
+
 -- The epilogue: y = act(conv + b + residual).
 local function epilogue(x, w, y, attrs, bias, residual)
   local function parameter(sizes) return function(dtype) return require 'dlv3'.randn(sizes):to('bf16'):to(dtype == 'f64' and 'f64' or 'f32') end end
@@ -66,6 +76,8 @@ for i, act in ipairs {'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
   epilogue({1, 40, 9, 9}, {33, 40, 1, 1}, {1, 33, 9, 9}, {activation = act}, true, i % 2 == 1)
   epilogue({2, 24, 9, 7}, {24, 1, 3, 3}, {2, 24, 9, 7}, {padding = 1, groups = 24, activation = act}, true, i % 2 == 0)
 end
+epilogue({2, 16, 10, 12}, {24, 16, 3, 3}, {2, 24, 10, 12}, {padding = 8, dilation = 8, activation = 'hardswish'}, true, true)
+epilogue({1, 11, 9, 7}, {13, 11, 3, 3}, {1, 13, 9, 7}, {padding = 9, dilation = 9, activation = 'relu'}, false, true)
 epilogue({2, 6, 5, 4}, {4, 3, 3, 3}, {2, 4, 5, 4}, {padding = 1, groups = 2, activation = 'relu'}, false, true)
 epilogue({1, 3, 6, 5}, {4, 3, 3, 3}, {1, 4, 6, 5}, {padding = 1}, true, true)
 epilogue({1, 32, 24, 24}, {64, 32, 3, 3}, {1, 64, 24, 24}, {padding = 1, activation = 'hardswish'}, true, true)
