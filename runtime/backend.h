@@ -55,6 +55,7 @@ extern const backend cpu_backend;
 /* The backend of a device that is known to be there, and bytes from one device to another. device.c. */
 const backend *backend_of(int32_t device);
 bool device_known(int32_t device);
+bool tf32_allowed(void); /* whether f32 convolutions may round their inputs to TF32 */
 status device_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);
 
 /* What a plug-in may call. */
@@ -66,6 +67,7 @@ typedef struct {
   status (*storage_new)(storage **out, int64_t bytes, int32_t device);
   void (*storage_drop)(storage *s);
   const char *(*tensor_text)(char *buf, const char *name, const tensor *t);
+  bool (*tf32_allowed)(void);
 } runtime_api;
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */

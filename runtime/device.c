@@ -17,6 +17,19 @@ static int32_t n_cuda;
 static bool tried;
 static char reason[700], chosen_library[512];
 
+/* -- TF32 -------------------------------------------------------------------------------------------------- */
+
+/* A wish about kernels that may be opened later, or never; the environment's until somebody says otherwise. */
+static int32_t tf32 = -1;
+
+bool tf32_allowed(void) {
+  const char *text = getenv("DLV3_TF32");
+  if (tf32 < 0) tf32 = !(text && !strcmp(text, "0"));
+  return tf32;
+}
+DLV3_API int32_t dlv3_tf32_allowed(void) { return tf32_allowed(); }
+DLV3_API void dlv3_allow_tf32(int32_t allow) { tf32 = allow != 0; }
+
 /* -- The library ------------------------------------------------------------------------------------------- */
 
 /* The folder of the program, without a slash at its end. */
@@ -41,7 +54,7 @@ static const char *find_library(char *path, size_t n) {
   return NULL;
 }
 
-static const runtime_api api = {DLV3_BACKEND_ABI, fail, fail_call, declined, storage_new, storage_drop, tensor_text};
+static const runtime_api api = {DLV3_BACKEND_ABI, fail, fail_call, declined, storage_new, storage_drop, tensor_text, tf32_allowed};
 
 static status open_library(void) {
   char path[512];

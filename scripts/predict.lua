@@ -15,8 +15,9 @@ local opt, given = options.parse({
   {'overlay', false, 'also paint the classes over the photo, with a legend'},
   {'base-size', 520, 'photos are resized to this shorter side for the network', min = 8},
   {'class-names', nil, 'file with a name a line, background first', value = 'FILE'},
-  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
+  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16', 'f16'}},
   {'device', 'auto', 'device to run on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
+  {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32, as PyTorch does'},
   {'compile', true, 'record the network once a size and replay it'},
   {'quiet', false, 'no progress line'},
   {'photo', nil, 'photos and folders', positional = true, min = 1},
@@ -87,6 +88,7 @@ local function network_size(photo)
 end
 
 local model, args, classes, name = train.model_from(opt.weights)
+dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
 local names = names_of(classes, args)

@@ -30,8 +30,9 @@ local spec = {
   {'momentum', 0.9, 'of SGD', type = 'number'},
   {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number'},
   {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs some hundred steps)", type = 'number', min = 0, max = 1},
-  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
   {'checkpoint-activations', false, 'keep less for backward and make it again there: less memory, more time'},
+  {'precision', 'f32', 'of the activations; f16 comes with a loss scale', choices = {'f32', 'bf16', 'f16'}},
+  {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32, as PyTorch does'},
   {'compile', true, 'record a step once and replay it: quicker, with less memory, the same bits'},
   {'seed', 0, 'of initial weights, order, crops and dropout', min = 0},
   {'workers', 2, 'threads that prepare batches', short = 'j', min = 1},
@@ -74,6 +75,7 @@ else
   if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone)) end
   if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
 end
+dlv3.allow_tf32(opt.tf32)
 model:to(opt.device)
 if opt.checkpoint_activations then model:checkpoint_activations() end
 if opt.bn_momentum > 0 then
@@ -83,11 +85,12 @@ end
 local groups = {{params = model.backbone:parameters()}, {params = model.classifier:parameters()}}
 if opt.aux then groups[3] = {params = model.aux_classifier:parameters(), lr = opt.lr * 10} end
 local sgd = optim.SGD(groups, {lr = opt.lr, momentum = opt.momentum, weight_decay = opt.weight_decay})
+local scaler = opt.precision == 'f16' and optim.LossScaler{device = opt.device} or nil
 local schedule = optim.poly{steps_per_epoch = #loader, epochs = opt.epochs, warmup_epochs = opt.epochs > 1 and 1 or 0}
 
 local state = {epoch = opt.start_epoch, next_epoch = opt.start_epoch, next_step = 0, steps_per_epoch = #loader, loss_sum = 0, best = -1, history = {}}
 if resumed then
-  train.restore(state, sgd, resumed, opt, given)
+  train.restore(state, sgd, resumed, opt, given, scaler)
   print(('resumed %s: epoch %d, step %d of %d'):format(opt.resume, state.next_epoch, state.next_step, #loader))
   if state.next_epoch >= opt.epochs then print(('all %d epochs are done: --epochs with more goes on'):format(opt.epochs)) end
 end
@@ -111,8 +114,13 @@ local function step(image, target)
   local loss = out.out:upsample_cross_entropy(target)
   if out.aux then loss = loss + out.aux:upsample_cross_entropy(target) * 0.5 end
   sgd:zero_grad()
-  loss:backward()
-  sgd:step()
+  if scaler then
+    scaler:scale(loss):backward()
+    scaler:step(sgd)
+  else
+    loss:backward()
+    sgd:step()
+  end
   return loss
 end
 if opt.compile then step = dlv3.compile(step) end
@@ -121,7 +129,7 @@ local function train_step(batch)
   return dlv3.scope(function() return step(batch.image:to(opt.device), batch.target:to(opt.device)):item() end)
 end
 
-local function save(path) train.save(path, model, sgd, state, opt) end
+local function save(path) train.save(path, model, sgd, state, opt, scaler) end
 
 -- Ctrl-C or a kind kill: the step is done, the state is saved, the way back is told.
 local function stop_on_signal()

@@ -1,5 +1,6 @@
 -- validate.lua - the quality of a checkpoint on data in PASCAL VOC's layout.
 
+local dlv3 = require 'dlv3'
 local data = require 'dlv3.data'
 local options = require 'dlv3.options'
 local train = require 'dlv3.train'
@@ -11,8 +12,9 @@ local opt, given = options.parse({
   {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
   {'split', 'val', 'list in ImageSets/Segmentation'},
   {'base-size', 520, 'photos are resized to this shorter side', min = 8},
-  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16'}},
+  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16', 'f16'}},
   {'device', 'auto', 'device to run on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
+  {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32, as PyTorch does'},
   {'compile', true, 'record the network once a size and replay it'},
   {'workers', 2, 'threads that prepare images', short = 'j', min = 1},
   {'quiet', false, 'no progress line'},
@@ -20,6 +22,7 @@ local opt, given = options.parse({
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
 
 local model, args, classes, name = train.model_from(opt.weights)
+dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
 local set = data.voc{root = opt.data_path, split = opt.split}

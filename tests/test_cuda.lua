@@ -21,7 +21,7 @@ local function missing(t)
 end
 
 
--- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, and the last parameter.
+-- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, the last parameter, and the loss scale of f16.
 local function train(device, dtype, compiled)
   local optim, models = require 'dlv3.optim', require 'models'
   dlv3.manual_seed(5)
@@ -29,12 +29,18 @@ local function train(device, dtype, compiled)
   local x, target = dlv3.randn{2, 3, 32, 32}, dlv3.randint(0, 5, {2, 32, 32}, {dtype = 'u8'})
   model:to(device):train()
   local opt = optim.SGD({{params = model:parameters()}}, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
+  local scaler = dtype == 'f16' and optim.LossScaler{init = 1024, interval = 2, device = device}
   local function train_step(image, labels)
     local out = model:logits(image)
     local loss = out.out:upsample_cross_entropy(labels) + out.aux:upsample_cross_entropy(labels) * 0.5
     opt:zero_grad()
-    loss:backward()
-    opt:step()
+    if scaler then
+      scaler:scale(loss):backward()
+      scaler:step(opt)
+    else
+      loss:backward()
+      opt:step()
+    end
     return loss
   end
   if compiled then train_step = dlv3.compile(train_step) end
@@ -46,10 +52,10 @@ local function train(device, dtype, compiled)
     end)
   end
   local parameters = model:parameters()
-  return losses, parameters[#parameters]:detach():to('cpu'):totable()
+  return losses, parameters[#parameters]:detach():to('cpu'):totable(), scaler and scaler:get_scale()
 end
 
-local function devices(t)
+local function devices(t, library_played)
   t.case('tensors go there and back, of every dtype, strided, empty', function()
     for _, dtype in ipairs(dlv3.dtypes) do
       local x = dlv3.randint(0, 2, {2, 3, 5, 4}):to(dtype)
@@ -104,6 +110,41 @@ local function devices(t)
     t.eq(dlv3.memory('cuda').live, before)
   end)
 
+  t.case('a loss scale there: growth, and a step that is left out', function()
+    local optim = require 'dlv3.optim'
+    local p = require 'dlv3.nn'.Parameter(dlv3.tensor({1, -2}, {device = 'cuda'}))
+    local sgd, scaler = optim.SGD({p}, {lr = 0.25, momentum = 0.5}), optim.LossScaler{init = 64, interval = 2, device = 'cuda'}
+    local step = dlv3.compile(function(x)
+      sgd:zero_grad()
+      scaler:scale((p * x):sum()):backward()
+      scaler:step(sgd)
+    end)
+    local want = {{0.75, -2.25, 64}, {0.75, -2.25, 32}, {0.375, -2.875, 32}, {0.75, -2.25, 32}}
+    want[4] = {0.375 - 0.25 * (1 + 0.5 * 1.5), -2.875 - 0.25 * (2 + 0.5 * 2.5), 64}
+    for i, x in ipairs {{1, 1}, {1, math.huge}, {1, 2}, {1, 2}} do
+      step(dlv3.tensor(x, {device = 'cuda'}))
+      t.eq({p[1]:item(), p[2]:item(), scaler:get_scale()}, want[i], 'step ' .. i)
+    end
+    t.error(function() optim.LossScaler():scale(p:sum()) end, "the loss is on cuda:0, the scale on cpu: make it with optim.LossScaler{device = 'cuda:0'}")
+  end)
+
+  t.case('TF32: inputs are rounded where it is allowed, f32 convolutions only, also when recorded', function()
+    local x, w = dlv3.randn({1, 8, 5, 5}, {device = 'cuda'}), dlv3.randn({8, 8, 3, 3}, {device = 'cuda'})
+    local exact = x:to('cpu', 'f64'):conv2d(w:to('cpu', 'f64'))
+    local fast = dlv3.compile(function(v) return v:conv2d(w) end)
+    local function off(y) return (y:to('cpu', 'f64') - exact):abs():max():item() end
+    for _, run in ipairs {function() return x:conv2d(w) end, function() return fast(x) end} do
+      for _ = 1, 2 do
+        t.eq({dlv3.allow_tf32(true), dlv3.allow_tf32()}, {true, true})
+        local rounded = off(run())
+        t.eq({dlv3.allow_tf32(false), dlv3.allow_tf32()}, {false, false})
+        t.ok(off(run()) < 1e-4)
+        if library_played then t.ok(rounded > 1e-3 and rounded < 5e-2, 'off by ' .. rounded) end
+      end
+    end
+    t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: must be true or false, 1 came')
+  end)
+
   if sanitized then return end -- fibers are slow then; the op suite says what there is to say
   t.case('MobileNetV3 trains there as on the cpu, and twice the same', function()
     local want = train('cpu', 'f32')
@@ -112,7 +153,11 @@ local function devices(t)
     t.close(first, want, 2e-3)
     t.eq({again, same}, {first, weight})
     t.close(train('cuda', 'bf16'), want, 3e-2)
-    t.eq({train('cuda', 'f32', true)}, {first, weight}, 'compiled')
+    t.eq({train('cuda', 'f32', true)}, {first, weight, false}, 'compiled')
+    local half = {train('cuda', 'f16')}
+    t.close(half[1], want, 1e-2)
+    t.eq(half[3], 2048)
+    t.eq({train('cuda', 'f16', true)}, half, 'compiled in f16')
   end)
 
   t.case('a gradient follows a tensor to another device and back', function()
@@ -150,9 +195,12 @@ return function(t)
     t.case('a device cuda:0', function() t.skip(why) end)
     return
   end
-  devices(t)
+  local tf32 = dlv3.allow_tf32()
+  dlv3.allow_tf32(false) -- results are compared to the digits of f32
+  devices(t, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
   if F.C.dlv3_path_kind(library) == 1 then other_machines(t, library) end
   local harness = dofile(t.directory .. '/harness.lua')
   local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', not sanitized and 'conv' or nil}
   harness.run_device(t, families, 'cuda:0')
+  dlv3.allow_tf32(tf32)
 end

@@ -112,6 +112,23 @@ end]], resumable .. data() .. ' --output-dir ' .. folder .. '/cut')
     t.eq(#dlv3.load(folder .. '/cut/last.pth').history, 3)
   end)
 
+  t.case('f16 with its loss scale: stopped and resumed, the same bits', function()
+    local options = small .. '--epochs 1 --lr 0.02 --precision f16 --data-path ' .. data() .. ' --output-dir ' .. folder
+    local output, status = script('train_voc', options .. '/f16')
+    t.eq(status, 0, output)
+    output, status = script('train_voc', options .. '/f16_cut --max-steps 2 --no-tf32')
+    t.eq(status, 0, output)
+    local cut = dlv3.load(folder .. '/f16_cut/last.pth')
+    t.eq({cut.scaler.growth_factor, cut.scaler.backoff_factor, cut.scaler.growth_interval, cut.args.tf32}, {2, 0.5, 2000, false})
+    output, status = script('train_voc', '--quiet --resume ' .. folder .. '/f16_cut/last.pth')
+    t.eq(status, 0, output)
+    weights_equal(folder .. '/f16/last.pth', folder .. '/f16_cut/last.pth')
+    local whole, again = dlv3.load(folder .. '/f16/last.pth'), dlv3.load(folder .. '/f16_cut/last.pth')
+    t.eq(again.scaler, whole.scaler)
+    t.ok(whole.scaler.scale >= 1024 and whole.scaler._growth_tracker >= 1, tostring(whole.scaler))
+    t.eq(again.args.precision, 'f16')
+  end)
+
   t.case('signals finish the step, save and say how to go on, in an evaluation too', function()
     local out = folder .. '/signals'
     -- os.execute does not hear SIGINT while it waits

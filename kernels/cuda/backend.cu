@@ -37,6 +37,7 @@ status fail_call(const op_call *c, status code, const char *format, ...) {
 status declined(const char *why) { return host->declined(why); }
 status storage_new(storage **out, int64_t bytes, int32_t device) { return host->storage_new(out, bytes, device); }
 void storage_drop(storage *s) { host->storage_drop(s); }
+bool tf32_allowed(void) { return host->tf32_allowed(); }
 
 int32_t dtype_bytes(int32_t dtype) {
   static const int32_t bytes[DLV3_DTYPES] = {1, 1, 4, 8, 2, 2, 4, 8};

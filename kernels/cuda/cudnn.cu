@@ -3,7 +3,7 @@
  * A problem (pass, shapes, dtype) becomes a graph of one operation. cuDNN's heuristics name engines for it, best guess
  * first; the first that is deterministic, exact enough and has a plan is kept for good, by problem and device. Weights of
  * bf16 and f16 activations are cast once a version and kept with the parameter. Sums are in f32; f32 convolutions may use
- * TF32, as PyTorch's do, unless DLV3_TF32=0. */
+ * TF32, as PyTorch's do, where the runtime allows it. */
 #include "conv.h"
 
 #include <stdio.h>
@@ -21,7 +21,7 @@ static const int64_t most_workspace = (int64_t)2 << 30;
 /* All that decides a plan; compared as bytes. */
 typedef struct {
   conv v;
-  int32_t pass, dtype, weight_dtype, device;
+  int32_t pass, dtype, weight_dtype, device, tf32; /* tf32: the inputs may be rounded to it */
 } problem;
 
 typedef struct plan {
@@ -166,7 +166,7 @@ static bool switched(const char *name, bool otherwise) {
 }
 
 /* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. */
-static bool allowed(descriptor config, int32_t dtype) {
+static bool allowed(descriptor config, const problem *p) {
   cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
   int64_t n = 0;
   descriptor engine = NULL;
@@ -174,11 +174,11 @@ static bool allowed(descriptor config, int32_t dtype) {
   good = good && cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &n, &engine) == CUDNN_STATUS_SUCCESS;
   n = 0;
   good = good && cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &n, notes) == CUDNN_STATUS_SUCCESS;
-  const bool nondeterministic = switched("DLV3_NONDETERMINISTIC", false), tf32 = switched("DLV3_TF32", true);
+  const bool nondeterministic = switched("DLV3_NONDETERMINISTIC", false);
   for (int64_t i = 0; good && i < n; i++) {
     if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) good = nondeterministic;
     if (notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION) good = false;
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS && dtype == DLV3_F32) good = good && tf32;
+    if (notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS && p->dtype == DLV3_F32) good = good && p->tf32;
   }
   drop(engine);
   return good;
@@ -208,7 +208,7 @@ static descriptor search(descriptor graph, cudnnBackendHeurMode_t mode, const pr
   for (int i = 0; i < MOST_ENGINES && good; i++) good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[i]) == CUDNN_STATUS_SUCCESS;
   good = good && cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_ENGINES, &n, configs) == CUDNN_STATUS_SUCCESS;
   for (int64_t i = 0; good && !found && i < n && i < MOST_ENGINES; i++)
-    if (allowed(configs[i], p->dtype)) found = plan_of_config(configs[i], handle, workspace);
+    if (allowed(configs[i], p)) found = plan_of_config(configs[i], handle, workspace);
   for (int i = 0; i < MOST_ENGINES; i++) drop(configs[i]);
   drop(heuristics);
   return found;
@@ -244,6 +244,7 @@ static problem problem_of(const op_call *c, int32_t pass, int32_t dtype, int32_t
   p.v.n = v.n, p.v.c = v.c, p.v.h = v.h, p.v.w = v.w, p.v.k = v.k, p.v.r = v.r, p.v.s = v.s, p.v.oh = v.oh, p.v.ow = v.ow, p.v.groups = v.groups;
   p.v.stride = v.stride, p.v.padding = v.padding, p.v.dilation = v.dilation;
   p.pass = pass, p.dtype = dtype, p.weight_dtype = weight_dtype, p.device = device_tensor(c)->st->device;
+  p.tf32 = dtype == DLV3_F32 && tf32_allowed();
   return p;
 }
 

@@ -55,6 +55,16 @@ function dlv3.num_threads(n)
   return C.dlv3_num_threads()
 end
 
+-- Whether convolutions of f32 on a GPU may round their inputs to TF32 (10 bits of fraction, sums in f32), as PyTorch's do:
+-- true unless the environment has DLV3_TF32=0. dlv3.allow_tf32(false) changes it from the next call on.
+function dlv3.allow_tf32(allow)
+  if allow ~= nil then
+    if type(allow) ~= 'boolean' then F.raise(('allow_tf32: must be true or false, %s came'):format(tostring(allow))) end
+    C.dlv3_allow_tf32(allow and 1 or 0)
+  end
+  return C.dlv3_tf32_allowed() == 1
+end
+
 -- Waits until a device has done what it was given; without a name, all that are in use. Errors of that work come out here.
 function dlv3.synchronize(device)
   if device then return F.check(C.dlv3_device_sync(tensor.device_id(device))) end

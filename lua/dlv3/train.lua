@@ -49,9 +49,10 @@ end
 
 -- -- Checkpoints ----------------------------------------------------------------------------------------------------
 
--- The keys of the reference (model, optimizer, lr_scheduler, epoch, args) and what resuming to the bit needs beside.
--- state: epoch, next_epoch, next_step, loss_sum, best, history; options: the script's, saved as `args`.
-function M.save(path, model, sgd, state, options)
+-- The keys of the reference (model, optimizer, lr_scheduler, epoch, args, scaler) and what resuming to the bit needs
+-- beside. state: epoch, next_epoch, next_step, loss_sum, best, history; options: the script's, saved as `args`; scaler: a
+-- LossScaler, or nil.
+function M.save(path, model, sgd, state, options, scaler)
   local args = dict.new()
   local keys = {}
   for k in pairs(options) do keys[#keys + 1] = k end
@@ -60,12 +61,14 @@ function M.save(path, model, sgd, state, options)
   local lrs, base = {}, {}
   for i, group in ipairs(sgd.groups) do lrs[i], base[i] = group.lr, group.initial_lr end
   local done = state.next_epoch * state.steps_per_epoch + state.next_step
-  files.save(path, dict.from{
+  local entries = dict.from{
     {'model', model:state_dict()}, {'optimizer', sgd:state_dict()},
     {'lr_scheduler', dict.from{{'base_lrs', base}, {'last_epoch', done}, {'_step_count', done + 1}, {'_last_lr', lrs}}},
     {'epoch', state.epoch}, {'args', args}, {'next_epoch', state.next_epoch}, {'next_step', state.next_step}, {'steps_per_epoch', state.steps_per_epoch},
     {'loss_sum', state.loss_sum}, {'best', state.best}, {'history', state.history}, {'rng', dlv3.get_rng_state()},
-  })
+  }
+  if scaler then entries.scaler = scaler:state_dict() end
+  files.save(path, entries)
 end
 
 -- Options of a resumed run are the saved ones where the command line does not give others.
@@ -77,11 +80,12 @@ function M.inherit(opt, given, saved)
   end
 end
 
--- Sets state, optimiser and random numbers to where a checkpoint left them. What the command line gives goes before:
+-- Sets state, optimiser, loss scale (if any) and random numbers to where a checkpoint left them. What the command line gives goes before:
 -- rates, momentum and weight decay, and --start-epoch.
-function M.restore(state, sgd, saved, opt, given)
+function M.restore(state, sgd, saved, opt, given, scaler)
   if not dict.is(saved.optimizer) then F.raise(opt.resume .. ': has no state of an optimiser to go on from: start a new training with it (--weights)') end
   sgd:load_state_dict(saved.optimizer)
+  if scaler and dict.is(saved.scaler) then scaler:load_state_dict(saved.scaler) end
   for i, group in ipairs(sgd.groups) do
     if given.lr then group.initial_lr = i == 3 and opt.lr * 10 or opt.lr end
     if given.momentum then group.momentum = opt.momentum end

@@ -1,8 +1,9 @@
 /* cudnn.cpp - cuDNN's graph API on the host, for tests: descriptors that check how they are filled, and a convolution in
  * plain loops over any strides.
  *
- * It names two engines for every problem: the first is not deterministic and gives wrong results, so that a test fails
- * when it is taken; the second needs a workspace, which it fills with rubbish. */
+ * It names three engines for every problem: the first is not deterministic and gives wrong results, so that a test fails
+ * when it is taken; the second rounds f32 inputs to TF32 (those of other dtypes stay); the third is exact. All need a
+ * workspace, which they fill with rubbish. */
 #include <cudnn.h>
 
 #include <memory>
@@ -87,6 +88,7 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t d) {
   return CUDNN_STATUS_SUCCESS;
 }
 
+enum { WRONG, TF32, EXACT, ENGINES };
 enum { WORKSPACE = 256 };
 
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t, int64_t most, int64_t *n, void *values) {
@@ -95,14 +97,16 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendA
   if (!c.finished) return CUDNN_STATUS_BAD_PARAM;
   switch (name) {
   case CUDNN_ATTR_ENGINEHEUR_RESULTS:
-    *n = 2;
-    for (int i = 0; i < 2 && i < most; i++) children[i]->c->child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = c.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH], children[i]->c->engine = i, children[i]->c->finished = true;
+    *n = ENGINES;
+    for (int i = 0; i < ENGINES && i < most; i++) children[i]->c->child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = c.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH], children[i]->c->engine = i, children[i]->c->finished = true;
     return CUDNN_STATUS_SUCCESS;
   case CUDNN_ATTR_ENGINECFG_ENGINE:
     *n = 1, children[0]->c->engine = c.engine, children[0]->c->finished = true;
     return CUDNN_STATUS_SUCCESS;
   case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
-    *n = 1, *(cudnnBackendNumericalNote_t *)values = c.engine ? CUDNN_NUMERICAL_NOTE_TENSOR_CORE : CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC;
+    *n = 1;
+    *(cudnnBackendNumericalNote_t *)values =
+      c.engine == WRONG ? CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC : c.engine == TF32 ? CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS : CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
     return CUDNN_STATUS_SUCCESS;
   case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
     *n = 1, *(int64_t *)values = WORKSPACE;
@@ -119,15 +123,9 @@ struct view {
   char *data;
   float get(int64_t at) const {
     if (type == CUDNN_DATA_FLOAT) return ((const float *)data)[at];
-    const uint16_t h = ((const uint16_t *)data)[at];
-    uint32_t bits = (uint32_t)h << 16;
+    if (type == CUDNN_DATA_HALF) return (float)((const _Float16 *)data)[at];
+    const uint32_t bits = (uint32_t)((const uint16_t *)data)[at] << 16;
     float f;
-    if (type == CUDNN_DATA_HALF) { /* the exponent of f16 moved into f32's place; subnormals come out right too */
-      bits = (uint32_t)(h & 0x7fff) << 13;
-      memcpy(&f, &bits, 4);
-      f *= 0x1p112f;
-      return h & 0x8000 ? -f : f;
-    }
     memcpy(&f, &bits, 4);
     return f;
   }
@@ -170,9 +168,18 @@ template <class F> static void products(const view &x, const view &w, const view
           }
 }
 
-static std::vector<float> load(const view &v) {
+/* 10 bits of fraction, to nearest even. */
+static float rounded_to_tf32(float v) {
+  uint32_t bits;
+  memcpy(&bits, &v, 4);
+  bits = (bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu;
+  memcpy(&v, &bits, 4);
+  return v;
+}
+
+static std::vector<float> load(const view &v, bool tf32) {
   std::vector<float> out((size_t)(v.size[0] * v.size[1] * v.size[2] * v.size[3]));
-  for (size_t i = 0; i < out.size(); i++) out[i] = v.get((int64_t)i);
+  for (size_t i = 0; i < out.size(); i++) out[i] = tf32 ? rounded_to_tf32(v.get((int64_t)i)) : v.get((int64_t)i);
   return out;
 }
 
@@ -187,9 +194,10 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan
   char *workspace = *(char *const *)pack->c->value[CUDNN_ATTR_VARIANT_PACK_WORKSPACE].data();
   if (!workspace) return CUDNN_STATUS_BAD_PARAM;
   memset(workspace, 0x5a, WORKSPACE);
+  const bool tf32 = config.engine == TF32 && x.type == CUDNN_DATA_FLOAT;
   const view &out = forward ? y : by_input ? x : w;
-  const std::vector<float> a = load(forward ? x : y), b = load(by_input || forward ? w : x);
-  std::vector<double> sum((size_t)(out.size[0] * out.size[1] * out.size[2] * out.size[3]), config.engine ? 0 : 1);
+  const std::vector<float> a = load(forward ? x : y, tf32), b = load(by_input || forward ? w : x, tf32);
+  std::vector<double> sum((size_t)(out.size[0] * out.size[1] * out.size[2] * out.size[3]), config.engine == WRONG ? 1 : 0);
   const int64_t *stride = numbers(convolution, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES), *padding = numbers(convolution, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS);
   const int64_t *dilation = numbers(convolution, CUDNN_ATTR_CONVOLUTION_DILATIONS);
   if (forward) products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)py] += (double)a[(size_t)px] * (double)b[(size_t)pw]; });

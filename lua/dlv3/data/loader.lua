@@ -75,7 +75,7 @@ local function make_config(o)
   c.crop, c.flip = whole(o, 'crop_size', 1), real('flip', o.flip)
   c.mean, c.std = image.triple('data.loader: mean', o.mean), image.triple('data.loader: std', o.std)
   c.num_classes, c.ignore_index = whole(o, 'num_classes', 0), whole(o, 'ignore_index', 0)
-  c.dtype = F.dtype_id[o.precision] or raise(("data.loader: no precision is called '%s' (there are f32, bf16)"):format(tostring(o.precision)))
+  c.dtype = F.dtype_id[o.precision] or raise(("data.loader: no precision is called '%s' (there are f32, bf16, f16)"):format(tostring(o.precision)))
   c.workers, c.ahead, c.seed = whole(o, 'workers', 1), whole(o, 'ahead', 1), whole(o, 'seed', 0, 2 ^ 53)
   return c
 end

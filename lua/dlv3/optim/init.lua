@@ -1,4 +1,4 @@
--- optim - SGD over flat arenas, and learning-rate schedules.
+-- optim - SGD over flat arenas, learning-rate schedules, and the loss scale of f16 (LossScaler).
 --
 -- The parameters of a group lie one after the other in one tensor, so do their gradients and momenta: clearing the
 -- gradients is one fill, a step one pass. The parameters are moved there when the optimiser is made; they stay what
@@ -13,9 +13,10 @@ local dict = require 'dlv3.dict'
 local given = require 'dlv3.given'
 local nearest = require 'dlv3.nearest'
 local schedule = require 'dlv3.optim.schedule'
+local LossScaler = require 'dlv3.optim.scaler'
 local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
 
-local optim = {poly = schedule.poly, multistep = schedule.multistep, cosine = schedule.cosine, constant = schedule.constant}
+local optim = {poly = schedule.poly, multistep = schedule.multistep, cosine = schedule.cosine, constant = schedule.constant, LossScaler = LossScaler}
 
 local SGD = {}
 SGD.__index = SGD
@@ -154,8 +155,19 @@ end
 
 local function part(t, run) return t and (run[2] == t:numel() and t or t:narrow(1, run[1] + 1, run[2])) end
 
--- g = grad + weight_decay p; buffer = momentum buffer + g; p -= lr buffer
-function SGD:step()
+-- The gradients that the next step uses, as pieces of the arenas.
+function SGD:gradients()
+  local list = {}
+  for _, group in ipairs(self.groups) do
+    for _, run in ipairs(group.arena and touched(group.arena) or {}) do list[#list + 1] = part(group.arena.grad, run) end
+  end
+  return list
+end
+
+-- g = grad + weight_decay p; buffer = momentum buffer + g; p -= lr buffer. scaled: a LossScaler's {grad_scale =, found_inf =}:
+-- gradients are divided by the one, and nothing changes where the other is not 0.
+function SGD:step(scaled)
+  scaled = scaled or {}
   autograd.no_grad(function()
     for _, group in ipairs(self.groups) do
       local a = group.arena
@@ -168,7 +180,8 @@ function SGD:step()
         end)
         for _, run in ipairs(touched(a)) do
           part(a.p, run):sgd_(part(a.grad, run), part(a.momentum, run), a.lr,
-                              {momentum = group.momentum, weight_decay = group.weight_decay, nesterov = group.nesterov})
+                              {momentum = group.momentum, weight_decay = group.weight_decay, nesterov = group.nesterov,
+                               grad_scale = scaled.grad_scale, found_inf = scaled.found_inf})
         end
       end
     end
