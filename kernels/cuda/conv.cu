@@ -1,5 +1,10 @@
-/* conv.cu - convolution and matrix product: the geometry of a call, the bias gradient, the lists of implementations. */
+/* conv.cu - convolution and matrix product: the geometry of a call, the bias gradient, weights in the activations' dtype, the
+ * lists of implementations. */
 #include "conv.h"
+
+#include <stdlib.h>
+
+#include "elements.h"
 
 conv conv_of(const op_call *c) {
   const tensor *x, *w, *y;
@@ -55,9 +60,48 @@ status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y)
   return LAUNCHED(c);
 }
 
+/* -- Weights in the activations' dtype --------------------------------------------------------------------- */
+
+typedef struct {
+  prepared base;
+  storage *copy;
+} cast_weight;
+
+static void destroy_cast(prepared *p) {
+  storage_drop(((cast_weight *)p)->copy);
+  free(p);
+}
+
+status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype) {
+  if (w->dtype == dtype && aligned(data_of(w))) return *out = data_of(w), DLV3_OK;
+  const uint64_t key = 0xc0de0000u + (uint64_t)dtype;
+  const int64_t version = storage_version(w->st), bytes = numel(w) * dtype_bytes(dtype);
+  cast_weight *kept = NULL;
+  for (prepared *p = w->st->prepared; p && !kept; p = p->next)
+    if (p->key == key && p->offset == w->offset && ((cast_weight *)p)->copy->bytes == bytes) kept = (cast_weight *)p;
+  if (!kept) {
+    kept = (cast_weight *)calloc(1, sizeof *kept);
+    if (!kept) return fail_call(c, DLV3_ERR_OOM, "out of memory for a weight");
+    const status st = scratch_new(&kept->copy, c, bytes);
+    if (st != DLV3_OK) return free(kept), st;
+    kept->copy->scope = 0; /* it lives as long as w */
+    kept->base.key = key, kept->base.offset = w->offset, kept->base.version = version - 1, kept->base.destroy = destroy_cast;
+    kept->base.next = w->st->prepared, w->st->prepared = &kept->base;
+  }
+  if (kept->base.version != version) {
+    tensor cast = *w;
+    cast.dtype = dtype, cast.st = kept->copy, cast.offset = 0;
+    TRY(elements_copy(c, &cast, w));
+    kept->base.version = version;
+  }
+  return *out = kept->copy->data, DLV3_OK;
+}
+
 /* -- Lists -------------------------------------------------------------------------------------------------- */
 
-CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"direct", direct_conv2d});
-CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"direct", direct_conv2d_backward_input});
-CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight});
-CUDA_IMPLS(matmul, {"direct", direct_matmul});
+CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"cublaslt", cublaslt_conv2d}, {"direct", direct_conv2d});
+CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"cublaslt", cublaslt_conv2d_backward_input},
+           {"direct", direct_conv2d_backward_input});
+CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"cublaslt", cublaslt_conv2d_backward_weight},
+           {"direct", direct_conv2d_backward_weight});
+CUDA_IMPLS(matmul, {"cublaslt", cublaslt_matmul}, {"direct", direct_matmul});

@@ -50,10 +50,20 @@ BOTH void outputs_inside(int64_t tap, int64_t stride, int64_t padding, int64_t d
 /* grad_b[k] += sum of grad_y over pixels. */
 status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y);
 
-/* The implementations: cudnn.cu, direct.cu, depthwise.cu. */
+/* What the libraries' kernels ask of every pointer. */
+enum { ALIGNMENT = 16 };
+static inline bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
+/* Where a parameter lies in dtype, on such a boundary: itself, or a copy that is kept with it and made anew when it has changed. */
+status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype);
+
+/* The implementations: cudnn.cu, cublaslt.cu, direct.cu, depthwise.cu. */
 status cudnn_conv2d(op_call *c);
 status cudnn_conv2d_backward_input(op_call *c);
 status cudnn_conv2d_backward_weight(op_call *c);
+status cublaslt_conv2d(op_call *c);
+status cublaslt_conv2d_backward_input(op_call *c);
+status cublaslt_conv2d_backward_weight(op_call *c);
+status cublaslt_matmul(op_call *c);
 status direct_conv2d(op_call *c);
 status direct_conv2d_backward_input(op_call *c);
 status direct_conv2d_backward_weight(op_call *c);

@@ -1,8 +1,7 @@
 /* cudnn.cu - convolution by cuDNN's graph API: forward, backward by input, backward by weight, channels-last.
  *
  * A problem (pass, shapes, dtype) becomes a graph of one operation. cuDNN's heuristics name engines for it, best guess
- * first; the first that is deterministic, exact enough and has a plan is kept for good, by problem and device. Weights of
- * bf16 and f16 activations are cast once a version and kept with the parameter. Sums are in f32; f32 convolutions may use
+ * first; the first that is deterministic, exact enough and has a plan is kept for good, by problem and device. Sums are in f32; f32 convolutions may use
  * TF32, as PyTorch's do, unless DLV3_TF32=0. */
 #include "conv.h"
 
@@ -11,11 +10,10 @@
 
 #include <cudnn.h>
 
-#include "elements.h"
 #include "vendor.h"
 
 enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
-enum { ALIGNMENT = 16, BUCKETS = 1024, MOST_DEVICES = 17, MOST_ENGINES = 16, DIMS = 4 };
+enum { BUCKETS = 1024, MOST_DEVICES = 17, MOST_ENGINES = 16, DIMS = 4 };
 static const int64_t most_workspace = (int64_t)2 << 30;
 
 /* All that decides a plan; compared as bytes. */
@@ -160,11 +158,6 @@ static descriptor graph_of(const problem *p, cudnnHandle_t handle) {
 
 /* -- Plans ------------------------------------------------------------------------------------------------- */
 
-static bool switched(const char *name, bool otherwise) {
-  const char *text = getenv(name);
-  return text && *text ? strcmp(text, "0") != 0 : otherwise;
-}
-
 /* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. */
 static bool allowed(descriptor config, int32_t dtype) {
   cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
@@ -265,46 +258,6 @@ static status run_plan(const op_call *c, const plan *p, cudnnHandle_t handle, co
   drop(pack);
   if (scratch) storage_drop(scratch);
   return e == CUDNN_STATUS_SUCCESS ? LAUNCHED(c) : cudnn_failed(c, "the convolution failed", e);
-}
-
-/* -- Weights in the activations' dtype --------------------------------------------------------------------- */
-
-typedef struct {
-  prepared base;
-  storage *copy;
-} cast_weight;
-
-static void destroy_cast(prepared *p) {
-  storage_drop(((cast_weight *)p)->copy);
-  free(p);
-}
-
-static bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
-
-/* Where w lies in dtype, on a boundary of 16 bytes: itself, or a copy that is made anew when w has changed. */
-static status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype) {
-  if (w->dtype == dtype && aligned(data_of(w))) return *out = data_of(w), DLV3_OK;
-  const uint64_t key = 0xc0de0000u + (uint64_t)dtype;
-  const int64_t version = storage_version(w->st);
-  cast_weight *kept = NULL;
-  for (prepared *p = w->st->prepared; p && !kept; p = p->next)
-    if (p->key == key && p->offset == w->offset) kept = (cast_weight *)p;
-  if (!kept) {
-    kept = (cast_weight *)calloc(1, sizeof *kept);
-    if (!kept) return fail_call(c, DLV3_ERR_OOM, "out of memory for a weight");
-    const status st = scratch_new(&kept->copy, c, numel(w) * dtype_bytes(dtype));
-    if (st != DLV3_OK) return free(kept), st;
-    kept->copy->scope = 0; /* it lives as long as w */
-    kept->base.key = key, kept->base.offset = w->offset, kept->base.version = version - 1, kept->base.destroy = destroy_cast;
-    kept->base.next = w->st->prepared, w->st->prepared = &kept->base;
-  }
-  if (kept->base.version != version) {
-    tensor cast = *w;
-    cast.dtype = dtype, cast.st = kept->copy, cast.offset = 0;
-    TRY(elements_copy(c, &cast, w));
-    kept->base.version = version;
-  }
-  return *out = kept->copy->data, DLV3_OK;
 }
 
 /* -- The three passes -------------------------------------------------------------------------------------- */
