@@ -62,7 +62,7 @@ $(B)/cuda/%.o: kernels/cuda/%.cu build/features.mk
 	$(Q)$(NVCC) $(NVCC_FLAGS) -MF $(@:.o=.d) -c -o $@ $<
 $(B)/libdlv3_cuda.so: $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda/%.o)
 	$(call say,LINK,$@)
-	$(Q)$(NVCC) -shared -cudart shared -Xlinker -z,defs -o $@ $^ $(CUDA_LIBS)
+	$(Q)$(NVCC) -shared -cudart shared -Xlinker -z,defs -o $@ $^ $(CUDA_LIBS) -ldl
 
 # The same sources for the host, with stand-ins for CUDA's headers and libraries: what the tests run without a GPU.
 HOST_CUDA := $(B)/cuda_host/libdlv3_cuda.so

@@ -43,7 +43,7 @@ find_cuda() {
   [ -n "$nvcc" ] || return
   cuda=$(dirname "$(dirname "$nvcc")")
   for l in "$cuda/lib64" "$cuda/lib" /usr/lib/x86_64-linux-gnu /usr/lib64; do [ -e "$l/libcudart.so" ] && break; done
-  cuda_libs="-L$l -Xlinker -rpath,$l"
+  cuda_libs="-L$l -lcudnn -Xlinker -rpath,$l" # cuBLASLt is opened on first use
   cuda_library cudnn.h cudnn 'cuDNN 9' 'cudnnGetVersion() < 90000'
   cuda_library cublasLt.h cublasLt cuBLASLt '!cublasLtGetVersion()'
 }
@@ -52,8 +52,7 @@ find_cuda() {
 cuda_library() {
   [ -n "$nvcc" ] || return
   printf '#include <cuda_runtime.h>\n#include <%s>\nint main() { return %s; }\n' "$1" "$4" > "$work/t.cu"
-  if "$nvcc" -cudart shared -o "$work/t" "$work/t.cu" -L"$l" "-l$2" > "$work/log" 2>&1; then cuda_libs="$cuda_libs -l$2"
-  else cuda_note="nvcc is there; install $3 with its headers" nvcc=''; fi
+  "$nvcc" -cudart shared -o "$work/t" "$work/t.cu" -L"$l" "-l$2" > "$work/log" 2>&1 || { cuda_note="nvcc is there; install $3 with its headers" nvcc=''; }
 }
 
 report() {

@@ -8,9 +8,13 @@
  * Its heuristics name an algorithm for a problem (sizes, dtypes, epilogue); the first is kept with the descriptors in a table
  * of bounded size. Sums of bf16 and f16 are in f32; f32 may use TF32 unless DLV3_TF32=0. A sum may be split among blocks
  * only where the parts are kept in the type of the sum and added by a step of their own, so in one order, unless
- * DLV3_NONDETERMINISTIC=1. Algorithms are not timed. */
+ * DLV3_NONDETERMINISTIC=1. Algorithms are not timed.
+ *
+ * The library is opened when the first product comes, not linked: it takes half a second, which who only asks for a device
+ * should not wait for. Where it is not there everything is declined. */
 #include "conv.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 
 #include <cublasLt.h>
@@ -43,6 +47,37 @@ static plan plans[SETS][WAYS];
 static int64_t calls;
 static cublasLtHandle_t handles[MOST_DEVICES];
 
+/* -- The library ------------------------------------------------------------------------------------------- */
+
+#define FUNCTIONS(F)                                                                                                       \
+  F(GetStatusString) F(Create) F(MatrixLayoutCreate) F(MatrixLayoutDestroy) F(MatrixLayoutSetAttribute) F(MatmulDescCreate) \
+  F(MatmulDescDestroy) F(MatmulDescSetAttribute) F(MatmulPreferenceCreate) F(MatmulPreferenceDestroy)                      \
+  F(MatmulPreferenceSetAttribute) F(MatmulAlgoGetHeuristic) F(Matmul)
+
+static struct {
+#define F(name) decltype(&cublasLt##name) name;
+  FUNCTIONS(F)
+#undef F
+} lt;
+
+#define TEXT_OF_(x) #x
+#define TEXT_OF(x) TEXT_OF_(x)
+
+static bool open_library() {
+  static bool tried, found;
+  if (tried) return found;
+  tried = true;
+  void *library = LIBRARY("libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR));
+  found = library != NULL;
+#define F(name) found = found && (lt.name = FUNCTION_OF(library, cublasLt##name)) != NULL;
+  FUNCTIONS(F)
+#undef F
+  return found;
+}
+
+/* Of the header: asking the library would open it. */
+void cublaslt_version(char *text, size_t n) { snprintf(text, n, ", cublaslt %d.%d.%d", CUBLAS_VER_MAJOR, CUBLAS_VER_MINOR, CUBLAS_VER_PATCH); }
+
 /* In functions that return what cuBLASLt says. */
 #define DO(call)                                              \
   do {                                                        \
@@ -50,13 +85,8 @@ static cublasLtHandle_t handles[MOST_DEVICES];
     if (do_status_ != CUBLAS_STATUS_SUCCESS) return do_status_; \
   } while (0)
 
-void cublaslt_version(char *text, size_t n) {
-  const size_t v = cublasLtGetVersion();
-  snprintf(text, n, ", cublaslt %d.%d.%d", (int)(v / 10000), (int)(v / 100 % 100), (int)(v % 100));
-}
-
 static status cublaslt_failed(const op_call *c, const char *what, cublasStatus_t e) {
-  return fail_call(c, e == CUBLAS_STATUS_ALLOC_FAILED ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cublaslt: %s: %s", what, cublasLtGetStatusString(e));
+  return fail_call(c, e == CUBLAS_STATUS_ALLOC_FAILED ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cublaslt: %s: %s", what, lt.GetStatusString(e));
 }
 
 /* -- Descriptors ------------------------------------------------------------------------------------------- */
@@ -73,24 +103,24 @@ static cublasComputeType_t compute_of(int32_t dtype) {
 /* Of a row-major matrix, or of batch of them. */
 static cublasStatus_t layout_new(cublasLtMatrixLayout_t *out, int32_t dtype, int64_t rows, int64_t columns, int64_t batch, int64_t step) {
   const int32_t count = (int32_t)batch;
-  DO(cublasLtMatrixLayoutCreate(out, type_of(dtype), (uint64_t)columns, (uint64_t)rows, columns));
+  DO(lt.MatrixLayoutCreate(out, type_of(dtype), (uint64_t)columns, (uint64_t)rows, columns));
   if (batch == 1) return CUBLAS_STATUS_SUCCESS;
-  DO(cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
-  return cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step);
+  DO(lt.MatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+  return lt.MatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step);
 }
 
 static cublasStatus_t set_bias(const plan *p, const void *bias) {
-  return p->of.bias ? cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias) : CUBLAS_STATUS_SUCCESS;
+  return p->of.bias ? lt.MatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias) : CUBLAS_STATUS_SUCCESS;
 }
 
 static cublasStatus_t describe(plan *p, const void *bias) {
   const product *v = &p->of;
   const int32_t first = v->trans_right ? CUBLAS_OP_T : CUBLAS_OP_N, second = v->trans_left ? CUBLAS_OP_T : CUBLAS_OP_N;
   const uint32_t epilogue = v->relu ? (v->bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU) : v->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-  DO(cublasLtMatmulDescCreate(&p->operation, compute_of(v->dtype), v->dtype == DLV3_F64 ? CUDA_R_64F : CUDA_R_32F));
-  DO(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first));
-  DO(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second));
-  DO(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+  DO(lt.MatmulDescCreate(&p->operation, compute_of(v->dtype), v->dtype == DLV3_F64 ? CUDA_R_64F : CUDA_R_32F));
+  DO(lt.MatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first));
+  DO(lt.MatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second));
+  DO(lt.MatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
   DO(set_bias(p, bias)); /* before the heuristics, which look at its boundary */
   DO(layout_new(&p->left, v->dtype, v->trans_left ? v->k : v->m, v->trans_left ? v->m : v->k, v->batch, v->left_step));
   DO(layout_new(&p->right, v->dtype, v->trans_right ? v->n : v->k, v->trans_right ? v->k : v->n, v->batch, v->right_step));
@@ -98,10 +128,10 @@ static cublasStatus_t describe(plan *p, const void *bias) {
 }
 
 static void forget(plan *p) {
-  if (p->operation) cublasLtMatmulDescDestroy(p->operation);
-  if (p->left) cublasLtMatrixLayoutDestroy(p->left);
-  if (p->right) cublasLtMatrixLayoutDestroy(p->right);
-  if (p->y) cublasLtMatrixLayoutDestroy(p->y);
+  if (p->operation) lt.MatmulDescDestroy(p->operation);
+  if (p->left) lt.MatrixLayoutDestroy(p->left);
+  if (p->right) lt.MatrixLayoutDestroy(p->right);
+  if (p->y) lt.MatrixLayoutDestroy(p->y);
   memset(p, 0, sizeof *p);
 }
 
@@ -113,9 +143,9 @@ static cublasStatus_t prefer(cublasLtMatmulPreference_t preference) {
                                                                   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
   const uint32_t alignment = ALIGNMENT, any = CUBLASLT_REDUCTION_SCHEME_MASK, in_order = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   const uint32_t schemes = switched("DLV3_NONDETERMINISTIC", false) ? any : in_order;
-  for (cublasLtMatmulPreferenceAttributes_t operand : operands) DO(cublasLtMatmulPreferenceSetAttribute(preference, operand, &alignment, sizeof alignment));
-  DO(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes));
-  return cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most_workspace, sizeof most_workspace);
+  for (cublasLtMatmulPreferenceAttributes_t operand : operands) DO(lt.MatmulPreferenceSetAttribute(preference, operand, &alignment, sizeof alignment));
+  DO(lt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes));
+  return lt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most_workspace, sizeof most_workspace);
 }
 
 /* The first algorithm that the heuristics name, if they name one. */
@@ -123,12 +153,12 @@ static cublasStatus_t search(plan *p, cublasLtHandle_t handle) {
   cublasLtMatmulPreference_t preference;
   cublasLtMatmulHeuristicResult_t best;
   int n = 0;
-  DO(cublasLtMatmulPreferenceCreate(&preference));
+  DO(lt.MatmulPreferenceCreate(&preference));
   const cublasStatus_t e = prefer(preference);
   if (e == CUBLAS_STATUS_SUCCESS)
-    p->found = cublasLtMatmulAlgoGetHeuristic(handle, p->operation, p->right, p->left, p->y, p->y, preference, 1, &best, &n) == CUBLAS_STATUS_SUCCESS && n == 1 &&
+    p->found = lt.MatmulAlgoGetHeuristic(handle, p->operation, p->right, p->left, p->y, p->y, preference, 1, &best, &n) == CUBLAS_STATUS_SUCCESS && n == 1 &&
                best.state == CUBLAS_STATUS_SUCCESS && best.workspaceSize <= most_workspace;
-  cublasLtMatmulPreferenceDestroy(preference);
+  lt.MatmulPreferenceDestroy(preference);
   if (p->found) p->algorithm = best.algo, p->workspace = (int64_t)best.workspaceSize;
   return e;
 }
@@ -158,7 +188,7 @@ static status plan_of(plan **out, const op_call *c, const product *v, cublasLtHa
 
 static status handle_of(cublasLtHandle_t *out, const op_call *c, int32_t device) {
   stream_of(c); /* makes the device the current one */
-  const cublasStatus_t e = handles[device] ? CUBLAS_STATUS_SUCCESS : cublasLtCreate(&handles[device]);
+  const cublasStatus_t e = handles[device] ? CUBLAS_STATUS_SUCCESS : lt.Create(&handles[device]);
   if (e != CUBLAS_STATUS_SUCCESS) return cublaslt_failed(c, "it can not be started", e);
   return *out = handles[device], DLV3_OK;
 }
@@ -175,13 +205,14 @@ static status run_product(const op_call *c, const product *v, const void *left, 
   if (!v->m || !v->n || !v->k || !v->batch) return DECLINED("nothing to do");
   if (v->m > INT32_MAX || v->n > INT32_MAX || v->k > INT32_MAX || v->batch > INT32_MAX) return DECLINED("a size beyond 32 bits");
   if (!aligned(left) || !aligned(right) || !aligned(y) || (v->add && !aligned(add))) return DECLINED("not on a boundary of 16 bytes");
+  if (!open_library()) return DECLINED("libcublasLt.so can not be opened");
   TRY(handle_of(&handle, c, v->device));
   TRY(plan_of(&p, c, v, handle, bias));
   if (!p->found) return DECLINED("cublaslt has no algorithm for it");
   if (p->workspace) TRY(scratch_new(&scratch, c, p->workspace));
   cublasStatus_t e = set_bias(p, bias);
   if (e == CUBLAS_STATUS_SUCCESS)
-    e = cublasLtMatmul(handle, p->operation, alpha, right, p->right, left, p->left, beta, v->add ? add : y, p->y, y, p->y, &p->algorithm,
+    e = lt.Matmul(handle, p->operation, alpha, right, p->right, left, p->left, beta, v->add ? add : y, p->y, y, p->y, &p->algorithm,
                        scratch ? scratch->data : NULL, (size_t)p->workspace, stream_of(c));
   if (scratch) storage_drop(scratch);
   return e == CUBLAS_STATUS_SUCCESS ? LAUNCHED(c) : cublaslt_failed(c, "the product failed", e);

@@ -32,7 +32,9 @@ typedef struct {
   cublasStatus_t state;
 } cublasLtMatmulHeuristicResult_t;
 
-size_t cublasLtGetVersion();
+enum { CUBLAS_VER_MINOR = 0, CUBLAS_VER_PATCH = 0 };
+#define CUBLAS_VER_MAJOR 13
+
 const char *cublasLtGetStatusString(cublasStatus_t e);
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *h);
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType_t type, uint64_t rows, uint64_t cols, int64_t ld);

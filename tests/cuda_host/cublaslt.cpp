@@ -29,7 +29,6 @@ struct cuda_host_preference {
   uint32_t schemes, alignment[OPERANDS];
 };
 
-size_t cublasLtGetVersion() { return 130000; }
 const char *cublasLtGetStatusString(cublasStatus_t e) { return e == CUBLAS_STATUS_INVALID_VALUE ? "invalid value" : e == CUBLAS_STATUS_NOT_SUPPORTED ? "not supported" : "an error"; }
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) {
   static cuda_host_cublaslt one = {1};
