@@ -43,12 +43,16 @@ find_cuda() {
   [ -n "$nvcc" ] || return
   cuda=$(dirname "$(dirname "$nvcc")")
   for l in "$cuda/lib64" "$cuda/lib" /usr/lib/x86_64-linux-gnu /usr/lib64; do [ -e "$l/libcudart.so" ] && break; done
-  printf '#include <cuda_runtime.h>\n#include <cudnn.h>\nint main() { return cudnnGetVersion() < 90000; }\n' > "$work/t.cu"
-  if "$nvcc" -cudart shared -o "$work/t" "$work/t.cu" -L"$l" -lcudnn > "$work/log" 2>&1; then
-    cuda_libs="-L$l -lcudnn -Xlinker -rpath,$l"
-  else
-    cuda_note='nvcc is there; install cuDNN 9 with its headers' nvcc=''
-  fi
+  cuda_libs="-L$l -lcudnn -Xlinker -rpath,$l" # cuBLASLt is opened on first use
+  cuda_library cudnn.h cudnn 'cuDNN 9' 'cudnnGetVersion() < 90000'
+  cuda_library cublasLt.h cublasLt cuBLASLt '!cublasLtGetVersion()'
+}
+
+# cuda_library HEADER NAME LABEL EXPRESSION: can a program that uses it be linked? Without it there is no CUDA part.
+cuda_library() {
+  [ -n "$nvcc" ] || return
+  printf '#include <cuda_runtime.h>\n#include <%s>\nint main() { return %s; }\n' "$1" "$4" > "$work/t.cu"
+  "$nvcc" -cudart shared -o "$work/t" "$work/t.cu" -L"$l" "-l$2" > "$work/log" 2>&1 || { cuda_note="nvcc is there; install $3 with its headers" nvcc=''; }
 }
 
 report() {
@@ -66,7 +70,7 @@ report() {
   if ldconfig -p 2>/dev/null | grep -q 'libcairo\.so\.2' || [ -e /usr/lib/x86_64-linux-gnu/libcairo.so.2 ]; then line "$tick" 'cairo: text in pictures' ''
   else line "$cross" 'cairo: text in pictures' 'install the package libcairo2'; fi
   find_cuda
-  if [ -n "$nvcc" ]; then line "$tick" "CUDA $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), cuDNN" ''
+  if [ -n "$nvcc" ]; then line "$tick" "CUDA $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), cuDNN, cuBLASLt" ''
   else line "$cross" 'CUDA: NVIDIA GPUs' "$cuda_note"; fi
   have_cxx=''
   if echo 'int main() { return 0; }' > "$work/t.cpp" && ${CXX:-c++} -o "$work/t" "$work/t.cpp" >/dev/null 2>&1; then have_cxx=1; line "$tick" 'C++: tests of the CUDA kernels' ''

@@ -282,5 +282,7 @@ extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_op
   cudaRuntimeGetVersion(&runtime);
   int used = snprintf(libraries, sizeof libraries, "cudart %d.%d", runtime / 1000, runtime % 1000 / 10);
   cudnn_version(libraries + used, sizeof libraries - (size_t)used);
+  used = (int)strlen(libraries);
+  cublaslt_version(libraries + used, sizeof libraries - (size_t)used);
   return &table;
 }

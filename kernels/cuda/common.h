@@ -26,6 +26,14 @@ extern "C" {
 #define LAUNCH(kernel, grid, block, stream, ...) cuda_host_launch(grid, block, stream, kernel, __VA_ARGS__)
 #define UNROLL
 #endif
+/* A library that is opened on first use, and a function of it; on the host it is linked in. Ask for <dlfcn.h>. */
+#ifdef __CUDACC__
+#define LIBRARY(file) dlopen(file, RTLD_NOW | RTLD_LOCAL)
+#define FUNCTION_OF(library, name) ((decltype(&name))dlsym(library, #name))
+#else
+#define LIBRARY(file) dlopen(NULL, RTLD_NOW)
+#define FUNCTION_OF(library, name) (&name)
+#endif
 #define DEVICE __device__ __forceinline__
 #define BOTH __host__ __device__ __forceinline__
 /* A launcher ends with it: what the launch itself did wrong. A template's name in brackets keeps its commas together. */

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "elements.h"
+
 conv conv_of(const op_call *c) {
   const tensor *x, *w, *y;
   if (c->op == OP_conv2d) x = c->in[0], w = c->in[1], y = c->out[0];
@@ -31,7 +33,7 @@ static void destroy_copy(prepared *p) {
 
 status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t key, int64_t bytes) {
   for (prepared *p = w->st->prepared; p; p = p->next)
-    if (p->key == key && p->offset == w->offset) return *out = (weight_copy *)p, DLV3_OK;
+    if (p->key == key && p->offset == w->offset && ((weight_copy *)p)->st->bytes == bytes) return *out = (weight_copy *)p, DLV3_OK;
   weight_copy *made = (weight_copy *)calloc(1, sizeof *made);
   if (!made) return fail_call(c, DLV3_ERR_OOM, "out of memory for a weight");
   const status st = scratch_new(&made->st, c, bytes);
@@ -40,6 +42,19 @@ status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t k
   made->base.key = key, made->base.offset = w->offset, made->base.version = storage_version(w->st) - 1, made->base.destroy = destroy_copy;
   made->base.next = w->st->prepared, w->st->prepared = &made->base;
   return *out = made, DLV3_OK;
+}
+
+status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype) {
+  if (w->dtype == dtype && aligned(data_of(w))) return *out = data_of(w), DLV3_OK;
+  weight_copy *kept;
+  TRY(weight_copy_of(&kept, c, w, 0xc0de0000u + (uint64_t)dtype, numel(w) * dtype_bytes(dtype)));
+  if (kept->base.version != storage_version(w->st)) {
+    tensor cast = *w;
+    cast.dtype = dtype, cast.st = kept->st, cast.offset = 0;
+    TRY(elements_copy(c, &cast, w));
+    kept->base.version = storage_version(w->st);
+  }
+  return *out = kept->st->data, DLV3_OK;
 }
 
 /* -- The bias gradient ------------------------------------------------------------------------------------- */
@@ -79,9 +94,9 @@ status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y)
 
 /* -- Lists -------------------------------------------------------------------------------------------------- */
 
-CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"atrous", atrous_conv2d}, {"direct", direct_conv2d});
-CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"atrous", atrous_conv2d_backward_input},
-           {"direct", direct_conv2d_backward_input});
-CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"atrous", atrous_conv2d_backward_weight},
-           {"direct", direct_conv2d_backward_weight});
-CUDA_IMPLS(matmul, {"direct", direct_matmul});
+CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"cublaslt", cublaslt_conv2d}, {"atrous", atrous_conv2d}, {"direct", direct_conv2d});
+CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"cublaslt", cublaslt_conv2d_backward_input},
+           {"atrous", atrous_conv2d_backward_input}, {"direct", direct_conv2d_backward_input});
+CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"cublaslt", cublaslt_conv2d_backward_weight},
+           {"atrous", atrous_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight});
+CUDA_IMPLS(matmul, {"cublaslt", cublaslt_matmul}, {"direct", direct_matmul});

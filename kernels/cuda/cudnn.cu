@@ -1,9 +1,8 @@
 /* cudnn.cu - convolution by cuDNN's graph API: forward, backward by input, backward by weight, channels-last.
  *
  * A problem (pass, shapes, dtype) becomes a graph of one operation. cuDNN's heuristics name engines for it, best guess
- * first; the first that is deterministic, exact enough and has a plan is kept for good, by problem and device. Weights of
- * bf16 and f16 activations are cast once a version and kept with the parameter. Sums are in f32; f32 convolutions may use
- * TF32, as PyTorch's do, where the runtime allows it. */
+ * first; the first that is deterministic, exact enough and has a plan is kept for good, by problem and device. Sums are in f32;
+ * f32 convolutions may use TF32, as PyTorch's do, where the runtime allows it. */
 #include "conv.h"
 
 #include <stdio.h>
@@ -11,11 +10,10 @@
 
 #include <cudnn.h>
 
-#include "elements.h"
 #include "vendor.h"
 
 enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
-enum { ALIGNMENT = 16, BUCKETS = 1024, MOST_DEVICES = 17, MOST_ENGINES = 16, DIMS = 4 };
+enum { BUCKETS = 1024, MOST_DEVICES = 17, MOST_ENGINES = 16, DIMS = 4 };
 static const int64_t most_workspace = (int64_t)2 << 30;
 
 /* All that decides a plan; compared as bytes. */
@@ -160,11 +158,6 @@ static descriptor graph_of(const problem *p, cudnnHandle_t handle) {
 
 /* -- Plans ------------------------------------------------------------------------------------------------- */
 
-static bool switched(const char *name, bool otherwise) {
-  const char *text = getenv(name);
-  return text && *text ? strcmp(text, "0") != 0 : otherwise;
-}
-
 /* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. */
 static bool allowed(descriptor config, const problem *p) {
   cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
@@ -266,24 +259,6 @@ static status run_plan(const op_call *c, const plan *p, cudnnHandle_t handle, co
   drop(pack);
   if (scratch) storage_drop(scratch);
   return e == CUDNN_STATUS_SUCCESS ? LAUNCHED(c) : cudnn_failed(c, "the convolution failed", e);
-}
-
-/* -- Weights in the activations' dtype --------------------------------------------------------------------- */
-
-static bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
-
-/* Where w lies in dtype, on a boundary of 16 bytes: itself, or a copy that is made anew when w has changed. */
-static status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype) {
-  if (w->dtype == dtype && aligned(data_of(w))) return *out = data_of(w), DLV3_OK;
-  weight_copy *kept;
-  TRY(weight_copy_of(&kept, c, w, 0xc0de0000u + (uint64_t)dtype, numel(w) * dtype_bytes(dtype)));
-  if (kept->base.version != storage_version(w->st)) {
-    tensor cast = *w;
-    cast.dtype = dtype, cast.st = kept->st, cast.offset = 0;
-    TRY(elements_copy(c, &cast, w));
-    kept->base.version = storage_version(w->st);
-  }
-  return *out = kept->st->data, DLV3_OK;
 }
 
 /* -- The three passes -------------------------------------------------------------------------------------- */

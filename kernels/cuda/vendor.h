@@ -2,10 +2,20 @@
 #ifndef DLV3_CUDA_VENDOR_H
 #define DLV3_CUDA_VENDOR_H
 
+#include <stdlib.h>
+
 #include "common.h"
 
 /* ", cudnn 9.19.0" at text. */
 void cudnn_version(char *text, size_t n);
+/* ", cublaslt 13.1.0" likewise. */
+void cublaslt_version(char *text, size_t n);
+
+/* A switch of the environment: "0" is off, anything else on. */
+static inline bool switched(const char *name, bool otherwise) {
+  const char *text = getenv(name);
+  return text && *text ? strcmp(text, "0") != 0 : otherwise;
+}
 
 /* Kernels from source text, as backend.h has them. */
 status nvrtc_find(dlv3_kernel **out, const char *source, const char *name, int32_t device);

@@ -81,6 +81,9 @@ epilogue({1, 11, 9, 7}, {13, 11, 3, 3}, {1, 13, 9, 7}, {padding = 9, dilation = 
 epilogue({2, 6, 5, 4}, {4, 3, 3, 3}, {2, 4, 5, 4}, {padding = 1, groups = 2, activation = 'relu'}, false, true)
 epilogue({1, 3, 6, 5}, {4, 3, 3, 3}, {1, 4, 6, 5}, {padding = 1}, true, true)
 epilogue({1, 32, 24, 24}, {64, 32, 3, 3}, {1, 64, 24, 24}, {padding = 1, activation = 'hardswish'}, true, true)
+for i = 0, 7 do -- 1x1: every mix of activation, bias and residual
+  epilogue({2, 7, 3, 4}, {9, 7, 1, 1}, {2, 9, 3, 4}, {activation = i >= 4 and 'relu' or nil}, i % 2 == 1, i % 4 >= 2)
+end
 
 add{op = 'conv2d', inputs = {{2, 64, 9, 9}, {128, 128, 3, 3}}, attrs = {padding = 1},
     error = 'conv2d: x has 64 channels but w expects 128 %(groups 1%)\n  x %[2, 64, 9, 9%] f32 cpu   w %[128, 128, 3, 3%] f32 cpu   stride 1,1  padding 1,1  dilation 1,1'}
@@ -100,6 +103,11 @@ add{op = 'matmul', inputs = {{2, 3, 4}, {2, 4, 5}}}
 add{op = 'matmul', inputs = {{2, 4, 3}, {2, 4, 5}}, attrs = {trans_a = true}}
 add{op = 'matmul', inputs = {{2, 3, 4}, {5, 4}}, attrs = {trans_b = true}}
 add{op = 'matmul', inputs = {{4, 3}, {2, 4, 5}}, attrs = {trans_a = true}}
+add{op = 'matmul', inputs = {{2, 3, 4}, {2, 5, 4}}, attrs = {trans_b = true}}
+add{op = 'matmul', inputs = {{3, 3, 4}, {4, 5}}}
+add{op = 'matmul', inputs = {{3, 4, 3}, {4, 5}}, attrs = {trans_a = true}}
+add{op = 'matmul', inputs = {{1, 3, 4}, {1, 5, 4}}, attrs = {trans_b = true}}
+add{op = 'matmul', inputs = {{0, 3, 4}, {0, 4, 5}}, grad = false}
 add{op = 'matmul', inputs = {{1, 1}, {1, 1}}}
 add{op = 'matmul', inputs = {{37, 65}, {65, 130}}, grad = false, atol = 1e-4}
 add{op = 'matmul', inputs = {{65, 37}, {130, 65}}, attrs = {trans_a = true, trans_b = true}, grad = false, atol = 1e-4}
