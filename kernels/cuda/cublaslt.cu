@@ -6,9 +6,9 @@
  * one a column of ours: a channel. Nothing is copied for this.
  *
  * Its heuristics name an algorithm for a problem (sizes, dtypes, epilogue); the first is kept with the descriptors in a table
- * of bounded size. Sums of bf16 and f16 are in f32; f32 convolutions may use TF32 where the runtime allows
- * it, matrix products do not, as in PyTorch. A sum may be split among blocks only where the parts are kept in the type of the sum and added by a step of their own, so in one order, unless
- * DLV3_NONDETERMINISTIC=1. Algorithms are not timed.
+ * of bounded size. Sums of bf16 and f16 are in f32; f32 convolutions may use TF32 where the runtime allows it, matrix
+ * products do not, as in PyTorch. A sum may be split among blocks only where the parts are kept in the type of the sum and
+ * added by a step of their own, so in one order, unless DLV3_NONDETERMINISTIC=1. Algorithms are not timed.
  *
  * The library is opened when the first product comes, not linked: it takes half a second, which who only asks for a device
  * should not wait for. Where it is not there everything is declined. */
@@ -31,7 +31,7 @@ typedef struct {
   int32_t dtype, y_dtype, device, tf32;          /* tf32: f32 operands may be rounded to it                  */
   int32_t bias, relu, add;                       /* y = act(left right + add + bias)                         */
 } product;
-static_assert(sizeof(product) == 6 * sizeof(int64_t) + 8 * sizeof(int32_t), "no gaps");
+static_assert(sizeof(product) == 6 * sizeof(int64_t) + 2 * sizeof(int16_t) + 7 * sizeof(int32_t), "no gaps");
 
 typedef struct {
   product of;
