@@ -10,7 +10,7 @@
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 2 };
+enum { DLV3_BACKEND_ABI = 3 };
 
 typedef struct {
   const char *name;
@@ -32,6 +32,12 @@ typedef struct {
   int64_t (*memory)(int32_t device);                    /* bytes the device has                             */
   const char *(*describe)(int32_t device);              /* "NVIDIA H200, sm_90, 139.8 GiB"                  */
   const char *libraries;                                /* "cudart 13.0  cudnn 9.19.0"                      */
+  /* Kernels called between begin and end are taken down instead of run, and become one graph, launched as often as one
+   * likes. NULL for graph: nothing is made of them. Without graphs: all NULL. */
+  status (*graph_begin)(int32_t device);
+  status (*graph_end)(int32_t device, void **graph);
+  status (*graph_launch)(int32_t device, void *graph);
+  void (*graph_free)(int32_t device, void *graph);
 } backend;
 
 extern const backend cpu_backend;
