@@ -106,12 +106,6 @@ static status watch_steps(dlv3_program *p, graph *g) {
   return DLV3_OK;
 }
 
-static int64_t reach_of(const tensor *t) {
-  int64_t last = 0;
-  for (int32_t i = 0; i < t->ndim; i++) last += (t->size[i] - 1) * t->stride[i];
-  return numel(t) ? (last + 1) * dtype_bytes(t->dtype) : 0;
-}
-
 static int64_t lead_of(const tensor *t) { return (int64_t)((uintptr_t)data_of(t) % ALIGN); }
 
 /* A place for argument i, as far from a boundary as the argument itself: kernels choose by that. */
@@ -124,7 +118,7 @@ static status place_argument(dlv3_program *p, graph *g, int32_t i) {
   tensor *t;
   TRY(tensor_alias(&t, given));
   storage_drop(t->st), t->st = NULL;
-  g->bytes[i] = reach_of(given);
+  g->bytes[i] = reach(given) * width;
   status st = storage_new(&t->st, lead + g->bytes[i], g->device);
   if (st != DLV3_OK) {
     t->st = storage_retain(p->nothing);
@@ -145,7 +139,7 @@ static status make_ready(dlv3_program *p, graph *g) {
     const binding *b = &p->bindings[i];
     TRY(place_argument(p, g, b->arg));
     const int64_t from = b->delta * dtype_bytes(b->header->dtype);
-    if (from < 0 || from + reach_of(b->header) > g->bytes[b->arg]) return fail(DLV3_ERR_ARG, "argument %d is read outside of its elements: it shares memory with another", (int)b->arg + 1);
+    if (from < 0 || from + reach(b->header) * dtype_bytes(b->header->dtype) > g->bytes[b->arg]) return fail(DLV3_ERR_ARG, "argument %d is read outside of its elements: it shares memory with another", (int)b->arg + 1);
   }
   for (int64_t i = 0; i < p->n_promises; i++) {
     promise *a = &p->promises[i];

@@ -37,6 +37,13 @@ struct dlv3_program {
   graph *graph;                /* graph.c's; NULL before the first run */
 };
 
+/* Elements from t's first to behind its last. */
+static inline int64_t reach(const tensor *t) {
+  int64_t last = 0;
+  for (int32_t i = 0; i < t->ndim; i++) last += (t->size[i] - 1) * t->stride[i];
+  return numel(t) ? last + 1 : 0;
+}
+
 /* record.c. The headers of arguments on args, or on nothing; the promises' storages on their memory, results on what is
  * lent to them or (fixed) where the graph leaves them; every step's kernel. */
 void bind_headers(dlv3_program *p, tensor *const *args);

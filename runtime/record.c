@@ -63,6 +63,18 @@ static promise *promise_of(dlv3_program *p, const char *address) {
   return &p->promises[low];
 }
 
+/* The argument that t is a window on, -1: none. Several may lie in one storage: then the one that has all of t. */
+static int32_t argument_of(const dlv3_program *p, const tensor *t) {
+  int32_t found = -1;
+  for (int32_t i = 0; i < p->n_args; i++) {
+    const tensor *a = p->args[i];
+    if (a->st != t->st) continue;
+    if (t->offset >= a->offset && t->offset + reach(t) <= a->offset + reach(a)) return i;
+    if (found < 0) found = i;
+  }
+  return found;
+}
+
 /* A header for the step at hand. An argument's is bound anew by every run; a leaf from outside is remembered with its place. */
 static status note(tensor **out, tensor *t) {
   dlv3_program *p = current;
@@ -76,10 +88,10 @@ static status note(tensor **out, tensor *t) {
     a->headers++;
     return DLV3_OK;
   }
-  for (int32_t i = 0; i < p->n_args; i++) {
-    if (p->args[i]->st != t->st) continue;
+  const int32_t arg = argument_of(p, t);
+  if (arg >= 0) {
     TRY(grow(&p->bindings, p->n_bindings, &p->binding_room, sizeof *p->bindings));
-    p->bindings[p->n_bindings++] = (binding){*out, i, t->offset - p->args[i]->offset};
+    p->bindings[p->n_bindings++] = (binding){*out, arg, t->offset - p->args[arg]->offset};
     return DLV3_OK;
   }
   if (t->node) return DLV3_OK;

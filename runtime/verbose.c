@@ -55,6 +55,6 @@ void verbose_declined(const op_call *c, const char *impl_name, const char *reaso
 }
 
 void verbose_graph(int64_t calls, const char *why) {
-  if (why) fprintf(stderr, "compile: the %lld calls can not be one graph: %s\n", (long long)calls, why);
-  else fprintf(stderr, "compile: the %lld calls can be one graph; DLV3_VERBOSE runs them one by one\n", (long long)calls);
+  if (why) fprintf(stderr, "compile: no graph (%lld calls): %s\n", (long long)calls, why);
+  else fprintf(stderr, "compile: one graph (%lld calls), but DLV3_VERBOSE runs them one by one\n", (long long)calls);
 }
