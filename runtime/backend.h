@@ -48,6 +48,12 @@ typedef struct {
   const char *libraries;                                /* "cudart 13.0  cudnn 9.19.0"                      */
   status (*kernel_find)(dlv3_kernel **out, const char *source, const char *name, int32_t device); /* compiled once */
   status (*kernel_run)(const op_call *c, const kernel_launch *l); /* c->in: the tensors, NULL for numbers */
+  /* Kernels called between begin and end are taken down instead of run, and become one graph, launched as often as one
+   * likes. NULL for graph: nothing is made of them. Without graphs: all NULL. */
+  status (*graph_begin)(int32_t device);
+  status (*graph_end)(int32_t device, void **graph);
+  status (*graph_launch)(int32_t device, void *graph);
+  void (*graph_free)(int32_t device, void *graph);
 } backend;
 
 extern const backend cpu_backend;
@@ -72,9 +78,6 @@ typedef struct {
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */
 typedef const backend *dlv3_backend_open_fn(const runtime_api *host, int32_t abi);
-
-/* DLV3_SYNC=1: an error of a kernel is to come out at its own call. dispatch.c */
-bool waits_for_each(void);
 
 /* Why an implementation passes; a static string, shown by DLV3_VERBOSE=2. Returns DLV3_DECLINED. */
 status declined(const char *why);

@@ -48,7 +48,8 @@ int32_t dtype_promote(int32_t a, int32_t b);
 
 /* -- Storages ---------------------------------------------------------------------------------------------- */
 
-/* Something a kernel keeps with a storage: a packed weight. Freed with the storage, or when a newer one replaces it. */
+/* Something a kernel keeps with a storage: a packed weight. Freed with the storage, or when a newer one replaces it. On a
+ * device that captures graphs it is written anew in place, and only where version says so: see graph.c. */
 typedef struct prepared {
   struct prepared *next;
   uint64_t key;                     /* of the implementation: what form this is               */

@@ -16,13 +16,17 @@
 static _Thread_local const char *declined_reason;
 static bool sync_each; /* DLV3_SYNC=1: an error of a kernel comes out at its own op */
 static char forced_impl[32];
+static int64_t preference;
 static const char *chosen[OP_COUNT];
 
 DLV3_API dlv3_status dlv3_set_impl(const char *name) {
   if (strlen(name) >= sizeof forced_impl) return fail(DLV3_ERR_ARG, "no implementation is called '%.40s'", name);
+  if (strcmp(forced_impl, name)) preference++;
   strcpy(forced_impl, name);
   return DLV3_OK;
 }
+
+int64_t impl_preference(void) { return preference; }
 
 __attribute__((constructor)) static void read_environment(void) {
   const char *name = getenv("DLV3_IMPL");
@@ -31,7 +35,7 @@ __attribute__((constructor)) static void read_environment(void) {
   sync_each = sync && strcmp(sync, "0");
 }
 
-bool waits_for_each(void) { return sync_each; }
+bool ops_apart(void) { return sync_each || verbose_level; }
 
 status declined(const char *why) {
   declined_reason = why;
@@ -247,7 +251,7 @@ static status run_impls(op_call *c) {
   const int32_t device = device_of(c);
   const backend *b = backend_of(device);
   const impl *list = impls_of(c->op, device), *first = NULL;
-  if (b->check) TRY(b->check(device));
+  if (b->check && !capturing()) TRY(b->check(device));
   if (!list || !list->run) return fail_call(c, DLV3_ERR_INTERNAL, "no kernel is linked in");
   if (forced_impl[0])
     for (const impl *i = list; i->run && !first; i++)
@@ -260,7 +264,8 @@ static status run_impls(op_call *c) {
       continue;
     }
     chosen[c->op] = i->name;
-    if (st == DLV3_OK && device && (sync_each || verbose_level)) st = b->sync(device);
+    if (capturing()) return st;
+    if (st == DLV3_OK && device && ops_apart()) st = b->sync(device);
     if (verbose_level && st == DLV3_OK) verbose_call(c, i->name, dlv3_now() - begin);
     return st;
   }

@@ -164,6 +164,11 @@ DLV3_API int32_t dlv3_program_current(const dlv3_program *p); /* 0: a tensor fro
 DLV3_API const char *dlv3_program_escaped(const dlv3_program *p); /* a recorded tensor that somebody still holds, "" = none */
 DLV3_API int64_t dlv3_program_arena(const dlv3_program *p);   /* bytes for intermediates                         */
 DLV3_API int64_t dlv3_program_steps(const dlv3_program *p);   /* how many kernels a run calls                    */
+/* On devices that can, a program is captured as one graph (graph.c): how often in all that was done, how often one was
+ * launched, and why a program stays with call after call ("": none does). */
+DLV3_API int64_t dlv3_graph_captures(void);
+DLV3_API int64_t dlv3_graph_launches(void);
+DLV3_API const char *dlv3_graph_refused(void);
 
 /* -- Autograd --------------------------------------------------------------------------------------------- */
 

@@ -54,7 +54,7 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
   TRY(b->kernel_run(&c, l));
   for (int32_t i = 0; i < l->n; i++)
     if (in[i] && l->kind[i]) in[i]->st->own_version++;
-  const status st = waits_for_each() || verbose_level ? b->sync(l->kernel->device) : DLV3_OK;
+  const status st = ops_apart() ? b->sync(l->kernel->device) : DLV3_OK;
   if (st != DLV3_OK) return fail_more(st, "\n  after the kernel %s", l->kernel->name);
   if (verbose_level) verbose_call(&c, "source", dlv3_now() - begin);
   return DLV3_OK;

@@ -8,6 +8,8 @@
  *     device's stream before the work that will write it, so that nothing has to wait;
  *   - when the system has none left, or the limit is reached, all kept blocks go back to it and the request is tried
  *     once more; only then does it fail with DLV3_ERR_OOM (Lua collects garbage and tries the whole call again).
+ * What kernels take while a graph of them is captured is used by every launch of it: such blocks are kept apart, for
+ * captures only, and all graphs of a device share them, since they run one after the other and leave nothing in them.
  * Kept blocks are never split: a workload of ever new sizes holds what it freed until dlv3_memory_flush.
  *
  * Scopes are a depth: a storage remembers the depth it was made at, and popping a depth releases its storages, whoever
@@ -28,8 +30,8 @@ typedef struct block { /* lies in memory of the host: the host can not write int
 } block;
 
 typedef struct {
-  block *kept[CLASSES];
-  int64_t live, peak, reserved;
+  block *kept[CLASSES], *captured[CLASSES]; /* free ones; captured: for graphs */
+  int64_t live, peak, reserved, generation;
 } pool;
 
 static pool pools[MAX_DEVICES];
@@ -37,6 +39,8 @@ static storage live_storages = {.next = &live_storages, .prev = &live_storages};
 static int32_t scope_depth;
 static block *spare_blocks;
 static int64_t cpu_limit, pressure_base[MAX_DEVICES];
+static int32_t capture_device; /* 0: no capture is going on */
+static int64_t captured_out;   /* blocks taken and not given back in it */
 static int32_t exhausted; /* the device that ran out of memory last */
 
 /* -- Size classes ------------------------------------------------------------------------------------------ */
@@ -58,17 +62,26 @@ static int32_t size_class(int64_t bytes, int64_t *rounded) {
   return (int32_t)(65 + (octave - 12) * 8 + (eighth - 1));
 }
 
-static void flush(int32_t device) {
-  pool *p = &pools[device];
+/* Frees the blocks of one set of lists. */
+static bool empty(block **lists, int32_t device) {
+  bool any = false;
   for (int32_t c = 0; c < CLASSES; c++) {
-    for (block *b = p->kept[c], *next; b; b = next) {
+    for (block *b = lists[c], *next; b; b = next) {
       next = b->next;
       backend_of(device)->free(b->data, b->bytes, device);
-      p->reserved -= b->bytes;
+      pools[device].reserved -= b->bytes;
       b->next = spare_blocks, spare_blocks = b;
+      any = true;
     }
-    p->kept[c] = NULL;
+    lists[c] = NULL;
   }
+  return any;
+}
+
+static void flush(int32_t device) {
+  if (device && device == capture_device) return; /* nothing can be freed now */
+  empty(pools[device].kept, device);
+  pools[device].generation += empty(pools[device].captured, device);
 }
 
 static bool over_limit(int32_t device, int64_t more) {
@@ -79,6 +92,12 @@ static int32_t device_class(int64_t bytes, int64_t *rounded, int32_t device) {
   return size_class(device && bytes < 512 ? 512 : bytes, rounded);
 }
 
+/* The place in a list of the first block of so many bytes: the first of all, but under sanitizers. */
+static block **find(block **at, int64_t bytes) {
+  while (*at && (*at)->bytes != bytes) at = &(*at)->next;
+  return at;
+}
+
 static status take(char **out, int64_t bytes, int32_t device) {
   pool *p = &pools[device];
   int64_t rounded;
@@ -86,10 +105,13 @@ static status take(char **out, int64_t bytes, int32_t device) {
   exhausted = device;
   if (c >= CLASSES) return fail(DLV3_ERR_OOM, "out of memory: %lld bytes asked for at once", (long long)bytes);
   void *data = NULL;
-  block *b = p->kept[c];
-  if (b) {
+  const bool captures = device && device == capture_device;
+  block **at = captures ? find(&p->captured[c], rounded) : NULL;
+  if (!at || !*at) at = find(&p->kept[c], rounded);
+  if (*at) {
+    block *b = *at;
     data = b->data;
-    p->kept[c] = b->next;
+    *at = b->next;
     b->next = spare_blocks, spare_blocks = b;
   } else {
     if (over_limit(device, rounded)) flush(device);
@@ -102,6 +124,7 @@ static status take(char **out, int64_t bytes, int32_t device) {
     }
     p->reserved += rounded;
   }
+  captured_out += captures;
   p->live += rounded;
   if (p->live > p->peak) p->peak = p->live;
   *out = data;
@@ -121,10 +144,13 @@ static void give(char *data, int64_t bytes, int32_t device) {
     p->reserved -= rounded;
     return;
   }
-  *b = (block){p->kept[c], data, rounded};
-  p->kept[c] = b;
+  const bool captures = device && device == capture_device;
+  block **list = captures ? p->captured : p->kept;
+  *b = (block){list[c], data, rounded};
+  list[c] = b;
+  captured_out -= captures;
 #ifdef DLV3_SANITIZE /* a kept block would hide a use after free */
-  flush(device);
+  empty(p->kept, device);
 #endif
 }
 
@@ -134,6 +160,29 @@ static void give_back(char *data, int64_t bytes, int32_t device) {
   size_class(bytes, &rounded);
   backend_of(device)->free(data, rounded, device);
   pools[device].live -= rounded, pools[device].reserved -= rounded;
+}
+
+/* -- Memory of captured graphs ----------------------------------------------------------------------------- */
+
+void memory_capture_begin(int32_t device) { capture_device = device, captured_out = 0; }
+
+/* What stays with somebody is no graph's: those that had it for scratch must be captured anew. */
+bool memory_capture_end(void) {
+  if (captured_out) pools[capture_device].generation++;
+  capture_device = 0;
+  return !captured_out;
+}
+
+int64_t memory_generation(int32_t device) { return pools[device].generation; }
+
+void memory_capture_forget(int32_t device) {
+  pool *p = &pools[device];
+  for (int32_t c = 0; c < CLASSES; c++) {
+    block **end = &p->kept[c];
+    while (*end) end = &(*end)->next;
+    *end = p->captured[c];
+    p->captured[c] = NULL;
+  }
 }
 
 /* -- Storages ---------------------------------------------------------------------------------------------- */

@@ -11,43 +11,13 @@
  * outlives a run.
  *
  * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes as without a program,
- * hence the same bits. A device whose kernels can be launched as one graph can capture the second run of a program. */
-#include "backend.h"
-#include "record.h"
+ * hence the same bits. On a device that can launch all of them as one graph, graph.c captures the second run of a program
+ * and launches it from then on. */
+#include "program.h"
 
 #include <stdlib.h>
 
 enum { ALIGN = 64 };
-
-typedef struct {
-  int32_t op, n_in;
-  tensor **in, *out[DLV3_MAX_OUTPUTS]; /* headers of the program's own */
-  dlv3_attr *attr;
-  kernel_launch *launch;       /* not NULL: of a kernel from source text, and no op's */
-} step;
-
-typedef struct {
-  storage *st, *lent;          /* lent: memory of a result, during a run */
-  const char *address;         /* while recording: rising, so that a promise is found by it */
-  int64_t first, last, offset; /* steps of its life, -1 if no step knows it; place in the arena */
-  int32_t headers;             /* of the program, that lie on it */
-  bool result;
-} promise;
-
-typedef struct { tensor *header; int32_t arg; int64_t delta; } binding;
-typedef struct { tensor *t; storage *st; } outside; /* a leaf, and where it lay */
-
-struct dlv3_program {
-  step *steps;
-  promise *promises;
-  binding *bindings;
-  outside *outsides;
-  tensor **args, **results;
-  int64_t n_steps, step_room, n_promises, promise_room, n_bindings, binding_room, n_outsides, outside_room;
-  int32_t n_args, n_results;
-  int64_t arena_bytes;
-  storage *nothing;            /* what headers of arguments lie on between runs */
-};
 
 static dlv3_program *current;
 static uintptr_t next_promise;
@@ -93,6 +63,18 @@ static promise *promise_of(dlv3_program *p, const char *address) {
   return &p->promises[low];
 }
 
+/* The argument that t is a window on, -1: none. Several may lie in one storage: then the one that has all of t. */
+static int32_t argument_of(const dlv3_program *p, const tensor *t) {
+  int32_t found = -1;
+  for (int32_t i = 0; i < p->n_args; i++) {
+    const tensor *a = p->args[i];
+    if (a->st != t->st) continue;
+    if (t->offset >= a->offset && t->offset + reach(t) <= a->offset + reach(a)) return i;
+    if (found < 0) found = i;
+  }
+  return found;
+}
+
 /* A header for the step at hand. An argument's is bound anew by every run; a leaf from outside is remembered with its place. */
 static status note(tensor **out, tensor *t) {
   dlv3_program *p = current;
@@ -106,10 +88,10 @@ static status note(tensor **out, tensor *t) {
     a->headers++;
     return DLV3_OK;
   }
-  for (int32_t i = 0; i < p->n_args; i++) {
-    if (p->args[i]->st != t->st) continue;
+  const int32_t arg = argument_of(p, t);
+  if (arg >= 0) {
     TRY(grow(&p->bindings, p->n_bindings, &p->binding_room, sizeof *p->bindings));
-    p->bindings[p->n_bindings++] = (binding){*out, i, t->offset - p->args[i]->offset};
+    p->bindings[p->n_bindings++] = (binding){*out, arg, t->offset - p->args[arg]->offset};
     return DLV3_OK;
   }
   if (t->node) return DLV3_OK;
@@ -157,10 +139,11 @@ DLV3_API void dlv3_program_free(dlv3_program *p) {
   }
   for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->args[i]);
   for (int32_t i = 0; i < p->n_results; i++) tensor_drop(p->results[i]);
+  graph_drop(p);
   for (int64_t i = 0; i < p->n_outsides; i++) tensor_drop(p->outsides[i].t), storage_drop(p->outsides[i].st);
   for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, storage_drop(p->promises[i].st);
   if (p->nothing) storage_drop(p->nothing);
-  free(p->steps), free(p->promises), free(p->bindings), free(p->outsides), free(p->args), free(p->results), free(p);
+  free(p->steps), free(p->promises), free(p->bindings), free(p->outsides), free(p->args), free(p->given), free(p->results), free(p);
   if (--n_programs == 0 && arena) storage_drop(arena), arena = NULL;
 }
 
@@ -172,7 +155,8 @@ DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args)
   status st = storage_new(&p->nothing, 0, 0);
   if (st == DLV3_OK) storage_release(p->nothing), p->nothing->scope = 0;
   p->args = calloc((size_t)n_args + 1, sizeof *p->args);
-  if (st == DLV3_OK && !p->args) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  p->given = calloc((size_t)n_args + 1, sizeof *p->given);
+  if (st == DLV3_OK && (!p->args || !p->given)) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
     if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
   if (st == DLV3_OK) current = p;
@@ -185,7 +169,7 @@ static void withdraw(dlv3_program *p) {
   for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, p->promises[i].st->scope = 0;
 }
 
-static void bind_headers(dlv3_program *p, tensor *const *args) {
+void bind_headers(dlv3_program *p, tensor *const *args) {
   for (int64_t i = 0; i < p->n_bindings; i++) {
     binding *b = &p->bindings[i];
     storage *st = storage_retain(args ? args[b->arg]->st : p->nothing);
@@ -308,8 +292,19 @@ static void unbind(dlv3_program *p) {
     a->st->data = NULL;
     if (a->lent) storage_drop(a->lent), a->lent = NULL;
   }
+  for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->given[i]), p->given[i] = NULL;
   bind_headers(p, NULL);
 }
+
+void bind_promises(dlv3_program *p, bool fixed) {
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    promise *a = &p->promises[i];
+    if (a->result) a->st->data = (fixed ? a->fixed : a->lent)->data;
+    else a->st->data = a->first >= 0 && arena ? arena->data + a->offset : NULL;
+  }
+}
+
+const char *arena_address(void) { return arena ? arena->data : NULL; }
 
 /* Memory for intermediates and results. */
 static status lend(dlv3_program *p) {
@@ -325,12 +320,12 @@ static status lend(dlv3_program *p) {
     promise *a = &p->promises[i];
     if (a->st->device != device) return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; one is possible");
     if (a->result) TRY(storage_new(&a->lent, a->st->bytes, device));
-    a->st->data = a->result ? a->lent->data : a->first >= 0 ? arena->data + a->offset : NULL;
   }
+  bind_promises(p, false);
   return DLV3_OK;
 }
 
-static status run_steps(dlv3_program *p) {
+status run_steps(dlv3_program *p) {
   for (int64_t k = 0; k < p->n_steps; k++) {
     step *s = &p->steps[k];
     op_call c;
@@ -365,6 +360,7 @@ static status result_of(tensor **out, dlv3_program *p, const tensor *header) {
 
 DLV3_API dlv3_status dlv3_program_prepare(dlv3_program *p, dlv3_tensor *const *args) {
   bind_headers(p, args);
+  for (int32_t i = 0; i < p->n_args; i++) p->given[i] = tensor_retain(args[i]);
   status st = lend(p);
   if (st != DLV3_OK) unbind(p);
   return st;
@@ -372,7 +368,8 @@ DLV3_API dlv3_status dlv3_program_prepare(dlv3_program *p, dlv3_tensor *const *a
 
 DLV3_API dlv3_status dlv3_program_run(dlv3_program *p, dlv3_tensor **results) {
   int32_t made = 0;
-  status st = run_steps(p);
+  status st = graph_run(p);
+  if (st == DLV3_DECLINED) st = run_steps(p);
   for (; made < p->n_results && st == DLV3_OK; made++) st = result_of(&results[made], p, p->results[made]);
   for (; st != DLV3_OK && made > 0; made--) tensor_drop(results[made - 1]);
   unbind(p);

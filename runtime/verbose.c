@@ -53,3 +53,8 @@ void verbose_call(const op_call *c, const char *impl_name, double seconds) {
 void verbose_declined(const op_call *c, const char *impl_name, const char *reason) {
   fprintf(stderr, "%s %s %s declined: %s\n", c->info->name, device_text(c), impl_name, reason);
 }
+
+void verbose_graph(int64_t calls, const char *why) {
+  if (why) fprintf(stderr, "compile: no graph (%lld calls): %s\n", (long long)calls, why);
+  else fprintf(stderr, "compile: one graph (%lld calls), but DLV3_VERBOSE runs them one by one\n", (long long)calls);
+}

@@ -7,6 +7,8 @@
 extern int32_t verbose_level;
 void verbose_call(const op_call *c, const char *impl_name, double seconds);
 void verbose_declined(const op_call *c, const char *impl_name, const char *reason);
+/* A program of so many calls was captured as one graph, or why not. */
+void verbose_graph(int64_t calls, const char *why);
 /* "   stride 2,2  padding 0,0": an op's attributes, appended at buf. */
 void attrs_text(char *buf, size_t n, const op_info *info, const void *attr);
 

@@ -69,7 +69,7 @@ typedef struct {
 } stage;
 
 typedef struct {
-  bool open;
+  bool open, capturing;
   cudaStream_t stream;
   fault_slot faults;
   stage stages[STAGES];
@@ -192,7 +192,10 @@ static status cuda_check(int32_t device) {
 static status cuda_alloc(void **out, int64_t bytes, int32_t device) {
   device_state *d;
   TRY(open_device(&d, device));
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed; /* a capture takes no notice of it */
+  if (d->capturing) CHECK(cudaThreadExchangeStreamCaptureMode(&mode), "memory");
   cudaError_t e = cudaMalloc(out, (size_t)bytes);
+  if (d->capturing) CHECK(cudaThreadExchangeStreamCaptureMode(&mode), "memory");
   if (e == cudaSuccess) return DLV3_OK;
   cudaGetLastError(); /* it does not stay */
   if (e != cudaErrorMemoryAllocation) return cuda_failed(e, "memory");
@@ -206,6 +209,7 @@ static void cuda_free(void *p, int64_t bytes, int32_t device) {
 
 static status cuda_sync(int32_t device) {
   if (!devices[device].open) return DLV3_OK;
+  if (devices[device].capturing) return fail(DLV3_ERR_DEVICE, "cuda: the device is waited for, which a graph can not do");
   TRY(make_current(device));
   CHECK(cudaStreamSynchronize(devices[device].stream), "an earlier kernel failed (DLV3_SYNC=1 finds out which)");
   return cuda_check(device);
@@ -256,10 +260,49 @@ static status copy_across(device_state *to, char *dst, const char *src, int64_t 
 static status cuda_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device) {
   device_state *d;
   TRY(open_device(&d, dst_device ? dst_device : src_device));
+  if (d->capturing && (!src_device || dst_device != src_device)) return fail(DLV3_ERR_DEVICE, "cuda: a copy from or to the host, or another device, can not be part of a graph");
   if (!src_device) return upload(d, (char *)dst, (const char *)src, bytes);
   if (dst_device && dst_device != src_device) return copy_across(d, (char *)dst, (const char *)src, bytes, dst_device, src_device);
   CHECK(cudaMemcpyAsync(dst, src, (size_t)bytes, dst_device ? cudaMemcpyDeviceToDevice : cudaMemcpyDeviceToHost, d->stream), "a copy to the host");
   return dst_device ? DLV3_OK : cuda_sync(src_device);
+}
+
+/* -- Graphs ------------------------------------------------------------------------------------------------ */
+
+/* Thread-local mode: a call of this thread that could not be part of a graph (a wait, memory by another way than
+ * cuda_alloc's) ends the capture with an error, so that no graph lacks something; other threads' calls do no harm. */
+static status cuda_graph_begin(int32_t device) {
+  device_state *d;
+  TRY(open_device(&d, device));
+  CHECK(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "no graph");
+  return d->capturing = true, DLV3_OK;
+}
+
+static status cuda_graph_end(int32_t device, void **out) {
+  device_state *d = &devices[device];
+  cudaGraph_t graph = NULL;
+  cudaGraphExec_t executable = NULL;
+  TRY(make_current(device));
+  d->capturing = false;
+  cudaError_t e = cudaStreamEndCapture(d->stream, &graph);
+  if (e == cudaSuccess && out) e = cudaGraphInstantiateWithFlags(&executable, graph, 0);
+  if (graph) cudaGraphDestroy(graph);
+  cudaGetLastError(); /* it does not stay */
+  if (e != cudaSuccess) return cuda_failed(e, "no graph");
+  if (out) *out = executable;
+  return DLV3_OK;
+}
+
+static status cuda_graph_launch(int32_t device, void *graph) {
+  TRY(make_current(device));
+  CHECK(cudaGraphLaunch((cudaGraphExec_t)graph, devices[device].stream), "the graph was not started");
+  return DLV3_OK;
+}
+
+static void cuda_graph_free(int32_t device, void *graph) {
+  if (make_current(device) != DLV3_OK) return;
+  cudaStreamSynchronize(devices[device].stream); /* it may be running */
+  cudaGraphExecDestroy((cudaGraphExec_t)graph);
 }
 
 /* -- The table --------------------------------------------------------------------------------------------- */
@@ -273,7 +316,7 @@ static_assert(sizeof kernels / sizeof *kernels == OP_COUNT, "one list an op");
 
 static char libraries[160];
 static backend table = {DLV3_BACKEND_ABI, "cuda", cuda_alloc, cuda_free, cuda_copy, cuda_sync, kernels, cuda_probe, cuda_check, cuda_memory, cuda_describe, libraries,
-                        nvrtc_find, nvrtc_run};
+                        nvrtc_find, nvrtc_run, cuda_graph_begin, cuda_graph_end, cuda_graph_launch, cuda_graph_free};
 
 extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_open(const runtime_api *api, int32_t abi) {
   if (abi != DLV3_BACKEND_ABI || api->abi != DLV3_BACKEND_ABI) return NULL;

@@ -1,10 +1,10 @@
 -- compile.lua - dlv3.compile: a function recorded once for each kind of arguments, and replayed from then on.
 --
 -- Recording (runtime/record.c) runs the function with tensors that have no content and computes nothing; the program it
--- leaves does the work, the first time too. Tensors among the arguments, also in tables, are what a call brings; other
--- tensors the function uses are those that were there when it was recorded, and all other values are fixed with the
--- program. Another dtype, size or stride, another number or string, train() or eval() on some model, grad mode,
--- allow_tf32: each records anew.
+-- leaves does the work, the first time too; on a GPU it is one launch from its second run on (runtime/graph.c). Tensors
+-- among the arguments, also in tables, are what a call brings; other tensors the function uses are those that were there
+-- when it was recorded, and all other values are fixed with the program. Another dtype, size or stride, another number or
+-- string, train() or eval() on some model, grad mode, allow_tf32: each records anew.
 
 local F = require 'dlv3.ffi'
 local call = require 'dlv3.call'

@@ -5,6 +5,7 @@
  * that gives wrong results, so that a test fails when it is taken. It wants memory on the boundaries that it was promised,
  * the problem it was named for, and a workspace, which it fills with rubbish. */
 #include <cublasLt.h>
+#include "host.h"
 
 #include <string.h>
 #include <vector>
@@ -149,9 +150,8 @@ static bool types_agree(const cuda_host_operation &d, const cuda_host_layout *co
 }
 
 /* What every operand must be beside the others: its size, its batch, its matrices apart where they are written. */
-static bool sizes_agree(const cuda_host_operation &d, const cuda_host_layout *const *l, int64_t *depth) {
+static bool sizes_agree(const cuda_host_operation &d, const cuda_host_layout *const *l) {
   const int64_t rows = d.trans[A] ? l[A]->cols : l[A]->rows, k = d.trans[A] ? l[A]->rows : l[A]->cols, cols = d.trans[B] ? l[B]->rows : l[B]->cols;
-  *depth = k;
   if ((d.trans[B] ? l[B]->cols : l[B]->rows) != k || l[Y]->rows != rows || l[Y]->cols != cols || l[C]->rows != rows || l[C]->cols != cols) return false;
   for (int i = 0; i < OPERANDS; i++)
     if (l[i]->batch != l[Y]->batch || l[i]->batch < 1 || l[i]->ld < l[i]->rows || (l[i]->batch == 1 && l[i]->step)) return false;
@@ -171,6 +171,41 @@ static bool epilogue_agrees(const cuda_host_operation &d, cudaDataType_t type) {
   return bias == (d.bias != NULL) && (uintptr_t)d.bias % bytes_of(type) == 0;
 }
 
+/* A product that was checked, with copies of all that describes it. */
+struct work {
+  cuda_host_operation d;
+  cuda_host_layout la, lb, lc, ly;
+  const void *a, *b, *c;
+  void *y, *workspace;
+  double by, more;
+  size_t bytes;
+  bool wrong;
+};
+
+static void multiply(const work &w) {
+  const cuda_host_operation *d = &w.d;
+  const cuda_host_layout *la = &w.la, *lb = &w.lb, *lc = &w.lc, *ly = &w.ly;
+  const int64_t depth = d->trans[A] ? la->rows : la->cols;
+  if (w.bytes) memset(w.workspace, 0x5a, w.bytes);
+  std::vector<double> u((size_t)depth), v((size_t)(depth * ly->cols)); /* a row of the first; all of the second, column after column */
+  for (int64_t p = 0; p < ly->batch; p++) {
+    for (int64_t j = 0; j < ly->cols; j++)
+      for (int64_t i = 0; i < depth; i++) v[(size_t)(j * depth + i)] = get(lb->type, w.b, p * lb->step + (d->trans[B] ? i * lb->ld + j : j * lb->ld + i));
+    for (int64_t r = 0; r < ly->rows; r++) {
+      for (int64_t i = 0; i < depth; i++) u[(size_t)i] = get(la->type, w.a, p * la->step + (d->trans[A] ? r * la->ld + i : i * la->ld + r));
+      for (int64_t j = 0; j < ly->cols; j++) {
+        double sum = w.wrong ? 1 : 0;
+        for (int64_t i = 0; i < depth; i++) sum += u[(size_t)i] * v[(size_t)(j * depth + i)];
+        sum *= w.by;
+        if (w.more != 0) sum += w.more * get(lc->type, w.c, p * lc->step + j * lc->ld + r); /* else c is not read */
+        if (d->bias) sum += get(ly->type, d->bias, r);
+        if (d->epilogue & CUBLASLT_EPILOGUE_RELU) sum = sum < 0 ? 0 : sum;
+        put(ly->type, w.y, p * ly->step + j * ly->ld + r, sum);
+      }
+    }
+  }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const void *alpha, const void *a, cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
                               const void *beta, const void *c, cublasLtMatrixLayout_t lc, void *y, cublasLtMatrixLayout_t ly, const cublasLtMatmulAlgo_t *algo, void *workspace,
                               size_t workspace_bytes, cudaStream_t stream) {
@@ -178,30 +213,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
   const cuda_host_layout *l[OPERANDS] = {la, lb, lc, ly};
   const void *data[OPERANDS] = {a, b, c, y};
   const uint64_t *algorithm = algo->data;
-  int64_t depth;
-  if (!types_agree(*d, l) || !sizes_agree(*d, l, &depth) || !epilogue_agrees(*d, ly->type) || algorithm[PROBLEM] != problem_of(*d, l)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (!types_agree(*d, l) || !sizes_agree(*d, l) || !epilogue_agrees(*d, ly->type) || algorithm[PROBLEM] != problem_of(*d, l)) return CUBLAS_STATUS_INVALID_VALUE;
   for (int i = 0; i < OPERANDS; i++)
     if (!data[i] || (uintptr_t)data[i] % algorithm[ALIGNED + i]) return CUBLAS_STATUS_INVALID_VALUE;
   if (workspace_bytes < algorithm[BYTES] || (algorithm[BYTES] && (!workspace || (uintptr_t)workspace % BOUNDARY))) return CUBLAS_STATUS_INVALID_VALUE;
   if (!cuda_host_launchable(dim3(1), dim3(1), stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
-  if (algorithm[BYTES]) memset(workspace, 0x5a, algorithm[BYTES]);
-  const double by = get(d->scale, alpha, 0), more = get(d->scale, beta, 0);
-  std::vector<double> u((size_t)depth), v((size_t)(depth * ly->cols)); /* a row of the first; all of the second, column after column */
-  for (int64_t p = 0; p < ly->batch; p++) {
-    for (int64_t j = 0; j < ly->cols; j++)
-      for (int64_t i = 0; i < depth; i++) v[(size_t)(j * depth + i)] = get(lb->type, b, p * lb->step + (d->trans[B] ? i * lb->ld + j : j * lb->ld + i));
-    for (int64_t r = 0; r < ly->rows; r++) {
-      for (int64_t i = 0; i < depth; i++) u[(size_t)i] = get(la->type, a, p * la->step + (d->trans[A] ? r * la->ld + i : i * la->ld + r));
-      for (int64_t j = 0; j < ly->cols; j++) {
-        double sum = algorithm[WRONG] ? 1 : 0;
-        for (int64_t i = 0; i < depth; i++) sum += u[(size_t)i] * v[(size_t)(j * depth + i)];
-        sum *= by;
-        if (more != 0) sum += more * get(lc->type, c, p * lc->step + j * lc->ld + r); /* else c is not read */
-        if (d->bias) sum += get(ly->type, d->bias, r);
-        if (d->epilogue & CUBLASLT_EPILOGUE_RELU) sum = sum < 0 ? 0 : sum;
-        put(ly->type, y, p * ly->step + j * ly->ld + r, sum);
-      }
-    }
-  }
-  return CUBLAS_STATUS_SUCCESS;
+  const work w = {*d, *la, *lb, *lc, *ly, a, b, c, y, workspace, get(d->scale, alpha, 0), get(d->scale, beta, 0), (size_t)algorithm[BYTES], algorithm[WRONG] != 0};
+  const void *used[] = {a, b, c, y, workspace, d->bias};
+  return cuda_host_do(stream, used, sizeof used, [=] { multiply(w); }) == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

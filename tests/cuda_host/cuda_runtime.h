@@ -1,7 +1,8 @@
 /* cuda_runtime.h - stands in for NVIDIA's header where the CUDA kernels are compiled for the host: just what they use.
  *
  * A launch runs the blocks one after the other. The threads of a block run as fibers: one runs until it meets a barrier,
- * then the next. Memory of the "device" is memory of the host; a stream does its work at once. host.cpp has the rest. */
+ * then the next. Memory of the "device" is memory of the host; a stream does its work at once, unless it is captured.
+ * host.cpp has the rest, graph.cpp the graphs. */
 #ifndef CUDA_HOST_RUNTIME_H
 #define CUDA_HOST_RUNTIME_H
 
@@ -55,7 +56,8 @@ template <class F, class... R> void cuda_host_fill(cuda_host_call<F, R...> *to, 
 /* -- Errors, devices, streams, memory ---------------------------------------------------------------------- */
 
 typedef enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600, cudaErrorLaunchFailure = 719 } cudaError_t;
+  cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600, cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901 } cudaError_t;
 typedef struct cuda_host_stream *cudaStream_t;
 typedef struct cuda_host_event *cudaEvent_t;
 typedef enum { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice } cudaMemcpyKind;
@@ -90,15 +92,30 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind
 cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device, size_t n, cudaStream_t s);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s);
 
+/* -- Graphs (graph.cpp) ------------------------------------------------------------------------------------ */
+
+typedef struct cuda_host_graph *cudaGraph_t, *cudaGraphExec_t;
+typedef enum { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed } cudaStreamCaptureMode;
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph);
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s);
+
 /* Checks what a launch on hardware would: a grid, a block of at most 1024, a stream of the current device. */
 bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream);
+/* Runs a job that can be copied as its bytes, or takes it down where the stream is captured. */
+void cuda_host_submit(dim3 grid, dim3 block, cudaStream_t stream, void (*body)(void *), const void *job, size_t bytes);
 
 template <class K, class... A> void cuda_host_launch(dim3 grid, dim3 block, cudaStream_t stream, K kernel, A... arguments) {
   if (!cuda_host_launchable(grid, block, stream)) return;
   cuda_host_job<K, A...> job;
   job.kernel = kernel;
   cuda_host_fill(&job.arguments, arguments...);
-  cuda_host_run(grid, block, job.run, &job);
+  cuda_host_submit(grid, block, stream, job.run, &job, sizeof job);
 }
 
 /* -- Kernels compiled at run time (nvrtc.cpp) -------------------------------------------------------------- */

@@ -6,7 +6,10 @@
  * workspace, which they fill with rubbish. */
 #include <cudnn.h>
 
+#include "host.h"
+
 #include <memory>
+#include <stdlib.h>
 #include <string.h>
 #include <vector>
 
@@ -183,15 +186,15 @@ static std::vector<float> load(const view &v, bool tf32) {
   return out;
 }
 
-cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
-  const content &config = *plan->c->child[CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG], &graph = *config.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH];
+static cudnnStatus_t execute(const content &plan, const content &pack) {
+  const content &config = *plan.child[CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG], &graph = *config.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH];
   const content &op = *graph.child[CUDNN_ATTR_OPERATIONGRAPH_OPS];
   const bool forward = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, by_input = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR;
   const int first = forward ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X : by_input ? CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X;
   const content &convolution = *op.child[first + 3];
   view x, w, y;
-  if (!h->stream || !view_of(&x, *op.child[first], *pack->c) || !view_of(&w, *op.child[first + 1], *pack->c) || !view_of(&y, *op.child[first + 2], *pack->c)) return CUDNN_STATUS_BAD_PARAM;
-  char *workspace = *(char *const *)pack->c->value[CUDNN_ATTR_VARIANT_PACK_WORKSPACE].data();
+  if (!view_of(&x, *op.child[first], pack) || !view_of(&w, *op.child[first + 1], pack) || !view_of(&y, *op.child[first + 2], pack)) return CUDNN_STATUS_BAD_PARAM;
+  char *workspace = *(char *const *)pack.value[CUDNN_ATTR_VARIANT_PACK_WORKSPACE].data();
   if (!workspace) return CUDNN_STATUS_BAD_PARAM;
   memset(workspace, 0x5a, WORKSPACE);
   const bool tf32 = config.engine == TF32 && x.type == CUDNN_DATA_FLOAT;
@@ -205,4 +208,19 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan
   else products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)pw] += (double)a[(size_t)py] * (double)b[(size_t)px]; });
   for (size_t i = 0; i < sum.size(); i++) out.put((int64_t)i, (float)sum[i]);
   return CUDNN_STATUS_SUCCESS;
+}
+
+/* CUDA_HOST_CUDNN_WAITS: engines that wait for their work, which no graph can hold. */
+cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
+  if (!h->stream || (getenv("CUDA_HOST_CUDNN_WAITS") && cudaStreamSynchronize(h->stream) != cudaSuccess)) return CUDNN_STATUS_BAD_PARAM;
+  const std::shared_ptr<content> p = plan->c, with = pack->c; /* descriptors may be destroyed meanwhile */
+  char *used[4];
+  memcpy(used, with->value[CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS].data(), 3 * sizeof *used);
+  memcpy(used + 3, with->value[CUDNN_ATTR_VARIANT_PACK_WORKSPACE].data(), sizeof *used);
+  cudnnStatus_t done = CUDNN_STATUS_SUCCESS, *said = h->stream->captured ? NULL : &done;
+  const cudaError_t e = cuda_host_do(h->stream, used, sizeof used, [=] {
+    const cudnnStatus_t was = execute(*p, *with);
+    if (said) *said = was;
+  });
+  return e == cudaSuccess ? done : CUDNN_STATUS_BAD_PARAM;
 }

@@ -6,7 +6,7 @@
  *
  * It plays two devices. Device memory is handed out at exactly the size asked for, between red zones that are checked
  * when it is freed, and is filled with rubbish, so that what hardware would silently allow is seen here. */
-#include <cuda_runtime.h>
+#include "host.h"
 
 #ifndef DLV3_SANITIZE
 #include <setjmp.h>
@@ -20,7 +20,7 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-static cudaError_t last_error = cudaSuccess;
+cudaError_t last_error = cudaSuccess;
 static int device_now;
 
 /* -- Fibers ------------------------------------------------------------------------------------------------ */
@@ -150,7 +150,6 @@ void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context) {
 
 /* -- Streams and events: everything is done at once -------------------------------------------------------- */
 
-struct cuda_host_stream { int device; };
 struct cuda_host_event { int device; };
 
 bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream) {
@@ -161,17 +160,18 @@ bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
-  *s = new cuda_host_stream{device_now};
+  *s = new cuda_host_stream();
+  (*s)->device = device_now;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t s) { return s ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { return !s ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
   *e = new cuda_host_event{device_now};
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return e && s && e->device == s->device ? cudaSuccess : cudaErrorInvalidValue; }
-cudaError_t cudaEventSynchronize(cudaEvent_t e) { return e ? cudaSuccess : cudaErrorInvalidValue; }
-cudaError_t cudaEventQuery(cudaEvent_t e) { return e ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaEventSynchronize(cudaEvent_t e) { return !e ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t e) { return cudaEventSynchronize(e); }
 
 /* -- Memory ------------------------------------------------------------------------------------------------ */
 
@@ -185,6 +185,7 @@ static size_t limit() { /* of one device, in MiB */
 static size_t in_use;
 
 cudaError_t cudaMalloc(void **p, size_t n) {
+  if (cuda_host_unsafe()) return last_error;
   if (in_use + n > limit()) return last_error = cudaErrorMemoryAllocation;
   char *block = (char *)aligned_alloc(ZONE, (sizeof(zone) + n + 2 * ZONE - 1) / ZONE * ZONE);
   if (!block) return last_error = cudaErrorMemoryAllocation;
@@ -192,11 +193,14 @@ cudaError_t cudaMalloc(void **p, size_t n) {
   ((zone *)block)->bytes = n;
   in_use += n;
   *p = block + sizeof(zone);
+  cuda_host_block(*p, n);
   return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *p) {
   if (!p) return cudaSuccess;
+  if (cuda_host_unsafe()) return last_error;
+  cuda_host_block_gone(p);
   zone *z = (zone *)p - 1;
   const unsigned char *after = (const unsigned char *)p + z->bytes;
   in_use -= z->bytes;
@@ -208,19 +212,21 @@ cudaError_t cudaFree(void *p) {
   return cudaSuccess;
 }
 
-cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) { return (*p = malloc(n ? n : 1)) ? cudaSuccess : cudaErrorMemoryAllocation; }
-cudaError_t cudaFreeHost(void *p) { return free(p), cudaSuccess; }
+cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) {
+  if (cuda_host_unsafe()) return last_error;
+  return (*p = malloc(n ? n : 1)) ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaFreeHost(void *p) { return cuda_host_unsafe() ? last_error : (free(p), cudaSuccess); }
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind, cudaStream_t s) {
   if (!s || s->device != device_now) return last_error = cudaErrorInvalidValue;
-  memcpy(dst, src, n);
-  return cudaSuccess;
+  const void *ends[2] = {dst, src};
+  return cuda_host_do(s, ends, sizeof ends, [=] { memcpy(dst, src, n); });
 }
 cudaError_t cudaMemcpyPeerAsync(void *dst, int, const void *src, int, size_t n, cudaStream_t) { return memcpy(dst, src, n), cudaSuccess; }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s) {
   if (!s || s->device != device_now) return last_error = cudaErrorInvalidValue;
-  memset(p, value, n);
-  return cudaSuccess;
+  return cuda_host_do(s, &p, sizeof p, [=] { memset(p, value, n); });
 }
 
 /* -- Devices and errors ------------------------------------------------------------------------------------ */
@@ -266,6 +272,8 @@ const char *cudaGetErrorName(cudaError_t e) {
   case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
   case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
   case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+  case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+  case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
   default: return "cudaErrorOther";
   }
 }
@@ -273,6 +281,8 @@ const char *cudaGetErrorString(cudaError_t e) {
   switch (e) {
   case cudaErrorMemoryAllocation: return "out of memory";
   case cudaErrorInvalidConfiguration: return "invalid grid or block";
+  case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+  case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
   case cudaErrorLaunchFailure: return "a barrier that not all threads of the block reach";
   default: return "an error";
   }

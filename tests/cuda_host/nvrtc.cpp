@@ -4,6 +4,7 @@
  * "Machine code" is the object's size and its bytes. The object is linked against this library, whose threadIdx and
  * barriers it uses; it has an entry that unpacks the arguments, and the list of their sizes. */
 #include <nvrtc.h>
+#include "host.h"
 #undef dlopen
 
 #include <dlfcn.h>
@@ -170,15 +171,27 @@ void *cuda_host_shared() { return shared_memory.data(); }
 
 typedef struct {
   const cuda_host_kernel *kernel;
-  void **arguments;
+  std::vector<uint64_t> values; /* of the arguments, as they were when it was launched */
+  size_t shared;
 } launch;
-static void run(void *self) { ((launch *)self)->kernel->entry(((launch *)self)->arguments); }
+
+static void run(void *self) {
+  launch *l = (launch *)self;
+  std::vector<void *> arguments;
+  for (uint64_t &value : l->values) arguments.push_back(&value);
+  l->kernel->entry(arguments.data());
+}
 
 cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream) {
-  launch l = {(const cuda_host_kernel *)kernel, arguments};
+  launch l = {(const cuda_host_kernel *)kernel, {}, shared};
   if (shared > l.kernel->dynamic) return cudaErrorInvalidValue;
   if (!cuda_host_launchable(grid, block, stream)) return cudaErrorInvalidConfiguration;
-  shared_memory.assign(shared / 8 + 1, 0xc7c7c7c7c7c7c7c7);
-  cuda_host_run(grid, block, run, &l);
-  return cudaSuccess;
+  for (size_t i = 0; l.kernel->widths[i]; i++) {
+    l.values.push_back(0);
+    memcpy(&l.values.back(), arguments[i], l.kernel->widths[i]);
+  }
+  return cuda_host_do(stream, l.values.data(), l.values.size() * sizeof(uint64_t), [=]() mutable {
+    shared_memory.assign(l.shared / 8 + 1, 0xc7c7c7c7c7c7c7c7);
+    cuda_host_run(grid, block, run, &l);
+  });
 }

@@ -1,0 +1,28 @@
+/* host.h - what the stand-ins share: streams that can be captured, and who may be called meanwhile.
+ *
+ * A stand-in for a library does its work by cuda_host_do, so that it can become a part of a graph. */
+#ifndef CUDA_HOST_H
+#define CUDA_HOST_H
+
+#include <cuda_runtime.h>
+
+#include <functional>
+
+struct cuda_host_stream {
+  int device = 0;
+  cudaGraph_t captured = NULL;      /* NULL: it is not being captured                          */
+  bool invalid = false;             /* something was called that can not be captured           */
+};
+
+extern cudaError_t last_error;
+
+/* Does the work, or takes it down where the stream is captured. used: bytes in which the addresses of the memory lie
+ * that it works on; a graph that is launched when one of those blocks is gone aborts. */
+cudaError_t cuda_host_do(cudaStream_t s, const void *used, size_t bytes, std::function<void()> work);
+/* In a call that can not be captured: true, with last_error set and the capture spoiled, when one is going on. */
+bool cuda_host_unsafe();
+/* Device memory that was made, or is about to go. */
+void cuda_host_block(const void *p, size_t n);
+void cuda_host_block_gone(const void *p);
+
+#endif
