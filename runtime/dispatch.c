@@ -37,6 +37,12 @@ __attribute__((constructor)) static void read_environment(void) {
 
 bool ops_apart(void) { return sync_each || verbose_level; }
 
+status before_kernel(int32_t device) {
+  const backend *b = backend_of(device);
+  return b->check && !capturing() ? b->check(device) : DLV3_OK;
+}
+status after_kernel(int32_t device) { return device && ops_apart() && !capturing() ? backend_of(device)->sync(device) : DLV3_OK; }
+
 status declined(const char *why) {
   declined_reason = why;
   return DLV3_DECLINED;
@@ -249,9 +255,8 @@ static status make_outputs(op_call *c) {
 /* Runs the implementations in their order, a forced one first. */
 static status run_impls(op_call *c) {
   const int32_t device = device_of(c);
-  const backend *b = backend_of(device);
   const impl *list = impls_of(c->op, device), *first = NULL;
-  if (b->check && !capturing()) TRY(b->check(device));
+  TRY(before_kernel(device));
   if (!list || !list->run) return fail_call(c, DLV3_ERR_INTERNAL, "no kernel is linked in");
   if (forced_impl[0])
     for (const impl *i = list; i->run && !first; i++)
@@ -264,9 +269,8 @@ static status run_impls(op_call *c) {
       continue;
     }
     chosen[c->op] = i->name;
-    if (capturing()) return st;
-    if (st == DLV3_OK && device && ops_apart()) st = b->sync(device);
-    if (verbose_level && st == DLV3_OK) verbose_call(c, i->name, dlv3_now() - begin);
+    if (st == DLV3_OK) st = after_kernel(device);
+    if (verbose_level && st == DLV3_OK && !capturing()) verbose_call(c, i->name, dlv3_now() - begin);
     return st;
   }
   return fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason);

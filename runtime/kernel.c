@@ -24,8 +24,6 @@ static op_call as_call(op_info *info, const kernel_launch *l, tensor *const *in)
   return (op_call){.op = OP_COUNT, .info = info, .n_in = l->n, .in = (tensor **)in};
 }
 
-static bool wants_grad(const tensor *t) { return t->requires_grad || t->node; }
-
 static status check_tensor(const op_call *c, const kernel_launch *l, int32_t i) {
   const tensor *t = c->in[i];
   const int32_t at = i + 1;
@@ -34,14 +32,13 @@ static status check_tensor(const op_call *c, const kernel_launch *l, int32_t i) 
     return fail_call(c, DLV3_ERR_DEVICE, "argument %d is on %s, the kernel runs on %s; all its tensors must be on one cuda device, move them with x:to(device)", (int)at,
                      dlv3_device_name(t->st->device), dlv3_device_name(l->kernel->device));
   if (!is_dense(t)) return fail_call(c, DLV3_ERR_ARG, "argument %d is a strided view, and a kernel sees a pointer to dense elements; give it x:contiguous()", (int)at);
-  if (dlv3_grad_enabled() && wants_grad(t))
+  if (dlv3_grad_enabled() && dlv3_requires_grad(t))
     return fail_call(c, DLV3_ERR_AUTOGRAD, "argument %d requires grad, and the kernel has no gradient; call it in a dlv3.Function, under dlv3.no_grad, or with x:detach()", (int)at);
   return DLV3_OK;
 }
 
 /* Runs it on tensors that have their memory, and moves the versions of those it may write. */
 status kernel_execute(const kernel_launch *l, tensor *const *in) {
-  const backend *b = backend_of(l->kernel->device);
   op_info info;
   op_call c = as_call(&info, l, in);
   for (int32_t i = 0; i < l->n; i++) {
@@ -49,14 +46,14 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
     if (!storage_alive(in[i]->st)) return fail_call(&c, DLV3_ERR_RELEASED, "argument %d was released since dlv3.compile recorded the call", (int)i + 1);
     TRY(storage_restore(in[i]->st));
   }
-  TRY(b->check(l->kernel->device));
+  TRY(before_kernel(l->kernel->device));
   const double begin = verbose_level ? dlv3_now() : 0;
-  TRY(b->kernel_run(&c, l));
+  TRY(backend_of(l->kernel->device)->kernel_run(&c, l));
   for (int32_t i = 0; i < l->n; i++)
     if (in[i] && l->kind[i]) in[i]->st->own_version++;
-  const status st = ops_apart() ? b->sync(l->kernel->device) : DLV3_OK;
+  const status st = after_kernel(l->kernel->device);
   if (st != DLV3_OK) return fail_more(st, "\n  after the kernel %s", l->kernel->name);
-  if (verbose_level) verbose_call(&c, "source", dlv3_now() - begin);
+  if (verbose_level && !capturing()) verbose_call(&c, "source", dlv3_now() - begin);
   return DLV3_OK;
 }
 

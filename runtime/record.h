@@ -23,6 +23,9 @@ static inline bool is_promised(const char *data) { return (uintptr_t)data >> 62 
 bool capturing(void);
 /* Whether every op is waited for by itself: DLV3_SYNC or DLV3_VERBOSE. dispatch.c */
 bool ops_apart(void);
+/* Around a kernel: errors of earlier work come out; it is waited for where ops run apart. While the device captures neither. dispatch.c */
+status before_kernel(int32_t device);
+status after_kernel(int32_t device);
 /* Moves when another implementation is to be tried first. dispatch.c */
 int64_t impl_preference(void);
 /* From begin to end, memory of the device comes from blocks that nobody but captured graphs uses, and goes back to them;

@@ -278,6 +278,16 @@ print(right, tonumber(F.C.dlv3_graph_captures()), tonumber(F.C.dlv3_graph_launch
     t.ok(output:find 'compile: one graph %(1 calls%)' and output:find 'true\t1\t0\t\n$', output)
   end)
 
+  t.case('a kernel from source text keeps no program from being one graph', function()
+    if gpu then t.skip 'only on the played device' end
+    local code = [[
+local add = dlv3.cuda_kernel("__global__ void add(float *y, float a) { y[threadIdx.x] += a; }", "add")
+local fast = dlv3.compile(function(x) local y = x * 2 add(1, 4, y, 1) return y end)
+for i = 1, 3 do print(fast(dlv3.full({4}, i, {device = "cuda"})):sum():item()) end]]
+    local output = t.run(("DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' -e '%s' 2>&1"):format(library, host.executable, code))
+    t.ok(output:find 'compile: one graph %(3 calls%)' and output:find '12\n20\n28\n$', output) -- the number 2 is filled in by a call
+  end)
+
   t.case('a kernel that waits: the capture fails, the calls go on', function()
     local output = apart 'CUDA_HOST_CUDNN_WAITS=1'
     t.ok(output:find '^true\t0\t0\tconv2d: .*the convolution failed', output)
