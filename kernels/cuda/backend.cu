@@ -59,7 +59,7 @@ bool is_dense(const tensor *t) {
 
 /* -- Devices ----------------------------------------------------------------------------------------------- */
 
-enum { MOST = 17, STAGES = 32 };
+enum { STAGES = 32 };
 
 /* Pinned memory of the host that a copy to the device starts from; free again once its event has passed. */
 typedef struct {
@@ -76,7 +76,7 @@ typedef struct {
   int64_t memory;
 } device_state;
 
-static device_state devices[MOST];
+static device_state devices[MOST_DEVICES];
 static int32_t current = -1;
 
 static status cuda_failed(cudaError_t e, const char *what) {
@@ -140,7 +140,7 @@ static status cuda_probe(int32_t *n) {
   }
   if (e == cudaErrorNoDevice || (e == cudaSuccess && !count)) return fail(DLV3_ERR_DEVICE, "the driver finds no NVIDIA GPU (is CUDA_VISIBLE_DEVICES set?)");
   if (e != cudaSuccess) return cuda_failed(e, "the devices can not be counted");
-  return *n = count < (int)MOST ? count : (int)MOST - 1, DLV3_OK;
+  return *n = count < (int)MOST_DEVICES ? count : (int)MOST_DEVICES - 1, DLV3_OK;
 }
 
 static int64_t cuda_memory(int32_t device) {

@@ -40,7 +40,7 @@ extern "C" {
 #define LAUNCHED(c) launched(c)
 status launched(const op_call *c);
 
-enum { BLOCK = 256 };
+enum { BLOCK = 256, MOST_DEVICES = 17 /* numbered from 1 */ };
 BOTH int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 BOTH int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* Blocks for n items, one a thread; kernels step by the grid where there are more. */

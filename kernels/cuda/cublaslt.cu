@@ -21,7 +21,7 @@
 
 #include "vendor.h"
 
-enum { SETS = 128, WAYS = 4, MOST_DEVICES = 17 };
+enum { SETS = 128, WAYS = 4 };
 static const uint64_t most_workspace = (uint64_t)32 << 20; /* what NVIDIA advises for sm_90 */
 
 /* y [batch,m,n] = left [m,k] right [k,n], row-major; the whole decides a plan and is compared as bytes. */
@@ -163,15 +163,9 @@ static cublasStatus_t search(plan *p, cublasLtHandle_t handle) {
   return e;
 }
 
-static uint64_t hash_of(const product *p) { /* FNV-1a */
-  uint64_t h = 14695981039346656037ull;
-  for (size_t i = 0; i < sizeof *p; i++) h = (h ^ ((const unsigned char *)p)[i]) * 1099511628211ull;
-  return h;
-}
-
 /* The plan of a product: one that is there, or a new one in place of that which was not used for longest. */
 static status plan_of(plan **out, const op_call *c, const product *v, cublasLtHandle_t handle, const void *bias) {
-  plan *set = plans[hash_of(v) % SETS], *oldest = set;
+  plan *set = plans[hash_of(v, sizeof *v) % SETS], *oldest = set;
   calls++;
   for (int i = 0; i < WAYS; i++) {
     if (set[i].used && !memcmp(&set[i].of, v, sizeof *v)) return set[i].used = calls, *out = &set[i], DLV3_OK;

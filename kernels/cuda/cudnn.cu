@@ -13,7 +13,7 @@
 #include "vendor.h"
 
 enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
-enum { BUCKETS = 1024, MOST_DEVICES = 17, MOST_ENGINES = 16, DIMS = 4 };
+enum { BUCKETS = 1024, MOST_ENGINES = 16, DIMS = 4 };
 static const int64_t most_workspace = (int64_t)2 << 30;
 
 /* All that decides a plan; compared as bytes. */
@@ -207,15 +207,9 @@ static descriptor search(descriptor graph, cudnnBackendHeurMode_t mode, const pr
   return found;
 }
 
-static uint64_t hash_of(const problem *p) { /* FNV-1a */
-  uint64_t h = 14695981039346656037ull;
-  for (size_t i = 0; i < sizeof *p; i++) h = (h ^ ((const unsigned char *)p)[i]) * 1099511628211ull;
-  return h;
-}
-
 /* The plan of a problem, made the first time. Its descriptor is NULL where there is none. */
 static status plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle_t handle) {
-  plan **bucket = &plans[hash_of(p) % BUCKETS];
+  plan **bucket = &plans[hash_of(p, sizeof *p) % BUCKETS];
   for (plan *at = *bucket; at; at = at->next)
     if (!memcmp(&at->of, p, sizeof *p)) return *out = at, DLV3_OK;
   plan *made = (plan *)calloc(1, sizeof *made);

@@ -11,6 +11,13 @@ void cudnn_version(char *text, size_t n);
 /* ", cublaslt 13.1.0" likewise. */
 void cublaslt_version(char *text, size_t n);
 
+/* Of what is compared as bytes, FNV-1a. */
+static inline uint64_t hash_of(const void *p, size_t n) {
+  uint64_t h = 14695981039346656037ull;
+  for (size_t i = 0; i < n; i++) h = (h ^ ((const unsigned char *)p)[i]) * 1099511628211ull;
+  return h;
+}
+
 /* A switch of the environment: "0" is off, anything else on. */
 static inline bool switched(const char *name, bool otherwise) {
   const char *text = getenv(name);

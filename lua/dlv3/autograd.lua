@@ -28,12 +28,19 @@ local function callable(fn)
   return type(fn) == 'function' or mt and mt.__call ~= nil
 end
 
+-- fn(...) with a tape (1) or without (0).
+local function with_grad(enabled, fn, ...)
+  local before = C.dlv3_grad_enabled()
+  C.dlv3_set_grad_enabled(enabled)
+  return guarded(fn, function() C.dlv3_set_grad_enabled(before) end, ...)
+end
+
+M.guarded, M.with_grad = guarded, with_grad -- for recompute.lua
+
 -- fn(...) without a tape; returns its results. fn may be a module: dlv3.no_grad(model, x).
 function M.no_grad(fn, ...)
   if not callable(fn) then raise('no_grad: takes a function, as in dlv3.no_grad(function() ... end)') end
-  local before = C.dlv3_grad_enabled()
-  C.dlv3_set_grad_enabled(0)
-  return guarded(fn, function() C.dlv3_set_grad_enabled(before) end, ...)
+  return with_grad(0, fn, ...)
 end
 
 local function keep(value, seen)

@@ -12,24 +12,15 @@ local C = F.C
 
 local M = {again = false} -- again: a function runs the second time; batch norm leaves its running statistics alone
 
-local function with(again, grad, fn, ...)
-  local before, grad_before = M.again, C.dlv3_grad_enabled()
-  M.again = again
-  C.dlv3_set_grad_enabled(grad)
-  local results = {pcall(fn, ...)}
-  M.again = before
-  C.dlv3_set_grad_enabled(grad_before)
-  if not results[1] then error(results[2], 0) end
-  return unpack(results, 2)
-end
-
 -- The function once more on x, with the random numbers of the first time; the generator stays where it is now.
 local function second(ctx, x)
-  local rng, now = ctx.rng, ctx.rng:clone()
+  local rng, now, before = ctx.rng, ctx.rng:clone(), M.again
   rng:copy_(ctx.state)
-  local y = with(true, 1, ctx.fn, x)
-  rng:copy_(now)
-  return y
+  M.again = true
+  return autograd.guarded(autograd.with_grad, function()
+    M.again = before
+    rng:copy_(now)
+  end, 1, ctx.fn, x)
 end
 
 local node = autograd.Function{
