@@ -106,7 +106,6 @@ static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, 
 
 typedef struct {
   int64_t pair, unit_bytes, columns; /* elements a unit, bytes of it, columns of a tile */
-  bool in_place;                     /* units are the map's elements */
   uint64_t form;                     /* panels of equal form are shared */
   int64_t (*panel_bytes)(int64_t taps, int64_t inner, int64_t columns);
   void (*pack_forward)(void *ctx, int64_t begin, int64_t end), (*pack_backward)(void *ctx, int64_t begin, int64_t end);
@@ -114,9 +113,9 @@ typedef struct {
   status (*weight_run)(const weight_conv *g, const weight_task *k);
 } variant;
 
-#define VARIANT(name, pair, unit, sum, in_place, form) {pair, sizeof(unit), NR(sum), in_place, form, panel_bytes_##name, pack_forward_##name, pack_backward_##name, shift_run_##name, weight_run_##name}
-static const variant f64_variant = VARIANT(f64, 1, double, double, true, 0), f32_variant = VARIANT(f32, 1, float, float, true, 1 << 8), f16_variant = VARIANT(f16, 1, float, float, false, 1 << 8),
-                     bf16_variant = VARIANT(bf16, 1, float, float, false, 1 << 8), pair_variant = VARIANT(pair, 2, uint32_t, float, false, 2 << 8);
+#define VARIANT(name, pair, unit, sum, form) {pair, sizeof(unit), NR(sum), form, panel_bytes_##name, pack_forward_##name, pack_backward_##name, shift_run_##name, weight_run_##name}
+static const variant f64_variant = VARIANT(f64, 1, double, double, 0), f32_variant = VARIANT(f32, 1, float, float, 1 << 8), f16_variant = VARIANT(f16, 1, float, float, 1 << 8),
+                     bf16_variant = VARIANT(bf16, 1, float, float, 1 << 8), pair_variant = VARIANT(pair, 2, uint32_t, float, 2 << 8);
 
 /* pairs: of bf16 even where this processor is slow at it. */
 static const variant *variant_of(int32_t dtype, bool pairs) {
@@ -197,7 +196,8 @@ static status run_shift(const op_call *c, shift_conv *s, const variant *v) {
   if (s->out_h < 1 || s->out_w < 1 || s->n < 1) return DLV3_OK;
   flatten(s);
   cut(s, v);
-  int64_t units = blocks_of(s->inner, v->pair), most = (v->in_place ? tiles.depth_bytes : COPIED_DEPTH) / v->unit_bytes, pieces = blocks_of(units, most), left = 0, right = 0;
+  const int64_t bytes = v->unit_bytes == dtype_bytes(c->in[0]->dtype) ? tiles.depth_bytes : COPIED_DEPTH; /* units that are the map's elements are not copied */
+  int64_t units = blocks_of(s->inner, v->pair), most = bytes / v->unit_bytes, pieces = blocks_of(units, most), left = 0, right = 0;
   s->depth = s->window ? units : blocks_of(blocks_of(units, pieces), 4) * 4;
   for (int32_t t = 0; t < s->n_taps; t++) {
     if (s->taps[t].dw < left) left = s->taps[t].dw;
