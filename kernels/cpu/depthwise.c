@@ -1,19 +1,34 @@
 /* depthwise.c - convolution with one filter a channel (groups = c = k), in f64, f32 and bf16; f16 goes through f32.
  *
- * Bandwidth-bound: rows of pixels are the parallel tasks, a lane of channels is the vector (tiles.h). Forward and
- * backward-data are the sums of shifted maps of direct.h, with a vector a tap in place of a matrix. */
+ * Bandwidth-bound: a lane of channels is the vector (tiles.h), a few lanes side by side over many rows are the task, so that rows stay
+ * in cache until the last tap has read them and memory is read in runs of some cache lines. Forward and backward-data are the sums of
+ * shifted maps of direct.h, with a vector a tap in place of a matrix. */
 #include "direct.h"
 
 #include <stdlib.h>
 
+enum {
+  TASKS = 16,                /* that a call is cut into, where it can be               */
+  CACHED = 192 << 10,        /* bytes of the rows that a task reads at once            */
+  FEWEST = 256, MOST = 512   /* bytes of a pixel that a task takes; MOST_COLUMNS in f32 with what a last group may have more */
+};
+
+typedef struct { int64_t image, row, last_row, first, last; } row_task;
+
 typedef struct {
   conv g;
   const void *x, *y;
-  const int64_t *from, *to;        /* output columns that tap column s reaches */
-  double *sums;                    /* [image][lane][tap][channel of it]        */
-  int64_t lanes, lane;             /* lanes; channels of one                   */
+  double *sums;                            /* [image and chunk][lane][tap][channel of it] */
+  int64_t lanes, lane, group;              /* lanes; channels of one; lanes of a task      */
+  int64_t groups, chunks, rows;            /* groups of lanes; chunks of rows; rows of one */
   int32_t dtype;
+  bool out_of_memory;
 } depthwise;
+
+/* The last lane may overlap the one before. */
+static int64_t first_channel(int64_t channels, int64_t lane, int64_t i) {
+  return (i + 1) * lane <= channels ? i * lane : channels > lane ? channels - lane : 0;
+}
 
 #define AS_IS(v) (v)
 #define C double
@@ -39,6 +54,7 @@ typedef struct {
 #define LOAD bf16_to_f32
 #define STORE f32_to_bf16
 #define IN_PLACE false
+#define lane_products_bf16 lane_products_f32
 #define F(name) name##_bf16
 #include "depthwise.inc"
 
@@ -47,38 +63,65 @@ static const char *not_depthwise(const conv *g) {
   return g->r * g->s > MAX_TAPS ? "a window of more than 225 taps" : NULL;
 }
 
-/* [c,1,r,s] is c,r,s in memory; packed [tap][c]. */
-static void pack_f32(void *to, const tensor *w, const void *arg) {
-  (void)arg;
-  const int64_t c = w->size[0], taps = w->size[2] * w->size[3];
-  for (int64_t i = 0; i < taps * c; i++) ((float *)to)[i] = ((const float *)data_of(w))[i % c * taps + i / c];
-}
-static void pack_f64(void *to, const tensor *w, const void *arg) {
-  (void)arg;
-  const int64_t c = w->size[0], taps = w->size[2] * w->size[3];
-  for (int64_t i = 0; i < taps * c; i++) ((double *)to)[i] = ((const double *)data_of(w))[i % c * taps + i / c];
-}
+/* [c,1,r,s] is c,r,s in memory; packed [lane][tap][channel of it], a lane of few channels with zeros. */
+#define PACK(T, name)                                                                                                    \
+  static void name(void *to, const tensor *w, const void *arg) {                                                         \
+    (void)arg;                                                                                                           \
+    const int64_t channels = w->size[0], taps = w->size[2] * w->size[3], lane = 64 / (int64_t)sizeof(T);                 \
+    for (int64_t i = 0; i < blocks_of(channels, lane) * taps * lane; i++) {                                              \
+      const int64_t c = first_channel(channels, lane, i / lane / taps) + i % lane;                                       \
+      ((T *)to)[i] = c < channels ? ((const T *)data_of(w))[c * taps + i / lane % taps] : 0;                             \
+    }                                                                                                                    \
+  }
+PACK(float, pack_f32)
+PACK(double, pack_f64)
 
 typedef struct {
   const shift_conv *s;
+  int64_t group, groups, rows, chunks; /* channels and output rows of a task; how many of each there are */
   int32_t dtype;
+  bool out_of_memory;
 } row_job;
 
-static void rows(void *ctx, int64_t begin, int64_t end) {
-  const row_job *j = ctx;
-  for (int64_t i = begin; i < end; i++) (j->dtype == DLV3_F64 ? row_f64 : j->dtype == DLV3_F32 ? row_f32 : row_bf16)(j->s, i);
+/* Item: image, group of channels, rows. The last group takes the channels that are left. */
+static void row_tasks(void *ctx, int64_t begin, int64_t end) {
+  row_job *j = ctx;
+  const shift_conv *s = j->s;
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t group = i / j->chunks % j->groups, row = i % j->chunks * j->rows, last_row = row + j->rows < s->out_h ? row + j->rows : s->out_h;
+    const row_task k = {i / j->chunks / j->groups, row, last_row, group * j->group, group + 1 < j->groups ? (group + 1) * j->group : s->inner};
+    if ((j->dtype == DLV3_F64 ? rows_f64 : j->dtype == DLV3_F32 ? rows_f32 : rows_bf16)(s, &k) != DLV3_OK) __atomic_store_n(&j->out_of_memory, true, __ATOMIC_RELAXED);
+  }
+}
+
+static void cut_rows(row_job *j) {
+  const shift_conv *s = j->s;
+  const int64_t bytes = dtype_bytes(j->dtype);
+  int64_t lowest = 0, highest = 0;
+  for (int32_t t = 0; t < s->n_taps; t++) {
+    if (s->taps[t].dh < lowest) lowest = s->taps[t].dh;
+    if (s->taps[t].dh > highest) highest = s->taps[t].dh;
+  }
+  int64_t pixel = CACHED / ((highest - lowest + 1) * s->in_w);
+  pixel = pixel < FEWEST ? FEWEST : pixel > MOST ? MOST : pixel / 64 * 64;
+  j->group = pixel / bytes;
+  j->groups = s->inner / j->group > 1 ? s->inner / j->group : 1;
+  j->chunks = blocks_of(TASKS, s->n * j->groups);
+  j->rows = blocks_of(s->out_h, j->chunks);
+  j->chunks = blocks_of(s->out_h, j->rows);
 }
 
 /* dtype: of the operands, which may be copies. */
 static status run_rows(const op_call *c, shift_conv *s, int32_t dtype) {
   void *w;
   const bool wide = dtype == DLV3_F64;
-  TRY(prepared_weight(&w, c->in[1], FORM_DEPTHWISE, numel(c->in[1]) * (wide ? 8 : 4), wide ? pack_f64 : pack_f32, NULL));
+  if (!s->n || s->out_h < 1 || s->out_w < 1 || !s->inner) return DLV3_OK;
+  TRY(prepared_weight(&w, c->in[1], FORM_DEPTHWISE, blocks_of(s->inner, wide ? 8 : 16) * s->matrices * 64, wide ? pack_f64 : pack_f32, NULL));
   s->panels = w;
-  if (dtype == DLV3_BF16 && !kernel_scratch(s->out_w * s->inner * 4)) return fail_call(c, DLV3_ERR_OOM, "out of memory");
-  row_job j = {s, dtype};
-  parallel_for(s->n * s->out_h, 2, rows, &j);
-  return DLV3_OK;
+  row_job j = {.s = s, .dtype = dtype};
+  cut_rows(&j);
+  parallel_for(s->n * j.groups * j.chunks, 1, row_tasks, &j);
+  return j.out_of_memory ? fail_call(c, DLV3_ERR_OOM, "out of memory") : DLV3_OK;
 }
 
 /* Runs all sums of the call; f16 through f32 copies. */
@@ -119,22 +162,38 @@ status depthwise_conv2d_backward_input(op_call *c) {
 
 /* -- Backward-weights -------------------------------------------------------------------------------------- */
 
-static void weight_lanes(void *ctx, int64_t begin, int64_t end) {
-  const depthwise *d = ctx;
+/* Item: an image, some of its rows, a group of lanes. */
+static void weight_tasks(void *ctx, int64_t begin, int64_t end) {
+  depthwise *d = ctx;
   for (int64_t i = begin; i < end; i++) {
-    const int64_t lane = i % d->lanes * d->lane, c = lane + d->lane <= d->g.c ? lane : d->g.c - d->lane;
-    (d->dtype == DLV3_F64 ? weight_lane_f64 : d->dtype == DLV3_F32 ? weight_lane_f32 : weight_lane_bf16)(d, i / d->lanes, c, d->sums + i * d->g.r * d->g.s * d->lane);
+    const int64_t part = i / d->groups, first = i % d->groups * d->group, last = first + d->group < d->lanes ? first + d->group : d->lanes;
+    const int64_t row = part % d->chunks * d->rows, last_row = row + d->rows < d->g.oh ? row + d->rows : d->g.oh;
+    double *sums = d->sums + (part * d->lanes + first) * d->g.r * d->g.s * d->lane;
+    const status st = (d->dtype == DLV3_F64 ? weight_rows_f64 : d->dtype == DLV3_F32 ? weight_rows_f32 : weight_rows_bf16)(d, part / d->chunks, row, last_row, first, last, sums);
+    if (st != DLV3_OK) __atomic_store_n(&d->out_of_memory, true, __ATOMIC_RELAXED);
   }
 }
 
-/* grad_w[c][tap] += the images' sums, in their order. */
+/* Four lanes, or one where a task would then have few rows and read most of them twice. */
+static void cut_weight_tasks(depthwise *d) {
+  const conv *g = &d->g;
+  const int64_t row = 64 * (g->stride.h * (g->w + 2 * g->padding.w) + g->ow), halo = (g->r - 1) * g->dilation.h / g->stride.h;
+  d->group = CACHED / (4 * row) >= 4 * halo ? 4 : 1;
+  d->groups = blocks_of(d->lanes, d->group);
+  const int64_t most = CACHED / (d->group * row) - halo, chunks = blocks_of(TASKS, g->n * d->groups);
+  d->rows = blocks_of(g->oh, chunks);
+  if (d->rows > most) d->rows = most > halo + 1 ? most : halo + 1;
+  d->chunks = blocks_of(g->oh, d->rows);
+}
+
+/* grad_w[c][tap] += the sums of all chunks, in their order. */
 static void add_sums(const depthwise *d, tensor *grad_w) {
   const int64_t taps = d->g.r * d->g.s, last = (d->lanes - 1) * d->lane, overlap = d->g.c - d->lane; /* the last lane begins there */
   for (int64_t c = 0; c < d->g.c; c++) {
     const int64_t lane = c / d->lane, i = c >= last ? c - overlap : c % d->lane;
     for (int64_t t = 0; t < taps; t++) {
       double sum = at(grad_w, c * taps + t);
-      for (int64_t n = 0; n < d->g.n; n++) sum += d->sums[((n * d->lanes + lane) * taps + t) * d->lane + i];
+      for (int64_t part = 0; part < d->g.n * d->chunks; part++) sum += d->sums[((part * d->lanes + lane) * taps + t) * d->lane + i];
       set(grad_w, c * taps + t, sum);
     }
   }
@@ -148,19 +207,18 @@ status depthwise_conv2d_backward_weight(op_call *c) {
   d.lane = d.dtype == DLV3_F64 ? 8 : 16;
   if (g->c < d.lane) return DECLINED("few channels");
   d.lanes = blocks_of(g->c, d.lane);
-  int64_t from[MAX_TAPS], to[MAX_TAPS];
-  for (int64_t s = 0; s < g->s; s++) {
-    live_range(g->ow, g->w, g->stride.w, s * g->dilation.w - g->padding.w, &from[s], &to[s]);
-    if (from[s] > to[s]) from[s] = to[s];
-  }
-  d.from = from, d.to = to;
+  if (!numel(c->in[0]) || !numel(c->in[1])) return DLV3_OK;
+  cut_weight_tasks(&d);
   void *own_x = NULL, *own_y = NULL;
   d.x = dtype == DLV3_F16 ? conv_operand(c->in[0], false, &own_x, true) : data_of(c->in[0]);
   d.y = dtype == DLV3_F16 ? conv_operand(c->in[1], false, &own_y, true) : data_of(c->in[1]);
-  d.sums = calloc((size_t)(g->n * d.lanes * g->r * g->s * d.lane) + 1, sizeof(double));
+  d.sums = calloc((size_t)(g->n * d.chunks * d.lanes * g->r * g->s * d.lane) + 1, sizeof(double));
   status st = d.x && d.y && d.sums ? DLV3_OK : fail_call(c, DLV3_ERR_OOM, "out of memory");
   if (st == DLV3_OK) {
-    parallel_for(g->n * d.lanes, 1, weight_lanes, &d);
+    parallel_for(g->n * d.chunks * d.groups, 1, weight_tasks, &d);
+    if (d.out_of_memory) st = fail_call(c, DLV3_ERR_OOM, "out of memory");
+  }
+  if (st == DLV3_OK) {
     add_sums(&d, c->in[2]);
     if (c->in[3]) add_bias_gradient(c->in[3], c->in[1]);
   }

@@ -251,7 +251,7 @@ void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
   const tensor *y = c->out[0];
   const int64_t taps = g->r * g->s;
   *s = (shift_conv){.in = data_of(c->in[0]), .bias = c->in[2] ? data_of(c->in[2]) : NULL, .residual = c->in[3] ? data_of(c->in[3]) : NULL,
-                    .activation = ((const conv2d_attr *)c->attr)->activation, .out = data_of(y), .n = g->n, .in_h = g->h, .in_w = g->w, .inner = g->c, .columns = g->k,
+                    .activation = ((const conv2d_attr *)c->attr)->activation, .out = data_of(y), .n = g->n, .in_h = g->h, .in_w = g->w, .inner = g->c, .columns = g->k, .matrices = taps,
                     .out_h = g->oh, .out_w = g->ow, .out_image = g->oh * g->ow * g->k, .out_row = g->ow * g->k, .out_column = g->k,
                     .step_h = g->stride.h, .step_w = g->stride.w};
   for (int64_t t = 0; t < taps; t++) add_tap(s, t / g->s * g->dilation.h - g->padding.h, t % g->s * g->dilation.w - g->padding.w, t);
@@ -261,7 +261,7 @@ void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
  * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
 void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s) {
   const int64_t a = residue / g->stride.w, b = residue % g->stride.w;
-  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c,
+  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c, .matrices = g->r * g->s,
                     .out_h = (g->h - a + g->stride.h - 1) / g->stride.h, .out_w = (g->w - b + g->stride.w - 1) / g->stride.w,
                     .out_image = g->h * g->w * g->c, .out_row = g->stride.h * g->w * g->c, .out_column = g->stride.w * g->c,
                     .out_first = (a * g->w + b) * g->c, .step_h = 1, .step_w = 1};

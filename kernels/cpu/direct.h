@@ -16,7 +16,7 @@ typedef struct { int64_t dh, dw, index, from, to; } tap;
 typedef struct {
   const void *in, *panels, *bias, *residual;
   void *out;
-  int64_t n, in_h, in_w, inner, columns;
+  int64_t n, in_h, in_w, inner, columns, matrices;
   int64_t out_h, out_w, out_image, out_row, out_column, out_first;
   int64_t step_h, step_w, activation;
   const conv *window;                     /* not NULL: rows of the product are windows of this convolution */

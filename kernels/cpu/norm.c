@@ -202,7 +202,7 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
       if (residual) for (int64_t i = 0; i < n; i++) dz[i] += LOAD(residual[i]);                                          \
       for (int64_t i = 0; i < n; i++) {                                                                                  \
         const float z = dz[i], k = (2 * z + 3) * (1.0f / 6);                                                             \
-        dz[i] = LOAD(g[i]) * (z <= -3 ? 0 : z >= 3 ? 1 : k);                                                             \
+        dz[i] = LOAD(g[i]) * (only_if(k, !((z <= -3) | (z >= 3))) + only_if(1, z >= 3));                                 \
       }                                                                                                                  \
       break;                                                                                                             \
     default: for (int64_t i = 0; i < n; i++) dz[i] = LOAD(g[i]); break;                                                  \

@@ -8,7 +8,7 @@
 #include "tiles.h"
 
 #define TILE_SET(isa, depth, aliased) {rows_f32_##isa, columns_f32_##isa, rows_f64_##isa, columns_f64_##isa, lane_taps_f32_##isa, lane_taps_f64_##isa, lane_taps_bf16_##isa, \
-                       lane_products_f32_##isa, lane_products_f64_##isa, lane_products_bf16_##isa, rows_pair_##isa, columns_pair_##isa, false, depth, aliased}
+                       lane_products_f32_##isa, lane_products_f64_##isa, rows_pair_##isa, columns_pair_##isa, MANY_f32_##isa, false, depth, aliased}
 
 /* Where no instruction multiplies pairs, each half becomes an f32: the high one as it stands but for the low bits. */
 #define HALVES(acc, v, b, F) (acc) + bits_f32((v) << 16) * (F(vector))((b) << 16) + bits_f32((v) & 0xffff0000u) * (F(vector))((b) & 0xffff0000u)

@@ -6,8 +6,8 @@
  *
  * For depthwise convolution, a lane of channels (64 bytes of sums) at once:
  *
- *   lane_taps:     y[p] = sum over taps t of x[t][p step] w[t]                               x[t] is left behind the last pixel
- *   lane_products: sums[s] += sum over pixels p of y[p ystep] x[p xstep + s tapstep]         s < taps
+ *   lane_taps:     y[p] = sum over taps t of x[t][at + p step] w[index[t]]                   p < n <= lane_pixels
+ *   lane_products: sums[s] += sum over pixels p of y[p] x[p xstep + s tapstep]               s < taps
  *
  * Rows of y and from are ldy and ldf apart; from may be y, or NULL for zeros. `pair`: a unit of a and b is two bf16, inner element 2 l in its low half, and sums
  * are f32. */
@@ -24,14 +24,14 @@ typedef struct {
   void (*columns_f32)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const float *a, int64_t column, const float *b, int64_t ldb, int64_t depth);
   void (*rows_f64)(int64_t m, double *y, int64_t ldy, const double *from, int64_t ldf, const double *a, int64_t row, const double *b, int64_t depth);
   void (*columns_f64)(int64_t m, double *y, int64_t ldy, const double *from, int64_t ldf, const double *a, int64_t column, const double *b, int64_t ldb, int64_t depth);
-  void (*lane_taps_f32)(int64_t n, float *y, int64_t ldy, const float **x, int64_t step, const float *const *w, int64_t taps);
-  void (*lane_taps_f64)(int64_t n, double *y, int64_t ldy, const double **x, int64_t step, const double *const *w, int64_t taps);
-  void (*lane_taps_bf16)(int64_t n, float *y, int64_t ldy, const bf16 **x, int64_t step, const float *const *w, int64_t taps);
-  void (*lane_products_f32)(int64_t taps, float *sums, int64_t n, const float *y, int64_t ystep, const float *x, int64_t xstep, int64_t tapstep);
-  void (*lane_products_f64)(int64_t taps, double *sums, int64_t n, const double *y, int64_t ystep, const double *x, int64_t xstep, int64_t tapstep);
-  void (*lane_products_bf16)(int64_t taps, float *sums, int64_t n, const bf16 *y, int64_t ystep, const bf16 *x, int64_t xstep, int64_t tapstep);
+  void (*lane_taps_f32)(int64_t n, float *y, int64_t ldy, const float *const *x, int64_t at, int64_t step, const float *w, const int32_t *index, int64_t taps);
+  void (*lane_taps_f64)(int64_t n, double *y, int64_t ldy, const double *const *x, int64_t at, int64_t step, const double *w, const int32_t *index, int64_t taps);
+  void (*lane_taps_bf16)(int64_t n, float *y, int64_t ldy, const bf16 *const *x, int64_t at, int64_t step, const float *w, const int32_t *index, int64_t taps);
+  void (*lane_products_f32)(int64_t taps, float *sums, int64_t n, const float *y, const float *x, int64_t xstep, int64_t tapstep);
+  void (*lane_products_f64)(int64_t taps, double *sums, int64_t n, const double *y, const double *x, int64_t xstep, int64_t tapstep);
   void (*rows_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t row, const uint32_t *b, int64_t depth);
   void (*columns_pair)(int64_t m, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t column, const uint32_t *b, int64_t ldb, int64_t depth);
+  int64_t lane_pixels;
   bool pair_is_fast;           /* faster than widening to f32                                                   */
   int64_t depth_bytes, aliased; /* the inner axis that one call is best given; distance of rows from which they had better be copied */
 } tile_set;
