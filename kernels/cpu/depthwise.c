@@ -10,7 +10,8 @@
 enum {
   TASKS = 16,                /* that a call is cut into, where it can be               */
   CACHED = 192 << 10,        /* bytes of the rows that a task reads at once            */
-  FEWEST = 256, MOST = 512   /* bytes of a pixel that a task takes; MOST_COLUMNS in f32 with what a last group may have more */
+  FEWEST = 256, MOST = 512,  /* bytes of a pixel that a task takes                     */
+  MOST_CHANNELS = MOST_COLUMNS / 2 /* a last group may have nearly twice as many       */
 };
 
 typedef struct { int64_t image, row, last_row, first, last; } row_task;
@@ -104,7 +105,7 @@ static void cut_rows(row_job *j) {
   }
   int64_t pixel = CACHED / ((highest - lowest + 1) * s->in_w);
   pixel = pixel < FEWEST ? FEWEST : pixel > MOST ? MOST : pixel / 64 * 64;
-  j->group = pixel / bytes;
+  j->group = pixel / bytes < MOST_CHANNELS ? pixel / bytes : MOST_CHANNELS;
   j->groups = s->inner / j->group > 1 ? s->inner / j->group : 1;
   j->chunks = blocks_of(TASKS, s->n * j->groups);
   j->rows = blocks_of(s->out_h, j->chunks);
