@@ -108,6 +108,12 @@ DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src);
 /* The element at a logical row-major position, as f64: printing looks at what it prints only. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t position);
+/* The value of a tensor of one element, on its way to the host while later work is queued: value waits for it alone, and may be
+ * asked again. On the cpu it is there at once. */
+typedef struct dlv3_later dlv3_later;
+DLV3_API DLV3_MUST dlv3_status dlv3_later_begin(dlv3_later **out, const dlv3_tensor *t);
+DLV3_API DLV3_MUST dlv3_status dlv3_later_value(double *value, dlv3_later *l);
+DLV3_API void dlv3_later_free(dlv3_later *l);
 /* Raw bytes in logical row-major order, the tensor's own dtype; n_bytes must be numel * size of an element. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_bytes(void *dst, const dlv3_tensor *t, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int64_t n_bytes);

@@ -200,6 +200,43 @@ DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t
   return DLV3_OK;
 }
 
+struct dlv3_later {
+  void *read; /* the backend's, while it is under way */
+  int32_t device, dtype;
+  double value;
+};
+
+DLV3_API dlv3_status dlv3_later_begin(dlv3_later **out, const dlv3_tensor *t) {
+  TRY(not_recording("item_later"));
+  TRY(check_alive(t, "item_later"));
+  if (numel(t) != 1) return fail(DLV3_ERR_ARG, "item_later: the tensor must have one element, it has %lld", (long long)numel(t));
+  const int32_t device = t->st->device;
+  dlv3_later *l = malloc(sizeof *l);
+  if (!l) return fail(DLV3_ERR_OOM, "item_later: out of memory");
+  *l = (dlv3_later){.device = device, .dtype = t->dtype};
+  const status st = device ? backend_of(device)->read_begin(&l->read, t->st->data + t->offset * dtype_bytes(t->dtype), dtype_bytes(t->dtype), device) : dlv3_tensor_at(&l->value, t, 0);
+  if (st != DLV3_OK) return free(l), st;
+  return *out = l, DLV3_OK;
+}
+
+DLV3_API dlv3_status dlv3_later_value(double *value, dlv3_later *l) {
+  if (l->read) {
+    char here[8];
+    void *read = l->read;
+    l->read = NULL;
+    l->value = __builtin_nan("");
+    TRY(backend_of(l->device)->read_end(read, here, dtype_bytes(l->dtype), l->device));
+    l->value = get_element(here, l->dtype);
+  }
+  return *value = l->value, DLV3_OK;
+}
+
+DLV3_API void dlv3_later_free(dlv3_later *l) {
+  char here[8];
+  if (l && l->read && backend_of(l->device)->read_end(l->read, here, dtype_bytes(l->dtype), l->device) != DLV3_OK) l->read = NULL; /* nobody asks any more */
+  free(l);
+}
+
 /* The content of `from`, a tensor on the cpu of t's sizes, becomes t's, cast. */
 static status write_tensor(tensor *t, tensor *from) {
   tensor *there;

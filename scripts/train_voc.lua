@@ -126,10 +126,14 @@ end
 if opt.compile then step = dlv3.compile(step) end
 
 local function train_step(batch)
-  return dlv3.scope(function() return step(batch.image:to(opt.device), batch.target:to(opt.device)):item() end)
+  return dlv3.scope(function() return step(batch.image:to(opt.device), batch.target:to(opt.device)):item_later() end)
 end
 
-local function save(path) train.save(path, model, sgd, state, opt, scaler) end
+local losses -- of the epoch's steps: train.late
+local function save(path)
+  losses.flush()
+  train.save(path, model, sgd, state, opt, scaler)
+end
 
 -- Ctrl-C or a kind kill: the step is done, the state is saved, the way back is told.
 local function stop_on_signal()
@@ -165,21 +169,28 @@ while state.next_epoch < opt.epochs and not finished do
   logger:add('lr', {window = 1, format = '{value:%.6f}'})
   logger:add('loss')
   local batches = loader:epoch(epoch, {skip = state.next_step})
+  local read = state.next_step
+  losses = train.late(opt.device, function(loss)
+    read, state.loss_sum = read + 1, state.loss_sum + loss
+    logger:update('loss', loss)
+    progress:step(('loss %.4f'):format(loss))
+    if loss ~= loss then F.raise(('the loss is not a number at step %d of epoch %d: try a smaller --lr'):format(read, epoch)) end
+  end)
   local function until_finished() return not finished and batches() or nil end
   for batch in logger:every({total = #loader, print_freq = opt.print_freq, header = ('Epoch: [%d]'):format(epoch), first = state.next_step}, until_finished) do
     set_rates(total)
     local loss = train_step(batch)
     batch.image:release()
     batch.target:release()
-    total, state.next_step, state.loss_sum = total + 1, state.next_step + 1, state.loss_sum + loss
+    total, state.next_step = total + 1, state.next_step + 1
     set_rates(total)
-    logger:update('lr', sgd.groups[1].lr, 'loss', loss)
-    progress:step(('loss %.4f'):format(loss))
-    if loss ~= loss then F.raise(('the loss is not a number at step %d of epoch %d: try a smaller --lr'):format(state.next_step, epoch)) end
+    logger:update('lr', sgd.groups[1].lr)
+    losses.put(loss)
     stop_on_signal()
     if opt.save_every > 0 and state.next_step % opt.save_every == 0 then save(last) end
     finished = opt.max_steps > 0 and total >= opt.max_steps
   end
+  losses.flush()
   progress:done()
 
   local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet, log = true, compile = opt.compile})

@@ -6,6 +6,8 @@ local optim = require 'dlv3.optim'
 local models = require 'models'
 
 return function(t)
+  local training_step = dofile(t.directory .. '/training.lua')
+
   -- Losses, parameters, statistics and random state after five steps of two sizes with a falling rate.
   local function trained(name, precision, compiled, aux, checkpointed)
     return dlv3.scope(function()
@@ -14,15 +16,7 @@ return function(t)
       if checkpointed then model:checkpoint_activations() end
       local groups = {{params = model.backbone:parameters()}, {params = model.classifier:parameters(), lr = 0.02}, aux and {params = model.aux_classifier:parameters()} or nil}
       local sgd = optim.SGD(groups, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
-      local function step(x, target)
-        local out = model:logits(x)
-        local loss = out.out:upsample_cross_entropy(target)
-        if aux then loss = loss + out.aux:upsample_cross_entropy(target) * 0.5 end
-        sgd:zero_grad()
-        loss:backward()
-        sgd:step()
-        return loss
-      end
+      local step = training_step(model, sgd, aux)
       if compiled then step = dlv3.compile(step) end
       local losses = {}
       for i, size in ipairs {33, 33, 17, 33, 17} do

@@ -4,25 +4,8 @@
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.ffi'
 
-local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true)
-
--- The library of this build, with sanitizers or without.
-local function played(t)
-  return t.directory .. (sanitized and '/../build/san/cuda_host/libdlv3_cuda.so' or '/../build/cuda_host/libdlv3_cuda.so')
-end
-
--- Without a GPU, the library that runs the same kernels on the host is used. Returns why there is neither, or nil.
-local function missing(t)
-  local library = played(t)
-  if #dlv3.devices() > 1 then return nil end
-  if F.C.dlv3_path_kind(library) ~= 1 then return 'no GPU, and no library that plays one (make check builds it where a C++ compiler is)' end
-  F.check(F.C.dlv3_cuda_library(library))
-  return #dlv3.devices() == 1 and dlv3.devices().cuda or nil
-end
-
-
 -- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, the last parameter, and the loss scale of f16.
-local function train(device, dtype, compiled)
+local function train(training_step, device, dtype, compiled)
   local optim, models = require 'dlv3.optim', require 'models'
   dlv3.manual_seed(5)
   local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, aux = true}
@@ -30,19 +13,7 @@ local function train(device, dtype, compiled)
   model:to(device):train()
   local opt = optim.SGD({{params = model:parameters()}}, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
   local scaler = dtype == 'f16' and optim.LossScaler{init = 1024, interval = 2, device = device}
-  local function train_step(image, labels)
-    local out = model:logits(image)
-    local loss = out.out:upsample_cross_entropy(labels) + out.aux:upsample_cross_entropy(labels) * 0.5
-    opt:zero_grad()
-    if scaler then
-      scaler:scale(loss):backward()
-      scaler:step(opt)
-    else
-      loss:backward()
-      opt:step()
-    end
-    return loss
-  end
+  local train_step = training_step(model, opt, true, scaler)
   if compiled then train_step = dlv3.compile(train_step) end
   local losses = {}
   for step = 1, 2 do
@@ -55,7 +26,25 @@ local function train(device, dtype, compiled)
   return losses, parameters[#parameters]:detach():to('cpu'):totable(), scaler and scaler:get_scale()
 end
 
-local function devices(t, library_played)
+local function devices(t, gpu, library_played)
+  local training_step = dofile(t.directory .. '/training.lua')
+
+  t.case('a number that is read later: what was queued before it counts, and nothing after; errors come with it', function()
+    for _, device in ipairs {'cpu', 'cuda'} do
+      for _, dtype in ipairs {'f32', 'bf16', 'i64', 'u8'} do
+        local x = dlv3.tensor({1, 2, 3}, {dtype = dtype}):to(device)
+        local later = x:narrow(1, 2, 1):item_later()
+        x:fill_(9)
+        t.eq({later(), later()}, {2, 2}, device .. ' ' .. dtype)
+      end
+      t.error(function() dlv3.ones({2}, {device = device}):item_later() end, 'item_later: the tensor must have one element, it has 2')
+      dlv3.ones({1}, {device = device}):item_later()
+    end
+    collectgarbage() -- the ones that nobody asked for
+    local bad = dlv3.randn({1, 3, 2, 2}, {device = 'cuda'}):cross_entropy(dlv3.full({1, 2, 2}, 7, {dtype = 'u8', device = 'cuda'})):item_later()
+    t.error(bad, 'target has the label 7')
+    t.ok(bad() ~= bad())
+  end)
   t.case('tensors go there and back, of every dtype, strided, empty', function()
     for _, dtype in ipairs(dlv3.dtypes) do
       local x = dlv3.randint(0, 2, {2, 3, 5, 4}):to(dtype)
@@ -145,19 +134,19 @@ local function devices(t, library_played)
     t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: must be true or false, 1 came')
   end)
 
-  if sanitized then return end -- fibers are slow then; the op suite says what there is to say
+  if gpu.sanitized then return end -- fibers are slow then; the op suite says what there is to say
   t.case('MobileNetV3 trains there as on the cpu, and twice the same', function()
-    local want = train('cpu', 'f32')
-    local first, weight = train('cuda', 'f32')
-    local again, same = train('cuda', 'f32')
+    local want = train(training_step, 'cpu', 'f32')
+    local first, weight = train(training_step, 'cuda', 'f32')
+    local again, same = train(training_step, 'cuda', 'f32')
     t.close(first, want, 2e-3)
     t.eq({again, same}, {first, weight})
-    t.close(train('cuda', 'bf16'), want, 3e-2)
-    t.eq({train('cuda', 'f32', true)}, {first, weight, false}, 'compiled')
-    local half = {train('cuda', 'f16')}
+    t.close(train(training_step, 'cuda', 'bf16'), want, 3e-2)
+    t.eq({train(training_step, 'cuda', 'f32', true)}, {first, weight, false}, 'compiled')
+    local half = {train(training_step, 'cuda', 'f16')}
     t.close(half[1], want, 1e-2)
     t.eq(half[3], 2048)
-    t.eq({train('cuda', 'f16', true)}, half, 'compiled in f16')
+    t.eq({train(training_step, 'cuda', 'f16', true)}, half, 'compiled in f16')
   end)
 
   t.case('a gradient follows a tensor to another device and back', function()
@@ -190,17 +179,18 @@ local function other_machines(t, library)
 end
 
 return function(t)
-  local why, library = missing(t), played(t)
+  local gpu = dofile(t.directory .. '/gpu.lua')(t)
+  local why = gpu.missing()
   if why then
     t.case('a device cuda:0', function() t.skip(why) end)
     return
   end
   local tf32 = dlv3.allow_tf32()
   dlv3.allow_tf32(false) -- results are compared to the digits of f32
-  devices(t, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
-  if F.C.dlv3_path_kind(library) == 1 then other_machines(t, library) end
+  devices(t, gpu, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
+  if gpu.library_exists then other_machines(t, gpu.library) end
   local harness = dofile(t.directory .. '/harness.lua')
-  local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', not sanitized and 'conv' or nil}
+  local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', not gpu.sanitized and 'conv' or nil}
   harness.run_device(t, families, 'cuda:0')
   dlv3.allow_tf32(tf32)
 end

@@ -6,21 +6,14 @@ local models = require 'models'
 local optim = require 'dlv3.optim'
 local host = require 'dlv3.host'
 
-local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true)
-
 return function(t)
-  local library = t.directory .. (sanitized and '/../build/san/cuda_host/libdlv3_cuda.so' or '/../build/cuda_host/libdlv3_cuda.so')
+  local device = dofile(t.directory .. '/gpu.lua')(t)
+  local training_step = dofile(t.directory .. '/training.lua')
   local gpu = #dlv3.devices() > 1 and not dlv3.devices().cuda:find 'playing a GPU'
-  if #dlv3.devices() == 1 then
-    if F.C.dlv3_path_kind(library) ~= 1 then
-      t.case('graphs on a device cuda:0', function() t.skip 'no GPU, and no library that plays one (make check builds it where a C++ compiler is)' end)
-      return
-    end
-    F.check(F.C.dlv3_cuda_library(library))
-    if #dlv3.devices() == 1 then
-      t.case('graphs on a device cuda:0', function() t.skip(dlv3.devices().cuda) end)
-      return
-    end
+  local why = device.missing()
+  if why then
+    t.case('graphs on a device cuda:0', function() t.skip(why) end)
+    return
   end
   if os.getenv 'DLV3_SYNC' or os.getenv 'DLV3_VERBOSE' or os.getenv 'DLV3_GRAPH' then
     t.case('graphs on a device cuda:0', function() t.skip 'DLV3_SYNC, DLV3_VERBOSE or DLV3_GRAPH is set' end)
@@ -35,15 +28,15 @@ return function(t)
     local after = graphs()
     return after.captures - before.captures, after.launches - before.launches
   end
-  -- What the played device counts: kernels and copies on their own, graphs.
+  -- What the played device counts: kernels and copies on their own, graphs, waits.
   local function streams()
-    if gpu then return 0, 0 end
+    if gpu then return 0, 0, 0 end
     if not rawget(_G, 'cuda_host_declared') then
       rawset(_G, 'cuda_host_declared', true)
-      F.cdef 'int64_t cuda_host_count(int graphs);'
+      F.cdef 'int64_t cuda_host_count(int what);'
     end
-    local played = F.load(os.getenv 'DLV3_CUDA_LIBRARY' or library)
-    return tonumber(played.cuda_host_count(0)), tonumber(played.cuda_host_count(1))
+    local played = F.load(os.getenv 'DLV3_CUDA_LIBRARY' or device.library)
+    return tonumber(played.cuda_host_count(0)), tonumber(played.cuda_host_count(1)), tonumber(played.cuda_host_count(2))
   end
 
   t.case('arguments, results: each call its own, older results stay', function()
@@ -193,7 +186,7 @@ return function(t)
     t.eq(dlv3.memory('cuda').live, before)
   end)
 
-  if sanitized then return end -- fibers are slow then
+  if device.sanitized then return end -- fibers are slow then
 
   -- Losses, weights and the random state of a step of each size, with falling rates. Random numbers are drawn on the
   -- device alone: the generator moves to where it is used, and a program that it moves away from is recorded anew.
@@ -202,14 +195,7 @@ return function(t)
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, aux = true}
     model:to('cuda'):train()
     local sgd = optim.SGD({{params = model:parameters()}}, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
-    local function step(x, target)
-      local out = model:logits(x)
-      local loss = out.out:upsample_cross_entropy(target) + out.aux:upsample_cross_entropy(target) * 0.5
-      sgd:zero_grad()
-      loss:backward()
-      sgd:step()
-      return loss
-    end
+    local step = training_step(model, sgd, true)
     if compiled then step = dlv3.compile(step) end
     local losses, put = {}, {}
     for i, size in ipairs(sizes) do
@@ -240,6 +226,27 @@ return function(t)
     if i == 4 then F.C.dlv3_memory_flush(1) end
   end
 
+  t.case('a step is queued without a wait, from the second replay on, and its loss read later', function()
+    dlv3.manual_seed(5)
+    local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, aux = true}
+    model:to('cuda'):train()
+    local sgd = optim.SGD({{params = model:parameters()}}, {lr = 0.01, momentum = 0.9})
+    local step = dlv3.compile(training_step(model, sgd, true))
+    local image, labels = dlv3.randn{2, 3, 17, 17}, dlv3.randint(0, 5, {2, 17, 17}, {dtype = 'u8'})
+    local later, losses = {}, {}
+    for i = 1, 5 do
+      dlv3.scope(function()
+        local _, _, before = streams()
+        local loss = step(image:to 'cuda', labels:to 'cuda')
+        later[i] = loss:item_later()
+        local _, _, after = streams()
+        if i > 2 then t.eq(after - before, 0) end
+        losses[i] = loss:item()
+      end)
+    end
+    for i = 1, 5 do t.eq({later[i](), later[i]()}, {losses[i], losses[i]}) end
+  end)
+
   t.case('training is the same to the last bit, one launch a step', function()
     local sizes = {9, 9, 17, 9, 17, 9, 17, 9}
     local want, got = trained('f32', false, sizes), nil
@@ -267,7 +274,7 @@ local F, x, w = require "dlv3.ffi", dlv3.randn{1, 3, 9, 9}:to "cuda", dlv3.randn
 local fast, right = dlv3.compile(function(v) return v:conv2d(w) end), true
 for i = 1, 4 do right = right and fast(x + i):to("cpu"):equal((x + i):conv2d(w):to("cpu")) end
 print(right, tonumber(F.C.dlv3_graph_captures()), tonumber(F.C.dlv3_graph_launches()), F.string(F.C.dlv3_graph_refused()))]]
-    return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s' -e '%s' 2>&1"):format(library, environment, host.executable, code))
+    return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s' -e '%s' 2>&1"):format(device.library, environment, host.executable, code))
   end
 
   t.case('DLV3_GRAPH=0, DLV3_SYNC, DLV3_VERBOSE: call after call', function()
@@ -284,7 +291,7 @@ print(right, tonumber(F.C.dlv3_graph_captures()), tonumber(F.C.dlv3_graph_launch
 local add = dlv3.cuda_kernel("__global__ void add(float *y, float a) { y[threadIdx.x] += a; }", "add")
 local fast = dlv3.compile(function(x) local y = x * 2 add(1, 4, y, 1) return y end)
 for i = 1, 3 do print(fast(dlv3.full({4}, i, {device = "cuda"})):sum():item()) end]]
-    local output = t.run(("DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' -e '%s' 2>&1"):format(library, host.executable, code))
+    local output = t.run(("DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' -e '%s' 2>&1"):format(device.library, host.executable, code))
     t.ok(output:find 'compile: one graph %(3 calls%)' and output:find '12\n20\n28\n$', output) -- the number 2 is filled in by a call
   end)
 

@@ -2,21 +2,6 @@
 -- its C++ compiler stands in for NVRTC (tests/cuda_host/nvrtc.cpp).
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
-
-local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true)
-
-local function played(t)
-  return t.directory .. (sanitized and '/../build/san/cuda_host/libdlv3_cuda.so' or '/../build/cuda_host/libdlv3_cuda.so')
-end
-
--- Without a GPU, the library that runs kernels on the host is used. Returns why there is neither, or nil.
-local function missing(t)
-  if #dlv3.devices() > 1 then return nil end
-  if F.C.dlv3_path_kind(played(t)) ~= 1 then return 'no GPU, and no library that plays one (make check builds it where a C++ compiler is)' end
-  F.check(F.C.dlv3_cuda_library(played(t)))
-  return #dlv3.devices() == 1 and dlv3.devices().cuda or nil
-end
 
 local source = [[
 #include <stdint.h>
@@ -254,7 +239,8 @@ return function(t)
     t.eq(texts, {'reads f32', 'reads f32', 'writes f64', 'reads u8', 'i32', 'i64', 'writes ?', '?'})
     t.eq({found.b == nil, #found.c}, {true, 0})
   end)
-  local why = missing(t)
+  local gpu = dofile(t.directory .. '/gpu.lua')(t)
+  local why = gpu.missing()
   if why then
     t.case('kernels from source text', function() t.skip(why) end)
     return
@@ -263,10 +249,10 @@ return function(t)
   page(t)
   recorded(t)
   errors(t)
-  if F.C.dlv3_path_kind(played(t)) ~= 1 then return end
+  if not gpu.library_exists then return end
   t.case('without NVRTC the rest of cuda works', function()
     local code = 'dlv3 = require "dlv3" print(dlv3.ones({2}, {device = "cuda"}):sum():item()) dlv3.cuda_kernel("__global__ void f() {}", "f")'
-    local output, status = t.run(("DLV3_CUDA_LIBRARY='%s' CUDA_HOST_NVRTC=none '%s' -e '%s'"):format(played(t), require 'dlv3.host'.executable, code))
+    local output, status = t.run(("DLV3_CUDA_LIBRARY='%s' CUDA_HOST_NVRTC=none '%s' -e '%s'"):format(gpu.library, require 'dlv3.host'.executable, code))
     t.ok(status == 1 and output:find '2\n.*NVRTC is missing: neither libnvrtc.so.13 nor libnvrtc.so.12 can be opened', output)
   end)
 end

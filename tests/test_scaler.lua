@@ -12,25 +12,15 @@ local function updated(state, found_inf, o)
   else state.tracker = state.tracker + 1 end
 end
 
+local training_step -- of training.lua
+
 -- A model and its step, with a loss scale that is init at first, or none.
 local function trainee(name, init, compiled)
   dlv3.manual_seed(1)
   local t = {model = models[name]{num_classes = 4, aux = true}}
   local sgd = optim.SGD({{params = t.model:parameters()}}, {lr = 0.05, momentum = 0.9, weight_decay = 1e-4})
   local scaler = init and optim.LossScaler{init = init, interval = 2}
-  function t.step(x, target)
-    local out = t.model:logits(x)
-    local loss = out.out:upsample_cross_entropy(target) + out.aux:upsample_cross_entropy(target) * 0.5
-    sgd:zero_grad()
-    if scaler then
-      scaler:scale(loss):backward()
-      scaler:step(sgd)
-    else
-      loss:backward()
-      sgd:step()
-    end
-    return loss
-  end
+  t.step = training_step(t.model, sgd, true, scaler)
   if compiled then t.step = dlv3.compile(t.step) end
   t.sgd, t.scaler = sgd, scaler
   return t
@@ -40,6 +30,8 @@ end
 local function bytes_of(sgd) return sgd.groups[1].arena.p:tobytes() .. sgd.groups[1].arena.momentum:tobytes() end
 
 return function(t)
+  training_step = dofile(t.directory .. '/training.lua')
+
   t.case('the rule of PyTorch: growth, backoff, steps that are left out', function()
     local o = {init = 1024, growth = 2, backoff = 0.5, interval = 3}
     local scaler, want = optim.LossScaler(o), {scale = o.init, tracker = 0}

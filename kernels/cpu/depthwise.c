@@ -103,7 +103,7 @@ static void cut_rows(row_job *j) {
     if (s->taps[t].dh < lowest) lowest = s->taps[t].dh;
     if (s->taps[t].dh > highest) highest = s->taps[t].dh;
   }
-  int64_t pixel = CACHED / ((highest - lowest + 1) * s->in_w);
+  int64_t pixel = CACHED / ((highest - lowest + 1) * (s->in_w > 0 ? s->in_w : 1));
   pixel = pixel < FEWEST ? FEWEST : pixel > MOST ? MOST : pixel / 64 * 64;
   j->group = pixel / bytes < MOST_CHANNELS ? pixel / bytes : MOST_CHANNELS;
   j->groups = s->inner / j->group > 1 ? s->inner / j->group : 1;
@@ -208,7 +208,7 @@ status depthwise_conv2d_backward_weight(op_call *c) {
   d.lane = d.dtype == DLV3_F64 ? 8 : 16;
   if (g->c < d.lane) return DECLINED("few channels");
   d.lanes = blocks_of(g->c, d.lane);
-  if (!numel(c->in[0]) || !numel(c->in[1])) return DLV3_OK;
+  if (!numel(c->in[1])) return DLV3_OK;
   cut_weight_tasks(&d);
   void *own_x = NULL, *own_y = NULL;
   d.x = dtype == DLV3_F16 ? conv_operand(c->in[0], false, &own_x, true) : data_of(c->in[0]);

@@ -68,11 +68,19 @@ typedef struct {
   cudaEvent_t passed;
 } stage;
 
+/* A number on its way to the host. Those that nobody waits for are kept for the next. */
+typedef struct late_read {
+  double *data; /* pinned */
+  cudaEvent_t there;
+  struct late_read *next;
+} late_read;
+
 typedef struct {
   bool open, capturing;
   cudaStream_t stream;
   fault_slot faults;
   stage stages[STAGES];
+  late_read *reads;
   int64_t memory;
 } device_state;
 
@@ -267,6 +275,43 @@ static status cuda_copy(void *dst, const void *src, int64_t bytes, int32_t dst_d
   return dst_device ? DLV3_OK : cuda_sync(src_device);
 }
 
+/* An idle read, or a new one. */
+static status read_of(late_read **out, device_state *d) {
+  late_read *r = d->reads;
+  if (r) return d->reads = r->next, *out = r, DLV3_OK;
+  r = (late_read *)calloc(1, sizeof *r);
+  cudaError_t e = r ? cudaEventCreateWithFlags(&r->there, cudaEventDisableTiming) : cudaErrorMemoryAllocation;
+  if (e == cudaSuccess) e = cudaHostAlloc((void **)&r->data, sizeof *r->data, cudaHostAllocDefault);
+  if (e == cudaSuccess) return *out = r, DLV3_OK;
+  if (r && r->there) cudaEventDestroy(r->there);
+  free(r);
+  return cuda_failed(e, "no pinned memory");
+}
+
+static status cuda_read_begin(void **out, const void *src, int64_t bytes, int32_t device) {
+  device_state *d;
+  late_read *r;
+  TRY(open_device(&d, device));
+  if (d->capturing) return fail(DLV3_ERR_DEVICE, "cuda: a copy to the host can not be part of a graph");
+  TRY(read_of(&r, d));
+  cudaError_t e = cudaMemcpyAsync(r->data, src, (size_t)bytes, cudaMemcpyDeviceToHost, d->stream);
+  if (e == cudaSuccess) e = cudaEventRecord(r->there, d->stream);
+  if (e == cudaSuccess) return *out = r, DLV3_OK;
+  r->next = d->reads, d->reads = r;
+  return cuda_failed(e, "a copy to the host");
+}
+
+static status cuda_read_end(void *read, void *dst, int64_t bytes, int32_t device) {
+  device_state *d = &devices[device];
+  late_read *r = (late_read *)read;
+  TRY(make_current(device));
+  const cudaError_t e = cudaEventSynchronize(r->there);
+  memcpy(dst, r->data, (size_t)bytes);
+  r->next = d->reads, d->reads = r;
+  if (e != cudaSuccess) return cuda_failed(e, "an earlier kernel failed (DLV3_SYNC=1 finds out which)");
+  return cuda_check(device);
+}
+
 /* -- Graphs ------------------------------------------------------------------------------------------------ */
 
 /* Thread-local mode: a call of this thread that could not be part of a graph (a wait, memory by another way than
@@ -315,7 +360,7 @@ static const impl *const kernels[] = {
 static_assert(sizeof kernels / sizeof *kernels == OP_COUNT, "one list an op");
 
 static char libraries[160];
-static backend table = {DLV3_BACKEND_ABI, "cuda", cuda_alloc, cuda_free, cuda_copy, cuda_sync, kernels, cuda_probe, cuda_check, cuda_memory, cuda_describe, libraries,
+static backend table = {DLV3_BACKEND_ABI, "cuda", cuda_alloc, cuda_free, cuda_copy, cuda_sync, kernels, cuda_probe, cuda_check, cuda_read_begin, cuda_read_end, cuda_memory, cuda_describe, libraries,
                         nvrtc_find, nvrtc_run, cuda_graph_begin, cuda_graph_end, cuda_graph_launch, cuda_graph_free};
 
 extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_open(const runtime_api *api, int32_t abi) {

@@ -91,7 +91,9 @@ end
 
 function Logger:__tostring()
   local parts = {}
-  for i, name in ipairs(self.order) do parts[i] = name .. ': ' .. tostring(self.meters[name]) end
+  for _, name in ipairs(self.order) do -- the first loss of a GPU comes a step late
+    if self.meters[name].count > 0 then parts[#parts + 1] = name .. ': ' .. tostring(self.meters[name]) end
+  end
   return table.concat(parts, '  ')
 end
 

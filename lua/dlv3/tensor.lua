@@ -256,6 +256,18 @@ function T.item(t)
   return value[0]
 end
 
+-- A function that returns the item, and waits no longer than until the work queued so far has made it: asked for later, the device
+-- goes on meanwhile.
+function T.item_later(t)
+  local out, value = F.new('dlv3_later *[1]'), F.new('double[1]')
+  check(C.dlv3_later_begin(out, t.p))
+  local later = F.gc(out[0], C.dlv3_later_free)
+  return function()
+    check(C.dlv3_later_value(value, later))
+    return value[0]
+  end
+end
+
 function T.totable(t)
   local sizes, n = T.size(t), T.numel(t)
   local flat = F.new('double[?]', math.max(n, 1))

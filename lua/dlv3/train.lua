@@ -47,6 +47,23 @@ function M.evaluate(model, loader, num_classes, options)
   return confusion:compute()
 end
 
+-- fn(loss) for the loss of each step, a read as x:item_later() gives it: at once on the cpu; on a GPU when the next one comes, so that
+-- the host never waits for the step it has just queued. flush: for the last one.
+function M.late(device, fn)
+  local late, waiting, at_once = {}, nil, dlv3.zeros({1}):to(device).device == 'cpu'
+  function late.flush()
+    local read = waiting
+    waiting = nil
+    if read then fn(read()) end
+  end
+  function late.put(read)
+    late.flush()
+    waiting = read
+    if at_once then late.flush() end
+  end
+  return late
+end
+
 -- -- Checkpoints ----------------------------------------------------------------------------------------------------
 
 -- The keys of the reference (model, optimizer, lr_scheduler, epoch, args, scaler) and what resuming to the bit needs
@@ -98,8 +115,8 @@ function M.restore(state, sgd, saved, opt, given, scaler)
   if saved.rng then dlv3.set_rng_state(saved.rng) end
   if given.start_epoch then state.next_epoch, state.next_step, state.loss_sum = opt.start_epoch, 0, 0 end
   if state.next_step > 0 and saved.steps_per_epoch ~= state.steps_per_epoch then
-    F.raise(('%s: was saved after step %d of an epoch of %d steps, an epoch has %d now: resume with the same --data-path and --batch-size, or begin an epoch anew with --start-epoch %d'):format(
-            opt.resume, state.next_step, saved.steps_per_epoch, state.steps_per_epoch, state.next_epoch))
+    F.raise(('%s: was saved after step %d of an epoch of %d steps, an epoch has %d now: resume with the same --data-path and --batch-size, '
+             .. 'or begin an epoch anew with --start-epoch %d'):format(opt.resume, state.next_step, saved.steps_per_epoch, state.steps_per_epoch, state.next_epoch))
   end
 end
 

@@ -23,9 +23,10 @@ static long serials;
 static cuda_host_stream *capturing; /* one at a time */
 static cudaStreamCaptureMode capture_mode, thread_mode = cudaStreamCaptureModeGlobal;
 static int64_t n_kernels, n_graphs;
+int64_t cuda_host_waits;
 
-/* How many kernels, convolutions and copies were put on streams outside of graphs, and graphs. For tests. */
-extern "C" __attribute__((visibility("default"))) int64_t cuda_host_count(int graphs) { return graphs ? n_graphs : n_kernels; }
+/* How many kernels, convolutions and copies were put on streams outside of graphs (0), graphs (1), waits for a stream (2). For tests. */
+extern "C" __attribute__((visibility("default"))) int64_t cuda_host_count(int what) { return what == 2 ? cuda_host_waits : what ? n_graphs : n_kernels; }
 
 void cuda_host_block(const void *p, size_t n) { blocks[(const char *)p] = known_block{n, ++serials}; }
 void cuda_host_block_gone(const void *p) { blocks.erase((const char *)p); }

@@ -164,13 +164,14 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
   (*s)->device = device_now;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t s) { return !s ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { return cuda_host_waits++, !s ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
   *e = new cuda_host_event{device_now};
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return e && s && e->device == s->device ? cudaSuccess : cudaErrorInvalidValue; }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) { return !e ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, cudaSuccess; }
 cudaError_t cudaEventQuery(cudaEvent_t e) { return cudaEventSynchronize(e); }
 
 /* -- Memory ------------------------------------------------------------------------------------------------ */

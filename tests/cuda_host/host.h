@@ -5,6 +5,7 @@
 #define CUDA_HOST_H
 
 #include <cuda_runtime.h>
+#include <stdint.h>
 
 #include <functional>
 
@@ -15,6 +16,7 @@ struct cuda_host_stream {
 };
 
 extern cudaError_t last_error;
+extern int64_t cuda_host_waits; /* for a stream, by the host */
 
 /* Does the work, or takes it down where the stream is captured. used: bytes in which the addresses of the memory lie
  * that it works on; a graph that is launched when one of those blocks is gone aborts. */
