@@ -232,7 +232,7 @@ return function(t)
     model:to('cuda'):train()
     local sgd = optim.SGD({{params = model:parameters()}}, {lr = 0.01, momentum = 0.9})
     local step = dlv3.compile(training_step(model, sgd, true))
-    local image, labels = dlv3.randn{2, 3, 17, 17}, dlv3.randint(0, 5, {2, 17, 17}, {dtype = 'u8'})
+    local image, labels = dlv3.randn{2, 3, 9, 9}, dlv3.randint(0, 5, {2, 9, 9}, {dtype = 'u8'})
     local later, losses = {}, {}
     for i = 1, 5 do
       dlv3.scope(function()
