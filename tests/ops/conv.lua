@@ -43,8 +43,8 @@ conv({1, 6, 5, 4}, {9, 3, 2}, {3, 2}, {stride = 2, padding = {1, 0}, groups = 3}
 conv({2, 7, 6, 5}, {7, 3, 3}, {6, 5}, {padding = 1, groups = 7})
 conv({1, 24, 9, 9}, {24, 5, 5}, {5, 5}, {stride = 2, padding = 2, groups = 24}, false)
 conv({3, 40, 7, 8}, {40, 5, 5}, {7, 8}, {padding = 8, dilation = 4, groups = 40}, false)
-conv({2, 510, 6, 7}, {510, 5, 5}, {6, 7}, {padding = 4, dilation = 2, groups = 510}, false) -- groups of channels, the last one larger
-conv({1, 20, 40, 700}, {20, 3, 3}, {20, 350}, {stride = 2, padding = 1, groups = 20}, false) -- rows in chunks
+conv({1, 510, 2, 3}, {510, 3, 3}, {2, 3}, {padding = 1, groups = 510}, false) -- groups of channels, the last one larger
+conv({1, 20, 5, 60}, {20, 3, 3}, {5, 60}, {padding = 1, groups = 20}, false)  -- wide: few lanes at once
 conv({1, 4, 4, 3}, {8, 3, 3}, {4, 3}, {padding = 1, groups = 4})             -- two outputs a channel
 conv({2, 33, 12, 11}, {50, 3, 3}, {12, 11}, {padding = 3, dilation = 3}, false)
 conv({2, 3, 21, 19}, {16, 7, 7}, {11, 10}, {stride = 2, padding = 3}, false)
@@ -83,7 +83,7 @@ epilogue({1, 11, 9, 7}, {13, 11, 3, 3}, {1, 13, 9, 7}, {padding = 9, dilation = 
 epilogue({2, 6, 5, 4}, {4, 3, 3, 3}, {2, 4, 5, 4}, {padding = 1, groups = 2, activation = 'relu'}, false, true)
 epilogue({1, 3, 6, 5}, {4, 3, 3, 3}, {1, 4, 6, 5}, {padding = 1}, true, true)
 epilogue({1, 32, 24, 24}, {64, 32, 3, 3}, {1, 64, 24, 24}, {padding = 1, activation = 'hardswish'}, true, true)
-epilogue({1, 510, 5, 4}, {510, 1, 3, 3}, {1, 510, 5, 4}, {padding = 1, groups = 510, activation = 'relu'}, true, true)
+epilogue({1, 510, 2, 3}, {510, 1, 3, 3}, {1, 510, 2, 3}, {padding = 1, groups = 510, activation = 'relu'}, true, true)
 for i = 0, 7 do -- 1x1: every mix of activation, bias and residual
   epilogue({2, 7, 3, 4}, {9, 7, 1, 1}, {2, 9, 3, 4}, {activation = i >= 4 and 'relu' or nil}, i % 2 == 1, i % 4 >= 2)
 end
