@@ -3,6 +3,7 @@
 # Everything is built under build/; the program is ./dlv3.
 .DELETE_ON_ERROR:
 .SUFFIXES:
+MAKEFLAGS += -j$(shell nproc) # another -j on the command line overrules it
 
 SAN    ?= 0
 CUDA   ?= 1
@@ -105,8 +106,11 @@ features:
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
 
+# Files of tests at once, each in a process of its own: most of them keep one processor busy.
+TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+
 check: all $(if $(filter 0,$(CUDA)),,$(if $(HAVE_CXX),$(HOST_CUDA)))
-	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua $(TESTS)
+	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua --jobs $(TEST_JOBS) $(TESTS)
 
 lint:
 	@sh scripts/lint.sh
@@ -145,6 +149,6 @@ help:
 	@echo 'make features     look again for what dlv3 is built with'
 	@echo 'make clean        remove build/ and ./dlv3'
 	@echo
-	@echo 'variables: SAN=1 sanitizers, CUDA=0 without the CUDA part, CUDA_ARCHS=90 for one GPU, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
+	@echo 'variables: SAN=1 sanitizers, TEST_JOBS=1 files of tests one after the other, CUDA=0 without the CUDA part, CUDA_ARCHS=90 for one GPU, V=1 whole commands, WERROR=0 warnings are not errors, CC, CFLAGS, PREFIX, DESTDIR; -j4 four at once'
 
 .PHONY: all check lint demo bench install clean help features

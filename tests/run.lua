@@ -4,6 +4,7 @@
 --   t.case(name, fn)      one test; it fails when fn raises, and when live bytes are not back to where they were
 --   t.skip(reason)        inside a case: it is skipped, with the reason
 --   t.ok t.eq t.close t.error   assertions
+-- --jobs N runs N files at a time, each in a process of its own, and shows what a file printed when it ends.
 -- The last line is 'N passed, N failed, N skipped'; the exit status is 0 or 1.
 
 local dlv3 = require 'dlv3'
@@ -13,13 +14,28 @@ local t = {passed = 0, failed = 0, skipped = 0}
 local directory = arg[0]:match('^(.*)/[^/]*$') or '.'
 t.directory = directory
 
-local verbose, patterns = false, {}
-for _, word in ipairs(arg) do
-  if word == '-v' or word == '--verbose' then verbose = true
-  elseif word:sub(1, 1) == '-' then
-    io.stderr:write("run.lua: no option '" .. word .. "'; usage: dlv3 tests/run.lua [-v] [pattern ...]\n")
-    os.exit(2)
-  else patterns[#patterns + 1] = word end
+local function usage(problem)
+  io.stderr:write('run.lua: ', problem, '; usage: dlv3 tests/run.lua [-v] [--jobs N] [--file NAME] [pattern ...]\n')
+  os.exit(2)
+end
+
+local verbose, jobs, only, patterns = false, 1, nil, {}
+do
+  local i = 1
+  while arg[i] do
+    local word = arg[i]
+    if word == '-v' or word == '--verbose' then verbose = true
+    elseif word == '--jobs' then
+      i = i + 1
+      jobs = tonumber(arg[i])
+      if not jobs or jobs < 1 then usage('--jobs wants a number from 1 on') end
+    elseif word == '--file' then
+      i = i + 1
+      only = arg[i] or usage('--file wants a name')
+    elseif word:sub(1, 1) == '-' then usage("no option '" .. word .. "'")
+    else patterns[#patterns + 1] = word end
+    i = i + 1
+  end
 end
 
 -- -- Assertions -------------------------------------------------------------------------------------------------
@@ -170,21 +186,57 @@ end
 -- -- Main ---------------------------------------------------------------------------------------------------------
 
 local function wanted(name)
+  if only then return name == only end
   if #patterns == 0 then return true end
   for _, p in ipairs(patterns) do if name:find(p, 1, true) then return true end end
 end
 
-for name in t.run('ls "' .. directory .. '"'):gmatch('[^\n]+') do
-  local stem = name:match('^test_(.*)%.lua$')
-  if stem and wanted(stem) then
-    t.file = stem
-    local ok, message = pcall(function() dofile(directory .. '/' .. name)(t) end)
-    if not ok then
-      t.failed = t.failed + 1
-      io.write('FAIL  ', stem, ': ', tostring(message), '\n')
-    end
+local function run_file(name)
+  t.file = name
+  local ok, message = pcall(function() dofile(directory .. '/test_' .. name .. '.lua')(t) end)
+  if not ok then
+    t.failed = t.failed + 1
+    io.write('FAIL  ', name, ': ', tostring(message), '\n')
   end
 end
+
+-- What a process printed for one file: shown but for its last line, which is counted. Without that line it crashed.
+local function take(name, output)
+  local text, passed, failed, skipped = output:match('^(.-)(%d+) passed, (%d+) failed, (%d+) skipped%s*$')
+  io.write(text or output)
+  if text then t.passed, t.failed, t.skipped = t.passed + passed, t.failed + failed, t.skipped + skipped
+  else
+    t.failed = t.failed + 1
+    io.write('FAIL  ', name, ': ended before its last line\n')
+  end
+  io.flush()
+end
+
+-- The longest files come first, so that none of them is left alone at the end.
+local function run_at_once(names)
+  local long = {parity = 2, cuda = 1}
+  table.sort(names, function(a, b)
+    local i, j = long[a] or 0, long[b] or 0
+    if i ~= j then return i > j end
+    return a < b
+  end)
+  local folder = t.folder()
+  local command = ("'%s' '%s' %s --file {} > '%s/{}' 2>&1; echo {}"):format(require 'dlv3.host'.executable, arg[0], verbose and '-v' or '', folder)
+  local pipe = io.popen(('printf "%%s\\n" %s | xargs -P %d -I {} sh -c "%s"'):format(table.concat(names, ' '), jobs, command))
+  for name in pipe:lines() do
+    local file = assert(io.open(folder .. '/' .. name))
+    take(name, file:read('*a'))
+    file:close()
+  end
+  pipe:close()
+end
+
+local names = {}
+for name in t.run('ls "' .. directory .. '"'):gmatch('[^\n]+') do
+  local stem = name:match('^test_(.*)%.lua$')
+  if stem and wanted(stem) then names[#names + 1] = stem end
+end
+if jobs > 1 then run_at_once(names) else for _, name in ipairs(names) do run_file(name) end end
 for _, name in ipairs(folders) do os.execute('rm -rf "' .. name .. '"') end
 if t.passed + t.failed + t.skipped == 0 then
   io.write('no test matches ', table.concat(patterns, ' '), '\n')

@@ -96,6 +96,24 @@ return function(t)
     t.close(w.grad, once * 2, 1e-5, 1e-5) -- products added to a sum round otherwise than a sum added to it
   end)
 
+  -- More tiles than one pass of winograd.c takes, in the three directions, beside the direct sum in f64.
+  t.case('winograd in several passes: error below 4e-6 of the norm', function()
+    local function all(impl, dtype)
+      F.check(F.C.dlv3_set_impl(impl))
+      dlv3.manual_seed(5)
+      local x, w, g = dlv3.randn{1, 40, 126, 131}:to(dtype), dlv3.randn{36, 40, 3, 3}:to(dtype), dlv3.randn{1, 36, 126, 131}:to(dtype)
+      local grad_w, attrs = dlv3.zeros_like(w), {padding = 2, dilation = 2}
+      x:conv2d_backward_weight(g, grad_w, nil, attrs)
+      return {x:conv2d(w, nil, attrs), g:conv2d_backward_input(w, {padding = 2, dilation = 2, size = {126, 131}}), grad_w}
+    end
+    local got, expected = all('winograd', 'f32'), all('direct', 'f64')
+    for i, what in ipairs{'forward', 'backward-data', 'backward-weights'} do
+      local difference = got[i]:to('f64') - expected[i]
+      local relative = math.sqrt((difference * difference):sum():item() / (expected[i] * expected[i]):sum():item())
+      t.ok(relative < 4e-6, ('%s: %g'):format(what, relative))
+    end
+  end)
+
   t.case('another number of threads gives the same bits', function()
     local threads = F.C.dlv3_num_threads()
     -- {x, w, options}: tiles, windows of few channels, Winograd, pixels in parts, atrous, strided, depthwise

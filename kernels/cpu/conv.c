@@ -217,5 +217,5 @@ void conv_epilogue(const op_call *c) {
 
 IMPLS(conv2d, {"winograd", winograd_conv2d}, {"direct", direct_conv2d}, {"depthwise", depthwise_conv2d}, {"onednn", onednn_conv2d}, {"pairs", pairs_conv2d}, {"ref", ref_conv2d});
 IMPLS(conv2d_backward_input, {"winograd", winograd_conv2d_backward_input}, {"direct", direct_conv2d_backward_input}, {"depthwise", depthwise_conv2d_backward_input}, {"onednn", onednn_conv2d_backward_input}, {"pairs", pairs_conv2d_backward_input}, {"ref", ref_conv2d_backward_input});
-IMPLS(conv2d_backward_weight, {"direct", direct_conv2d_backward_weight}, {"depthwise", depthwise_conv2d_backward_weight}, {"onednn", onednn_conv2d_backward_weight}, {"pairs", pairs_conv2d_backward_weight}, {"ref", ref_conv2d_backward_weight});
+IMPLS(conv2d_backward_weight, {"winograd", winograd_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight}, {"depthwise", depthwise_conv2d_backward_weight}, {"onednn", onednn_conv2d_backward_weight}, {"pairs", pairs_conv2d_backward_weight}, {"ref", ref_conv2d_backward_weight});
 IMPLS(matmul, {"onednn", onednn_matmul}, {"direct", direct_matmul}, {"ref", ref_matmul});

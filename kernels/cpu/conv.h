@@ -32,6 +32,7 @@ status onednn_conv2d_backward_weight(op_call *c);
 status onednn_matmul(op_call *c);
 status winograd_conv2d(op_call *c);
 status winograd_conv2d_backward_input(op_call *c);
+status winograd_conv2d_backward_weight(op_call *c);
 status direct_conv2d(op_call *c);
 status direct_conv2d_backward_input(op_call *c);
 status direct_conv2d_backward_weight(op_call *c);

@@ -247,14 +247,19 @@ static void build_backward(void *to, const tensor *w, const void *arg) {
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_backward, &p);
 }
 
-void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
-  const tensor *y = c->out[0];
+void shift_of_conv(const conv *g, const void *x, void *y, shift_conv *s) {
   const int64_t taps = g->r * g->s;
-  *s = (shift_conv){.in = data_of(c->in[0]), .bias = c->in[2] ? data_of(c->in[2]) : NULL, .residual = c->in[3] ? data_of(c->in[3]) : NULL,
-                    .activation = ((const conv2d_attr *)c->attr)->activation, .out = data_of(y), .n = g->n, .in_h = g->h, .in_w = g->w, .inner = g->c, .columns = g->k, .matrices = taps,
+  *s = (shift_conv){.in = x, .out = y, .n = g->n, .in_h = g->h, .in_w = g->w, .inner = g->c, .columns = g->k, .matrices = taps,
                     .out_h = g->oh, .out_w = g->ow, .out_image = g->oh * g->ow * g->k, .out_row = g->ow * g->k, .out_column = g->k,
                     .step_h = g->stride.h, .step_w = g->stride.w};
   for (int64_t t = 0; t < taps; t++) add_tap(s, t / g->s * g->dilation.h - g->padding.h, t % g->s * g->dilation.w - g->padding.w, t);
+}
+
+void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
+  shift_of_conv(g, data_of(c->in[0]), data_of(c->out[0]), s);
+  s->bias = c->in[2] ? data_of(c->in[2]) : NULL;
+  s->residual = c->in[3] ? data_of(c->in[3]) : NULL;
+  s->activation = ((const conv2d_attr *)c->attr)->activation;
 }
 
 /* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of

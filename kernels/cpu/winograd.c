@@ -1,4 +1,4 @@
-/* winograd.c - 3x3 convolutions of stride 1, forward and backward-data, with a quarter of the multiplications: F(4x4, 3x3).
+/* winograd.c - 3x3 convolutions of stride 1, in all three directions, with a quarter of the multiplications: F(4x4, 3x3).
  *
  * A tile of 4x4 outputs needs 6x6 inputs d. With g the 3x3 taps, y = A^T [ (G g G^T) . (B^T d B) ] A, where the dot is a
  * product at each of 36 positions, summed over input channels: 36 matrix products of tiles by channels (Lavin and Gray,
@@ -7,7 +7,8 @@
  * that of the direct sum in f32, half of what the usual 0, +-1, +-2 give.
  *
  * G g G^T is made from the direct kernel's panels for each product: for some hundred tiles that is cheap, and nothing is
- * kept. Sums and transforms are f32. */
+ * kept. The gradient of g is the same read backwards: G^T [ sum over tiles of (A grad_y A^T) . (B^T d B) ] G, 36 products of
+ * output channels by tiles by input channels. Sums and transforms are f32. */
 #include "direct.h"
 
 typedef struct {
@@ -16,8 +17,10 @@ typedef struct {
   int64_t first_h, first_w;         /* input pixel of tap (0, 0) of output pixel (0, 0)                         */
   int64_t rows, columns;            /* of tiles on a grid                                                       */
   int64_t all_tiles, first_tile, tiles; /* of the call; those at work now                                       */
-  float *data, *products;           /* [36][tiles][ldd], [36][tiles][ldp]                                       */
+  float *data, *products;           /* [36][inner / ldd][tiles][ldd], [36][tiles][ldp]                          */
   int64_t ldd, ldp, group, groups;  /* distances of tiles; blocks of columns of a task, and how many such       */
+  float *gradients, *grad_w;        /* backward-weights: A grad_y A^T, [36][columns / MR][tiles][MR]            */
+  int64_t kb, cb, c_blocks;         /* output and input channels of a task, and how many of the latter          */
   bool out_of_memory;
 } winograd;
 
@@ -32,7 +35,7 @@ static place place_of(const winograd *g, int64_t t) {
   return (place){t / g->columns / g->rows / (d * d), h, w, h + g->first_h, w + g->first_w};
 }
 
-/* -- The transforms in one direction, LANES channels at once ---------------------------------------------------- */
+/* -- The transforms in one direction, of LANES channels at once -------------------------------------------------- */
 
 #define A (2.0f / 3)
 #define B (3.0f / 2) /* A B = 1 */
@@ -61,6 +64,20 @@ INLINE void output_transform(float *restrict y0, float *restrict y1, float *rest
     y1[l] = A * odd_a + B * odd_b;
     y2[l] = A * A * even_a + B * B * even_b;
     y3[l] = A * A * A * odd_a + B * B * B * odd_b + m5[l];
+  }
+}
+
+/* A dy, of MR channels. */
+INLINE void gradient_transform(float *restrict m0, float *restrict m1, float *restrict m2, float *restrict m3, float *restrict m4, float *restrict m5, const float *y0, const float *y1,
+                               const float *y2, const float *y3) {
+  for (int l = 0; l < MR; l++) {
+    const float even_a = y0[l] + A * A * y2[l], odd_a = A * y1[l] + A * A * A * y3[l], even_b = y0[l] + B * B * y2[l], odd_b = B * y1[l] + B * B * B * y3[l];
+    m0[l] = y0[l];
+    m1[l] = even_a + odd_a;
+    m2[l] = even_a - odd_a;
+    m3[l] = even_b + odd_b;
+    m4[l] = even_b - odd_b;
+    m5[l] = y3[l];
   }
 }
 
@@ -217,6 +234,93 @@ static const char *unfit(const conv *g, int32_t dtype) {
   return NULL;
 }
 
+/* -- Backward-weights ---------------------------------------------------------------------------------------------- */
+
+/* w[r][s] += (G^T m G)[r][s] for n channels; positions m are `step` apart, taps of w `ldw`. */
+CLONES static void add_taps(float *w, int64_t ldw, const float *m, int64_t step, int64_t n) {
+  const float(*g)[3] = taps_transform;
+  for (int64_t c = 0; c < n; c += LANES) {
+    float t[3][6][LANES], sum[LANES];
+    for (int64_t j = 0; j < 6; j++)
+      for (int64_t r = 0; r < 3; r++) {
+        const float *at = m + j * step + c;
+        for (int l = 0; l < LANES; l++)
+          t[r][j][l] = g[0][r] * at[l] + g[1][r] * at[6 * step + l] + g[2][r] * at[12 * step + l] + g[3][r] * at[18 * step + l] + g[4][r] * at[24 * step + l] + g[5][r] * at[30 * step + l];
+      }
+    for (int64_t i = 0; i < 9; i++) {
+      const int64_t r = i / 3, s = i % 3, live = n - c < LANES ? n - c : LANES;
+      for (int l = 0; l < LANES; l++)
+        sum[l] = g[0][s] * t[r][0][l] + g[1][s] * t[r][1][l] + g[2][s] * t[r][2][l] + g[3][s] * t[r][3][l] + g[4][s] * t[r][4][l] + g[5][s] * t[r][5][l];
+      for (int64_t l = 0; l < live; l++) w[i * ldw + c + l] += sum[l];
+    }
+  }
+}
+
+/* Item: a block of output channels by a block of input channels. */
+static void multiply_weights(void *ctx, int64_t begin, int64_t end) {
+  const winograd *g = ctx;
+  const shift_conv *s = g->s;
+  const int64_t of_gradients = blocks_of(s->columns, MR) * g->tiles * MR, of_data = blocks_of(s->inner, g->ldd) * g->tiles * g->ldd, step = g->kb * g->cb + LANES;
+  float *sums = kernel_scratch(36 * step * 4);
+  if (!sums) __atomic_store_n(&((winograd *)ctx)->out_of_memory, true, __ATOMIC_RELAXED);
+  for (int64_t item = begin; sums && item < end; item++) {
+    const int64_t k0 = item / g->c_blocks * g->kb, c0 = item % g->c_blocks * g->cb;
+    const int64_t kn = s->columns - k0 < g->kb ? s->columns - k0 : g->kb, cn = s->inner - c0 < g->cb ? s->inner - c0 : g->cb;
+    for (int64_t p = 0; p < 36; p++)
+      for (int64_t c = 0; c < cn; c += g->ldd)
+        for (int64_t k = 0; k < kn; k += MR)
+          tiles.columns_f32(kn - k < MR ? kn - k : MR, cn - c < g->ldd ? cn - c : g->ldd, sums + p * step + k * g->cb + c, g->cb, NULL, 0,
+                            g->gradients + p * of_gradients + (k0 + k) * g->tiles, MR, g->data + p * of_data + (c0 + c) * g->tiles, g->ldd, g->tiles);
+    for (int64_t k = 0; k < kn; k++) add_taps(g->grad_w + (k0 + k) * 9 * s->inner + c0, s->inner, sums + k * g->cb, step, cn);
+  }
+}
+
+/* Blocks of at most MOST channels, of which there are TASKS where they can be. */
+static void cut_weights(winograd *g) {
+  enum { BYTES = 8 << 20, LEAST = 264, MOST = 132, TASKS = 16 };
+  const shift_conv *s = g->s;
+  g->ldd = NR(float);
+  const int64_t most = BYTES / (36 * 4 * (s->inner + s->columns)), chunks = blocks_of(g->all_tiles, most > LEAST ? most : LEAST);
+  g->tiles = blocks_of(g->all_tiles, chunks);
+  int64_t k_blocks = blocks_of(s->columns, MOST), c_blocks = blocks_of(s->inner, MOST);
+  while (k_blocks * c_blocks < TASKS && (k_blocks * MR < s->columns || c_blocks * g->ldd < s->inner)) {
+    if (k_blocks * MR < s->columns && (s->columns * c_blocks >= s->inner * k_blocks || c_blocks * g->ldd >= s->inner)) k_blocks++;
+    else c_blocks++;
+  }
+  g->kb = blocks_of(blocks_of(s->columns, k_blocks), MR) * MR;
+  g->cb = blocks_of(blocks_of(s->inner, c_blocks), g->ldd) * g->ldd;
+  g->c_blocks = blocks_of(s->inner, g->cb);
+}
+
+static status run_weights(winograd *g, int32_t dtype) {
+  const shift_conv *s = g->s;
+  storage *scratch;
+  cut_weights(g);
+  const int64_t data = 36 * blocks_of(s->inner, g->ldd) * g->ldd * g->tiles, gradients = 36 * blocks_of(s->columns, MR) * MR * g->tiles;
+  TRY(storage_new(&scratch, (data + gradients) * 4, 0));
+  g->data = (float *)(void *)scratch->data, g->gradients = g->data + data;
+  const int64_t most = g->tiles;
+  for (g->first_tile = 0; g->first_tile < g->all_tiles; g->first_tile += most) {
+    g->tiles = g->all_tiles - g->first_tile < most ? g->all_tiles - g->first_tile : most;
+    parallel_for(g->tiles, 4, dtype == DLV3_F32 ? transform_input_f32 : transform_input_bf16, g);
+    parallel_for(g->tiles, 4, dtype == DLV3_F32 ? transform_gradient_f32 : transform_gradient_bf16, g);
+    parallel_for(blocks_of(s->columns, g->kb) * g->c_blocks, 1, multiply_weights, g);
+  }
+  storage_drop(scratch);
+  return g->out_of_memory ? fail(DLV3_ERR_OOM, "winograd: out of memory for scratch") : DLV3_OK;
+}
+
+/* -- The calls ----------------------------------------------------------------------------------------------------- */
+
+/* Fills g's geometry, or says why this is not for here. */
+static const char *lay_tiles(winograd *g, const shift_conv *s) {
+  g->s = s;
+  if (!square_taps(g)) return "taps on padding alone, or not on a square grid";
+  g->rows = blocks_of(blocks_of(s->out_h, g->spacing), 4), g->columns = blocks_of(blocks_of(s->out_w, g->spacing), 4);
+  g->all_tiles = s->n * g->spacing * g->spacing * g->rows * g->columns;
+  return 2 * 36 * g->all_tiles > direct_products(s) ? "not half the multiplications of the direct sum" : NULL;
+}
+
 static status convolve(op_call *c) {
   const conv v = conv_of(c);
   const char *why = unfit(&v, c->in[0]->dtype);
@@ -224,14 +328,24 @@ static status convolve(op_call *c) {
   shift_conv s;
   if (c->op == OP_conv2d) shift_of_forward(c, &v, &s);
   else shift_of_backward(c, &v, 0, &s);
-  winograd g = {.s = &s};
-  if (!square_taps(&g)) return DECLINED("taps on padding alone, or not on a square grid");
-  g.rows = blocks_of(blocks_of(s.out_h, g.spacing), 4), g.columns = blocks_of(blocks_of(s.out_w, g.spacing), 4);
-  g.all_tiles = s.n * g.spacing * g.spacing * g.rows * g.columns;
-  if (2 * 36 * g.all_tiles > direct_products(&s)) return DECLINED("not half the multiplications of the direct sum");
+  winograd g = {0};
+  if ((why = lay_tiles(&g, &s))) return DECLINED(why);
   TRY(shift_panels(c, &v, &s));
   return run(&g, c->in[0]->dtype);
 }
 
 status winograd_conv2d(op_call *c) { return convolve(c); }
 status winograd_conv2d_backward_input(op_call *c) { return convolve(c); }
+
+status winograd_conv2d_backward_weight(op_call *c) {
+  const conv v = conv_of(c);
+  const char *why = unfit(&v, c->in[0]->dtype);
+  if (why) return DECLINED(why);
+  shift_conv s;
+  shift_of_conv(&v, data_of(c->in[0]), data_of(c->in[1]), &s);
+  winograd g = {.grad_w = data_of(c->in[2])};
+  if ((why = lay_tiles(&g, &s))) return DECLINED(why);
+  TRY(run_weights(&g, c->in[0]->dtype));
+  if (c->in[3]) add_bias_gradient(c->in[3], c->in[1]);
+  return DLV3_OK;
+}
