@@ -202,9 +202,9 @@ end
 
 -- What a process printed for one file: shown but for its last line, which is counted. Without that line it crashed.
 local function take(name, output)
-  local text, passed, failed, skipped = output:match('^(.-)(%d+) passed, (%d+) failed, (%d+) skipped%s*$')
-  io.write(text or output)
-  if text then t.passed, t.failed, t.skipped = t.passed + passed, t.failed + failed, t.skipped + skipped
+  local shown, passed, failed, skipped = output:match('^(.-)(%d+) passed, (%d+) failed, (%d+) skipped%s*$')
+  io.write(shown or output)
+  if shown then t.passed, t.failed, t.skipped = t.passed + passed, t.failed + failed, t.skipped + skipped
   else
     t.failed = t.failed + 1
     io.write('FAIL  ', name, ': ended before its last line\n')
