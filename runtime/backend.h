@@ -10,7 +10,7 @@
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 4 };
+enum { DLV3_BACKEND_ABI = 5 };
 
 typedef struct {
   const char *name;
@@ -64,7 +64,13 @@ extern const backend cpu_backend;
 const backend *backend_of(int32_t device);
 bool device_known(int32_t device);
 bool tf32_allowed(void); /* whether f32 convolutions may round their inputs to TF32 */
+bool cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing */
 status device_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);
+
+/* What was found out by timing, in a file that is kept for later runs: the value of a key (false: none, or too long for n
+ * bytes), and another. Either is a line's part: no tab, no line end. choices.c. */
+bool choice_find(char *value, size_t n, const char *file, const char *key);
+void choice_keep(const char *file, const char *key, const char *value);
 
 /* What a plug-in may call. */
 typedef struct {
@@ -76,6 +82,9 @@ typedef struct {
   void (*storage_drop)(storage *s);
   const char *(*tensor_text)(char *buf, const char *name, const tensor *t);
   bool (*tf32_allowed)(void);
+  bool (*cudnn_benchmark)(void);
+  bool (*choice_find)(char *value, size_t n, const char *file, const char *key);
+  void (*choice_keep)(const char *file, const char *key, const char *value);
 } runtime_api;
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */

@@ -17,10 +17,10 @@ static int32_t n_cuda;
 static bool tried;
 static char reason[700], chosen_library[512];
 
-/* -- TF32 -------------------------------------------------------------------------------------------------- */
+/* -- TF32, the timing of engines --------------------------------------------------------------------------- */
 
-/* A wish about kernels that may be opened later, or never; the environment's until somebody says otherwise. */
-static int32_t tf32 = -1;
+/* Wishes about kernels that may be opened later, or never; the environment's until somebody says otherwise. */
+static int32_t tf32 = -1, benchmark = -1;
 
 bool tf32_allowed(void) {
   const char *text = getenv("DLV3_TF32");
@@ -29,6 +29,14 @@ bool tf32_allowed(void) {
 }
 DLV3_API int32_t dlv3_tf32_allowed(void) { return tf32_allowed(); }
 DLV3_API void dlv3_allow_tf32(int32_t allow) { tf32 = allow != 0; }
+
+bool cudnn_benchmark(void) {
+  const char *text = getenv("DLV3_CUDNN_BENCHMARK");
+  if (benchmark < 0) benchmark = text && *text && strcmp(text, "0");
+  return benchmark;
+}
+DLV3_API int32_t dlv3_cudnn_benchmark(void) { return cudnn_benchmark(); }
+DLV3_API void dlv3_set_cudnn_benchmark(int32_t on) { benchmark = on != 0; }
 
 /* -- The library ------------------------------------------------------------------------------------------- */
 
@@ -54,7 +62,7 @@ static const char *find_library(char *path, size_t n) {
   return NULL;
 }
 
-static const runtime_api api = {DLV3_BACKEND_ABI, fail, fail_call, declined, storage_new, storage_drop, tensor_text, tf32_allowed};
+static const runtime_api api = {DLV3_BACKEND_ABI, fail, fail_call, declined, storage_new, storage_drop, tensor_text, tf32_allowed, cudnn_benchmark, choice_find, choice_keep};
 
 static status open_library(void) {
   char path[512];

@@ -72,6 +72,8 @@ DLV3_API const char *dlv3_cuda_state(void);    /* the CUDA libraries and devices
 DLV3_API DLV3_MUST dlv3_status dlv3_cuda_library(const char *path);   /* another libdlv3_cuda.so, while none has a device */
 DLV3_API int32_t     dlv3_tf32_allowed(void);  /* whether f32 convolutions on a GPU may use TF32; DLV3_TF32 at first */
 DLV3_API void        dlv3_allow_tf32(int32_t allow);
+DLV3_API int32_t     dlv3_cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing; DLV3_CUDNN_BENCHMARK at first */
+DLV3_API void        dlv3_set_cudnn_benchmark(int32_t on);
 DLV3_API int32_t     dlv3_num_threads(void);
 DLV3_API DLV3_MUST dlv3_status dlv3_set_num_threads(int32_t n);
 DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE                     */

@@ -132,6 +132,10 @@ local function devices(t, gpu, library_played)
       end
     end
     t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: must be true or false, 1 came')
+    local benchmark = dlv3.cudnn_benchmark()
+    t.eq({dlv3.cudnn_benchmark(true), dlv3.cudnn_benchmark(), dlv3.cudnn_benchmark(false), dlv3.cudnn_benchmark()}, {true, true, false, false})
+    dlv3.cudnn_benchmark(benchmark)
+    t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: must be true or false, on came')
   end)
 
   if gpu.sanitized then return end -- fibers are slow then; the op suite says what there is to say
@@ -178,6 +182,134 @@ local function other_machines(t, library)
   end)
 end
 
+-- Which of cuDNN's engines are taken, in processes of their own. The played ones (tests/cuda_host/cudnn.cpp) take 1 ms (not
+-- deterministic, so never allowed), 3 (TF32), 4 (exact, the first that is allowed for f32), 2 (exact too) by the clock of
+-- events; a fifth refuses to run. A choice by timing runs each allowed one 6 times.
+local function cudnn_engines(t, library)
+  local program = t.folder() .. '/convolve.lua'
+  local f = io.open(program, 'w')
+  f:write [[
+    local dlv3, F = require 'dlv3', require 'dlv3.ffi'
+    F.cdef 'int64_t cuda_host_cudnn_runs(int i);'
+    local played = F.load(os.getenv 'DLV3_CUDA_LIBRARY')
+    local mode, channels = arg[1], tonumber(arg[2] or 8)
+    dlv3.allow_tf32(false)
+    if mode == 'lua' then dlv3.cudnn_benchmark(true) end
+    local x, w = dlv3.full({1, 8, 5, 5}, 2, {device = 'cuda'}), dlv3.ones({channels, 8, 3, 3}, {device = 'cuda'})
+    local live = dlv3.memory('cuda').live
+    for _ = 1, 2 do
+      if mode == 'train' then
+        local v = x:to 'bf16':requires_grad_()
+        v:conv2d(w:clone():requires_grad_()):sum():backward()
+        assert(v.grad:to('cpu', 'f32'):max():item() == 9 * channels)
+      else dlv3.scope(function() assert(x:conv2d(w):to('cpu'):eq(144):all():item()) end) end
+    end
+    if mode ~= 'train' then assert(dlv3.memory('cuda').live == live and x:eq(2):all():item() and w:eq(1):all():item()) end
+    local runs = {}
+    for i = 0, 3 do runs[#runs + 1] = tostring(tonumber(played.cuda_host_cudnn_runs(i))) end
+    print(table.concat(runs, ' '))
+  ]]
+  f:close()
+  local function command(environment, arguments)
+    return ("env -u DLV3_CACHE -u XDG_CACHE_HOME -u DLV3_NONDETERMINISTIC -u DLV3_CUDNN_BENCHMARK DLV3_CUDA_LIBRARY='%s' %s '%s' '%s' %s"):format(
+      library, environment, require 'dlv3.host'.executable, program, arguments or '')
+  end
+  local function runs(environment, arguments)
+    local output, status = t.run(command(environment, arguments))
+    t.eq(status, 0, output)
+    return output:gsub('\n', '')
+  end
+  local function read(path)
+    local file = io.open(path)
+    local text = file and file:read '*a'
+    if file then file:close() end
+    return text
+  end
+  local function write(path, text)
+    local file = io.open(path, 'w')
+    file:write(text)
+    file:close()
+  end
+  local first, fastest, timed = '0 0 2 0', '0 0 0 2', '0 0 6 8'
+  local function on(folder) return "DLV3_CUDNN_BENCHMARK=1 DLV3_CACHE='" .. folder .. "'" end
+
+  t.case('cuDNN: the first engine of the heuristics where timing is not asked for, and no file', function()
+    local folder = t.folder()
+    local path = folder .. '/cudnn_engines.txt'
+    t.eq(runs("DLV3_CACHE='" .. folder .. "'"), first)
+    t.eq(runs("DLV3_CUDNN_BENCHMARK=0 DLV3_CACHE='" .. folder .. "'"), first)
+    t.eq(read(path), nil)
+    runs(on(folder))
+    t.eq(runs("DLV3_CACHE='" .. folder .. "'"), first, 'a file is not looked at')
+  end)
+
+  t.case('cuDNN: the fastest by timing, from a file in later runs, timed anew where the file has another engine', function()
+    local folder = t.folder() .. '/made/for it'
+    local path = folder .. '/cudnn_engines.txt'
+    t.eq(runs(on(folder)), timed)
+    local text = read(path)
+    local key, value = text:match '^#[^\n]*\n([^\n\t]+)\t([^\n\t]+)\n$'
+    t.eq(value, 'A 3 engine 43', text)
+    for _, word in ipairs {'the host, playing a GPU sm_', 'cudnn 90000: forward f32, w f32, nhwc', 'n 1, c 8, h 5, w 5, k 8, r 3, s 3'} do t.ok(key:find(word, 1, true), key) end
+    t.eq(runs(on(folder)), fastest)
+    t.eq(runs("DLV3_CACHE='" .. folder .. "'", 'lua'), fastest)
+    t.eq(read(path), text)
+    write(path, (text:gsub('A 3', 'A 2'):gsub('43\n', '42\n')))
+    t.eq(runs(on(folder)), first, 'what the file says is taken')
+    write(path, (text:gsub('43\n', '42\n')))
+    t.eq(runs(on(folder)), timed, 'another engine at that place')
+    t.eq(read(path), text)
+    t.run(command(on(folder) .. ' DLV3_NONDETERMINISTIC=1')) -- takes the first, whose results are wrong
+    t.ok(read(path):find(', any order, [^\t]*\tA 0 engine 40\n'), read(path))
+    t.eq(runs(on(folder)), fastest, 'not for those who ask for one order')
+  end)
+
+  t.case('cuDNN: all passes, in bf16', function()
+    local folder = t.folder()
+    t.eq(runs(on(folder), 'train'), '0 18 18 24') -- for bf16 the one that rounds f32 is as good as others
+    t.eq(runs(on(folder), 'train'), '0 0 0 6')
+    local text = read(folder .. '/cudnn_engines.txt')
+    for _, words in ipairs {'forward bf16, w bf16', 'backward input bf16, w bf16', 'backward weight bf16, w f32'} do t.ok(text:find(words, 1, true), text) end
+  end)
+
+  t.case('cuDNN: a file of choices that is damaged or of something else is no harm, one that can not be written neither', function()
+    local folder = t.folder()
+    local path = folder .. '/cudnn_engines.txt'
+    runs(on(folder))
+    local text = read(path)
+    local key = text:match '\n([^\t]+)\t'
+    local other = 'another GPU\tF 1 engine 7\n'
+    for _, damaged in ipairs {'', '\n\t\n\t\t\n', '\1\2\255\0' .. text, text:sub(1, -2), key .. '\n', key .. ' A 3 engine 43\n', key .. '\tA 3 engine 43 \n', key .. '\tA 3\n',
+                              key .. '\tX 3 engine 43\n', key .. '\tA 99 engine 43\n', key .. '\tA -1 engine 43\n', key .. '\tA 99999999999999999999 engine 43\n',
+                              key .. '\tA 0 engine 40\n', key .. '\t' .. ('A'):rep(5000) .. '\n', ('x'):rep(5 * 2^20)} do
+      write(path, other .. damaged)
+      t.eq(runs(on(folder)), timed, damaged:sub(1, 300))
+      local now = read(path)
+      t.ok(now:find(key .. '\tA 3 engine 43\n', 1, true) and #now < 10000, now:sub(1, 300))
+      if #damaged < 2^20 then t.ok(now:find('\n' .. other, 1, true), 'the choice of another stays') end
+    end
+    t.eq(runs(on '/dev/null/nowhere'), timed)
+    t.eq(runs('DLV3_CUDNN_BENCHMARK=1 HOME='), timed)
+    os.remove(path)
+    t.run("mkdir '" .. path .. "'")
+    t.eq(runs(on(folder)), timed)
+  end)
+
+  t.case('cuDNN: where the file of choices is; several processes add to it; nothing is timed while a stream is captured', function()
+    local folder = t.folder()
+    t.eq(runs("DLV3_CUDNN_BENCHMARK=1 HOME='" .. folder .. "'"), timed)
+    t.eq(runs("DLV3_CUDNN_BENCHMARK=1 XDG_CACHE_HOME='" .. folder .. "/.cache' HOME=/nowhere"), fastest)
+    t.eq(runs("DLV3_CUDNN_BENCHMARK=1 XDG_CACHE_HOME=not/absolute HOME='" .. folder .. "'"), fastest)
+    local shared = t.folder()
+    t.run(table.concat({command(on(shared), 'env 8'), command(on(shared), 'env 16'), command(on(shared), 'env 24'), 'wait'}, ' & '))
+    for _, channels in ipairs {8, 16, 24} do t.eq(runs(on(shared), 'env ' .. channels), fastest, channels .. ' channels') end
+    local none = t.folder()
+    t.eq(runs('CUDA_HOST_CAPTURES=1 ' .. on(none)), first)
+    t.eq(read(none .. '/cudnn_engines.txt'), nil)
+    t.eq(runs('CUDA_HOST_CAPTURES=1 ' .. on(shared)), fastest)
+  end)
+end
+
 return function(t)
   local gpu = dofile(t.directory .. '/gpu.lua')(t)
   local why = gpu.missing()
@@ -188,7 +320,10 @@ return function(t)
   local tf32 = dlv3.allow_tf32()
   dlv3.allow_tf32(false) -- results are compared to the digits of f32
   devices(t, gpu, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
-  if gpu.library_exists then other_machines(t, gpu.library) end
+  if gpu.library_exists then
+    other_machines(t, gpu.library)
+    cudnn_engines(t, gpu.library)
+  end
   local harness = dofile(t.directory .. '/harness.lua')
   local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', not gpu.sanitized and 'conv' or nil}
   harness.run_device(t, families, 'cuda:0')

@@ -38,6 +38,9 @@ status declined(const char *why) { return host->declined(why); }
 status storage_new(storage **out, int64_t bytes, int32_t device) { return host->storage_new(out, bytes, device); }
 void storage_drop(storage *s) { host->storage_drop(s); }
 bool tf32_allowed(void) { return host->tf32_allowed(); }
+bool cudnn_benchmark(void) { return host->cudnn_benchmark(); }
+bool choice_find(char *value, size_t n, const char *file, const char *key) { return host->choice_find(value, n, file, key); }
+void choice_keep(const char *file, const char *key, const char *value) { host->choice_keep(file, key, value); }
 
 int32_t dtype_bytes(int32_t dtype) {
   static const int32_t bytes[DLV3_DTYPES] = {1, 1, 4, 8, 2, 2, 4, 8};

@@ -1,35 +1,16 @@
 /* cudnn.cu - convolution by cuDNN's graph API: forward, backward by input, backward by weight, channels-last.
  *
- * A problem (pass, shapes, dtype) becomes a graph of one operation. cuDNN's heuristics name engines for it, best guess
- * first; the first that is deterministic, exact enough and has a plan is kept for good, by problem and device. Sums are in f32;
+ * A problem (pass, shapes, dtype) becomes a graph of one operation; cudnn_plan.cu finds the engine for it. Sums are in f32;
  * f32 convolutions may use TF32, as PyTorch's do, where the runtime allows it. */
-#include "conv.h"
+#include "cudnn_plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <cudnn.h>
-
 #include "vendor.h"
 
-enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
-enum { BUCKETS = 1024, MOST_ENGINES = 16, DIMS = 4 };
-static const int64_t most_workspace = (int64_t)2 << 30;
+enum { DIMS = 4 };
 
-/* All that decides a plan; compared as bytes. */
-typedef struct {
-  conv v;
-  int32_t pass, dtype, weight_dtype, device, tf32; /* tf32: the inputs may be rounded to it */
-} problem;
-
-typedef struct plan {
-  struct plan *next;
-  problem of;
-  cudnnBackendDescriptor_t descriptor; /* NULL: cuDNN has nothing for it                          */
-  int64_t workspace;
-} plan;
-
-static plan *plans[BUCKETS];
 static cudnnHandle_t handles[MOST_DEVICES];
 
 void cudnn_version(char *text, size_t n) {
@@ -53,33 +34,6 @@ static status handle_of(cudnnHandle_t *out, const op_call *c, int32_t device) {
 }
 
 /* -- Descriptors ------------------------------------------------------------------------------------------- */
-
-typedef cudnnBackendDescriptor_t descriptor;
-
-/* A descriptor being filled: the first error stays. */
-typedef struct {
-  descriptor d;
-  cudnnStatus_t e;
-} builder;
-
-static builder build(cudnnBackendDescriptorType_t type) {
-  builder b = {NULL, CUDNN_STATUS_SUCCESS};
-  b.e = cudnnBackendCreateDescriptor(type, &b.d);
-  return b;
-}
-static void set(builder *b, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t n, const void *values) {
-  if (b->e == CUDNN_STATUS_SUCCESS) b->e = cudnnBackendSetAttribute(b->d, name, type, n, values);
-}
-static void drop(descriptor d) {
-  if (d) cudnnBackendDestroyDescriptor(d);
-}
-/* The finished descriptor, or NULL. */
-static descriptor finish(builder *b) {
-  if (b->e == CUDNN_STATUS_SUCCESS) b->e = cudnnBackendFinalize(b->d);
-  if (b->e == CUDNN_STATUS_SUCCESS) return b->d;
-  drop(b->d);
-  return NULL;
-}
 
 static cudnnDataType_t type_of(int32_t dtype) { return dtype == DLV3_BF16 ? CUDNN_DATA_BFLOAT16 : dtype == DLV3_F16 ? CUDNN_DATA_HALF : CUDNN_DATA_FLOAT; }
 
@@ -129,8 +83,8 @@ static const pass_names passes[] = {
    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA},
 };
 
-/* The graph of one convolution; NULL where cuDNN refuses it. What it is made of may go afterwards. */
-static descriptor graph_of(const problem *p, cudnnHandle_t handle) {
+/* What the graph is made of may go afterwards. */
+descriptor cudnn_graph_of(const problem *p, cudnnHandle_t handle) {
   const conv *v = &p->v;
   const pass_names *names = &passes[p->pass];
   const float one = 1, zero = 0;
@@ -156,73 +110,7 @@ static descriptor graph_of(const problem *p, cudnnHandle_t handle) {
   return graph;
 }
 
-/* -- Plans ------------------------------------------------------------------------------------------------- */
-
-/* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. */
-static bool allowed(descriptor config, const problem *p) {
-  cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
-  int64_t n = 0;
-  descriptor engine = NULL;
-  bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) == CUDNN_STATUS_SUCCESS;
-  good = good && cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &n, &engine) == CUDNN_STATUS_SUCCESS;
-  n = 0;
-  good = good && cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &n, notes) == CUDNN_STATUS_SUCCESS;
-  const bool nondeterministic = switched("DLV3_NONDETERMINISTIC", false);
-  for (int64_t i = 0; good && i < n; i++) {
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) good = nondeterministic;
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION) good = false;
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS && p->dtype == DLV3_F32) good = good && p->tf32;
-  }
-  drop(engine);
-  return good;
-}
-
-/* The plan of an engine configuration, or NULL. */
-static descriptor plan_of_config(descriptor config, cudnnHandle_t handle, int64_t *workspace) {
-  int64_t n = 0;
-  builder b = build(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-  set(&b, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
-  set(&b, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
-  descriptor d = finish(&b);
-  if (d && cudnnBackendGetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &n, workspace) == CUDNN_STATUS_SUCCESS && *workspace <= most_workspace) return d;
-  drop(d);
-  return NULL;
-}
-
-/* The first usable plan among what the heuristics of a mode name. */
-static descriptor search(descriptor graph, cudnnBackendHeurMode_t mode, const problem *p, cudnnHandle_t handle, int64_t *workspace) {
-  descriptor configs[MOST_ENGINES] = {}, found = NULL;
-  int64_t n = 0;
-  builder b = build(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
-  set(&b, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph);
-  set(&b, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
-  descriptor heuristics = finish(&b);
-  bool good = heuristics != NULL;
-  for (int i = 0; i < MOST_ENGINES && good; i++) good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[i]) == CUDNN_STATUS_SUCCESS;
-  good = good && cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_ENGINES, &n, configs) == CUDNN_STATUS_SUCCESS;
-  for (int64_t i = 0; good && !found && i < n && i < MOST_ENGINES; i++)
-    if (allowed(configs[i], p)) found = plan_of_config(configs[i], handle, workspace);
-  for (int i = 0; i < MOST_ENGINES; i++) drop(configs[i]);
-  drop(heuristics);
-  return found;
-}
-
-/* The plan of a problem, made the first time. Its descriptor is NULL where there is none. */
-static status plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle_t handle) {
-  plan **bucket = &plans[hash_of(p, sizeof *p) % BUCKETS];
-  for (plan *at = *bucket; at; at = at->next)
-    if (!memcmp(&at->of, p, sizeof *p)) return *out = at, DLV3_OK;
-  plan *made = (plan *)calloc(1, sizeof *made);
-  if (!made) return fail_call(c, DLV3_ERR_OOM, "out of memory for a plan");
-  descriptor graph = graph_of(p, handle);
-  static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK};
-  for (size_t i = 0; graph && i < sizeof modes / sizeof *modes && !made->descriptor; i++) made->descriptor = search(graph, modes[i], p, handle, &made->workspace);
-  drop(graph);
-  cudaGetLastError(); /* engines that did not work out leave errors behind */
-  made->of = *p;
-  made->next = *bucket;
-  return *bucket = *out = made, DLV3_OK;
-}
+/* -- Problems and their runs ------------------------------------------------------------------------------- */
 
 static problem problem_of(const op_call *c, int32_t pass, int32_t dtype, int32_t weight_dtype) {
   problem p;
@@ -231,11 +119,11 @@ static problem problem_of(const op_call *c, int32_t pass, int32_t dtype, int32_t
   p.v.n = v.n, p.v.c = v.c, p.v.h = v.h, p.v.w = v.w, p.v.k = v.k, p.v.r = v.r, p.v.s = v.s, p.v.oh = v.oh, p.v.ow = v.ow, p.v.groups = v.groups;
   p.v.stride = v.stride, p.v.padding = v.padding, p.v.dilation = v.dilation;
   p.pass = pass, p.dtype = dtype, p.weight_dtype = weight_dtype, p.device = device_tensor(c)->st->device;
-  p.tf32 = dtype == DLV3_F32 && tf32_allowed();
+  p.tf32 = dtype == DLV3_F32 && tf32_allowed(), p.benchmark = cudnn_benchmark();
   return p;
 }
 
-static status run_plan(const op_call *c, const plan *p, cudnnHandle_t handle, const void *x, const void *w, const void *y) {
+status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const void *x, const void *w, const void *y) {
   const int64_t ids[3] = {ID_X, ID_W, ID_Y};
   const void *pointers[3] = {x, w, y};
   storage *scratch = NULL;
@@ -281,7 +169,7 @@ static status prepare(plan **out, cudnnHandle_t *handle, const op_call *c, const
   if (!numel(a) || !numel(b)) return DECLINED("nothing to do");
   if (!aligned(data_of(a)) || !aligned(data_of(b))) return DECLINED("not on a boundary of 16 bytes");
   TRY(handle_of(handle, c, p->device));
-  TRY(plan_of(out, c, p, *handle));
+  TRY(cudnn_plan_of(out, c, p, *handle));
   return (*out)->descriptor ? DLV3_OK : DECLINED("cudnn has no engine for it");
 }
 
@@ -293,7 +181,7 @@ status cudnn_conv2d(op_call *c) {
   const void *w;
   TRY(prepare(&plan_, &handle, c, &p, x, y));
   TRY(weight_in(&w, c, c->in[1], x->dtype));
-  TRY(run_plan(c, plan_, handle, data_of(x), w, data_of(y)));
+  TRY(cudnn_run(c, plan_, handle, data_of(x), w, data_of(y)));
   return finish_output(c);
 }
 
@@ -305,7 +193,7 @@ status cudnn_conv2d_backward_input(op_call *c) {
   const void *w;
   TRY(prepare(&plan_, &handle, c, &p, grad_y, grad_x));
   TRY(weight_in(&w, c, c->in[1], grad_y->dtype));
-  return run_plan(c, plan_, handle, data_of(grad_x), w, data_of(grad_y));
+  return cudnn_run(c, plan_, handle, data_of(grad_x), w, data_of(grad_y));
 }
 
 template <class T> static __global__ void add_gradient(float *grad_w, const T *more, int64_t n) { FOR_ITEMS(i, n) grad_w[i] += wide(more[i]); }
@@ -325,7 +213,7 @@ status cudnn_conv2d_backward_weight(op_call *c) {
   }
   TRY(st);
   TRY(scratch_new(&scratch, c, n * dtype_bytes(p.weight_dtype)));
-  st = run_plan(c, plan_, handle, data_of(x), scratch->data, data_of(grad_y));
+  st = cudnn_run(c, plan_, handle, data_of(x), scratch->data, data_of(grad_y));
   const cudaStream_t stream = stream_of(c);
   if (st == DLV3_OK) {
     switch (p.weight_dtype) {

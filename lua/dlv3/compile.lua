@@ -4,7 +4,7 @@
 -- leaves does the work, the first time too; on a GPU it is one launch from its second run on (runtime/graph.c). Tensors
 -- among the arguments, also in tables, are what a call brings; other tensors the function uses are those that were there
 -- when it was recorded, and all other values are fixed with the program. Another dtype, size or stride, another number or
--- string, train() or eval() on some model, grad mode, allow_tf32: each records anew.
+-- string, train() or eval() on some model, grad mode, allow_tf32, cudnn_benchmark: each records anew.
 
 local F = require 'dlv3.ffi'
 local call = require 'dlv3.call'
@@ -176,7 +176,7 @@ function M.compile(fn)
   local programs, clock = {}, 0
   return function(...)
     if C.dlv3_recording() == 1 then return fn(...) end -- a part of another program
-    local tensors, parts = {}, {C.dlv3_grad_enabled(), C.dlv3_tf32_allowed(), M.modes}
+    local tensors, parts = {}, {C.dlv3_grad_enabled(), C.dlv3_tf32_allowed(), C.dlv3_cudnn_benchmark(), M.modes}
     for i = 1, select('#', ...) do
       parts[#parts + 1] = ','
       flatten((select(i, ...)), tensors, parts)

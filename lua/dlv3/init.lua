@@ -65,6 +65,16 @@ function dlv3.allow_tf32(allow)
   return C.dlv3_tf32_allowed() == 1
 end
 
+-- Whether cuDNN's engines are timed when a convolution is first met, and the fastest is taken, now and in later runs: false
+-- unless the environment has DLV3_CUDNN_BENCHMARK=1. dlv3.cudnn_benchmark(true) changes it from the next call on.
+function dlv3.cudnn_benchmark(on)
+  if on ~= nil then
+    if type(on) ~= 'boolean' then F.raise(('cudnn_benchmark: must be true or false, %s came'):format(tostring(on))) end
+    C.dlv3_set_cudnn_benchmark(on and 1 or 0)
+  end
+  return C.dlv3_cudnn_benchmark() == 1
+end
+
 -- Waits until a device has done what it was given; without a name, all that are in use. Errors of that work come out here.
 function dlv3.synchronize(device)
   if device then return F.check(C.dlv3_device_sync(tensor.device_id(device))) end

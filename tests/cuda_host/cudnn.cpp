@@ -1,9 +1,10 @@
 /* cudnn.cpp - cuDNN's graph API on the host, for tests: descriptors that check how they are filled, and a convolution in
  * plain loops over any strides.
  *
- * It names three engines for every problem: the first is not deterministic and gives wrong results, so that a test fails
- * when it is taken; the second rounds f32 inputs to TF32 (those of other dtypes stay); the third is exact. All need a
- * workspace, which they fill with rubbish. */
+ * It names five engines for every problem: the first is not deterministic and gives wrong results, so that a test fails
+ * when it is taken; the second rounds f32 inputs to TF32 (those of other dtypes stay); the third is exact; the fourth too,
+ * and faster by the clock that events show; the fifth has a plan and does not run. All need a workspace, which they fill
+ * with rubbish. */
 #include <cudnn.h>
 
 #include "host.h"
@@ -91,7 +92,14 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t d) {
   return CUDNN_STATUS_SUCCESS;
 }
 
-enum { WRONG, TF32, EXACT, ENGINES };
+enum { WRONG, TF32, EXACT, FAST, REFUSING, ENGINES };
+static const float engine_ms[ENGINES] = {1, 3, 4, 2, 0};
+enum { FIRST_NUMBER = 40 }; /* of an engine, as cuDNN counts them */
+static int64_t runs[ENGINES];
+
+/* How often engine i ran, or was to. For tests. */
+extern "C" __attribute__((visibility("default"))) int64_t cuda_host_cudnn_runs(int i) { return i >= 0 && i < ENGINES ? runs[i] : 0; }
+
 enum { WORKSPACE = 256 };
 
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t, int64_t most, int64_t *n, void *values) {
@@ -105,6 +113,9 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendA
     return CUDNN_STATUS_SUCCESS;
   case CUDNN_ATTR_ENGINECFG_ENGINE:
     *n = 1, children[0]->c->engine = c.engine, children[0]->c->finished = true;
+    return CUDNN_STATUS_SUCCESS;
+  case CUDNN_ATTR_ENGINE_GLOBAL_INDEX:
+    *n = 1, *(int64_t *)values = FIRST_NUMBER + c.engine;
     return CUDNN_STATUS_SUCCESS;
   case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
     *n = 1;
@@ -189,6 +200,9 @@ static std::vector<float> load(const view &v, bool tf32) {
 static cudnnStatus_t execute(const content &plan, const content &pack) {
   const content &config = *plan.child[CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG], &graph = *config.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH];
   const content &op = *graph.child[CUDNN_ATTR_OPERATIONGRAPH_OPS];
+  runs[config.engine]++;
+  if (config.engine == REFUSING) return CUDNN_STATUS_NOT_SUPPORTED;
+  cuda_host_clock += engine_ms[config.engine];
   const bool forward = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, by_input = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR;
   const int first = forward ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X : by_input ? CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X;
   const content &convolution = *op.child[first + 3];

@@ -80,6 +80,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph) {
   return last_error = cudaErrorStreamCaptureInvalidated;
 }
 
+/* CUDA_HOST_CAPTURES: a stream says that it is being captured, and works on. */
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus *status) {
+  if (!s) return last_error = cudaErrorInvalidValue;
+  return *status = s->captured || getenv("CUDA_HOST_CAPTURES") ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone, cudaSuccess;
+}
+
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode) {
   const cudaStreamCaptureMode before = thread_mode;
   thread_mode = *mode, *mode = before;

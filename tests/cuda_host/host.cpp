@@ -150,7 +150,12 @@ void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context) {
 
 /* -- Streams and events: everything is done at once -------------------------------------------------------- */
 
-struct cuda_host_event { int device; };
+struct cuda_host_event {
+  int device;
+  bool timed;
+  float at;
+};
+float cuda_host_clock;
 
 bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream) {
   const unsigned long threads = (unsigned long)block.x * block.y * block.z;
@@ -165,14 +170,21 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) { return cuda_host_waits++, !s ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
-  *e = new cuda_host_event{device_now};
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
+  *e = new cuda_host_event{device_now, flags != cudaEventDisableTiming, -1};
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return e && s && e->device == s->device ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  if (!e || !s || e->device != s->device) return cudaErrorInvalidValue;
+  return e->at = cuda_host_clock, cudaSuccess;
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t e) { return !e ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, cudaSuccess; }
 cudaError_t cudaEventQuery(cudaEvent_t e) { return cudaEventSynchronize(e); }
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+  if (!from || !to || !from->timed || !to->timed || from->at < 0 || to->at < 0) return last_error = cudaErrorInvalidValue;
+  return *ms = to->at - from->at, cudaSuccess;
+}
 
 /* -- Memory ------------------------------------------------------------------------------------------------ */
 

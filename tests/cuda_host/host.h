@@ -17,6 +17,7 @@ struct cuda_host_stream {
 
 extern cudaError_t last_error;
 extern int64_t cuda_host_waits; /* for a stream, by the host */
+extern float cuda_host_clock;   /* what events say, in ms; only cuDNN's engines take time */
 
 /* Does the work, or takes it down where the stream is captured. used: bytes in which the addresses of the memory lie
  * that it works on; a graph that is launched when one of those blocks is gone aborts. */
