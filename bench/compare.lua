@@ -34,6 +34,7 @@ local function prepare(peer, python)
 end
 
 local function peer_command(peer, python)
+  if peer.command then return peer.command end
   local script = peer.script and run.quote(run.root .. '/bench/' .. peer.script) .. ' ' or ''
   return ('TORCHINDUCTOR_CACHE_DIR=%s %s %s%s'):format(run.quote(run.scratch .. '/inductor'), run.quote(python), script, peer.words)
 end
@@ -87,10 +88,12 @@ end
 -- Fills in row.ours, row.results (of the peers), row.best, row.least_rss. python: nil measures dlv3 alone.
 function M.row(row, rounds, python)
   local ours, sides = {name = 'dlv3', rounds = {}}, {}
-  for _, peer in ipairs(python and row.peers or {}) do
+  for _, peer in ipairs(row.peers) do
     local side = {name = peer.name, peer = peer, rounds = {}}
-    local ready, reason = prepare(peer, python)
-    if ready then sides[#sides + 1] = side else say('  %s can not be measured: %s', peer.name, reason) end
+    if python or peer.command then
+      local ready, reason = prepare(peer, python)
+      if ready then sides[#sides + 1] = side else say('  %s can not be measured: %s', peer.name, reason) end
+    end
   end
   local active = sides
   for round = 1, rounds do

@@ -41,8 +41,9 @@ end
 
 local function times_line(row)
   local speed = compare.speed(row)
-  return ('| %s | %s | %s | %s | %s | %gx | %gx | %s |'):format(row.text, figure(row, row.ours), row.best and row.best.name or '-', figure(row, row.best),
-         speed and ('%.2fx'):format(speed) or '-', row.time[1], row.time[2], verdict(speed, row.time))
+  local targets = row.time
+  return ('| %s | %s | %s | %s | %s | %s | %s | %s |'):format(row.text, figure(row, row.ours), row.best and row.best.name or '-', figure(row, row.best),
+         speed and ('%.2fx'):format(speed) or '-', targets and ('%.3gx'):format(targets[1]) or '-', targets and ('%.3gx'):format(targets[2]) or '-', targets and verdict(speed, targets) or '')
 end
 
 local function memory_line(row)
@@ -73,7 +74,7 @@ function M.tables(rows, share)
     if row.ours and row.ours.rss then memory[#memory + 1] = memory_line(row) end
   end
   if #memory > 0 then
-    for _, line in ipairs {'', '| peak resident memory | dlv3 | PyTorch mode with the least | its memory | dlv3 needs | must | goal | reached |', '|---|---|---|---|---|---|---|---|'} do
+    for _, line in ipairs {'', '| peak memory | dlv3 | PyTorch mode with the least | its memory | dlv3 needs | must | goal | reached |', '|---|---|---|---|---|---|---|---|'} do
       lines[#lines + 1] = line
     end
     for _, line in ipairs(memory) do lines[#lines + 1] = line end
@@ -102,7 +103,9 @@ function M.markdown(rows, share, about)
     '- Peers: ' .. versions(rows) .. '.',
     ('- Both sides alternately, each in a process of its own, %d rounds; a figure is the median of the rounds\' medians, in brackets least and most of all runs.'):format(about.rounds),
     '  From the second round on only the peer\'s modes run that came within 20 % of its best one. Same model, size and heads (training: with the auxiliary one, SGD step',
-    '  included; inference: without, to the class map); random data, 21 classes. The best peer of a row is the fastest of all modes of that precision.', '',
+    '  included; inference: without, to the class map); random data, 21 classes. The best peer of a row is the fastest of all modes of that precision.',
+    about.device == 'cpu' and '- Memory: the process\'s resident set, at its largest.' or
+      '- Ten steps in a row to one wait for the device. Memory: what the allocator took from the device, at its largest. PyTorch with cudnn.benchmark. Targets are of an H200.', '',
   }
   for _, line in ipairs(M.tables(rows, share)) do lines[#lines + 1] = line end
   if about.picture then lines[#lines + 1] = '\n![times beside the best peer](' .. about.picture .. ')' end

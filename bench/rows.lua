@@ -101,4 +101,48 @@ function M.list(o)
   return list
 end
 
+-- -- On a GPU --------------------------------------------------------------------------------------------------
+
+local gpu_modes = {
+  nchw = 'PyTorch nchw, TF32', channels_last = 'PyTorch channels last, TF32', compiled = 'PyTorch compiled, TF32',
+  bf16 = 'PyTorch channels last, autocast', bf16_compiled = 'PyTorch compiled, autocast', bf16_max_autotune = 'PyTorch compiled for long, autocast',
+}
+
+-- One wait for the device in STEPS steps, on both sides.
+local STEPS = 10
+
+-- r: short, work, size, batch, precision, modes, time, memory and tag (of an id that another row has too).
+local function gpu_row(device, r)
+  local what = ('--model %s --work %s --size %d --batch %d --device %s --steps %d --runs 5'):format(models[r.short], r.work, r.size, r.batch, device, STEPS)
+  local peers = {}
+  for i, mode in ipairs(r.modes) do peers[i] = {name = gpu_modes[mode], script = 'torch_peer.py', words = what .. ' --mode ' .. mode} end
+  return {
+    id = ('%s-%s-%d-b%d-%s%s'):format(r.short, r.work, r.size, r.batch, r.precision, r.tag or ''), kind = 'seconds', time = r.time, memory = r.memory,
+    text = ('%s %s %d, batch %d, %s%s'):format(names[r.short], r.work == 'train' and 'training step' or 'inference', r.size, r.batch, r.precision, r.tag and r.tag:gsub('%-', ', ') or ''),
+    ours = run.dlv3(('bench --precision %s '):format(r.precision) .. what), peers = peers,
+  }
+end
+
+-- dlv3 as it is, sums in one order, beside dlv3 when sums may be made in any.
+local function order_row(device)
+  local row = gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', tag = '-order', modes = {}, time = {1 / 1.15, 1}})
+  row.peers[1] = {name = 'dlv3, any order', command = 'DLV3_NONDETERMINISTIC=1 ' .. row.ours}
+  return row
+end
+
+-- The rows of a GPU; the targets are those of an H200.
+function M.of_gpu(device)
+  local eager, compiled, memory = {'bf16'}, {'bf16_compiled', 'bf16_max_autotune'}, {0.8, 0.65}
+  return {
+    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', modes = eager, time = {1.2, 1.5}, memory = memory}),
+    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', tag = '-compiled', modes = compiled, time = {1.1, 1.3}}),
+    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 4, precision = 'bf16', modes = eager, time = {1.4, 1.8}, memory = memory}),
+    gpu_row(device, {short = 'mbv3', work = 'train', size = 480, batch = 16, precision = 'bf16', modes = eager, time = {1.5, 2}, memory = memory}),
+    gpu_row(device, {short = 'r50', work = 'infer', size = 520, batch = 8, precision = 'bf16', modes = {'bf16', 'bf16_compiled'}, time = {1.4, 1.9}}),
+    gpu_row(device, {short = 'r50', work = 'infer', size = 520, batch = 1, precision = 'bf16', modes = {'bf16', 'bf16_compiled'}, time = {1.7, 2.3}}),
+    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 4, precision = 'f32', modes = {'nchw', 'channels_last', 'compiled'}, memory = memory}),
+    order_row(device),
+  }
+end
+
 return M

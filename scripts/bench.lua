@@ -3,7 +3,8 @@
 --   dlv3 bench                       the whole comparison, each side in processes of its own; writes bench/RESULTS.md
 --   dlv3 bench --rows r50-train      only the rows whose names have one of these words
 --   dlv3 bench --work train ...      one work, in this process: what the comparison runs for dlv3's side
---   dlv3 bench --ops                 each distinct convolution of the models, by implementation
+--   dlv3 bench --device cuda         the same for a GPU: rows of its own, PyTorch on that GPU; writes bench/RESULTS_GPU.md
+--   dlv3 bench --ops                 each distinct convolution of the models, by implementation, and what memory bounds
 --   dlv3 bench --threads-curve       a work on 1, 2, ... threads
 
 local dlv3 = require 'dlv3'
@@ -16,37 +17,45 @@ local opt, given = options.parse({
   usage = 'dlv3 scripts/bench.lua [options]',
   title = 'Times dlv3, beside PyTorch, ONNX Runtime and OpenVINO where PYTHON or peer/ has them.',
   'The comparison:',
+  {'device', 'cpu', 'cpu, cuda or cuda:1: where everything runs'},
   {'rows', {}, 'only rows whose names have one of these words, such as r50-train,bf16,data,start'},
   {'rounds', 3, 'how often both sides take turns', min = 1},
   {'quick', false, 'one round, and few runs: for a look, not for the record'},
   {'peers', true, 'measure the peers too'},
   {'data-path', nil, 'folder with VOCdevkit for the input pipeline; without it a set is drawn', value = 'DIR'},
-  {'output', nil, 'where the tables go (all rows: bench/RESULTS.md); a picture of the same name beside it', value = 'FILE.md'},
+  {'output', nil, 'where the tables go (all rows: bench/RESULTS.md, of a GPU bench/RESULTS_GPU.md); a picture of the same name beside it', value = 'FILE.md'},
   'One work:',
   {'work', 'train', 'train (forward, backward, SGD step, aux head) or infer (to the class map)', choices = {'train', 'infer'}},
   {'model', 'deeplabv3_mobilenet_v3_large', 'model to time', choices = work.models},
   {'size', 240, 'height and width of the images', min = 1},
   {'batch', 4, 'images at once', min = 1},
-  {'precision', 'f32', 'f32 or bf16', choices = {'f32', 'bf16'}},
-  {'runs', 5, 'timed runs, after one to warm up', min = 1},
+  {'precision', 'f32', 'f32, bf16 or f16', choices = {'f32', 'bf16', 'f16'}},
+  {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32'},
+  {'runs', 5, 'timed runs, after some to warm up', min = 1},
+  {'steps', 1, 'how often a run does the work, in a row', min = 1},
   {'threads', 0, 'threads, 0 for all'},
   {'compile', true, 'record and replay'},
   {'checkpoint-activations', false, 'make activations again in backward'},
   'More:',
-  {'ops', false, 'each distinct convolution of the models (or of --model): forward and gradients, by implementation'},
+  {'ops', false, 'each distinct convolution of the models (or of --model): forward and gradients, by implementation; then ops bound by memory'},
+  {'peak', 0, 'TFLOP/s that --ops gives shares of; 0: measured on the cpu, 790 (bf16 on an H200) on a GPU', type = 'number', min = 0},
   {'seconds', 0.1, 'for each of them', type = 'number'},
   {'threads-curve', false, 'the work of --model, --work, --size, ... on 1, 2, ... threads; --output FILE.png draws it'},
 }, arg)
 
 if opt.threads > 0 then dlv3.num_threads(opt.threads) end
+dlv3.allow_tf32(opt.tf32)
+local on_gpu = work.on_gpu(opt.device)
 
 -- -- One work ---------------------------------------------------------------------------------------------------
 
 local function work_line()
-  local times = work.times(work.make(opt), opt.runs)
+  local times = work.times(work.make(opt), opt.runs, opt)
   local median, least, most = work.median(times)
-  return ('dlv3 %s %s: %.4f s (%.4f to %.4f), peak %.0f MiB, tensors %.0f MiB'):format(
-    dlv3.version, opt.precision, median, least, most, tonumber(F.C.dlv3_peak_rss()) / 2 ^ 20, dlv3.memory().peak / 2 ^ 20)
+  local memory = dlv3.memory(opt.device)
+  local peak = on_gpu and math.max(memory.reserved, memory.peak) or tonumber(F.C.dlv3_peak_rss()) -- what other programs can not have meanwhile
+  return ('dlv3 %s %s%s: %.4f s (%.4f to %.4f), peak %.0f MiB, tensors %.0f MiB'):format(
+    dlv3.version, opt.precision, on_gpu and ' ' .. opt.device or '', median, least, most, peak / 2 ^ 20, memory.peak / 2 ^ 20)
 end
 
 -- -- Threads ----------------------------------------------------------------------------------------------------
@@ -124,19 +133,21 @@ end
 
 local function few_runs(row)
   row.ours = row.ours:gsub('%-%-runs %d+', '--runs 1')
-  for _, peer in ipairs(row.peers) do peer.words = peer.words:gsub('%-%-runs %d+', '--runs 1') end
+  for _, peer in ipairs(row.peers) do
+    for _, key in ipairs {'words', 'command'} do peer[key] = peer[key] and peer[key]:gsub('%-%-runs %d+', '--runs 1') end
+  end
 end
 
 local function comparison()
   local compare, report, rows = require 'bench.compare', require 'bench.report', require 'bench.rows'
-  local list = chosen_rows(rows.list(make_inputs()))
+  local list = chosen_rows(on_gpu and rows.of_gpu(opt.device) or rows.list(make_inputs()))
   local python = opt.peers and rows.python() or nil
   if opt.peers and not python then io.stderr:write(rows.how_to_get_peers, '\n\n') end
   local rounds = opt.quick and not given.rounds and 1 or opt.rounds
-  local output = opt.output or #opt.rows == 0 and not opt.quick and run.root .. '/bench/RESULTS.md' or nil
+  local output = opt.output or #opt.rows == 0 and not opt.quick and run.root .. (on_gpu and '/bench/RESULTS_GPU.md' or '/bench/RESULTS.md') or nil
   local words = {}
   for i = 1, #arg do words[i] = arg[i]:gsub('^/.*/', '') end -- folders of this machine say nothing to a reader
-  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, peaks = require 'bench.ops'.peaks()}
+  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, device = opt.device, peaks = require 'bench.ops'.peaks()}
   local done = {}
   for i, row in ipairs(list) do
     io.stderr:write(('[%d/%d] %s\n'):format(i, #list, row.text))
@@ -155,7 +166,7 @@ end
 
 if opt.ops then
   local all = not given.model
-  require 'bench.ops'.run{models = all and work.models or {opt.model}, size = opt.size, batch = opt.batch, work = opt.work, seconds = opt.seconds,
+  require 'bench.ops'.run{models = all and work.models or {opt.model}, size = opt.size, batch = opt.batch, work = opt.work, seconds = opt.seconds, device = opt.device, peak = opt.peak * 1e12,
                           precisions = given.precision and {opt.precision} or {'f32', 'bf16'}}
 elseif opt.threads_curve then threads_curve()
 elseif given.work or given.model then print(work_line())

@@ -42,6 +42,39 @@ return function(t)
     end
   end)
 
+  t.case('what a row of a GPU runs', function()
+    local gpu = dofile(t.directory .. '/gpu.lua')(t)
+    local reason = gpu.missing()
+    if reason then t.skip(reason) end
+    local seen, command = {}, nil
+    for _, row in ipairs(require 'bench.rows'.of_gpu('cuda')) do
+      t.ok(not seen[row.id], row.id)
+      seen[row.id] = true
+      if row.id:find '^mbv3%-train' then command = row.ours end
+    end
+    command = command:gsub('train', 'infer'):gsub('%-%-size %d+', '--size 17'):gsub('%-%-batch %d+', '--batch 2'):gsub('%-%-steps %d+', '--steps 2'):gsub('%-%-runs %d+', '--runs 1')
+    local text, status = t.run(("DLV3_CUDA_LIBRARY='%s' %s"):format(gpu.library, command))
+    t.eq(status, 0, text)
+    t.ok(text:find '^dlv3 %S+ bf16 cuda: [%d.]+ s %([%d.]+ to [%d.]+%), peak %d+ MiB', text)
+  end)
+
+  t.case('the peer in PyTorch, several steps a run', function()
+    local python, reason = t.python('torch', 'torchvision')
+    if not python then t.skip(reason) end
+    for _, words in ipairs {'--work train --mode nchw', '--work infer --mode channels_last'} do
+      local text, status = t.run(("%s '%s/bench/torch_peer.py' %s --size 33 --batch 2 --steps 2 --runs 1"):format(python, require('dlv3.host').root, words))
+      t.eq(status, 0, text)
+      t.ok(text:find 'PyTorch [^\n]+: [%d.]+ s %([%d.]+ to [%d.]+%), peak %d+ MiB', text)
+    end
+  end)
+
+  t.case('ops by themselves', function()
+    local text, status = t.run(bench .. '--ops --model deeplabv3_mobilenet_v3_large --work infer --size 33 --batch 1 --seconds 0.001 --precision f32')
+    t.eq(status, 0, text)
+    t.ok(text:find('\nall of the model ', 1, true), text)
+    t.ok(text:find '\nbatch_norm and its gradient%s+[%d.]+%s+[%d.]+\n', text)
+  end)
+
   t.case('the comparison without peers', function()
     local path = t.folder() .. '/results.md'
     local text, status = t.run(bench .. '--quick --no-peers --rows start --output ' .. path)
