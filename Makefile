@@ -51,6 +51,8 @@ $(B)/%.o: %.c
 
 # Kernels are compiled for vectorisation; the instruction set is chosen at run time (kernels/cpu/simd.h).
 $(B)/kernels/%.o: OPT += -O3
+# Hundreds of unrolled tiles: with sanitizers and optimised they take the compiler ten minutes.
+build/san/kernels/cpu/tiles.o: OPT := -g -O0 -fsanitize=address -fno-omit-frame-pointer -DDLV3_SANITIZE
 
 # Machine code for A100 and H100/H200; newer ones translate the PTX.
 CUDA_ARCHS ?= 80 90
