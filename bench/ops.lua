@@ -7,6 +7,7 @@ local F = require 'dlv3.ffi'
 local models = require 'models'
 local convolutions = require 'bench.convolutions'
 local work = require 'bench.work'
+local tensor = require 'dlv3.tensor'
 
 local M = {}
 
@@ -56,10 +57,10 @@ local function measure(call, direction, first, o)
   return time, chosen
 end
 
--- The machine's measured operations a second. bf16 can also be computed in f32, where that is faster.
+-- The machine's measured operations a second. bf16 can also be computed in f32, where that is faster; f16 always is.
 function M.peaks()
   local f32 = F.C.dlv3_measure_peak(F.dtype_id.f32)
-  return {f32 = f32, bf16 = math.max(f32, F.C.dlv3_measure_peak(F.dtype_id.bf16))}
+  return {f32 = f32, f16 = f32, bf16 = math.max(f32, F.C.dlv3_measure_peak(F.dtype_id.bf16))}
 end
 
 local function cell(time, flops, peak) return ('%9.3f %6.0f %4.0f%%'):format(time * 1e3, flops / time / 1e9, 100 * flops / time / peak) end
@@ -69,7 +70,7 @@ local plain = {ref = true, pairs = true} -- loops to be read and checked against
 -- "direct 1.23 ms 61%, onednn ...": the implementations that were not chosen, and could have been.
 local function others(c, call, direction, chosen, o, peak)
   local list = {}
-  for name in F.string(F.C.dlv3_op_impls(op_id[op_name[direction]], work.on_gpu(o.device) and 1 or 0)):gmatch '%S+' do
+  for name in F.string(F.C.dlv3_op_impls(op_id[op_name[direction]], tensor.device_id(o.device))):gmatch '%S+' do
     if name ~= chosen and not plain[name] then
       local time = measure(call, direction, name, o)
       if time then list[#list + 1] = ('%s %.3f %.0f%%'):format(name, time * 1e3, 100 * c.flops / time / peak) end
@@ -136,16 +137,16 @@ function M.run(o)
   local peaks = M.peaks()
   print(('measured peak of %d threads: %.0f GFLOP/s f32, %.0f bf16'):format(dlv3.num_threads(), peaks.f32 / 1e9, peaks.bf16 / 1e9))
   local assumed = o.peak > 0 and o.peak or work.on_gpu(o.device) and 790e12 or nil
+  local function one(precision, name) return {model = name, size = o.size, batch = o.batch, precision = precision, seconds = o.seconds, device = o.device} end
   for _, name in ipairs(o.models) do
     local training = o.work == 'train'
     local calls = convolutions.calls(models[name]{num_classes = 21, aux = training}, dlv3.randn{o.batch, 3, o.size, o.size})
     local list = convolutions.distinct(calls)
     for _, precision in ipairs(o.precisions) do
-      local one = {model = name, size = o.size, batch = o.batch, precision = precision, seconds = o.seconds, device = o.device}
-      for _, direction in ipairs(training and directions or {'forward'}) do print_direction(list, direction, one, assumed or peaks[precision]) end
+      for _, direction in ipairs(training and directions or {'forward'}) do print_direction(list, direction, one(precision, name), assumed or peaks[precision]) end
     end
   end
-  for _, precision in ipairs(o.precisions) do print_memory_bound{size = o.size, batch = o.batch, precision = precision, seconds = o.seconds, device = o.device} end
+  for _, precision in ipairs(o.precisions) do print_memory_bound(one(precision)) end
 end
 
 return M

@@ -34,24 +34,24 @@ local function figure(row, m)
 end
 
 local function verdict(value, targets, lower)
-  if not value then return '' end
+  if not value or not targets then return '' end
   local function met(v) return lower and value <= v or not lower and value >= v end
   return met(targets[2]) and 'goal' or met(targets[1]) and 'must' or 'short'
 end
 
+local function target(targets, i) return targets and ('%.3gx'):format(targets[i]) or '-' end
+
 local function times_line(row)
   local speed = compare.speed(row)
-  local targets = row.time
   return ('| %s | %s | %s | %s | %s | %s | %s | %s |'):format(row.text, figure(row, row.ours), row.best and row.best.name or '-', figure(row, row.best),
-         speed and ('%.2fx'):format(speed) or '-', targets and ('%.3gx'):format(targets[1]) or '-', targets and ('%.3gx'):format(targets[2]) or '-', targets and verdict(speed, targets) or '')
+         speed and ('%.2fx'):format(speed) or '-', target(row.time, 1), target(row.time, 2), verdict(speed, row.time))
 end
 
 local function memory_line(row)
   local part = compare.memory(row)
-  local targets = row.memory
   return ('| %s | %d MiB | %s | %s | %s | %s | %s | %s |'):format(row.text, row.ours.rss, row.least_rss and row.least_rss.name or '-',
-         row.least_rss and ('%d MiB'):format(row.least_rss.rss) or '-', part and ('%.2fx'):format(part) or '-', targets and targets[1] .. 'x' or '-',
-         targets and targets[2] .. 'x' or '-', targets and verdict(part, targets, true) or '')
+         row.least_rss and ('%d MiB'):format(row.least_rss.rss) or '-', part and ('%.2fx'):format(part) or '-',
+         target(row.memory, 1), target(row.memory, 2), verdict(part, row.memory, true))
 end
 
 local function all_peers_line(row)

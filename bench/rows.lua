@@ -50,12 +50,16 @@ local function model_peers(o)
   return list
 end
 
+local function text_of(short, work, size, batch, precision)
+  return ('%s %s %d, batch %d, %s'):format(names[short], work == 'train' and 'training step' or 'inference', size, batch, precision)
+end
+
 -- id: r50-train-480-f32. targets: {must, goal} of time, {must, goal} of memory or nil.
 local function model_row(short, work, size, batch, precision, runs, time, memory)
   local o = {model = models[short], work = work, size = size, batch = batch, precision = precision, runs = runs}
   return {
     id = ('%s-%s-%d-%s'):format(short, work, size, precision), kind = 'seconds', work = o, time = time, memory = memory,
-    text = ('%s %s %d, batch %d, %s'):format(names[short], work == 'train' and 'training step' or 'inference', size, batch, precision),
+    text = text_of(short, work, size, batch, precision),
     ours = run.dlv3(('bench --model %s --work %s --size %d --batch %d --precision %s --runs %d'):format(o.model, work, size, batch, precision, runs)),
     peers = model_peers(o),
   }
@@ -118,7 +122,7 @@ local function gpu_row(device, r)
   for i, mode in ipairs(r.modes) do peers[i] = {name = gpu_modes[mode], script = 'torch_peer.py', words = what .. ' --mode ' .. mode} end
   return {
     id = ('%s-%s-%d-b%d-%s%s'):format(r.short, r.work, r.size, r.batch, r.precision, r.tag or ''), kind = 'seconds', time = r.time, memory = r.memory,
-    text = ('%s %s %d, batch %d, %s%s'):format(names[r.short], r.work == 'train' and 'training step' or 'inference', r.size, r.batch, r.precision, r.tag and r.tag:gsub('%-', ', ') or ''),
+    text = text_of(r.short, r.work, r.size, r.batch, r.precision) .. (r.tag and r.tag:gsub('%-', ', ') or ''),
     ours = run.dlv3(('bench --precision %s '):format(r.precision) .. what), peers = peers,
   }
 end

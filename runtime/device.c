@@ -22,19 +22,17 @@ static char reason[700], chosen_library[512];
 /* Wishes about kernels that may be opened later, or never; the environment's until somebody says otherwise. */
 static int32_t tf32 = -1, benchmark = -1;
 
-bool tf32_allowed(void) {
-  const char *text = getenv("DLV3_TF32");
-  if (tf32 < 0) tf32 = !(text && !strcmp(text, "0"));
-  return tf32;
+static bool wished(int32_t *wish, const char *variable, bool otherwise) {
+  const char *text = getenv(variable);
+  if (*wish < 0) *wish = text && *text ? strcmp(text, "0") != 0 : otherwise;
+  return *wish;
 }
+
+bool tf32_allowed(void) { return wished(&tf32, "DLV3_TF32", true); }
 DLV3_API int32_t dlv3_tf32_allowed(void) { return tf32_allowed(); }
 DLV3_API void dlv3_allow_tf32(int32_t allow) { tf32 = allow != 0; }
 
-bool cudnn_benchmark(void) {
-  const char *text = getenv("DLV3_CUDNN_BENCHMARK");
-  if (benchmark < 0) benchmark = text && *text && strcmp(text, "0");
-  return benchmark;
-}
+bool cudnn_benchmark(void) { return wished(&benchmark, "DLV3_CUDNN_BENCHMARK", false); }
 DLV3_API int32_t dlv3_cudnn_benchmark(void) { return cudnn_benchmark(); }
 DLV3_API void dlv3_set_cudnn_benchmark(int32_t on) { benchmark = on != 0; }
 

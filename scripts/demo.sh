@@ -14,7 +14,7 @@ $dlv3 scripts/make_shapes.lua --output-dir "$out/data"
 
 step "training deeplabv3_mobilenet_v3_large on it, from random weights"
 $dlv3 scripts/train_voc.lua --data-path "$out/data" --output-dir "$out/run" ${DEMO_OPTIONS:-\
-  --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 120 --crop-size 104 -b 4 --lr 0.03 --epochs 18 --print-freq 30}
+  --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 120 --crop-size 104 -b 4 --lr 0.03 --epochs 18 --print-freq 30} ${DEMO_EXTRA:-}
 
 step "validating the best weights"
 $dlv3 scripts/validate.lua --data-path "$out/data" --weights "$out/run/best.pth" | tee "$out/validation.txt"

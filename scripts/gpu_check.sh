@@ -37,7 +37,7 @@ nvidia-smi > "$out/nvidia-smi.txt" 2>&1
 for wanted in "$@"; do
   case $wanted in
   tests) for f in $files; do step "tests_$f" ./dlv3 tests/run.lua -v --file "$f"; done ;;
-  demo) step demo env DEMO_OPTIONS="--device cuda --precision bf16 --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 120 --crop-size 104 -b 4 --lr 0.03 --epochs 18 --print-freq 30" sh scripts/demo.sh ;;
+  demo) step demo env DEMO_EXTRA='--device cuda --precision bf16' sh scripts/demo.sh ;;
   bench) step bench ./dlv3 bench --device cuda --rounds 1 --output "$out/RESULTS_GPU.md" ;;
   ops)
     step ops_bf16 ./dlv3 bench --device cuda --ops --model deeplabv3_resnet50 --size 480 --batch 16 --precision bf16 --seconds 0.05

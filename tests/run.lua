@@ -14,29 +14,14 @@ local t = {passed = 0, failed = 0, skipped = 0}
 local directory = arg[0]:match('^(.*)/[^/]*$') or '.'
 t.directory = directory
 
-local function usage(problem)
-  io.stderr:write('run.lua: ', problem, '; usage: dlv3 tests/run.lua [-v] [--jobs N] [--file NAME] [pattern ...]\n')
-  os.exit(2)
-end
-
-local verbose, jobs, only, patterns = false, 1, nil, {}
-do
-  local i = 1
-  while arg[i] do
-    local word = arg[i]
-    if word == '-v' or word == '--verbose' then verbose = true
-    elseif word == '--jobs' then
-      i = i + 1
-      jobs = tonumber(arg[i])
-      if not jobs or jobs < 1 then usage('--jobs wants a number from 1 on') end
-    elseif word == '--file' then
-      i = i + 1
-      only = arg[i] or usage('--file wants a name')
-    elseif word:sub(1, 1) == '-' then usage("no option '" .. word .. "'")
-    else patterns[#patterns + 1] = word end
-    i = i + 1
-  end
-end
+local opt = require 'dlv3.options'.parse({
+  doc = 'Runs the tests: all files, or those whose names have one of the words.',
+  {'verbose', false, 'a line a test, with its time', short = 'v'},
+  {'jobs', 1, 'files at once, each in a process of its own', min = 1},
+  {'file', nil, 'the one file of this name, without test_ and .lua', value = 'NAME'},
+  {'pattern', nil, 'words', positional = true},
+}, arg)
+local verbose = opt.verbose
 
 -- -- Assertions -------------------------------------------------------------------------------------------------
 
@@ -186,9 +171,9 @@ end
 -- -- Main ---------------------------------------------------------------------------------------------------------
 
 local function wanted(name)
-  if only then return name == only end
-  if #patterns == 0 then return true end
-  for _, p in ipairs(patterns) do if name:find(p, 1, true) then return true end end
+  if opt.file then return name == opt.file end
+  if #opt.pattern == 0 then return true end
+  for _, p in ipairs(opt.pattern) do if name:find(p, 1, true) then return true end end
 end
 
 local function run_file(name)
@@ -222,7 +207,7 @@ local function run_at_once(names)
   end)
   local folder = t.folder()
   local command = ("'%s' '%s' %s --file {} > '%s/{}' 2>&1; echo {}"):format(require 'dlv3.host'.executable, arg[0], verbose and '-v' or '', folder)
-  local pipe = io.popen(('printf "%%s\\n" %s | xargs -P %d -I {} sh -c "%s"'):format(table.concat(names, ' '), jobs, command))
+  local pipe = io.popen(('printf "%%s\\n" %s | xargs -P %d -I {} sh -c "%s"'):format(table.concat(names, ' '), opt.jobs, command))
   for name in pipe:lines() do
     local file = assert(io.open(folder .. '/' .. name))
     take(name, file:read('*a'))
@@ -236,10 +221,10 @@ for name in t.run('ls "' .. directory .. '"'):gmatch('[^\n]+') do
   local stem = name:match('^test_(.*)%.lua$')
   if stem and wanted(stem) then names[#names + 1] = stem end
 end
-if jobs > 1 then run_at_once(names) else for _, name in ipairs(names) do run_file(name) end end
+if opt.jobs > 1 then run_at_once(names) else for _, name in ipairs(names) do run_file(name) end end
 for _, name in ipairs(folders) do os.execute('rm -rf "' .. name .. '"') end
 if t.passed + t.failed + t.skipped == 0 then
-  io.write('no test matches ', table.concat(patterns, ' '), '\n')
+  io.write('no test matches ', table.concat(opt.pattern, ' '), '\n')
   t.failed = 1
 end
 print(('%d passed, %d failed, %d skipped'):format(t.passed, t.failed, t.skipped))

@@ -37,8 +37,8 @@ static inline void live_range(int64_t out, int64_t in, int64_t step, int64_t d, 
   if (*to > out) *to = out;
 }
 
-/* The convolution from the map x to the map y, then calls of conv2d and conv2d_backward_input, all but for the panels; a backward has one sum for each of stride x stride residues
- * of its output pixels. At most MAX_TAPS taps. */
+/* The convolution from the map x to the map y, then calls of conv2d and conv2d_backward_input, all but for the panels; a
+ * backward has one sum for each of stride x stride residues of its output pixels. At most MAX_TAPS taps. */
 void shift_of_conv(const conv *g, const void *x, void *y, shift_conv *s);
 void shift_of_forward(const op_call *c, const conv *g, shift_conv *s);
 void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s);

@@ -194,35 +194,21 @@ static int64_t direct_products(const shift_conv *s) {
   return sum * s->n;
 }
 
-static void cut(winograd *g) {
+/* Tiles of a pass: scratch of about BYTES where a tile takes `floats` at each position, but LEAST of them to make the products pay. */
+static int64_t tiles_of_pass(const winograd *g, int64_t floats) {
   enum { BYTES = 8 << 20, LEAST = 264 };
-  const shift_conv *s = g->s;
-  g->ldd = blocks_of(s->inner, LANES) * LANES + LANES;
-  g->ldp = blocks_of(s->columns, NR(float)) * (int64_t)NR(float) + LANES;
-  int64_t most = BYTES / (36 * 4 * (g->ldd + g->ldp));
-  if (most < LEAST) most = LEAST;
-  const int64_t chunks = blocks_of(g->all_tiles, most);
-  g->tiles = blocks_of(blocks_of(g->all_tiles, chunks), MR) * MR;
-  const int64_t blocks = blocks_of(s->columns, NR(float));
-  g->group = blocks > 4 ? 4 : blocks > 1 ? blocks_of(blocks, 2) : 1;
-  g->groups = blocks_of(blocks, g->group);
+  const int64_t most = BYTES / (36 * 4 * floats);
+  return blocks_of(g->all_tiles, blocks_of(g->all_tiles, most > LEAST ? most : LEAST));
 }
 
-static status run(winograd *g, int32_t dtype) {
-  storage *scratch;
-  cut(g);
-  TRY(storage_new(&scratch, 36 * g->tiles * (g->ldd + g->ldp) * 4, 0));
-  g->data = (float *)(void *)scratch->data;
-  g->products = g->data + 36 * g->tiles * g->ldd;
-  const int64_t most = g->tiles;
-  for (g->first_tile = 0; g->first_tile < g->all_tiles; g->first_tile += most) {
-    g->tiles = g->all_tiles - g->first_tile < most ? g->all_tiles - g->first_tile : most;
-    parallel_for(g->tiles, 4, dtype == DLV3_F32 ? transform_input_f32 : transform_input_bf16, g);
-    parallel_for(6 * g->groups, 1, multiply, g);
-    parallel_for(g->tiles, 4, dtype == DLV3_F32 ? transform_output_f32 : transform_output_bf16, g);
-  }
-  storage_drop(scratch);
-  return g->out_of_memory ? fail(DLV3_ERR_OOM, "winograd: out of memory for scratch") : DLV3_OK;
+static void cut(winograd *g) {
+  const shift_conv *s = g->s;
+  const int64_t blocks = blocks_of(s->columns, NR(float));
+  g->ldd = blocks_of(s->inner, LANES) * LANES + LANES;
+  g->ldp = blocks * (int64_t)NR(float) + LANES;
+  g->tiles = blocks_of(tiles_of_pass(g, g->ldd + g->ldp), MR) * MR;
+  g->group = blocks > 4 ? 4 : blocks > 1 ? blocks_of(blocks, 2) : 1;
+  g->groups = blocks_of(blocks, g->group);
 }
 
 static const char *unfit(const conv *g, int32_t dtype) {
@@ -277,37 +263,20 @@ static void multiply_weights(void *ctx, int64_t begin, int64_t end) {
 
 /* Blocks of at most MOST channels, of which there are TASKS where they can be. */
 static void cut_weights(winograd *g) {
-  enum { BYTES = 8 << 20, LEAST = 264, MOST = 132, TASKS = 16 };
+  enum { MOST = 132, TASKS = 16 };
   const shift_conv *s = g->s;
-  g->ldd = NR(float);
-  const int64_t most = BYTES / (36 * 4 * (s->inner + s->columns)), chunks = blocks_of(g->all_tiles, most > LEAST ? most : LEAST);
-  g->tiles = blocks_of(g->all_tiles, chunks);
   int64_t k_blocks = blocks_of(s->columns, MOST), c_blocks = blocks_of(s->inner, MOST);
-  while (k_blocks * c_blocks < TASKS && (k_blocks * MR < s->columns || c_blocks * g->ldd < s->inner)) {
-    if (k_blocks * MR < s->columns && (s->columns * c_blocks >= s->inner * k_blocks || c_blocks * g->ldd >= s->inner)) k_blocks++;
+  g->ldd = NR(float);
+  g->tiles = tiles_of_pass(g, s->inner + s->columns);
+  while (k_blocks * c_blocks < TASKS) {
+    const bool k_left = k_blocks * MR < s->columns, c_left = c_blocks * g->ldd < s->inner;
+    if (!k_left && !c_left) break;
+    if (k_left && (!c_left || s->columns * c_blocks >= s->inner * k_blocks)) k_blocks++;
     else c_blocks++;
   }
   g->kb = blocks_of(blocks_of(s->columns, k_blocks), MR) * MR;
   g->cb = blocks_of(blocks_of(s->inner, c_blocks), g->ldd) * g->ldd;
   g->c_blocks = blocks_of(s->inner, g->cb);
-}
-
-static status run_weights(winograd *g, int32_t dtype) {
-  const shift_conv *s = g->s;
-  storage *scratch;
-  cut_weights(g);
-  const int64_t data = 36 * blocks_of(s->inner, g->ldd) * g->ldd * g->tiles, gradients = 36 * blocks_of(s->columns, MR) * MR * g->tiles;
-  TRY(storage_new(&scratch, (data + gradients) * 4, 0));
-  g->data = (float *)(void *)scratch->data, g->gradients = g->data + data;
-  const int64_t most = g->tiles;
-  for (g->first_tile = 0; g->first_tile < g->all_tiles; g->first_tile += most) {
-    g->tiles = g->all_tiles - g->first_tile < most ? g->all_tiles - g->first_tile : most;
-    parallel_for(g->tiles, 4, dtype == DLV3_F32 ? transform_input_f32 : transform_input_bf16, g);
-    parallel_for(g->tiles, 4, dtype == DLV3_F32 ? transform_gradient_f32 : transform_gradient_bf16, g);
-    parallel_for(blocks_of(s->columns, g->kb) * g->c_blocks, 1, multiply_weights, g);
-  }
-  storage_drop(scratch);
-  return g->out_of_memory ? fail(DLV3_ERR_OOM, "winograd: out of memory for scratch") : DLV3_OK;
 }
 
 /* -- The calls ----------------------------------------------------------------------------------------------------- */
@@ -319,6 +288,33 @@ static const char *lay_tiles(winograd *g, const shift_conv *s) {
   g->rows = blocks_of(blocks_of(s->out_h, g->spacing), 4), g->columns = blocks_of(blocks_of(s->out_w, g->spacing), 4);
   g->all_tiles = s->n * g->spacing * g->spacing * g->rows * g->columns;
   return 2 * 36 * g->all_tiles > direct_products(s) ? "not half the multiplications of the direct sum" : NULL;
+}
+
+/* Pass after pass: inputs are transformed, multiplied by taps and transformed to outputs; or, with grad_w, by grad_y's
+ * transforms and added to it. */
+static status run(winograd *g, int32_t dtype) {
+  const shift_conv *s = g->s;
+  const bool f32 = dtype == DLV3_F32, weights = g->grad_w;
+  storage *scratch;
+  if (weights) cut_weights(g);
+  else cut(g);
+  const int64_t most = g->tiles, data = 36 * most * blocks_of(s->inner, g->ldd) * g->ldd, beside = 36 * most * (weights ? blocks_of(s->columns, MR) * MR : g->ldp);
+  TRY(storage_new(&scratch, (data + beside) * 4, 0));
+  g->data = (float *)(void *)scratch->data;
+  g->products = g->gradients = g->data + data;
+  for (g->first_tile = 0; g->first_tile < g->all_tiles; g->first_tile += most) {
+    g->tiles = g->all_tiles - g->first_tile < most ? g->all_tiles - g->first_tile : most;
+    parallel_for(g->tiles, 4, f32 ? transform_input_f32 : transform_input_bf16, g);
+    if (weights) {
+      parallel_for(g->tiles, 4, f32 ? transform_gradient_f32 : transform_gradient_bf16, g);
+      parallel_for(blocks_of(s->columns, g->kb) * g->c_blocks, 1, multiply_weights, g);
+    } else {
+      parallel_for(6 * g->groups, 1, multiply, g);
+      parallel_for(g->tiles, 4, f32 ? transform_output_f32 : transform_output_bf16, g);
+    }
+  }
+  storage_drop(scratch);
+  return g->out_of_memory ? fail(DLV3_ERR_OOM, "winograd: out of memory for scratch") : DLV3_OK;
 }
 
 static status convolve(op_call *c) {
@@ -345,7 +341,7 @@ status winograd_conv2d_backward_weight(op_call *c) {
   shift_of_conv(&v, data_of(c->in[0]), data_of(c->in[1]), &s);
   winograd g = {.grad_w = data_of(c->in[2])};
   if ((why = lay_tiles(&g, &s))) return DECLINED(why);
-  TRY(run_weights(&g, c->in[0]->dtype));
+  TRY(run(&g, c->in[0]->dtype));
   if (c->in[3]) add_bias_gradient(c->in[3], c->in[1]);
   return DLV3_OK;
 }

@@ -55,25 +55,24 @@ function dlv3.num_threads(n)
   return C.dlv3_num_threads()
 end
 
--- Whether convolutions of f32 on a GPU may round their inputs to TF32 (10 bits of fraction, sums in f32), as PyTorch's do:
--- true unless the environment has DLV3_TF32=0. dlv3.allow_tf32(false) changes it from the next call on.
-function dlv3.allow_tf32(allow)
-  if allow ~= nil then
-    if type(allow) ~= 'boolean' then F.raise(('allow_tf32: must be true or false, %s came'):format(tostring(allow))) end
-    C.dlv3_allow_tf32(allow and 1 or 0)
+-- A wish that the runtime keeps, as a function: with true or false it is changed from the next call on; it returns what it is.
+local function switch(name, set, get)
+  return function(on)
+    if on ~= nil then
+      if type(on) ~= 'boolean' then F.raise(('%s: must be true or false, %s came'):format(name, tostring(on))) end
+      set(on and 1 or 0)
+    end
+    return get() == 1
   end
-  return C.dlv3_tf32_allowed() == 1
 end
 
+-- Whether convolutions of f32 on a GPU may round their inputs to TF32 (10 bits of fraction, sums in f32), as PyTorch's do:
+-- true unless the environment has DLV3_TF32=0.
+dlv3.allow_tf32 = switch('allow_tf32', C.dlv3_allow_tf32, C.dlv3_tf32_allowed)
+
 -- Whether cuDNN's engines are timed when a convolution is first met, and the fastest is taken, now and in later runs: false
--- unless the environment has DLV3_CUDNN_BENCHMARK=1. dlv3.cudnn_benchmark(true) changes it from the next call on.
-function dlv3.cudnn_benchmark(on)
-  if on ~= nil then
-    if type(on) ~= 'boolean' then F.raise(('cudnn_benchmark: must be true or false, %s came'):format(tostring(on))) end
-    C.dlv3_set_cudnn_benchmark(on and 1 or 0)
-  end
-  return C.dlv3_cudnn_benchmark() == 1
-end
+-- unless the environment has DLV3_CUDNN_BENCHMARK=1.
+dlv3.cudnn_benchmark = switch('cudnn_benchmark', C.dlv3_set_cudnn_benchmark, C.dlv3_cudnn_benchmark)
 
 -- Waits until a device has done what it was given; without a name, all that are in use. Errors of that work come out here.
 function dlv3.synchronize(device)
