@@ -30,7 +30,7 @@ step() {
   printf '%-10s exit %s, %s s: %s\n' "$name" "$status" "$(($(date +%s) - begin))" "$(tail -n 1 "$out/$name.txt")" >> "$summary"
 }
 
-./dlv3 --version > "$out/version.txt" 2>&1
+{ ./dlv3 --version; ldd dlv3 build/libdlv3_cuda.so; } > "$out/version.txt" 2>&1 # where libraries are missing it names them
 nvidia-smi > "$out/nvidia-smi.txt" 2>&1
 ./dlv3 -e 'os.exit(#dlv3.devices() > 1 and 0 or 1)' || { ./dlv3 -e 'print("no GPU: " .. dlv3.devices().cuda)'; exit 1; }
 
@@ -42,8 +42,9 @@ for wanted in "$@"; do
   ops)
     step ops_bf16 ./dlv3 bench --device cuda --ops --model deeplabv3_resnet50 --size 480 --batch 16 --precision bf16 --seconds 0.05
     step ops_chosen env DLV3_CUDNN_BENCHMARK=1 DLV3_CACHE="$out" ./dlv3 bench --device cuda --work train --model deeplabv3_resnet50 --size 480 --batch 16 --precision bf16 --steps 10 --runs 3 ;;
-  sanitizer) step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 ./dlv3 tests/run.lua --file cuda ;;
-  races) step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 ./dlv3 tests/run.lua --file cuda ;;
+  # not the calls that fail and are answered: cuDNN tries engines, NVRTC's kernels are asked for one parameter too many
+  sanitizer) step memcheck compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 ./dlv3 tests/run.lua --file cuda ;;
+  races) step racecheck compute-sanitizer --tool racecheck --report-api-errors no --error-exitcode 9 ./dlv3 tests/run.lua --file cuda ;;
   *) echo "gpu_check.sh: no step '$wanted' (there are: tests demo bench ops sanitizer races)" >&2; exit 2 ;;
   esac
 done

@@ -91,6 +91,7 @@ static device_state devices[MOST_DEVICES];
 static int32_t current = -1;
 
 static status cuda_failed(cudaError_t e, const char *what) {
+  cudaGetLastError(); /* reported now: the next launch is not to report it again (a fault of a kernel stays all the same) */
   const bool memory = e == cudaErrorMemoryAllocation;
   return fail(memory ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)", what, cudaGetErrorString(e), cudaGetErrorName(e), (int)e);
 }
@@ -227,23 +228,31 @@ static status cuda_sync(int32_t device) {
 }
 
 /* A stage of n bytes: a free one that is large enough and not four times too large, a new one, or (when all are taken) the
- * first, waited for and made anew. */
+ * smallest, waited for and made anew. Sizes are powers of two, so that few are needed. */
 static status stage_of(stage **out, device_state *d, int64_t n) {
-  stage *s = NULL;
-  for (int32_t i = 0; i < STAGES; i++)
-    if (d->stages[i].data && d->stages[i].bytes >= n && d->stages[i].bytes / 4 <= n && cudaEventQuery(d->stages[i].passed) == cudaSuccess) return *out = &d->stages[i], DLV3_OK;
-  cudaGetLastError(); /* "not ready" is no error */
-  for (int32_t i = 0; i < STAGES && !s; i++)
-    if (!d->stages[i].data) s = &d->stages[i];
+  stage *s = NULL, *smallest = d->stages;
+  int64_t bytes = 64 << 10;
+  while (bytes < n) bytes *= 2;
+  for (int32_t i = 0; i < STAGES; i++) {
+    stage *at = &d->stages[i];
+    if (!at->data) {
+      if (!s) s = at;
+      continue;
+    }
+    if (at->bytes < smallest->bytes) smallest = at;
+    if (at->bytes < n || at->bytes / 4 > bytes) continue;
+    if (cudaEventQuery(at->passed) == cudaSuccess) return *out = at, DLV3_OK;
+    cudaGetLastError(); /* "not ready" would stay, and be taken for the next launch's error */
+  }
   if (!s) {
-    s = &d->stages[0];
+    s = smallest;
     CHECK(cudaEventSynchronize(s->passed), "a copy to the device");
     cudaFreeHost(s->data);
     s->data = NULL;
   }
   if (!s->passed) CHECK(cudaEventCreateWithFlags(&s->passed, cudaEventDisableTiming), "no event");
-  CHECK(cudaHostAlloc((void **)&s->data, (size_t)n, cudaHostAllocDefault), "no pinned memory");
-  return s->bytes = n, *out = s, DLV3_OK;
+  CHECK(cudaHostAlloc((void **)&s->data, (size_t)bytes, cudaHostAllocDefault), "no pinned memory");
+  return s->bytes = bytes, *out = s, DLV3_OK;
 }
 
 /* From the host by way of pinned memory: the copy runs while the host goes on, and the source may change at once. */
