@@ -1,6 +1,6 @@
 /* cudnn.cu - convolution by cuDNN's graph API: forward, backward by input, backward by weight, channels-last.
  *
- * A problem (pass, shapes, dtype) becomes a graph of one operation; cudnn_plan.cu finds the engine for it. Sums are in f32;
+ * A problem (pass, shapes, dtype, what is added) becomes a graph of operations; cudnn_plan.cu finds the engine for it. Sums are in f32;
  * f32 convolutions may use TF32, as PyTorch's do, where the runtime allows it. */
 #include "cudnn_plan.h"
 
@@ -19,7 +19,7 @@ void cudnn_version(char *text, size_t n) {
 }
 
 static status cudnn_failed(const op_call *c, const char *what, cudnnStatus_t e) {
-  return fail_call(c, e == CUDNN_STATUS_ALLOC_FAILED ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cudnn: %s: %s", what, cudnnGetErrorString(e));
+  return fail_call(c, short_of_memory(e) ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cudnn: %s: %s", what, cudnnGetErrorString(e));
 }
 
 static status handle_of(cudnnHandle_t *out, const op_call *c, int32_t device) {
@@ -37,19 +37,29 @@ static status handle_of(cudnnHandle_t *out, const op_call *c, int32_t device) {
 
 static cudnnDataType_t type_of(int32_t dtype) { return dtype == DLV3_BF16 ? CUDNN_DATA_BFLOAT16 : dtype == DLV3_F16 ? CUDNN_DATA_HALF : CUDNN_DATA_FLOAT; }
 
-static descriptor tensor_descriptor(int64_t id, int32_t dtype, int64_t n, int64_t c, int64_t h, int64_t w) {
-  const int64_t size[DIMS] = {n, c, h, w}, stride[DIMS] = {h * w * c, 1, w * c, c}, alignment = ALIGNMENT;
-  const cudnnDataType_t type = type_of(dtype);
+/* A part of the graph, which keeps it; NULL where cuDNN refuses it. */
+static descriptor part(graph_of *g, builder b) {
+  descriptor d = finish(&b);
+  if (d) g->part[g->n++] = d;
+  return d;
+}
+
+/* Channels-last. Ids of operands and, behind them, of what only lies between two operations: those are f32. */
+static descriptor map_part(graph_of *g, int64_t which, const problem *p, int64_t n, int64_t c, int64_t h, int64_t w) {
+  const int64_t size[DIMS] = {n, c, h, w}, stride[DIMS] = {h * w * c, 1, w * c, c}, alignment = ALIGNMENT, id = which + 1;
+  const bool between = which >= OPERANDS;
+  const cudnnDataType_t type = between ? CUDNN_DATA_FLOAT : type_of(p->dtype);
   builder b = build(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
   set(&b, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
   set(&b, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, DIMS, size);
   set(&b, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, DIMS, stride);
   set(&b, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &id);
   set(&b, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
-  return finish(&b);
+  set(&b, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &between);
+  return part(g, b);
 }
 
-static descriptor convolution_descriptor(const conv *v) {
+static descriptor convolution_part(graph_of *g, const conv *v) {
   const int64_t dims = 2, padding[2] = {v->padding.h, v->padding.w}, stride[2] = {v->stride.h, v->stride.w}, dilation[2] = {v->dilation.h, v->dilation.w};
   const cudnnDataType_t type = CUDNN_DATA_FLOAT;
   const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
@@ -61,10 +71,8 @@ static descriptor convolution_descriptor(const conv *v) {
   set(&b, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, padding);
   set(&b, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, dilation);
   set(&b, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, stride);
-  return finish(&b);
+  return part(g, b);
 }
-
-enum { ID_X = 'x', ID_W = 'w', ID_Y = 'y' };
 
 /* The names of one pass's attributes. */
 typedef struct {
@@ -83,58 +91,86 @@ static const pass_names passes[] = {
    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA},
 };
 
-/* What the graph is made of may go afterwards. */
-descriptor cudnn_graph_of(const problem *p, cudnnHandle_t handle) {
+/* to = from + more, or relu(from) where there is no more. */
+static descriptor pointwise_part(graph_of *g, const descriptor *from, const descriptor *more, const descriptor *to) {
+  const cudnnPointwiseMode_t mode = more ? CUDNN_POINTWISE_ADD : CUDNN_POINTWISE_RELU_FWD;
+  const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+  builder what = build(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+  set(&what, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
+  set(&what, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &type);
+  const descriptor is = part(g, what);
+  builder b = build(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+  set_part(&b, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, &is);
+  set_part(&b, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, from);
+  if (more) set_part(&b, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, more);
+  set_part(&b, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, to);
+  return part(g, b);
+}
+
+/* The convolution, then what is added to its sums in the order for which cuDNN has kernels: residual, bias, relu. All but the
+ * last write what lies between two operations. */
+void cudnn_graph_make(graph_of *g, const problem *p, cudnnHandle_t handle) {
   const conv *v = &p->v;
   const pass_names *names = &passes[p->pass];
   const float one = 1, zero = 0;
-  descriptor x = tensor_descriptor(ID_X, p->dtype, v->n, v->c, v->h, v->w), w = tensor_descriptor(ID_W, p->weight_dtype, v->k, v->c / v->groups, v->r, v->s);
-  descriptor y = tensor_descriptor(ID_Y, p->dtype, v->n, v->k, v->oh, v->ow), convolution = convolution_descriptor(v), operation = NULL, graph = NULL;
-  if (x && w && y && convolution) {
-    builder b = build(names->type);
-    set(&b, names->x, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x);
-    set(&b, names->w, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &w);
-    set(&b, names->y, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &y);
-    set(&b, names->convolution, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &convolution);
-    set(&b, names->alpha, CUDNN_TYPE_FLOAT, 1, &one);
-    set(&b, names->beta, CUDNN_TYPE_FLOAT, 1, &zero);
-    operation = finish(&b);
+  int64_t after = p->residual + p->bias + p->relu, n = 0;
+  descriptor operations[4];
+  memset(g, 0, sizeof *g);
+  const descriptor x = map_part(g, X, p, v->n, v->c, v->h, v->w), w = map_part(g, W, p, v->k, v->c / v->groups, v->r, v->s), convolution = convolution_part(g, v);
+  descriptor now = map_part(g, after ? OPERANDS : Y, p, v->n, v->k, v->oh, v->ow);
+  builder b = build(names->type);
+  set_part(&b, names->x, &x), set_part(&b, names->w, &w), set_part(&b, names->y, &now), set_part(&b, names->convolution, &convolution);
+  set(&b, names->alpha, CUDNN_TYPE_FLOAT, 1, &one);
+  set(&b, names->beta, CUDNN_TYPE_FLOAT, 1, &zero);
+  operations[n++] = part(g, b);
+  const int32_t wanted[3] = {p->residual, p->bias, p->relu};
+  for (int i = 0; i < 3; i++) {
+    if (!wanted[i]) continue;
+    const descriptor more = i == 0 ? map_part(g, RESIDUAL, p, v->n, v->k, v->oh, v->ow) : i == 1 ? map_part(g, BIAS, p, 1, v->k, 1, 1) : NULL;
+    const descriptor next = map_part(g, --after ? OPERANDS + n : (int64_t)Y, p, v->n, v->k, v->oh, v->ow);
+    operations[n++] = pointwise_part(g, &now, i < 2 ? &more : NULL, &next);
+    now = next;
   }
-  if (operation) {
-    builder b = build(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    set(&b, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &operation);
-    set(&b, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
-    graph = finish(&b);
-  }
-  drop(operation), drop(x), drop(w), drop(y), drop(convolution);
-  return graph;
+  for (int64_t i = 0; i < n; i++)
+    if (!operations[i]) return;
+  b = build(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  set(&b, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, n, operations);
+  set(&b, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
+  g->graph = finish(&b);
+}
+
+void cudnn_graph_drop(graph_of *g) {
+  drop(g->graph);
+  while (g->n > 0) drop(g->part[--g->n]);
 }
 
 /* -- Problems and their runs ------------------------------------------------------------------------------- */
 
-static problem problem_of(const op_call *c, int32_t pass, int32_t dtype, int32_t weight_dtype) {
+static problem problem_of(const op_call *c, int32_t pass, int32_t dtype) {
   problem p;
   memset(&p, 0, sizeof p); /* compared as bytes, gaps too */
   const conv v = conv_of(c);
   p.v.n = v.n, p.v.c = v.c, p.v.h = v.h, p.v.w = v.w, p.v.k = v.k, p.v.r = v.r, p.v.s = v.s, p.v.oh = v.oh, p.v.ow = v.ow, p.v.groups = v.groups;
   p.v.stride = v.stride, p.v.padding = v.padding, p.v.dilation = v.dilation;
-  p.pass = pass, p.dtype = dtype, p.weight_dtype = weight_dtype, p.device = device_tensor(c)->st->device;
+  p.pass = pass, p.dtype = dtype, p.device = device_tensor(c)->st->device;
   p.tf32 = dtype == DLV3_F32 && tf32_allowed(), p.benchmark = cudnn_benchmark();
   return p;
 }
 
-status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const void *x, const void *w, const void *y) {
-  const int64_t ids[3] = {ID_X, ID_W, ID_Y};
-  const void *pointers[3] = {x, w, y};
+status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const void *const *operands) {
+  int64_t ids[OPERANDS], n = 0;
+  const void *pointers[OPERANDS];
   storage *scratch = NULL;
   void *workspace = NULL;
+  for (int64_t i = 0; i < OPERANDS; i++)
+    if (operands[i]) ids[n] = i + 1, pointers[n++] = operands[i];
   if (p->workspace) {
     TRY(scratch_new(&scratch, c, p->workspace));
     workspace = scratch->data;
   }
   builder b = build(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-  set(&b, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, 3, pointers);
-  set(&b, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, 3, ids);
+  set(&b, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n, pointers);
+  set(&b, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n, ids);
   set(&b, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
   descriptor pack = finish(&b);
   const cudnnStatus_t e = pack ? cudnnBackendExecute(handle, p->descriptor, pack) : b.e;
@@ -145,20 +181,40 @@ status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const vo
 
 /* -- The three passes -------------------------------------------------------------------------------------- */
 
-/* y = act(y + bias + residual), where cuDNN left the plain sums. */
-template <class T> static __global__ void finish_elements(T *y, int64_t n, int64_t channels, epilogue<T, float> end) {
-  FOR_ITEMS(i, n) y[i] = end(wide(y[i]), i, i % channels);
+/* y = act(y + bias + residual), where cuDNN left the plain sums: V channels of a pixel, which has `blocks` such packs. */
+template <class T, int V> static __global__ void finish_packs(pack<T, V> *y, int64_t packs, int64_t blocks, const pack<float, V> *bias, const pack<T, V> *residual, int64_t act) {
+  const bool small = packs <= UINT32_MAX; /* division is much dearer in 64 bits */
+  FOR_ITEMS(i, packs) {
+    pack<T, V> z = y[i], more = {};
+    pack<float, V> b = {};
+    if (bias) b = bias[small ? (uint32_t)i % (uint32_t)blocks : i % blocks];
+    if (residual) more = residual[i];
+    UNROLL
+    for (int k = 0; k < V; k++) {
+      float sum = wide(z.v[k]);
+      if (bias) sum += b.v[k];
+      if (residual) sum += wide(more.v[k]);
+      z.v[k] = narrow<T>(activate<float>(act, sum));
+    }
+    y[i] = z;
+  }
+}
+
+template <class T, int V> static void launch_finish(const op_call *c, cudaStream_t stream) {
+  const tensor *y = c->out[0];
+  const int64_t packs = numel(y) / V;
+  LAUNCH((finish_packs<T, V>), blocks_for(packs), BLOCK, stream, (pack<T, V> *)data_of(y), packs, y->size[1] / V, (const pack<float, V> *)data_as<float>(c->in[2]),
+         (const pack<T, V> *)data_as<T>(c->in[3]), ((const conv2d_attr *)c->attr)->activation);
 }
 
 static status finish_output(op_call *c) {
   const tensor *y = c->out[0];
-  const int64_t n = numel(y);
   const cudaStream_t stream = stream_of(c);
-  if (!c->in[2] && !c->in[3] && ((const conv2d_attr *)c->attr)->activation == ACT_NONE) return DLV3_OK;
+  const bool packs = y->size[1] % 4 == 0 && (!c->in[2] || aligned(data_of(c->in[2]))) && (!c->in[3] || aligned(data_of(c->in[3])));
   switch (y->dtype) {
-  case DLV3_F32: LAUNCH(finish_elements<float>, blocks_for(n), BLOCK, stream, data_as<float>(y), n, y->size[1], (epilogue_of<float, float>(c))); break;
-  case DLV3_BF16: LAUNCH(finish_elements<bf16>, blocks_for(n), BLOCK, stream, data_as<bf16>(y), n, y->size[1], (epilogue_of<bf16, float>(c))); break;
-  default: LAUNCH(finish_elements<f16>, blocks_for(n), BLOCK, stream, data_as<f16>(y), n, y->size[1], (epilogue_of<f16, float>(c))); break;
+  case DLV3_F32: packs ? launch_finish<float, 4>(c, stream) : launch_finish<float, 1>(c, stream); break;
+  case DLV3_BF16: packs ? launch_finish<bf16, 4>(c, stream) : launch_finish<bf16, 1>(c, stream); break;
+  default: packs ? launch_finish<f16, 4>(c, stream) : launch_finish<f16, 1>(c, stream); break;
   }
   return LAUNCHED(c);
 }
@@ -173,50 +229,58 @@ static status prepare(plan **out, cudnnHandle_t *handle, const op_call *c, const
   return (*out)->descriptor ? DLV3_OK : DECLINED("cudnn has no engine for it");
 }
 
+/* cuDNN has kernels that add a bias, with a residual before it and a relu after it; all else is left to finish_output. */
 status cudnn_conv2d(op_call *c) {
-  const tensor *x = c->in[0], *y = c->out[0];
-  const problem p = problem_of(c, FORWARD, x->dtype, x->dtype);
-  plan *plan_;
+  const tensor *x = c->in[0], *residual = c->in[3], *y = c->out[0];
+  const int64_t act = ((const conv2d_attr *)c->attr)->activation;
+  problem p = problem_of(c, FORWARD, x->dtype);
+  plan *plan_ = NULL;
   cudnnHandle_t handle;
-  const void *w;
-  TRY(prepare(&plan_, &handle, c, &p, x, y));
-  TRY(weight_in(&w, c, c->in[1], x->dtype));
-  TRY(cudnn_run(c, plan_, handle, data_of(x), w, data_of(y)));
-  return finish_output(c);
+  const void *at[OPERANDS] = {data_of(x), NULL, data_of(y)};
+  status st = DLV3_DECLINED;
+  if (c->in[2] && (act == ACT_NONE || act == ACT_RELU) && (!residual || aligned(data_of(residual)))) {
+    p.bias = 1, p.residual = residual != NULL, p.relu = act == ACT_RELU;
+    st = prepare(&plan_, &handle, c, &p, x, y);
+    if (st == DLV3_DECLINED) p.bias = p.residual = p.relu = 0;
+  }
+  if (st == DLV3_DECLINED) st = prepare(&plan_, &handle, c, &p, x, y);
+  TRY(st);
+  TRY(weight_in(&at[W], c, c->in[1], x->dtype));
+  if (p.bias) TRY(weight_in(&at[BIAS], c, c->in[2], x->dtype));
+  if (p.residual) at[RESIDUAL] = data_of(residual);
+  TRY(cudnn_run(c, plan_, handle, at));
+  return p.bias || (!c->in[2] && !residual && act == ACT_NONE) ? DLV3_OK : finish_output(c);
 }
 
 status cudnn_conv2d_backward_input(op_call *c) {
   const tensor *grad_y = c->in[0], *grad_x = c->out[0];
-  const problem p = problem_of(c, BACKWARD_INPUT, grad_y->dtype, grad_y->dtype);
+  const problem p = problem_of(c, BACKWARD_INPUT, grad_y->dtype);
   plan *plan_;
   cudnnHandle_t handle;
-  const void *w;
+  const void *at[OPERANDS] = {data_of(grad_x), NULL, data_of(grad_y)};
   TRY(prepare(&plan_, &handle, c, &p, grad_y, grad_x));
-  TRY(weight_in(&w, c, c->in[1], grad_y->dtype));
-  return cudnn_run(c, plan_, handle, data_of(grad_x), w, data_of(grad_y));
+  TRY(weight_in(&at[W], c, c->in[1], grad_y->dtype));
+  return cudnn_run(c, plan_, handle, at);
 }
 
 template <class T> static __global__ void add_gradient(float *grad_w, const T *more, int64_t n) { FOR_ITEMS(i, n) grad_w[i] += wide(more[i]); }
 
-/* The gradient comes in f32 where an engine makes it so, else in the activations' dtype, and is added. */
+/* The gradient comes in the activations' dtype, as in PyTorch, and is added: cuDNN 9.19 names no engine that sums maps of 16
+ * bits and writes f32. */
 status cudnn_conv2d_backward_weight(op_call *c) {
   const tensor *x = c->in[0], *grad_y = c->in[1], *grad_w = c->in[2];
   const int64_t n = numel(grad_w);
-  problem p = problem_of(c, BACKWARD_WEIGHT, x->dtype, DLV3_F32);
+  const problem p = problem_of(c, BACKWARD_WEIGHT, x->dtype);
   plan *plan_;
   cudnnHandle_t handle;
   storage *scratch;
-  status st = prepare(&plan_, &handle, c, &p, x, grad_y);
-  if (st == DLV3_DECLINED && x->dtype != DLV3_F32 && x->dtype != DLV3_F64) {
-    p.weight_dtype = x->dtype;
-    st = prepare(&plan_, &handle, c, &p, x, grad_y);
-  }
-  TRY(st);
-  TRY(scratch_new(&scratch, c, n * dtype_bytes(p.weight_dtype)));
-  st = cudnn_run(c, plan_, handle, data_of(x), scratch->data, data_of(grad_y));
+  TRY(prepare(&plan_, &handle, c, &p, x, grad_y));
+  TRY(scratch_new(&scratch, c, n * dtype_bytes(p.dtype)));
+  const void *at[OPERANDS] = {data_of(x), scratch->data, data_of(grad_y)};
+  status st = cudnn_run(c, plan_, handle, at);
   const cudaStream_t stream = stream_of(c);
   if (st == DLV3_OK) {
-    switch (p.weight_dtype) {
+    switch (p.dtype) {
     case DLV3_F32: LAUNCH(add_gradient<float>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const float *)scratch->data, n); break;
     case DLV3_BF16: LAUNCH(add_gradient<bf16>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const bf16 *)scratch->data, n); break;
     default: LAUNCH(add_gradient<f16>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const f16 *)scratch->data, n); break;

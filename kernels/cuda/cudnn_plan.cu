@@ -14,7 +14,11 @@
 
 #include "vendor.h"
 
-enum { BUCKETS = 1024, MOST_ENGINES = 16, RUNS = 5, KEY = 700 };
+enum {
+  BUCKETS = 1024, RUNS = 5, KEY = 700,
+  MOST_ENGINES = 64, /* for a 3x3 convolution cuDNN 9.19 names some 30 configurations; those for f32 without TF32 come last */
+  MOST_TIMED = 16
+};
 static const int64_t most_workspace = (int64_t)2 << 30;
 static const char choices[] = "cudnn_engines.txt";
 
@@ -73,7 +77,8 @@ static int64_t number_of(descriptor config) {
 
 static bool any_order(void) { return switched("DLV3_NONDETERMINISTIC", false); }
 
-/* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. */
+/* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. f32 on tensor
+ * cores is TF32; engines that convert f32 to half precision are never wanted. */
 static bool allowed(descriptor config, const problem *p) {
   cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
   int64_t n = 0;
@@ -82,20 +87,21 @@ static bool allowed(descriptor config, const problem *p) {
   const bool nondeterministic = any_order();
   for (int64_t i = 0; good && i < n; i++) {
     if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) good = nondeterministic;
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION) good = false;
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS && p->dtype == DLV3_F32) good = good && p->tf32;
+    if (notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION || notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS) good = false;
+    if (notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && p->dtype == DLV3_F32) good = good && p->tf32;
   }
   drop(engine);
   return good;
 }
 
-/* The plan of an engine configuration, or NULL. */
-static descriptor plan_of_config(descriptor config, cudnnHandle_t handle, int64_t *workspace) {
+/* The plan of an engine configuration, or NULL; *starved where memory was wanting. */
+static descriptor plan_of_config(descriptor config, cudnnHandle_t handle, int64_t *workspace, bool *starved) {
   int64_t n = 0;
   builder b = build(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
   set(&b, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
   set(&b, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
   descriptor d = finish(&b);
+  *starved |= short_of_memory(b.e);
   if (d && cudnnBackendGetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &n, workspace) == CUDNN_STATUS_SUCCESS && *workspace <= most_workspace) return d;
   drop(d);
   return NULL;
@@ -103,7 +109,7 @@ static descriptor plan_of_config(descriptor config, cudnnHandle_t handle, int64_
 
 /* Fills the plan by the engine at a place of the list; false where that may not be used or has no plan. */
 static bool take(plan *made, const engine_list *e, int64_t at, cudnnHandle_t handle) {
-  if (allowed(e->config[at], &made->of)) made->descriptor = plan_of_config(e->config[at], handle, &made->workspace);
+  if (allowed(e->config[at], &made->of)) made->descriptor = plan_of_config(e->config[at], handle, &made->workspace, &made->starved);
   return made->descriptor != NULL;
 }
 
@@ -113,24 +119,26 @@ static void take_first(plan *made, const engine_list *e, cudnnHandle_t handle) {
 
 /* -- Timing ------------------------------------------------------------------------------------------------ */
 
-/* Memory that engines are tried on: x, w, y. The caller's stays as it is. */
+/* Memory that engines are tried on. The caller's stays as it is. */
 typedef struct {
-  storage *part[3];
+  storage *part[OPERANDS];
 } trial;
 
 /* Every byte 0x3c is a plain number in f32, bf16 and f16: products stay plain too, and are work, as those of zeros are not. */
 static bool make_trial(trial *t, const op_call *c, const problem *p) {
   const conv *v = &p->v;
   const int64_t of_x = v->n * v->h * v->w * v->c, of_w = v->k * v->r * v->s * (v->c / v->groups), of_y = v->n * v->oh * v->ow * v->k;
-  const int64_t bytes[3] = {of_x * dtype_bytes(p->dtype), of_w * dtype_bytes(p->weight_dtype), of_y * dtype_bytes(p->dtype)};
+  const int64_t elements[OPERANDS] = {of_x, of_w, of_y, p->bias ? v->k : 0, p->residual ? of_y : 0};
   const cudaStream_t stream = stream_of(c);
-  for (int i = 0; i < 3; i++)
-    if (scratch_new(&t->part[i], c, bytes[i]) != DLV3_OK || cudaMemsetAsync(t->part[i]->data, 0x3c, (size_t)bytes[i], stream) != cudaSuccess) return false;
+  for (int i = 0; i < OPERANDS; i++) {
+    const int64_t bytes = elements[i] * dtype_bytes(p->dtype);
+    if (bytes && (scratch_new(&t->part[i], c, bytes) != DLV3_OK || cudaMemsetAsync(t->part[i]->data, 0x3c, (size_t)bytes, stream) != cudaSuccess)) return false;
+  }
   return true;
 }
 
 static void drop_trial(trial *t) {
-  for (int i = 0; i < 3; i++)
+  for (int i = 0; i < OPERANDS; i++)
     if (t->part[i]) storage_drop(t->part[i]);
 }
 
@@ -141,9 +149,11 @@ static float time_of(const plan *p, const op_call *c, cudnnHandle_t handle, cons
   float best = -1;
   bool good = true;
   const cudaStream_t stream = stream_of(c);
+  const void *at[OPERANDS];
+  for (int i = 0; i < OPERANDS; i++) at[i] = t->part[i] ? t->part[i]->data : NULL;
   for (int i = 0; good && i <= RUNS; i++) good = cudaEventCreateWithFlags(&behind[i], cudaEventDefault) == cudaSuccess;
   for (int i = 0; good && i <= RUNS; i++)
-    good = cudnn_run(c, p, handle, t->part[0]->data, t->part[1]->data, t->part[2]->data) == DLV3_OK && cudaEventRecord(behind[i], stream) == cudaSuccess;
+    good = cudnn_run(c, p, handle, at) == DLV3_OK && cudaEventRecord(behind[i], stream) == cudaSuccess;
   good = cudaStreamSynchronize(stream) == cudaSuccess && good; /* a plan may not go while it runs */
   for (int i = 0; good && i < RUNS; i++) {
     float ms = 0;
@@ -158,11 +168,12 @@ static float time_of(const plan *p, const op_call *c, cudnnHandle_t handle, cons
 /* Fills the plan by the fastest engine of the list and returns its place, -1 where none could be timed. */
 static int64_t take_fastest(plan *made, const engine_list *e, const op_call *c, cudnnHandle_t handle, const trial *t) {
   float least_ms = 0;
-  int64_t best = -1;
-  for (int64_t i = 0; i < e->n; i++) {
+  int64_t best = -1, timed = 0;
+  for (int64_t i = 0; i < e->n && timed < MOST_TIMED; i++) {
     plan tried = {};
     tried.of = made->of;
     if (!take(&tried, e, i, handle)) continue;
+    timed++;
     const float ms = time_of(&tried, c, handle, t);
     const bool faster = ms >= 0 && (best < 0 || ms < least_ms);
     drop(faster ? made->descriptor : tried.descriptor);
@@ -186,8 +197,8 @@ static void key_of(char *text, size_t n, const problem *p) {
   cudaDeviceProp gpu;
   memset(&gpu, 0, sizeof gpu);
   cudaGetDeviceProperties(&gpu, p->device - 1);
-  snprintf(text, n, "%.250s sm_%d%d, cudnn %lld: %s %s, w %s%s%s, nhwc, n %lld, c %lld, h %lld, w %lld, k %lld, r %lld, s %lld, oh %lld, ow %lld, groups %lld, stride %lld %lld, padding %lld %lld, dilation %lld %lld",
-           gpu.name, gpu.major, gpu.minor, (long long)cudnnGetVersion(), names[p->pass], dtype(p->dtype), dtype(p->weight_dtype), p->tf32 ? ", tf32" : "", any_order() ? ", any order" : "",
+  snprintf(text, n, "%.250s sm_%d%d, cudnn %lld: %s %s%s%s%s%s%s, nhwc, n %lld, c %lld, h %lld, w %lld, k %lld, r %lld, s %lld, oh %lld, ow %lld, groups %lld, stride %lld %lld, padding %lld %lld, dilation %lld %lld",
+           gpu.name, gpu.major, gpu.minor, (long long)cudnnGetVersion(), names[p->pass], dtype(p->dtype), p->residual ? " + residual" : "", p->bias ? " + bias" : "", p->relu ? " relu" : "", p->tf32 ? ", tf32" : "", any_order() ? ", any order" : "",
            (long long)v->n, (long long)v->c, (long long)v->h, (long long)v->w, (long long)v->k, (long long)v->r, (long long)v->s, (long long)v->oh, (long long)v->ow, (long long)v->groups,
            (long long)v->stride.h, (long long)v->stride.w, (long long)v->padding.h, (long long)v->padding.w, (long long)v->dilation.h, (long long)v->dilation.w);
 }
@@ -242,11 +253,13 @@ status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle
   if (!made) return fail_call(c, DLV3_ERR_OOM, "out of memory for a plan");
   made->of = *p;
   char key[KEY] = "";
-  descriptor graph = cudnn_graph_of(p, handle);
+  graph_of g;
+  cudnn_graph_make(&g, p, handle);
   if (p->benchmark) key_of(key, sizeof key, p);
-  if (graph && !(p->benchmark && take_remembered(made, key, graph, handle))) search(made, key, graph, c, handle);
-  drop(graph);
+  if (g.graph && !(p->benchmark && take_remembered(made, key, g.graph, handle))) search(made, key, g.graph, c, handle);
+  cudnn_graph_drop(&g);
   cudaGetLastError(); /* engines that did not work out leave errors behind */
+  if (!made->descriptor && made->starved) return free(made), fail_call(c, DLV3_ERR_OOM, "out of memory for cudnn's plan");
   made->next = *bucket;
   return *bucket = *out = made, DLV3_OK;
 }

@@ -7,12 +7,14 @@
 #include "conv.h"
 
 enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
+enum { X, W, Y, BIAS, RESIDUAL, OPERANDS }; /* what a run reads and writes */
 
 /* All that decides a plan; compared as bytes. */
 typedef struct {
   conv v;
-  int32_t pass, dtype, weight_dtype, device, tf32; /* tf32: the inputs may be rounded to it              */
-  int32_t benchmark;                               /* the engine is chosen by timing                     */
+  int32_t pass, dtype, device, tf32; /* dtype: of all operands; tf32: the inputs may be rounded to it */
+  int32_t bias, residual, relu;      /* forward: y = relu(sums + residual + bias) as far as these are set   */
+  int32_t benchmark;                 /* the engine is chosen by timing                                      */
 } problem;
 
 typedef struct plan {
@@ -20,14 +22,24 @@ typedef struct plan {
   problem of;
   cudnnBackendDescriptor_t descriptor; /* NULL: cuDNN has nothing for it                          */
   int64_t workspace;
+  bool starved;                        /* an engine was passed over for want of memory            */
 } plan;
 
 /* The plan of a problem, made the first time. Its descriptor is NULL where there is none. */
 status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle_t handle);
-/* Queues the convolution; what it writes is among x, w, y too. */
-status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const void *x, const void *w, const void *y);
-/* The graph of one convolution; NULL where cuDNN refuses it. */
-cudnnBackendDescriptor_t cudnn_graph_of(const problem *p, cudnnHandle_t handle);
+/* Queues the convolution. The operands that the problem has not are NULL. */
+status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const void *const *operands);
+
+/* A graph and what it is made of. */
+enum { MOST_PARTS = 20 };
+typedef struct {
+  cudnnBackendDescriptor_t graph, part[MOST_PARTS]; /* graph: NULL where cuDNN refuses it */
+  int32_t n;
+} graph_of;
+void cudnn_graph_make(graph_of *g, const problem *p, cudnnHandle_t handle);
+void cudnn_graph_drop(graph_of *g);
+/* Whether the device's or the host's memory ran out. */
+static inline bool short_of_memory(cudnnStatus_t e) { return e == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED || e == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED; }
 
 /* -- Descriptors ------------------------------------------------------------------------------------------- */
 
@@ -46,6 +58,11 @@ static inline builder build(cudnnBackendDescriptorType_t type) {
 }
 static inline void set(builder *b, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t n, const void *values) {
   if (b->e == CUDNN_STATUS_SUCCESS) b->e = cudnnBackendSetAttribute(b->d, name, type, n, values);
+}
+/* A part that cuDNN refused is refused here too. */
+static inline void set_part(builder *b, cudnnBackendAttributeName_t name, const descriptor *d) {
+  if (!*d && b->e == CUDNN_STATUS_SUCCESS) b->e = CUDNN_STATUS_BAD_PARAM;
+  set(b, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, d);
 }
 static inline void drop(descriptor d) {
   if (d) cudnnBackendDestroyDescriptor(d);

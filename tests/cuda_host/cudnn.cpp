@@ -23,6 +23,7 @@ struct content {
   int engine = 0;
   std::vector<char> value[CUDA_HOST_ATTRIBUTES];
   std::shared_ptr<content> child[CUDA_HOST_ATTRIBUTES];
+  std::vector<std::shared_ptr<content>> operations; /* of a graph, in order */
 };
 struct cuda_host_descriptor { std::shared_ptr<content> c; };
 
@@ -41,15 +42,17 @@ cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t d) { return
 static size_t size_of(cudnnBackendAttributeType_t type) {
   switch (type) {
   case CUDNN_TYPE_HANDLE: case CUDNN_TYPE_INT64: case CUDNN_TYPE_VOID_PTR: case CUDNN_TYPE_BACKEND_DESCRIPTOR: return 8;
+  case CUDNN_TYPE_BOOLEAN: return 1;
   default: return 4;
   }
 }
 
 cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t n, const void *values) {
   if (d->c->finished || n < 1 || !values) return CUDNN_STATUS_BAD_PARAM;
-  if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR) {
-    const cudnnBackendDescriptor_t child = *(const cudnnBackendDescriptor_t *)values;
+  for (int64_t i = 0; i < n && type == CUDNN_TYPE_BACKEND_DESCRIPTOR; i++) {
+    const cudnnBackendDescriptor_t child = ((const cudnnBackendDescriptor_t *)values)[i];
     if (!child || !child->c->finished) return CUDNN_STATUS_BAD_PARAM;
+    if (name == CUDNN_ATTR_OPERATIONGRAPH_OPS) d->c->operations.push_back(child->c);
     d->c->child[name] = child->c;
   }
   d->c->value[name].assign((const char *)values, (const char *)values + n * size_of(type));
@@ -75,6 +78,9 @@ static std::vector<int> needed(cudnnBackendDescriptorType_t type) {
   case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR:
     return {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
             CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
+  case CUDNN_BACKEND_POINTWISE_DESCRIPTOR: return {CUDNN_ATTR_POINTWISE_MODE, CUDNN_ATTR_POINTWISE_MATH_PREC};
+  case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:
+    return {CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, CUDNN_ATTR_OPERATION_POINTWISE_YDESC};
   case CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR: return {CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_ATTR_OPERATIONGRAPH_HANDLE};
   case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR: return {CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_ATTR_ENGINEHEUR_MODE};
   case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR: return {CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_ATTR_EXECUTION_PLAN_HANDLE};
@@ -120,7 +126,7 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendA
   case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
     *n = 1;
     *(cudnnBackendNumericalNote_t *)values =
-      c.engine == WRONG ? CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC : c.engine == TF32 ? CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS : CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
+      c.engine == WRONG ? CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC : c.engine == TF32 ? CUDNN_NUMERICAL_NOTE_TENSOR_CORE : CUDNN_NUMERICAL_NOTE_WINOGRAD;
     return CUDNN_STATUS_SUCCESS;
   case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
     *n = 1, *(int64_t *)values = WORKSPACE;
@@ -154,11 +160,18 @@ struct view {
   }
 };
 
+static bool is_virtual(const content &tensor) {
+  const std::vector<char> &v = tensor.value[CUDNN_ATTR_TENSOR_IS_VIRTUAL];
+  return !v.empty() && v[0];
+}
+
+/* What lies between two operations has no memory. */
 static bool view_of(view *v, const content &tensor, const content &pack) {
   const int64_t id = *numbers(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID), *ids = numbers(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS);
   const size_t n = pack.value[CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS].size() / 8;
   v->type = *(const cudnnDataType_t *)tensor.value[CUDNN_ATTR_TENSOR_DATA_TYPE].data();
   v->size = numbers(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS), v->stride = numbers(tensor, CUDNN_ATTR_TENSOR_STRIDES), v->data = NULL;
+  if (is_virtual(tensor)) return v->type == CUDNN_DATA_FLOAT;
   for (size_t i = 0; i < n; i++)
     if (ids[i] == id) v->data = ((char *const *)pack.value[CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS].data())[i];
   return v->data && (uintptr_t)v->data % (uintptr_t)*numbers(tensor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT) == 0;
@@ -197,9 +210,28 @@ static std::vector<float> load(const view &v, bool tf32) {
   return out;
 }
 
+/* The operations behind the convolution, on its sums: add a map or a value a channel, relu. Each takes what the one before it
+ * gives; *out becomes what the last one writes. */
+static bool finish(std::vector<double> &sum, view *out, const content &graph, const content *given, const content &pack) {
+  for (size_t i = 1; i < graph.operations.size(); i++) {
+    const content &op = *graph.operations[i], &what = *op.child[CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR];
+    const cudnnPointwiseMode_t mode = *(const cudnnPointwiseMode_t *)what.value[CUDNN_ATTR_POINTWISE_MODE].data();
+    if (op.type != CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR || op.child[CUDNN_ATTR_OPERATION_POINTWISE_XDESC].get() != given || !is_virtual(*given)) return false;
+    view more;
+    if (mode == CUDNN_POINTWISE_ADD && (!op.child[CUDNN_ATTR_OPERATION_POINTWISE_BDESC] || !view_of(&more, *op.child[CUDNN_ATTR_OPERATION_POINTWISE_BDESC], pack))) return false;
+    const bool map = mode == CUDNN_POINTWISE_ADD && !memcmp(more.size, out->size, 4 * sizeof *more.size);
+    for (size_t at = 0; at < sum.size(); at++) {
+      if (mode == CUDNN_POINTWISE_ADD) sum[at] += (double)more.get(map ? (int64_t)at : (int64_t)at % out->size[1]);
+      else sum[at] = sum[at] < 0 ? 0 : sum[at];
+    }
+    given = op.child[CUDNN_ATTR_OPERATION_POINTWISE_YDESC].get();
+  }
+  return view_of(out, *given, pack) && !is_virtual(*given);
+}
+
 static cudnnStatus_t execute(const content &plan, const content &pack) {
   const content &config = *plan.child[CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG], &graph = *config.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH];
-  const content &op = *graph.child[CUDNN_ATTR_OPERATIONGRAPH_OPS];
+  const content &op = *graph.operations[0];
   runs[config.engine]++;
   if (config.engine == REFUSING) return CUDNN_STATUS_NOT_SUPPORTED;
   cuda_host_clock += engine_ms[config.engine];
@@ -212,7 +244,7 @@ static cudnnStatus_t execute(const content &plan, const content &pack) {
   if (!workspace) return CUDNN_STATUS_BAD_PARAM;
   memset(workspace, 0x5a, WORKSPACE);
   const bool tf32 = config.engine == TF32 && x.type == CUDNN_DATA_FLOAT;
-  const view &out = forward ? y : by_input ? x : w;
+  view out = forward ? y : by_input ? x : w;
   const std::vector<float> a = load(forward ? x : y, tf32), b = load(by_input || forward ? w : x, tf32);
   std::vector<double> sum((size_t)(out.size[0] * out.size[1] * out.size[2] * out.size[3]), config.engine == WRONG ? 1 : 0);
   const int64_t *stride = numbers(convolution, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES), *padding = numbers(convolution, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS);
@@ -220,6 +252,7 @@ static cudnnStatus_t execute(const content &plan, const content &pack) {
   if (forward) products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)py] += (double)a[(size_t)px] * (double)b[(size_t)pw]; });
   else if (by_input) products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)px] += (double)a[(size_t)py] * (double)b[(size_t)pw]; });
   else products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)pw] += (double)a[(size_t)py] * (double)b[(size_t)px]; });
+  if (!finish(sum, &out, graph, op.child[forward ? first + 2 : by_input ? first : first + 1].get(), pack)) return CUDNN_STATUS_BAD_PARAM;
   for (size_t i = 0; i < sum.size(); i++) out.put((int64_t)i, (float)sum[i]);
   return CUDNN_STATUS_SUCCESS;
 }
@@ -228,9 +261,11 @@ static cudnnStatus_t execute(const content &plan, const content &pack) {
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
   if (!h->stream || (getenv("CUDA_HOST_CUDNN_WAITS") && cudaStreamSynchronize(h->stream) != cudaSuccess)) return CUDNN_STATUS_BAD_PARAM;
   const std::shared_ptr<content> p = plan->c, with = pack->c; /* descriptors may be destroyed meanwhile */
-  char *used[4];
-  memcpy(used, with->value[CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS].data(), 3 * sizeof *used);
-  memcpy(used + 3, with->value[CUDNN_ATTR_VARIANT_PACK_WORKSPACE].data(), sizeof *used);
+  const std::vector<char> &data = with->value[CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS];
+  char *used[6] = {};
+  if (data.size() > 5 * sizeof *used) return CUDNN_STATUS_BAD_PARAM;
+  memcpy(used, data.data(), data.size());
+  memcpy(used + 5, with->value[CUDNN_ATTR_VARIANT_PACK_WORKSPACE].data(), sizeof *used);
   cudnnStatus_t done = CUDNN_STATUS_SUCCESS, *said = h->stream->captured ? NULL : &done;
   const cudaError_t e = cuda_host_do(h->stream, used, sizeof used, [=] {
     const cudnnStatus_t was = execute(*p, *with);
