@@ -19,14 +19,17 @@ typedef struct {
 /* t[0] gives the sizes; the others are broadcast to them (their trailing axes are aligned). */
 elements elements_of(tensor *const *t, int32_t n);
 
-/* Element offsets of all operands at position i, whose unit along axis 0 is `unit` elements. I: uint32_t where it holds
- * the total, since division is much dearer in 64 bits. */
+/* Element offsets of all operands at position i, whose unit along axis 0 is `unit` elements; absent ones have strides of 0,
+ * so that the loops have a constant length and `at` stays in registers. I: uint32_t where it holds the total, since division
+ * is much dearer in 64 bits. */
 template <class I> DEVICE void offsets_at(const elements &e, I i, int64_t unit, int64_t *at) {
-  for (int32_t o = 0; o < e.n_op; o++) at[o] = 0;
+  UNROLL
+  for (int32_t o = 0; o < MAX_OPERANDS; o++) at[o] = 0;
   for (int32_t k = 0; k < e.ndim; k++) {
     const I size = (I)(k ? e.size[k] : e.size[0] / unit), rest = k + 1 < e.ndim ? i / size : 0;
     const int64_t x = (int64_t)(i - rest * size) * (k ? 1 : unit);
-    for (int32_t o = 0; o < e.n_op; o++) at[o] += x * e.stride[o][k];
+    UNROLL
+    for (int32_t o = 0; o < MAX_OPERANDS; o++) at[o] += x * e.stride[o][k];
     i = rest;
   }
 }

@@ -1,8 +1,9 @@
 /* pointwise.cu - elementwise ops: activations, arithmetic, comparisons, fills, casts, copies.
  *
- * One table says what each op computes (apply, apply_whole), two kernels run it: map_packs where all operands are of one
- * float type and lie so that 16 bytes can be read at once, map_any for everything else. Which op it is, is looked up for
- * each pack: memory is so much slower that it does not show, and one kernel instead of fifty is compiled. The computing
+ * One table says what each op computes (apply, apply_whole), three kernels run it: map_packs where all operands are of one
+ * float type and lie so that 16 bytes can be read at once, cast_packs for rounding one dense row of such a type to another,
+ * map_any for everything else. map_packs is compiled for copies, sums and products, which a training step is full of; for
+ * the other ops it looks up for each element which one it is, so that one kernel instead of fifty is compiled. The computing
  * type is f32 for f16, bf16, f32 and u8; f64 for f64 and i32; i64 where i64 alone takes part, so that integers are exact
  * (and saturate where a result does not fit). */
 #include "elements.h"
@@ -136,16 +137,19 @@ template <class C, class I> static __global__ void map_any(elements e, int32_t o
   }
 }
 
+enum { ANY_OP = -1 }; /* the op is known when the kernel runs */
+
 /* Packs of V elements along axis 0. An operand that is the same along it is read once for the pack. */
-template <class T, int V> static __global__ void map_packs(elements e, int32_t op, numbers n) {
+template <class T, int V, int32_t OP> static __global__ void map_packs(elements e, int32_t op, numbers n) {
   typedef typename computing<T>::type C;
+  const int32_t n_op = OP == ANY_OP ? e.n_op : OP == COPY ? 2 : 3;
   FOR_ITEMS(i, e.total / V) {
     int64_t at[MAX_OPERANDS];
     C v[MAX_OPERANDS][V];
     offsets_at<uint32_t>(e, (uint32_t)i, V, at);
     UNROLL
     for (int32_t o = 1; o < MAX_OPERANDS; o++) {
-      if (o >= e.n_op) {
+      if (o >= n_op) {
         for (int k = 0; k < V; k++) v[o][k] = 0;
       } else if (e.stride[o][0]) {
         const pack<T, V> p = *(const pack<T, V> *)((const T *)e.data[o] + at[o]);
@@ -159,8 +163,19 @@ template <class T, int V> static __global__ void map_packs(elements e, int32_t o
     }
     pack<T, V> y;
     UNROLL
-    for (int k = 0; k < V; k++) y.v[k] = narrow<T>(evaluate(op, v[1][k], v[2][k], v[3][k], n));
+    for (int k = 0; k < V; k++) y.v[k] = narrow<T>(evaluate(OP == ANY_OP ? op : OP, v[1][k], v[2][k], v[3][k], n));
     *(pack<T, V> *)((T *)e.data[0] + at[0]) = y;
+  }
+}
+
+/* y = x, V elements at a time: both dense, of different float types. */
+template <class T, class S, int V> static __global__ void cast_packs(pack<T, V> *y, const pack<S, V> *x, int64_t packs) {
+  FOR_ITEMS(i, packs) {
+    const pack<S, V> from = x[i];
+    pack<T, V> to;
+    UNROLL
+    for (int k = 0; k < V; k++) to.v[k] = narrow<T>(wide(from.v[k]));
+    y[i] = to;
   }
 }
 
@@ -223,6 +238,30 @@ static bool packable(const elements *e, int64_t v) {
   return true;
 }
 
+template <class T, int V> static void launch_packs(const elements *e, int32_t op, numbers n, unsigned grid, cudaStream_t stream) {
+  switch (op) {
+  case COPY: LAUNCH((map_packs<T, V, COPY>), grid, BLOCK, stream, *e, op, n); break;
+  case OP_add: case OP_add_: LAUNCH((map_packs<T, V, OP_add>), grid, BLOCK, stream, *e, op, n); break;
+  case OP_mul: case OP_mul_: LAUNCH((map_packs<T, V, OP_mul>), grid, BLOCK, stream, *e, op, n); break;
+  default: LAUNCH((map_packs<T, V, ANY_OP>), grid, BLOCK, stream, *e, op, n); break;
+  }
+}
+
+enum { CAST = 4 }; /* elements of a pack that changes type: at most 16 bytes on its wider side */
+
+/* Whether a copy is one dense row of f32 that becomes bf16 or f16, or the other way round. */
+static bool castable(const elements *e, int32_t op) {
+  const int32_t to = e->dtype[0], from = e->dtype[1], half = to == DLV3_F32 ? from : to;
+  if (op != COPY || (to == DLV3_F32) == (from == DLV3_F32) || (half != DLV3_BF16 && half != DLV3_F16)) return false;
+  if (e->ndim > 1 || e->stride[0][0] != 1 || e->stride[1][0] != 1 || e->total % CAST) return false;
+  return (uintptr_t)e->data[0] % (uintptr_t)(CAST * dtype_bytes(to)) == 0 && (uintptr_t)e->data[1] % (uintptr_t)(CAST * dtype_bytes(from)) == 0;
+}
+
+template <class T, class S> static void launch_cast(const elements *e, cudaStream_t stream) {
+  const int64_t packs = e->total / CAST;
+  LAUNCH((cast_packs<T, S, CAST>), blocks_for(packs), BLOCK, stream, (pack<T, CAST> *)e->data[0], (const pack<S, CAST> *)e->data[1], packs);
+}
+
 static status map(const op_call *c, int32_t op, tensor *y, tensor *a, tensor *b, tensor *x, numbers n) {
   tensor *t[MAX_OPERANDS] = {y, a, b, x};
   const elements e = elements_of(t, x ? 4 : b ? 3 : a ? 2 : 1);
@@ -237,11 +276,18 @@ static status map(const op_call *c, int32_t op, tensor *y, tensor *a, tensor *b,
   if (packable(&e, 16 / width)) {
     const unsigned grid = blocks_for(e.total * width / 16);
     switch (e.dtype[0]) {
-    case DLV3_F64: LAUNCH((map_packs<double, 2>), grid, BLOCK, stream, e, op, n); break;
-    case DLV3_F32: LAUNCH((map_packs<float, 4>), grid, BLOCK, stream, e, op, n); break;
-    case DLV3_BF16: LAUNCH((map_packs<bf16, 8>), grid, BLOCK, stream, e, op, n); break;
-    default: LAUNCH((map_packs<f16, 8>), grid, BLOCK, stream, e, op, n); break;
+    case DLV3_F64: launch_packs<double, 2>(&e, op, n, grid, stream); break;
+    case DLV3_F32: launch_packs<float, 4>(&e, op, n, grid, stream); break;
+    case DLV3_BF16: launch_packs<bf16, 8>(&e, op, n, grid, stream); break;
+    default: launch_packs<f16, 8>(&e, op, n, grid, stream); break;
     }
+    return LAUNCHED(c);
+  }
+  if (castable(&e, op)) {
+    if (e.dtype[0] == DLV3_BF16) launch_cast<bf16, float>(&e, stream);
+    else if (e.dtype[0] == DLV3_F16) launch_cast<f16, float>(&e, stream);
+    else if (e.dtype[1] == DLV3_BF16) launch_cast<float, bf16>(&e, stream);
+    else launch_cast<float, f16>(&e, stream);
     return LAUNCHED(c);
   }
   const bool small = e.total < (int64_t)1 << 31;
