@@ -142,6 +142,8 @@ static status check_inputs(const op_call *c) {
     if (!(info->flags & PACKED && i == 1)) TRY(storage_restore(t->st));
     if (!info->variadic && (info->in_place >> i & 1) && dlv3_grad_enabled() && wants_grad(t))
       return fail_call(c, DLV3_ERR_AUTOGRAD, "%s requires grad and can not be changed in place; use the op without '_', detach(), or dlv3.no_grad", name);
+    if (info->in_place && !info->n_out && dlv3_grad_enabled() && wants_grad(t)) /* its gradient would be lost */
+      return fail_call(c, DLV3_ERR_AUTOGRAD, "%s requires grad, and what is written into another tensor leaves the tape; use the op without '_', detach(), or dlv3.no_grad", name);
   }
   return DLV3_OK;
 }

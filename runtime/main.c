@@ -33,7 +33,8 @@ static const char usage[] =
   "  DLV3_VERBOSE=1       print every op with its implementation, time and shapes; 2: also why others declined\n"
   "  DLV3_IMPL=NAME       prefer that implementation: ref, onednn, ... (ref: the plain loops)\n"
   "\n"
-  "scripts that come with it, from any folder: dlv3 train_voc, validate, predict, plot_lr, check_data, bench; each has --help\n";
+  "scripts that come with it, from any folder: dlv3 train_voc, validate, predict, plot_lr, check_data,\n"
+  "make_shapes, bench; each has --help\n";
 
 static char executable[PATH_MAX];
 static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a slash at the end */

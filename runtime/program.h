@@ -22,7 +22,7 @@ typedef struct {
 } promise;
 
 typedef struct { tensor *header; int32_t arg; int64_t delta; } binding;
-typedef struct { tensor *t; storage *st; } outside; /* a leaf, and where it lay */
+typedef struct { tensor *t; storage *st; bool requires_grad; } outside; /* a leaf, where it lay, and whether it learned */
 typedef struct graph graph;
 
 struct dlv3_program {

@@ -98,7 +98,7 @@ static status note(tensor **out, tensor *t) {
   for (int64_t i = 0; i < p->n_outsides; i++)
     if (p->outsides[i].t == t) return DLV3_OK;
   TRY(grow(&p->outsides, p->n_outsides, &p->outside_room, sizeof *p->outsides));
-  p->outsides[p->n_outsides++] = (outside){tensor_retain(t), storage_retain(t->st)};
+  p->outsides[p->n_outsides++] = (outside){tensor_retain(t), storage_retain(t->st), t->requires_grad};
   return DLV3_OK;
 }
 
@@ -281,7 +281,7 @@ DLV3_API int64_t dlv3_program_steps(const dlv3_program *p) { return p->n_steps; 
 
 DLV3_API int32_t dlv3_program_current(const dlv3_program *p) {
   for (int64_t i = 0; i < p->n_outsides; i++)
-    if (p->outsides[i].t->st != p->outsides[i].st) return 0;
+    if (p->outsides[i].t->st != p->outsides[i].st || p->outsides[i].t->requires_grad != p->outsides[i].requires_grad) return 0;
   return 1;
 }
 

@@ -14,7 +14,7 @@ local work = require 'bench.work'
 local run = require 'bench.run'
 
 local opt, given = options.parse({
-  usage = 'dlv3 scripts/bench.lua [options]',
+  usage = 'dlv3 bench [options]',
   title = 'Times dlv3, beside PyTorch, ONNX Runtime and OpenVINO where PYTHON or peer/ has them.',
   'The comparison:',
   {'device', 'cpu', 'cpu, cuda or cuda:1: where everything runs'},

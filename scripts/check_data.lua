@@ -14,11 +14,11 @@ local opt = options.parse({
   doc = 'Lists every problem of a data set in VOC layout, and the pixels of every class. Exit status 1 when there is one.',
   {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
   {'num-classes', 20, 'classes without the background: labels are 0..N', min = 1, max = 255},
-  {'ignore-index', 255, 'label of pixels that do not count', min = 0, max = 255},
   {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'splits', {'train', 'val'}, 'lists to check'},
 }, arg)
 
+local ignored_label = 255 -- as in training and evaluation
 local problems = 0
 local function problem(format, ...)
   problems = problems + 1
@@ -45,11 +45,11 @@ local function check_labels(mask, path)
     local n = tonumber(counts[v])
     if n > 0 then
       pixels[v], photos[v] = pixels[v] + n, photos[v] + 1
-      if v <= opt.num_classes and v ~= opt.ignore_index then counted = counted + n
-      elseif v ~= opt.ignore_index then
+      if v <= opt.num_classes and v ~= ignored_label then counted = counted + n
+      elseif v ~= ignored_label then
         local at = tonumber(first[v])
         problem('%s: label %d (%s pixels, the first at x %d, y %d); labels are 0..%d and %d', path, v, text.thousands(n), at % width,
-                math.floor(at / width), opt.num_classes, opt.ignore_index)
+                math.floor(at / width), opt.num_classes, ignored_label)
       end
     end
   end
@@ -96,10 +96,10 @@ for _, split in ipairs(opt.splits) do names = check_list(split).class_names or n
 
 names = names or opt.num_classes == 20 and data.voc_classes or {}
 local total, rows = 0, {{'label', 'class', 'pixels', 'share', 'masks'}}
-for v = 0, 255 do if v ~= opt.ignore_index then total = total + pixels[v] end end
+for v = 0, 255 do if v ~= ignored_label then total = total + pixels[v] end end
 for v = 0, 255 do
   if v <= opt.num_classes or pixels[v] > 0 then
-    local ignored = v == opt.ignore_index
+    local ignored = v == ignored_label
     local name = ignored and '(does not count)' or v > opt.num_classes and '(outside the classes)' or names[v + 1] or ''
     rows[#rows + 1] = {tostring(v), name, text.thousands(pixels[v]), ignored and '' or ('%.2f%%'):format(100 * pixels[v] / math.max(total, 1)),
                        text.thousands(photos[v])}
@@ -109,7 +109,7 @@ print()
 io.write(text.columns(rows, 'rlrrr'))
 print()
 for v = 0, opt.num_classes do
-  if pixels[v] == 0 and v ~= opt.ignore_index then print(('note: no mask has label %d%s'):format(v, names[v + 1] and ' (' .. names[v + 1] .. ')' or '')) end
+  if pixels[v] == 0 and v ~= ignored_label then print(('note: no mask has label %d%s'):format(v, names[v + 1] and ' (' .. names[v + 1] .. ')' or '')) end
 end
 if void > 0 then print(('note: in %d mask%s no pixel counts'):format(void, void == 1 and '' or 's')) end
 print(problems == 0 and 'no problems' or problems == 1 and '1 problem' or problems .. ' problems')

@@ -15,6 +15,7 @@ local spec = {
   doc = 'Trains DeepLabV3 on data in PASCAL VOC layout and evaluates it after every epoch.',
   'data and model',
   {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'model', 'deeplabv3_resnet50', 'architecture', choices = train.model_names},
   {'num-classes', 20, 'classes, without the background', min = 1},
   {'aux', true, 'train the auxiliary head too (loss weight 0.5, 10 times the learning rate)'},
@@ -55,8 +56,8 @@ if resumed then train.inherit(opt, given, resumed) end
 -- -- Data, model, optimiser -------------------------------------------------------------------------------------------
 
 local classes = opt.num_classes + 1
-local train_set = data.voc{root = opt.data_path, split = 'train'}
-local val_set = data.voc{root = opt.data_path, split = 'val'}
+local train_set = data.voc{root = opt.data_path, year = opt.year, split = 'train'}
+local val_set = data.voc{root = opt.data_path, year = opt.year, split = 'val'}
 local common = {workers = opt.workers, num_classes = classes, base_size = opt.base_size}
 local function loader_of(set, own)
   for k, v in pairs(common) do own[k] = v end

@@ -10,6 +10,7 @@ local opt, given = options.parse({
   doc = "Evaluates a checkpoint. Model, classes and sizes come from it.",
   {'weights', nil, 'checkpoint or bare weights', value = 'FILE'},
   {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'split', 'val', 'list in ImageSets/Segmentation'},
   {'base-size', 520, 'photos are resized to this shorter side', min = 8},
   {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16', 'f16'}},
@@ -25,7 +26,7 @@ local model, args, classes, name = train.model_from(opt.weights)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
-local set = data.voc{root = opt.data_path, split = opt.split}
+local set = data.voc{root = opt.data_path, year = opt.year, split = opt.split}
 local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false, num_classes = classes, base_size = opt.base_size,
                                  workers = opt.workers, precision = opt.precision})
 print(('%s, %d classes; %d images of %s at %d'):format(name, classes, set.size, set.list, opt.base_size))

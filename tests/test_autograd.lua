@@ -116,4 +116,16 @@ return function(t)
     t.eq(x.grad:totable(), {3, 30})
     t.error(function() (x * 3):backward(dlv3.ones{3}) end, 'sizes and dtype of the tensor')
   end)
+
+  t.case('what is written into another tensor would lose its gradient, and is refused', function()
+    local w = dlv3.ones({3}, {requires_grad = true})
+    local sum = dlv3.zeros{}
+    t.error(function() sum:add_((w * 2):sum()) end, 'add_: .*requires grad, and what is written into another tensor leaves the tape')
+    t.error(function() dlv3.zeros{3}:copy_(w) end, 'copy_: .*leaves the tape')
+    local row = dlv3.zeros{3}
+    t.error(function() row[1] = w[1] end, 'leaves the tape')
+    row[1] = w[1]:detach()
+    dlv3.no_grad(function() sum:add_(w:sum()) end)
+    t.eq(sum:item(), 3)
+  end)
 end

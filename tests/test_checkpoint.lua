@@ -3,6 +3,7 @@
 local dlv3 = require 'dlv3'
 local checkpoint = require 'dlv3.checkpoint'
 local dict = require 'dlv3.dict'
+local models = require 'models'
 
 local function filled(sizes, value, dtype)
   local n = 1
@@ -157,5 +158,15 @@ return function(t)
     t.error(function() checkpoint.load(folder .. '/w.pth') end, 'w.pth: holds weights but no state of a training')
     dlv3.save(folder .. '/v.pth', {epoch = 1})
     t.error(function() checkpoint.load(folder .. '/v.pth') end, 'v.pth: is no training checkpoint: its keys are epoch')
+  end)
+
+  t.case('another architecture is refused; Lightning\'s names are known', function()
+    local mobilenet, resnet = models.deeplabv3_mobilenet_v3_large(), models.deeplabv3_resnet50()
+    t.error(function() checkpoint.load_weights(resnet, mobilenet:state_dict(), {name = 'm.pth'}) end, 'm.pth: the weights of another architecture: only %d+ of its %d+ tensors fit')
+    local given = {}
+    for name, tensor in dict.items(mobilenet:state_dict()) do given[#given + 1] = {'model.' .. name, tensor} end
+    local report = checkpoint.load_weights(mobilenet, {state_dict = dict.from(given)})
+    t.eq(#report.missing, 0)
+    t.eq(report.mapping, "the part under 'model.'")
   end)
 end

@@ -265,4 +265,23 @@ return function(t)
     t.error(function() add(x) end, 'b was released since dlv3.compile recorded the call')
     t.eq(x + 1, dlv3.full({3}, 2), 'nothing is being recorded any more')
   end)
+
+  t.case('a parameter that is frozen or set free is recorded anew', function()
+    local a, b = dlv3.ones({1}, {requires_grad = true}), dlv3.ones({1}, {requires_grad = true})
+    local sgd = optim.SGD({a, b}, {lr = 0.1})
+    local step = dlv3.compile(function(x)
+      sgd:zero_grad();
+      (a * b * x):sum():backward()
+      sgd:step()
+    end)
+    local x = dlv3.ones{1}
+    step(x)
+    a.requires_grad = false
+    local before = a:item()
+    step(x)
+    t.eq(a:item(), before)
+    a.requires_grad = true
+    step(x)
+    t.ok(a:item() < before)
+  end)
 end

@@ -385,4 +385,21 @@ return function(t)
     t.eq(status, 1)
     t.ok(text:find 'is one level too deep', text)
   end)
+
+  t.case('epochs without a number follow one another, and switches are true or false', function()
+    local set = data.voc{root = shapes(), split = 'train'}
+    local loader = data.loader(set, {batch_size = 2, train = true, base_size = 48, crop_size = 32, workers = 1})
+    local function order(e)
+      local list = {}
+      for batch in loader:epoch(e) do list[#list + 1] = table.concat(batch.indices, ' ') end
+      return table.concat(list, ' ')
+    end
+    local first, second = order(), order()
+    t.ok(first ~= second)
+    t.eq(second, order(1))
+    t.eq(order(), order(2))
+    t.error(function() loader() end, 'a loader is no iterator: for batch in loader:epoch%(e%) do')
+    for _, name in ipairs {'train', 'shuffle', 'drop_last'} do t.error(function() data.loader(set, {[name] = 'no'}) end, name .. ' must be true or false, no came') end
+    t.error(function() data.loader(set, {train = true, flip = 3}) end, 'flip is a probability')
+  end)
 end

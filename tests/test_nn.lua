@@ -292,4 +292,27 @@ return function(t)
     t.eq(nn.init.constant_(conv.bias, 3)[1]:item(), 3)
     t.ok(conv.bias.is_leaf and conv.bias.requires_grad)
   end)
+
+  t.case('what takes the place of a plain field is a part all the same', function()
+    local Late = nn.module('Late', function(self) self.head, self.scale = false, 0 end)
+    local net = Late()
+    net.head, net.scale = nn.Linear(1, 1), nn.Parameter(dlv3.ones{1})
+    t.eq(#net:parameters(), 3)
+    t.ok(net:state_dict()['head.weight'])
+    net.scale = net.scale * 2
+    t.error(function() net:parameters() end, "Late: the parameter 'scale' was replaced by the result of an operation")
+    net.scale = 5
+    t.error(function() net:state_dict() end, "Late: the parameter 'scale' was replaced by a number")
+    net.scale = nil
+    t.eq(#net:parameters(), 2)
+  end)
+
+  t.case('a part appended to numbered names with gaps has a name of its own', function()
+    local c = nn.Sequential{{'0', nn.Linear(1, 1)}, {'2', nn.Linear(1, 1)}}
+    c[#c + 1] = nn.Linear(1, 1)
+    t.eq(#c, 3)
+    t.eq(#c:parameters(), 6)
+    t.ok(c:state_dict()['3.weight'] and c:state_dict()['2.weight'])
+    t.error(function() c:train(0) end, 'train: true or false')
+  end)
 end

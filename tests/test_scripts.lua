@@ -243,4 +243,32 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
     t.eq(status, 2)
     t.ok(output:find 'poly', output)
   end)
+
+  t.case('weights that do not make a whole model give no picture and no figure', function()
+    local models, dict = require 'models', require 'dlv3.dict'
+    local weights, path = dict.new(), folder .. '/part.pth'
+    for name, tensor in dict.items(models.deeplabv3_mobilenet_v3_large{num_classes = 5}:state_dict()) do
+      if name ~= 'classifier.0.project.0.weight' then weights[name] = tensor end
+    end
+    dlv3.save(path, weights)
+    for _, command in ipairs {{'predict', data() .. '/VOCdevkit/VOC2012/JPEGImages --output-dir ' .. folder .. '/p'}, {'validate', '--data-path ' .. data()}} do
+      local output, status = script(command[1], '--weights ' .. path .. ' ' .. command[2])
+      t.eq(status, 1)
+      t.ok(output:find('part.pth: not the weights of a whole deeplabv3_mobilenet_v3_large', 1, true), output)
+      t.ok(output:find('classifier.0.project.0.weight', 1, true), output)
+    end
+  end)
+
+  t.case('the rates of the ASPP and the year of the data come from where they are given', function()
+    local models, train = require 'models', require 'dlv3.train'
+    local path = folder .. '/rates.pth'
+    local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, atrous_rates = {1, 2, 3}}
+    dlv3.save(path, require 'dlv3.dict'.from{{'model', model:state_dict()}, {'args', require 'dlv3.dict'.from{{'atrous_rates', {1, 2, 3}}}}})
+    local x = dlv3.randn{1, 3, 65, 65}
+    local y = dlv3.no_grad(function() return train.model_from(path):eval()(x).out end)
+    t.eq(y, dlv3.no_grad(function() return model:eval()(x).out end))
+    local output, status = script('validate', '--weights ' .. path .. ' --year 2007 --data-path ' .. data())
+    t.eq(status, 1)
+    t.ok(output:find('no VOC2007', 1, true), output)
+  end)
 end

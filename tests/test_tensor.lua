@@ -161,4 +161,42 @@ return function(t)
     local r = dlv3.randint(3, 6, {1000})
     t.eq({r:min():item(), r:max():item()}, {3, 5})
   end)
+
+  t.case('a number that the labels do not hold is no label', function()
+    local labels = dlv3.tensor({0, 255, 3}, {dtype = 'u8'})
+    for _, case in ipairs {{'eq', -1, 0}, {'eq', 300, 0}, {'lt', 300, 3}, {'gt', -1, 3}, {'eq', 255, 1}} do
+      t.eq(labels[case[1]](labels, case[2]):float():sum():item(), case[3], case[1] .. ' ' .. case[2])
+    end
+    t.eq(labels:masked_fill(labels:eq(255), -100), dlv3.tensor({0, -100, 3}, {dtype = 'i64'}))
+    t.eq(dlv3.where(labels:eq(255), -1, labels), dlv3.tensor({0, -1, 3}, {dtype = 'i64'}))
+    t.eq(labels:masked_fill(labels:eq(255), 7), dlv3.tensor({0, 7, 3}, {dtype = 'u8'}))
+    t.eq(dlv3.where(labels:eq(255), 1.5, 2), dlv3.tensor{2, 1.5, 2})
+    t.eq(dlv3.where(labels:eq(255), 1, 2), dlv3.tensor({2, 1, 2}, {dtype = 'i64'}))
+  end)
+
+  t.case('norms, a leaky relu of any slope, and parts of a length', function()
+    local x = dlv3.tensor{{3, -4}, {0, 0}}
+    t.eq(x:norm(), dlv3.tensor(5))
+    t.eq(x:norm(1), dlv3.tensor(7))
+    t.eq(x:norm(math.huge), dlv3.tensor(4))
+    t.eq(x:norm(2, 2), dlv3.tensor{5, 0})
+    t.error(function() return x:norm(3) end, 'norm: p must be 1, 2 or')
+    t.eq(dlv3.tensor{-1, 0, 2}:leaky_relu(2), dlv3.tensor{-2, 0, 2})
+    local zero = dlv3.zeros({1}, {requires_grad = true})
+    zero:leaky_relu(0.1):sum():backward()
+    t.close(zero.grad:item(), 0.1, 1e-7, 0) -- as in PyTorch
+    for _, n in ipairs {0, -1, 1.5} do t.error(function() return x:split(n) end, 'split: the length') end
+    t.error(function() return x:chunk(0) end, 'chunk: the number of parts')
+  end)
+
+  t.case('arguments of another kind are named', function()
+    t.error(function() return dlv3.zeros(nil) end, 'zeros: size 1 is nil')
+    t.error(function() return dlv3.zeros(2, nil, 3) end, 'zeros: size 2 is nil')
+    t.error(function() return dlv3.randn({2, 3}, 'f16') end, 'randn: options stand in a table')
+    t.error(function() return dlv3.full(2, 3) end, 'full: the sizes stand in a table')
+    t.error(function() return dlv3.randint(10, {3}) end, 'randint: the sizes stand in a table')
+    t.error(function() return dlv3.ones{2}:size 'a' end, 'size: an axis is a number')
+    t.error(function() dlv3.ones{2}.requires_grad = nil end, 'requires_grad: true or false')
+    t.eq(dlv3.tensor(dlv3.ones{2}, {dtype = 'i64'}).dtype, 'i64')
+  end)
 end

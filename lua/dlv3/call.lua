@@ -156,15 +156,22 @@ local in_buf = F.new('dlv3_tensor *[?]', tonumber(C.DLV3_MAX_INPUTS))
 local out_buf = F.new('dlv3_tensor *[?]', tonumber(C.DLV3_MAX_OUTPUTS))
 local slot_buf = F.new('dlv3_attr[?]', n_slots)
 
--- A 0-d tensor of value, of a dtype that leaves the other operand's alone where it can.
+local ranges = {[tonumber(C.DLV3_U8)] = {0, 255}, [tonumber(C.DLV3_I32)] = {-2 ^ 31, 2 ^ 31 - 1}}
+
+-- A 0-d tensor of value, of a dtype that leaves the other operand's alone where it can: a whole number that u8 or i32 does
+-- not hold is i64, so that labels:eq(-1) is false everywhere and where(labels:eq(255), -1, labels) has -1 in it.
 local function scalar(value, like)
   local dtype = C.dlv3_tensor_dtype(like.p)
   local whole = value == math.floor(value) and math.abs(value) < 2 ^ 53
-  if dtype < C.DLV3_F16 then dtype = not whole and C.DLV3_F32 or dtype == C.DLV3_BOOL and C.DLV3_I64 or dtype end
+  local range = ranges[dtype]
+  if dtype < C.DLV3_F16 then
+    dtype = not whole and C.DLV3_F32 or (dtype == C.DLV3_BOOL or range and (value < range[1] or value > range[2])) and C.DLV3_I64 or dtype
+  end
   local out = F.tensor_out()
   F.check(F.retry(C.dlv3_tensor_new, out, dtype, 0, nil, C.dlv3_tensor_device(like.p)))
   return M.methods.fill_(F.take(out), value)
 end
+M.scalar = scalar
 
 -- Splits a call's arguments: the tensors, the options table, the positional attributes and how many.
 local function sort_arguments(op, n, args)

@@ -65,6 +65,7 @@ local mappings = {
   {fn = function(name) return name end},
   {text = "names put under 'backbone.'", fn = function(name) return 'backbone.' .. name end},
   {text = "'features.' as 'backbone.'", fn = function(name) local rest = name:match '^features%.(.*)$' return rest and 'backbone.' .. rest end},
+  {text = "the part under 'model.'", fn = function(name) return name:match '^model%.(.*)$' end}, -- Lightning's checkpoints
   {text = "the part under 'backbone.'", fn = function(name) return name:match '^backbone%.(.*)$' end},
   {text = "the part under 'backbone.' as 'features.'", fn = function(name) local rest = name:match '^backbone%.(.*)$' return rest and 'features.' .. rest end},
 }
@@ -206,6 +207,11 @@ function M.load_weights(model, source, options)
     F.raise(('%s: nothing in it fits the model%s\n  the file has   %s\n  the model has  %s'):format(path,
       #report.skipped > 0 and (': %d tensors have the right names but other shapes, first %s: %s'):format(#report.skipped, report.skipped[1].name, report.skipped[1].reason) or '',
       first_keys(given, 4), first_keys(own, 4)))
+  end
+  local share = dict.size(fitting) / math.min(dict.size(own), #names)
+  if share < 0.25 and not options.prefix then
+    F.raise(('%s: the weights of another architecture: only %d of its %d tensors fit the model\n  the file has   %s\n  the model has  %s\n'
+             .. "  (prefix = '' among the options takes them all the same)"):format(path, dict.size(fitting), #names, first_keys(given, 4), first_keys(own, 4)))
   end
   for name in dict.items(own) do
     if fitting[name] then report.loaded[#report.loaded + 1] = name

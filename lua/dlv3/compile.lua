@@ -4,7 +4,8 @@
 -- leaves does the work, the first time too; on a GPU it is one launch from its second run on (runtime/graph.c). Tensors
 -- among the arguments, also in tables, are what a call brings; other tensors the function uses are those that were there
 -- when it was recorded, and all other values are fixed with the program. Another dtype, size or stride, another number or
--- string, train() or eval() on some model, grad mode, allow_tf32, cudnn_benchmark: each records anew.
+-- string, train() or eval() on some model, a parameter frozen or set free, grad mode, allow_tf32, cudnn_benchmark: each
+-- records anew.
 
 local F = require 'dlv3.ffi'
 local call = require 'dlv3.call'
@@ -169,7 +170,8 @@ end
 -- A function that does what fn does, to the last bit, from a recording of it: without Lua between the ops, intermediates
 -- in one planned piece of memory. fn may train: forward, backward and the optimiser's step are one program. It is run
 -- once for every new kind of arguments (sizes, dtypes, other values), and sees no content then: reading one in it
--- (item, totable, print) is an error. Results are new tensors without a tape: backward is called in fn, or fn under no_grad.
+-- (item, totable, print) is an error. Numbers that it takes from around it instead (a counter, the weight of a loss) stay
+-- what they were then: pass them as arguments, or keep them in a tensor. Results are new tensors without a tape: backward is called in fn, or fn under no_grad.
 function M.compile(fn)
   local mt = type(fn) == 'table' and getmetatable(fn)
   if type(fn) ~= 'function' and not (mt and mt.__call) then raise('compile: takes a function, as in dlv3.compile(function(x) ... end)') end

@@ -147,11 +147,13 @@ local function lookup(path)
   return value
 end
 
+local module_names = {'dlv3', 'nn', 'optim', 'data', 'models', 'image'}
+
 local function known_names()
   local names = {}
   for name in pairs(tensor.methods) do names[#names + 1] = name end
   for name in pairs(tensor.properties) do names[#names + 1] = name end
-  for _, name in ipairs {'dlv3', 'nn', 'optim', 'data', 'models', 'image'} do
+  for _, name in ipairs(module_names) do
     names[#names + 1] = name
     local module = lookup(name)
     for member in pairs(type(module) == 'table' and module or {}) do
@@ -194,6 +196,10 @@ function M.text(name)
   if method and (name == short or value ~= nil) then return function_text('x:' .. short, method) end
   if tensor.properties[short] and name == short then return 'x.' .. short .. ': a property of every tensor' end
   if value ~= nil then return value_text(name, value) end
+  for _, module in ipairs(name == short and module_names or {}) do -- ?SGD
+    local member = lookup(module .. '.' .. name)
+    if member ~= nil then return value_text(module .. '.' .. name, member) end
+  end
   return ("nothing is called '%s'%s  (? lists what there is)"):format(name, nearest.text(name, known_names()))
 end
 

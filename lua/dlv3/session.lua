@@ -4,6 +4,4 @@
 local strict = require 'dlv3.strict'
 
 strict.open = true
-strict.offer {
-  dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', image = 'dlv3.vision.image', models = 'models',
-}
+strict.offer(strict.modules)

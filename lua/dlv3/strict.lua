@@ -6,6 +6,9 @@ local nearest = require 'dlv3.nearest'
 
 local M = {open = false, offered = {}}
 
+-- Modules by the names under which the REPL knows them; a script requires them.
+M.modules = {dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', image = 'dlv3.vision.image', models = 'models'}
+
 local function names()
   local list = {}
   for name in pairs(_G) do list[#list + 1] = name end
@@ -14,7 +17,10 @@ local function names()
 end
 
 local function check(name, what)
-  error(('%s a variable that was never declared: %s%s'):format(what, tostring(name), nearest.text(tostring(name), names())), 3)
+  local module = M.modules[name]
+  local hint = module and (" (local %s = require '%s')"):format(name, module) or nearest.text(tostring(name), names())
+  if what == 'sets' and not module then hint = (' (local %s = ...)'):format(tostring(name)) end
+  error(('%s a variable that was never declared: %s%s'):format(what, tostring(name), hint), 3)
 end
 
 setmetatable(_G, {

@@ -40,12 +40,15 @@ end
 -- zeros{2, 3}, zeros(2, 3), zeros({2, 3}, {dtype = 'u8'}), zeros{2, 3, dtype = 'u8'} -> sizes, options
 local function sizes_and_options(what, ...)
   local first, second = ...
+  if is_tensor(first) then raise(what .. ': takes sizes, a tensor came') end
   if type(first) ~= 'table' then
     local n, sizes, options = select('#', ...), {...}, {}
+    for i = 1, n do if sizes[i] == nil then raise(('%s: size %d is nil'):format(what, i)) end end
     if type(sizes[n]) == 'table' then options, sizes[n] = sizes[n], nil end
     return sizes, check_options(what, options)
   end
   local options = {}
+  if second ~= nil and type(second) ~= 'table' then raise(("%s: options stand in a table, as in {dtype = 'f16'}; %s came"):format(what, tostring(second))) end
   for k, v in pairs(second or first) do if type(k) == 'string' then options[k] = v end end
   return first, check_options(what, options)
 end
@@ -53,6 +56,7 @@ end
 local size_buf = F.new('int64_t[?]', tonumber(C.DLV3_MAX_DIMS))
 
 local function new(what, sizes, options)
+  if type(sizes) ~= 'table' then raise(('%s: the sizes stand in a table, as in {2, 3}; %s came'):format(what, sizes == nil and 'nothing' or tostring(sizes))) end
   if #sizes > C.DLV3_MAX_DIMS then raise(('%s: a tensor has at most %d dimensions, %d came'):format(what, tonumber(C.DLV3_MAX_DIMS), #sizes)) end
   for i, n in ipairs(sizes) do
     if type(n) ~= 'number' or n ~= math.floor(n) or n < 0 or n > 2 ^ 53 then
@@ -148,7 +152,11 @@ end
 -- From a number or nested tables of numbers or booleans; f32 unless options say otherwise.
 function M.tensor(value, options)
   options = check_options('tensor', options or {})
-  if is_tensor(value) then return finished(T.clone(value), options) end
+  if is_tensor(value) then
+    local copy = T.clone(T.detach(value))
+    if options.device then copy = T.to(copy, options.device) end
+    return finished(options.dtype and T.to(copy, options.dtype) or copy, options)
+  end
   local sizes = nested_sizes(value, {}, 1)
   local count = 1
   for _, n in ipairs(sizes) do count = count * n end
@@ -174,7 +182,10 @@ function M.stack(list, axis)
   return T.cat(wider, axis or 1)
 end
 
-function M.where(condition, a, b) return T.where(condition, a, b) end
+function M.where(condition, a, b)
+  if not is_tensor(condition) then raise('where: the condition must be a tensor, ' .. (condition == nil and 'nothing' or 'a ' .. type(condition)) .. ' came') end
+  return T.where(condition, a, b)
+end
 
 -- -- The random generator: one i64 [2] tensor, seed and counter ------------------------------------------------
 
@@ -200,6 +211,7 @@ end
 function M.get_rng_state() return T.totable(call.default_rng()) end
 
 function M.set_rng_state(state)
+  if type(state) ~= 'table' or type(state[1]) ~= 'number' or type(state[2]) ~= 'number' then raise('set_rng_state: takes what get_rng_state() returned, {seed, counter}') end
   if not rng then
     rng = new('rng', {2}, {dtype = 'i64'})
     C.dlv3_scope_leave(rng.p)
@@ -212,6 +224,7 @@ end
 
 function T.size(t, axis)
   if axis then
+    if type(axis) ~= 'number' then raise('size: an axis is a number, ' .. tostring(axis) .. ' came') end
     local n = C.dlv3_tensor_ndim(t.p)
     local a = axis < 0 and axis + n or axis - 1
     if a < 0 or a >= n then raise(('size: no axis %d in a tensor of %d dimensions'):format(axis, n)) end
@@ -294,6 +307,7 @@ function T.tobytes(t)
 end
 
 function M.frombytes(bytes, sizes, options)
+  if type(bytes) ~= 'string' then raise('frombytes: takes a string, ' .. (bytes == nil and 'nothing' or 'a ' .. type(bytes)) .. ' came') end
   local t = new('frombytes', sizes, check_options('frombytes', options or {}))
   check(C.dlv3_tensor_from_bytes(t.p, bytes, #bytes))
   return t
@@ -343,7 +357,9 @@ function T.cpu(t) return T.to(t, 'cpu') end
 -- -- Autograd on a tensor ----------------------------------------------------------------------------------------
 
 function T.requires_grad_(t, on)
-  check(C.dlv3_set_requires_grad(t.p, (on == nil or on) and 1 or 0))
+  if on == nil then on = true end
+  if type(on) ~= 'boolean' then raise('requires_grad: true or false is expected, ' .. tostring(on) .. ' came') end
+  check(C.dlv3_set_requires_grad(t.p, on and 1 or 0))
   return t
 end
 
@@ -414,12 +430,16 @@ end
 
 function T.split(t, length, axis)
   axis = axis or 1
+  if type(length) ~= 'number' or length < 1 or length ~= math.floor(length) then raise('split: the length of a part must be a whole number from 1, ' .. tostring(length) .. ' came') end
   local n, parts = T.size(t, axis), {}
   for start = 1, n, length do parts[#parts + 1] = T.narrow(t, axis, start, math.min(length, n - start + 1)) end
   return parts
 end
 
-function T.chunk(t, count, axis) return T.split(t, math.max(1, math.ceil(T.size(t, axis or 1) / count)), axis) end
+function T.chunk(t, count, axis)
+  if type(count) ~= 'number' or count < 1 then raise('chunk: the number of parts must be a whole number from 1, ' .. tostring(count) .. ' came') end
+  return T.split(t, math.max(1, math.ceil(T.size(t, axis or 1) / count)), axis)
+end
 
 -- x w' + b; x [..., in], w [out, in], b [out].
 function T.linear(x, w, b)
@@ -446,12 +466,22 @@ extreme('max', T.max_dim)
 extreme('min', T.min_dim)
 
 function T.std(t, ...) return T.sqrt(T.var(t, ...)) end
-function T.norm(t) return T.sqrt(T.sum(T.square(t))) end
+
+-- The p-norm of all elements, or along axes: p = 2 (default), 1 or math.huge.
+function T.norm(t, p, axes)
+  if p == nil or p == 2 then return T.sqrt(T.sum(T.square(t), {axes = axes})) end
+  if p == 1 then return T.sum(T.abs(t), {axes = axes}) end
+  if p == math.huge and axes == nil then return T.max(T.abs(t)) end
+  raise('norm: p must be 1, 2 or (of all elements) math.huge; ' .. (type(p) == 'table' and 'a table' or tostring(p)) .. ' came')
+end
+
+-- A bool tensor of one element: whether any (every) element is not 0. A tensor is always true to Lua's if: x:any():item() == 1.
 function T.any(t) return T.max(T.cast(T.ne(t, 0), 'bool')) end
 function T.all(t) return T.min(T.cast(T.ne(t, 0), 'bool')) end
 
 -- Same sizes and the same elements: a Lua boolean.
 function T.equal(a, b)
+  if not is_tensor(b) then raise('equal: b must be a tensor, ' .. (b == nil and 'nothing' or 'a ' .. type(b)) .. ' came') end
   local sa, sb = T.size(a), T.size(b)
   if #sa ~= #sb then return false end
   for i = 1, #sa do if sa[i] ~= sb[i] then return false end end
@@ -462,12 +492,29 @@ end
 local allclose = T.allclose
 function T.allclose(...) return T.item(allclose(...)) == 1 end
 
-function T.masked_fill(t, mask, value) return T.where(mask, T.full_like(t, value), t) end
+-- a where condition is not 0, else b: tensors of one dtype, or numbers; a number that the other's integers do not hold makes
+-- the result wider.
+local where = T.where
+function T.where(condition, a, b)
+  if type(a) == 'number' and type(b) == 'number' then
+    local like = M.zeros({}, {dtype = a == math.floor(a) and b == math.floor(b) and 'i64' or 'f32', device = T.device_name(condition)})
+    a, b = call.scalar(a, like), call.scalar(b, like)
+  elseif type(a) == 'number' and is_tensor(b) then
+    a = call.scalar(a, b)
+    b = T.to(b, T.dtype_name(a))
+  elseif type(b) == 'number' and is_tensor(a) then
+    b = call.scalar(b, a)
+    a = T.to(a, T.dtype_name(b))
+  end
+  return where(condition, a, b)
+end
+
+function T.masked_fill(t, mask, value) return T.where(mask, value, t) end
 function T.full_like(t, value) return M.full(T.size(t), value, {dtype = T.dtype_name(t), device = T.device_name(t)}) end
 function T.reciprocal(t) return T.div(1, t) end
 function T.rsqrt(t) return T.div(1, T.sqrt(t)) end
 function T.silu(t) return T.mul(t, T.sigmoid(t)) end
-function T.leaky_relu(t, slope) return T.maximum(t, T.mul(t, slope or 0.01)) end
+function T.leaky_relu(t, slope) return T.where(T.gt(t, 0), t, T.mul(t, slope or 0.01)) end
 
 -- -- Indexing ----------------------------------------------------------------------------------------------------
 
@@ -512,7 +559,7 @@ end
 
 local function set(t, key, value)
   if key == 'grad' then check(C.dlv3_tensor_set_grad(t.p, value and F.ptr(value) or nil))
-  elseif key == 'requires_grad' then T.requires_grad_(t, value)
+  elseif key == 'requires_grad' then T.requires_grad_(t, value == nil and 'nil' or value)
   elseif type(key) == 'number' or type(key) == 'table' then
     local window = index(t, key)
     if type(value) == 'number' then T.fill_(window, value) else T.copy_(window, value) end

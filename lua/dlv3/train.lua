@@ -140,14 +140,15 @@ local function read_model(path)
     elseif k == 'aux_classifier.4.weight' then aux = true end
   end
   if blocks > 0 then name = blocks > 6 and 'deeplabv3_resnet101' or 'deeplabv3_resnet50' end
-  if not name or not classes then F.raise(path .. ': these are not the weights of a DeepLabV3 (no backbone or classifier of one among the names)') end
-  local function make() return models[name]{num_classes = classes, aux = aux or false, output_stride = args.output_stride} end
-  local model = init.skipped(make) -- neither filled nor copied to: the weights are in memory once
-  local report = checkpoint.load_weights(model, weights, {name = path, take = true})
-  if #report.missing + #report.skipped > 0 then
-    model = make()
-    checkpoint.load_weights(model, weights, {name = path})
+  if not name then F.raise(path .. ': these are not the weights of a DeepLabV3 (no backbone of one among the names)') end
+  if not classes then
+    F.raise(path .. ": no 'classifier.4.weight' among the names, so the head is not DeepLabV3's: a script of your own can load it into a model with that head (checkpoint.load_weights)")
   end
+  local model = init.skipped(function() -- neither filled nor copied to: the weights are in memory once
+    return models[name]{num_classes = classes, aux = aux or false, output_stride = args.output_stride, atrous_rates = args.atrous_rates}
+  end)
+  local report = checkpoint.load_weights(model, weights, {name = path, take = true})
+  if #report.missing + #report.skipped > 0 then F.raise(('%s: not the weights of a whole %s, and no result could be trusted\n%s'):format(path, name, report:text())) end
   return model, args, classes, name
 end
 

@@ -44,6 +44,9 @@ local function with_defaults(given)
     end
     o[name] = value
   end
+  for _, name in ipairs {'train', 'shuffle', 'drop_last'} do
+    if type(o[name]) ~= 'boolean' then raise(('data.loader: %s must be true or false, %s came'):format(name, tostring(o[name]))) end
+  end
   if not given or given.shuffle == nil then o.shuffle = o.train end
   if not o.workers then o.workers = math.max(1, math.min(8, C.dlv3_num_threads())) end
   return o
@@ -73,6 +76,7 @@ local function make_config(o)
     c.resize_min, c.resize_max = math.max(1, math.floor(real('scale', o.scale[1]) * base)), math.floor(real('scale', o.scale[2]) * base)
   end
   c.crop, c.flip = whole(o, 'crop_size', 1), real('flip', o.flip)
+  if c.flip < 0 or c.flip > 1 then raise(('data.loader: flip is a probability, from 0 to 1; %s came'):format(tostring(o.flip))) end
   c.mean, c.std = image.triple('data.loader: mean', o.mean), image.triple('data.loader: std', o.std)
   c.num_classes, c.ignore_index = whole(o, 'num_classes', 0), whole(o, 'ignore_index', 0)
   c.dtype = F.dtype_id[o.precision] or raise(("data.loader: no precision is called '%s' (there are f32, bf16, f16)"):format(tostring(o.precision)))
@@ -149,11 +153,11 @@ local function feed(self, order)
   end
 end
 
--- An iterator over the batches of epoch e (from 0): tables {image =, target = (nil without masks), indices =}; indices
--- count from 1. options.skip: batches to pass over.
+-- An iterator over the batches of epoch e (from 0; default: the one after the last): tables {image =, target = (nil without
+-- masks), indices =}; indices count from 1. options.skip: batches to pass over.
 function Loader:epoch(e, options)
   if not self.pointer then raise('data.loader: this loader is closed') end
-  e = e or 0
+  e = e or self.next_epoch or 0
   if type(e) ~= 'number' or e < 0 or e ~= math.floor(e) then raise('data.loader: an epoch is a whole number from 0, ' .. tostring(e) .. ' came') end
   local skip = options and options.skip or 0
   if type(skip) ~= 'number' or skip < 0 or skip > self.count or skip ~= math.floor(skip) then raise(('data.loader: skip must be within 0..%d, %s came'):format(self.count, tostring(skip))) end
@@ -162,7 +166,7 @@ function Loader:epoch(e, options)
   if at > self.samples then at = self.samples end
   F.check(C.dlv3_loader_start(self.pointer, e, order, self.samples, at, batch))
   local mark = {}
-  self.running, self.fed = mark, at
+  self.running, self.fed, self.next_epoch = mark, at, e + 1
   local out = F.new 'dlv3_tensor *[2]'
   return function()
     if self.running ~= mark then raise('data.loader: another epoch of this loader has begun, or it was closed') end
@@ -176,7 +180,10 @@ function Loader:epoch(e, options)
   end
 end
 
--- A loader of a data set; options and their defaults stand above.
+-- A loader of a data set, for batch in loader:epoch(e) do. Options: batch_size = 4, workers = the cores (at most 8), shuffle
+-- (default: as train), drop_last = false, seed = 0, train = false (true: random resize, flip and crop), base_size = 520,
+-- crop_size = 480, scale = {0.5, 2}, flip = 0.5, mean, std, num_classes = 0 (labels are checked to be below it; 0: any),
+-- ignore_index = 255, precision = 'f32', ahead = 2 (batches kept ready).
 function M.new(set, given)
   check_set(set)
   local o = with_defaults(given)
@@ -199,6 +206,7 @@ function M.new(set, given)
   local meta, methods = getmetatable(proxy), {dataset = set, options = o, samples = self.samples}
   for name, method in pairs(Loader) do methods[name] = function(_, ...) return method(self, ...) end end
   meta.__index = methods
+  meta.__call = function() raise 'data.loader: a loader is no iterator: for batch in loader:epoch(e) do' end
   meta.__len = function() return self.count end
   meta.__tostring = function() return ('data.loader: %d samples, %d batches of %d'):format(self.samples, self.count, o.batch_size) end
   return proxy

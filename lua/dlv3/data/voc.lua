@@ -72,7 +72,7 @@ local function explain(root, year)
     local years = {}
     for _, name in ipairs(names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
     local has = #years > 0 and ' has ' .. table.concat(years, ', ') or ' has no data'
-    return ("'%s/VOCdevkit'%s but no VOC%s (the year is an option)"):format(root, has, year)
+    return ("'%s/VOCdevkit'%s but no VOC%s (the year is an option: --year, or year = in data.voc)"):format(root, has, year)
   end
   for _, name in ipairs(names_in(root)) do
     if is_folder(root .. '/' .. name .. '/' .. wanted) then

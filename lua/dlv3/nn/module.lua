@@ -60,6 +60,7 @@ local function register_child(self, key, value)
   if slot > #self + 1 or slot < 1 or slot ~= math.floor(slot) then raise(('%s: there is no part %s to replace; it has %d'):format(self.class_name, tostring(key), #self)) end
   if slot > #self then
     local name = type(key) == 'number' and tostring(key - 1) or key
+    while type(key) == 'number' and self._slots[name] do name = tostring(tonumber(name) + 1) end -- a number of its own where names have gaps
     self._slots[name] = slot
     enter(self, name, 'module')
     rawset(value, '_name', name)
@@ -125,8 +126,28 @@ end
 
 -- -- Walking ----------------------------------------------------------------------------------------------------
 
+-- Registers what took the place of a field that was no part (`self.head = false`, later a module): Lua does not call
+-- register for those. Refuses what took the place of a parameter and is none.
+local function adopt(self)
+  local late
+  for key, value in pairs(self) do
+    local registered = self._kinds[key]
+    if type(key) == 'string' and not registered and kind_of(value) then
+      late = late or {}
+      late[#late + 1] = key
+    elseif registered == 'parameter' and not (is_tensor(value) and value.is_leaf) then
+      raise(("%s: the parameter '%s' was replaced by %s; a parameter is changed by self.%s:copy_(...) under dlv3.no_grad, or replaced by nn.Parameter(...)"):format(
+            self.class_name, key, is_tensor(value) and 'the result of an operation' or 'a ' .. type(value), key))
+    end
+  end
+  if not late then return end
+  table.sort(late)
+  for _, key in ipairs(late) do enter(self, key, kind_of(self[key])) end
+end
+
 -- Calls visit(prefix, module) for this module and all below, parents first.
 local function walk(self, prefix, visit)
+  adopt(self)
   visit(prefix, self)
   for _, key in ipairs(self._order) do
     local child = self._kinds[key] == 'module' and self[key]
@@ -221,6 +242,7 @@ end
 -- Batch norm and dropout behave as in training; train(false) is eval(). Returns the model.
 function Module:train(on)
   if on == nil then on = true end
+  if type(on) ~= 'boolean' then raise('train: true or false is expected, ' .. tostring(on) .. ' came') end
   if on then self:apply(function(module) fuse.refuse(module, 'train') end) end
   return self:apply(function(module)
     if module.training ~= on then compile.modes = compile.modes + 1 end -- recorded programs have the old mode in them

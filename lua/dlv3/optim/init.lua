@@ -20,6 +20,7 @@ local optim = {poly = schedule.poly, multistep = schedule.multistep, cosine = sc
 
 local SGD = {}
 SGD.__index = SGD
+function SGD.__newindex(_, name) raise(("SGD: '%s' can not be set here: rates and the like are the groups', as in opt.groups[1].lr = 0.1"):format(tostring(name))) end
 
 -- -- Arenas -----------------------------------------------------------------------------------------------------
 
@@ -86,10 +87,12 @@ end
 
 -- optim.SGD({{params = ..., lr = ...}, ...}, {lr = 1e-3, momentum = 0, weight_decay = 0, nesterov = false}).
 -- params alone is one group. Groups lie in opt.groups; their lr may be set at any time. Frozen parameters are left
--- alone. Move the model to its device and dtype first.
+-- alone; once they learn, the optimiser is made anew (the state of the old one can be loaded). Move the model to its
+-- device and dtype first.
 function optim.SGD(groups, options)
   if type(groups) ~= 'table' then raise('SGD: takes a table of parameters or of groups {params = ..., lr = ...}; a ' .. type(groups) .. ' came') end
-  if is_tensor(groups[1]) then groups = {{params = groups}} end
+  if rawget(groups, '_kinds') then raise('SGD: takes parameters, a module came: optim.SGD(model:parameters(), {lr = ...})') end
+  if is_tensor(groups[1]) then groups = {{params = groups}} elseif groups.params then groups = {groups} end
   local base, seen, self = checked(given('SGD', defaults, options)), {}, setmetatable({groups = {}}, SGD)
   local with_params = {params = given.optional}
   for name, v in pairs(base) do with_params[name] = v end
@@ -98,8 +101,12 @@ function optim.SGD(groups, options)
     check_params(i, group.params, seen)
     self.groups[i] = group
   end
+  if next(seen) == nil then raise('SGD: there are no parameters in it') end
   for _, group in ipairs(self.groups) do
-    group.initial_lr = group.lr
+    group.initial_lr, group.frozen = group.lr, {}
+    for _, p in ipairs(group.params) do
+      if not p.requires_grad then group.frozen[#group.frozen + 1] = p end
+    end
     group.arena = arena_of(group.params)
     add_momentum(group)
   end
@@ -153,6 +160,15 @@ local function touched(arena)
   return runs
 end
 
+-- What was frozen when the arena was made has no place in it.
+local function check_frozen(group)
+  for _, p in ipairs(group.frozen) do
+    if p.requires_grad then
+      raise('SGD: a parameter that was frozen when the optimiser was made learns now: make the optimiser anew; new:load_state_dict(old:state_dict()) keeps its momenta')
+    end
+  end
+end
+
 local function part(t, run) return t and (run[2] == t:numel() and t or t:narrow(1, run[1] + 1, run[2])) end
 
 -- The gradients that the next step uses, as pieces of the arenas.
@@ -171,6 +187,7 @@ function SGD:step(scaled)
   autograd.no_grad(function()
     for _, group in ipairs(self.groups) do
       local a = group.arena
+      check_frozen(group)
       if a then
         add_momentum(group)
         local momentum, weight_decay, nesterov = group.momentum, group.weight_decay, group.nesterov
@@ -185,6 +202,29 @@ function SGD:step(scaled)
         end
       end
     end
+  end)
+end
+
+-- -- Clipping -------------------------------------------------------------------------------------------------------
+
+-- Between backward and step: where the 2-norm of all the parameters' gradients together is above max_norm, they are scaled
+-- to have it. Returns the norm that it was, a tensor of one element; nothing waits for it.
+function optim.clip_grad_norm_(params, max_norm)
+  if type(params) ~= 'table' or not is_tensor(params[1]) then raise('clip_grad_norm_: takes a table of parameters, as model:parameters() returns') end
+  given.number('clip_grad_norm_', 'max_norm', max_norm, 0, math.huge)
+  return autograd.no_grad(function()
+    local total
+    for _, p in ipairs(params) do
+      local squares = p.grad and p.grad:square():sum()
+      total = squares and (total and total + squares or squares) or total
+    end
+    if not total then return tensor.zeros{} end
+    total = total:sqrt()
+    local scale = (max_norm / (total + 1e-6)):clamp{max = 1}
+    for _, p in ipairs(params) do
+      if p.grad then p.grad:mul_(scale) end
+    end
+    return total
   end)
 end
 
