@@ -79,9 +79,18 @@ $(B)/cuda_host/host/%.o: tests/cuda_host/%.cpp
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)
 	$(Q)$(HOST_CXX) -c -o $@ $<
-$(HOST_CUDA): $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda_host/%.o) $(HOST_CUDA_SRC:tests/cuda_host/%.cpp=$(B)/cuda_host/host/%.o)
+HOST_CUDA_OBJ := $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda_host/%.o) $(HOST_CUDA_SRC:tests/cuda_host/%.cpp=$(B)/cuda_host/host/%.o)
+$(HOST_CUDA): $(HOST_CUDA_OBJ)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(OPT) -shared -o $@ $^ -ldl
+
+# The graphs for cuDNN before the real one, which from 9.8 on makes plans without a GPU.
+CUDNN_HEADER := $(if $(WITH_CUDA),$(firstword $(wildcard $(dir $(NVCC))../include/cudnn.h /usr/include/cudnn.h /usr/include/x86_64-linux-gnu/cudnn.h)))
+PLANS := $(if $(CUDNN_HEADER),$(if $(shell grep -ls CUDNN_ATTR_ENGINEHEUR_DEVICEPROP $(dir $(CUDNN_HEADER))cudnn_graph*.h),$(B)/cudnn_plans))
+comma := ,
+$(B)/cudnn_plans: tests/cudnn/plans.cpp $(filter-out %/cudnn.o %/cudnn_plan.o,$(HOST_CUDA_OBJ))
+	$(call say,CXX,$@)
+	$(Q)$(HOST_CXX) -Itests/cudnn -DCUDNN_HEADER='"$(CUDNN_HEADER)"' -MF $(B)/cuda_host/plans.d -o $@ $^ -ldl $(subst -Xlinker -rpath$(comma),-Wl$(comma)-rpath$(comma),$(CUDA_LIBS))
 -include $(wildcard $(B)/cuda/*.d $(B)/cuda_host/*.d $(B)/cuda_host/host/*.d)
 
 # The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.
@@ -111,7 +120,7 @@ SAN_ENV := ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS
 # Files of tests at once, each in a process of its own: most of them keep one processor busy.
 TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
-check: all $(if $(filter 0,$(CUDA)),,$(if $(HAVE_CXX),$(HOST_CUDA)))
+check: all $(if $(filter 0,$(CUDA)),,$(if $(HAVE_CXX),$(HOST_CUDA) $(PLANS)))
 	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua --jobs $(TEST_JOBS) $(TESTS)
 
 lint:
