@@ -90,7 +90,7 @@ PLANS := $(if $(CUDNN_HEADER),$(if $(shell grep -ls CUDNN_ATTR_ENGINEHEUR_DEVICE
 comma := ,
 $(B)/cudnn_plans: tests/cudnn/plans.cpp $(filter-out %/cudnn.o %/cudnn_plan.o,$(HOST_CUDA_OBJ))
 	$(call say,CXX,$@)
-	$(Q)$(HOST_CXX) -Itests/cudnn -DCUDNN_HEADER='"$(CUDNN_HEADER)"' -MF $(B)/cuda_host/plans.d -o $@ $^ -ldl $(subst -Xlinker -rpath$(comma),-Wl$(comma)-rpath$(comma),$(CUDA_LIBS))
+	$(Q)$(HOST_CXX) -Itests/cudnn -DCUDNN_HEADER='"$(CUDNN_HEADER)"' -MF $(B)/cuda_host/plans.d -o $@ $(filter %.cpp %.o,$^) -ldl $(subst -Xlinker -rpath$(comma),-Wl$(comma)-rpath$(comma),$(CUDA_LIBS))
 -include $(wildcard $(B)/cuda/*.d $(B)/cuda_host/*.d $(B)/cuda_host/host/*.d)
 
 # The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.

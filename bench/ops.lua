@@ -48,13 +48,15 @@ local function least_time(call, o)
   return best
 end
 
--- Of the implementation `first` before others; nil where another one ran.
+-- Of the implementation `first` before others, with its name and the engine of a library that told which; nil where another
+-- one ran.
 local function measure(call, direction, first, o)
   F.check(F.C.dlv3_set_impl(first))
   local time, chosen = least_time(call, o), F.string(F.C.dlv3_op_chosen(op_id[op_name[direction]]))
   F.check(F.C.dlv3_set_impl '')
   if first ~= '' and chosen ~= first then return nil end
-  return time, chosen
+  local engine = tonumber(F.C.dlv3_op_engine(op_id[op_name[direction]]))
+  return time, chosen, engine >= 0 and chosen .. ' ' .. engine or chosen
 end
 
 -- The machine's measured operations a second. bf16 can also be computed in f32, where that is faster; f16 always is.
@@ -72,8 +74,8 @@ local function others(c, call, direction, chosen, o, peak)
   local list = {}
   for name in F.string(F.C.dlv3_op_impls(op_id[op_name[direction]], tensor.device_id(o.device))):gmatch '%S+' do
     if name ~= chosen and not plain[name] then
-      local time = measure(call, direction, name, o)
-      if time then list[#list + 1] = ('%s %.3f %.0f%%'):format(name, time * 1e3, 100 * c.flops / time / peak) end
+      local time, _, shown = measure(call, direction, name, o)
+      if time then list[#list + 1] = ('%s %.3f %.0f%%'):format(shown, time * 1e3, 100 * c.flops / time / peak) end
     end
   end
   return table.concat(list, ', ')
@@ -87,8 +89,8 @@ local function print_direction(list, direction, o, peak)
     if not (direction == 'backward_input' and i == 1) then -- nothing asks for the image's gradient
       dlv3.scope(function()
         local call = calls_of(c, o.precision, o.device)[direction]
-        local time, chosen = measure(call, direction, '', o)
-        print(('%-42s %5d  %s %-10s  %s'):format(convolutions.text(c), c.count, cell(time, c.flops, peak), chosen, others(c, call, direction, chosen, o, peak)))
+        local time, chosen, shown = measure(call, direction, '', o)
+        print(('%-42s %5d  %s %-10s  %s'):format(convolutions.text(c), c.count, cell(time, c.flops, peak), shown, others(c, call, direction, chosen, o, peak)))
         sum, flops = sum + time * c.count, flops + c.flops * c.count
       end)
     end

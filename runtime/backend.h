@@ -10,7 +10,7 @@
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 5 };
+enum { DLV3_BACKEND_ABI = 6 };
 
 typedef struct {
   const char *name;
@@ -72,6 +72,9 @@ status device_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device
 bool choice_find(char *value, size_t n, const char *file, const char *key);
 void choice_keep(const char *file, const char *key, const char *value);
 
+/* Called by an implementation that has several engines: the number of the one that runs this call. */
+void ran_by(int64_t number);
+
 /* What a plug-in may call. */
 typedef struct {
   int32_t abi;
@@ -85,6 +88,7 @@ typedef struct {
   bool (*cudnn_benchmark)(void);
   bool (*choice_find)(char *value, size_t n, const char *file, const char *key);
   void (*choice_keep)(const char *file, const char *key, const char *value);
+  void (*ran_by)(int64_t number);
 } runtime_api;
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */

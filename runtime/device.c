@@ -60,7 +60,7 @@ static const char *find_library(char *path, size_t n) {
   return NULL;
 }
 
-static const runtime_api api = {DLV3_BACKEND_ABI, fail, fail_call, declined, storage_new, storage_drop, tensor_text, tf32_allowed, cudnn_benchmark, choice_find, choice_keep};
+static const runtime_api api = {DLV3_BACKEND_ABI, fail, fail_call, declined, storage_new, storage_drop, tensor_text, tf32_allowed, cudnn_benchmark, choice_find, choice_keep, ran_by};
 
 static status open_library(void) {
   char path[512];

@@ -18,6 +18,8 @@ static bool sync_each; /* DLV3_SYNC=1: an error of a kernel comes out at its own
 static char forced_impl[32];
 static int64_t preference;
 static const char *chosen[OP_COUNT];
+static int64_t engines[OP_COUNT]; /* beside chosen */
+static _Thread_local int64_t engine; /* of the implementation that runs */
 
 DLV3_API dlv3_status dlv3_set_impl(const char *name) {
   if (strlen(name) >= sizeof forced_impl) return fail(DLV3_ERR_ARG, "no implementation is called '%.40s'", name);
@@ -48,6 +50,9 @@ status declined(const char *why) {
   return DLV3_DECLINED;
 }
 
+void ran_by(int64_t number) { engine = number; }
+
+DLV3_API int64_t dlv3_op_engine(int32_t op) { return op >= 0 && op < OP_COUNT && chosen[op] ? engines[op] : -1; }
 DLV3_API const char *dlv3_op_chosen(int32_t op) { return op >= 0 && op < OP_COUNT && chosen[op] ? chosen[op] : ""; }
 
 static const impl *impls_of(int32_t op, int32_t device) { return backend_of(device)->kernels[op]; }
@@ -265,14 +270,15 @@ static status run_impls(op_call *c) {
       if (!strcmp(i->name, forced_impl)) first = i;
   for (const impl *i = first ? first : list; i->run; i++) {
     double begin = verbose_level ? dlv3_now() : 0;
+    engine = -1;
     status st = i->run(c);
     if (st == DLV3_DECLINED) {
       if (verbose_level > 1) verbose_declined(c, i->name, declined_reason);
       continue;
     }
-    chosen[c->op] = i->name;
+    chosen[c->op] = i->name, engines[c->op] = engine;
     if (st == DLV3_OK) st = after_kernel(device);
-    if (verbose_level && st == DLV3_OK && !capturing()) verbose_call(c, i->name, dlv3_now() - begin);
+    if (verbose_level && st == DLV3_OK && !capturing()) verbose_call(c, i->name, engine, dlv3_now() - begin);
     return st;
   }
   return fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason);

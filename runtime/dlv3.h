@@ -140,6 +140,7 @@ DLV3_API const char *dlv3_op_doc(int32_t op);
 DLV3_API int32_t     dlv3_op_flags(int32_t op);     /* bit 0: has a gradient, bit 1: a view   */
 DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device); /* "onednn gemm ref"          */
 DLV3_API const char *dlv3_op_chosen(int32_t op);    /* the implementation of this op's last call, "" before it */
+DLV3_API int64_t dlv3_op_engine(int32_t op);        /* the number of the library's engine that ran it; -1 where it told none */
 /* The one road into kernels. in: n_in handles, NULL for an absent optional; attr: the op's slots (NULL: all
  * defaults do not apply here, so only for ops without attributes); out: receives new references. */
 DLV3_API DLV3_MUST dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr, dlv3_tensor **out);

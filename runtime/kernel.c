@@ -53,7 +53,7 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
     if (in[i] && l->kind[i]) in[i]->st->own_version++;
   const status st = after_kernel(l->kernel->device);
   if (st != DLV3_OK) return fail_more(st, "\n  after the kernel %s", l->kernel->name);
-  if (verbose_level && !capturing()) verbose_call(&c, "source", dlv3_now() - begin);
+  if (verbose_level && !capturing()) verbose_call(&c, "source", -1, dlv3_now() - begin);
   return DLV3_OK;
 }
 

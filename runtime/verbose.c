@@ -45,9 +45,10 @@ static const char *device_text(const op_call *c) {
   return "cpu";
 }
 
-void verbose_call(const op_call *c, const char *impl_name, double seconds) {
-  char text[1200];
-  fprintf(stderr, "%s %s %s %.3f ms %s\n", c->info->name, device_text(c), impl_name, seconds * 1e3, call_text(text, sizeof text, c));
+void verbose_call(const op_call *c, const char *impl_name, int64_t engine, double seconds) {
+  char text[1200], number[32] = "";
+  if (engine >= 0) snprintf(number, sizeof number, " engine %lld", (long long)engine);
+  fprintf(stderr, "%s %s %s%s %.3f ms %s\n", c->info->name, device_text(c), impl_name, number, seconds * 1e3, call_text(text, sizeof text, c));
 }
 
 void verbose_declined(const op_call *c, const char *impl_name, const char *reason) {

@@ -5,7 +5,7 @@
 #include "core.h"
 
 extern int32_t verbose_level;
-void verbose_call(const op_call *c, const char *impl_name, double seconds);
+void verbose_call(const op_call *c, const char *impl_name, int64_t engine, double seconds); /* engine: -1 where it has none to choose from */
 void verbose_declined(const op_call *c, const char *impl_name, const char *reason);
 /* A program of so many calls was captured as one graph, or why not. */
 void verbose_graph(int64_t calls, const char *why);

@@ -38,6 +38,7 @@ status declined(const char *why) { return host->declined(why); }
 status storage_new(storage **out, int64_t bytes, int32_t device) { return host->storage_new(out, bytes, device); }
 void storage_drop(storage *s) { host->storage_drop(s); }
 bool tf32_allowed(void) { return host->tf32_allowed(); }
+void ran_by(int64_t number) { host->ran_by(number); }
 bool cudnn_benchmark(void) { return host->cudnn_benchmark(); }
 bool choice_find(char *value, size_t n, const char *file, const char *key) { return host->choice_find(value, n, file, key); }
 void choice_keep(const char *file, const char *key, const char *value) { host->choice_keep(file, key, value); }

@@ -176,6 +176,7 @@ status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const vo
   const cudnnStatus_t e = pack ? cudnnBackendExecute(handle, p->descriptor, pack) : b.e;
   drop(pack);
   if (scratch) storage_drop(scratch);
+  ran_by(p->engine);
   return e == CUDNN_STATUS_SUCCESS ? LAUNCHED(c) : cudnn_failed(c, "the convolution failed", e);
 }
 

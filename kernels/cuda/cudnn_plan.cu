@@ -110,6 +110,7 @@ static descriptor plan_of_config(descriptor config, cudnnHandle_t handle, int64_
 /* Fills the plan by the engine at a place of the list; false where that may not be used or has no plan. */
 static bool take(plan *made, const engine_list *e, int64_t at, cudnnHandle_t handle) {
   if (allowed(e->config[at], &made->of)) made->descriptor = plan_of_config(e->config[at], handle, &made->workspace, &made->starved);
+  if (made->descriptor) made->engine = number_of(e->config[at]);
   return made->descriptor != NULL;
 }
 
@@ -177,7 +178,7 @@ static int64_t take_fastest(plan *made, const engine_list *e, const op_call *c, 
     const float ms = time_of(&tried, c, handle, t);
     const bool faster = ms >= 0 && (best < 0 || ms < least_ms);
     drop(faster ? made->descriptor : tried.descriptor);
-    if (faster) made->descriptor = tried.descriptor, made->workspace = tried.workspace, least_ms = ms, best = i;
+    if (faster) made->descriptor = tried.descriptor, made->workspace = tried.workspace, made->engine = tried.engine, least_ms = ms, best = i;
   }
   return best;
 }

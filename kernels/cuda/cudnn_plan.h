@@ -21,7 +21,7 @@ typedef struct plan {
   struct plan *next;
   problem of;
   cudnnBackendDescriptor_t descriptor; /* NULL: cuDNN has nothing for it                          */
-  int64_t workspace;
+  int64_t workspace, engine;           /* engine: cuDNN's number of it                            */
   bool starved;                        /* an engine was passed over for want of memory            */
 } plan;
 
