@@ -1,8 +1,8 @@
 /* loss.cu - cross entropy (alone and fused with upsampling), softmax, confusion matrix.
  *
  * The forward pass keeps nll = -log softmax(x)[target] of each pixel and the sum of the weights; the gradient computes
- * softmax(x)[k] = exp((x[k] - x[target]) - nll) from them. Full-size logits are never stored: both passes blend them
- * anew where they need them, and the gradient of a low-resolution cell gathers the pixels that the cell takes part in.
+ * softmax(x)[k] = exp((x[k] - x[target]) - nll) from them. Full-size logits are never stored: both passes of the fused
+ * loss go through patches, the pixels between the same four source pixels, and blend logits there as they need them.
  * Labels outside the classes are found by the forward pass, do not count, and are reported when the host next looks. */
 #include "interpolate.h"
 
@@ -16,7 +16,7 @@ template <class T, class P> struct entropy {
   P *nll;
   axis_map rows, columns;           /* of the fused ops; else of equal sizes                   */
   int64_t n, channels;
-  bool wide_labels, fused;
+  bool wide_labels;
   int64_t ignore_index;
   double smoothing;
 };
@@ -28,48 +28,138 @@ template <class T, class P> DEVICE int64_t label_at(const entropy<T, P> &j, int6
   return v == j.ignore_index ? (int64_t)NOT_COUNTED : v < 0 || v >= j.channels ? (int64_t)BAD : v;
 }
 
-/* Logit k of pixel i, whose taps are v and u. */
-template <class T, class P> DEVICE P logit(const entropy<T, P> &j, int64_t i, int64_t k, const taps &v, const taps &u) {
-  if (!j.fused) return wide(j.x[i * j.channels + k]);
-  const int64_t image = i / (j.rows.out * j.columns.out);
-  return blend<T, P>(j.x + image * j.rows.in * j.columns.in * j.channels + k, j.columns.in, j.channels, v, u);
+template <class T, class P> DEVICE P weight_of(const entropy<T, P> &j, int64_t k) { return j.weight ? j.weight[k] : (P)1; }
+
+/* Of all classes, for label smoothing; not needed without it. */
+template <class T, class P> DEVICE double sum_of_weights(const entropy<T, P> &j) {
+  double sum = 0;
+  for (int64_t k = 0; j.smoothing > 0 && k < j.channels; k++) sum += (double)weight_of(j, k);
+  return sum;
 }
 
-typedef struct { double sum, total; int64_t bad; } partial_loss; /* bad: the first pixel with a label that is no class, or -1 */
+/* -- Patches of the fused loss: the pixels that blend the same four source pixels -------------------------- */
+
+/* Every pixel is in one patch, whatever the ratio: upsampling by 8 makes patches of 8 x 8, and larger ones at the border.
+ * A patch is named by its upper left source pixel; a warp works on one, with lanes for its pixels or for classes. */
+enum { LANES = 32, PATCHES = BLOCK / LANES /* of a block */ };
+
+typedef struct {
+  int64_t index, n, top, left, width, pixels; /* index: of the source pixel; top, left: of the pixels; none past the last patch */
+  int64_t right, down;              /* from the logits of the source pixel to the ones beside and below it */
+} patch;
+
+/* The warp's patch in group `group` of PATCHES. All threads of the block call it. */
+template <class T, class P> DEVICE patch patch_of(const entropy<T, P> &j, int64_t group) {
+  __shared__ int64_t border[PATCHES][4]; /* each found by a lane of the first warp: top, bottom, left, right */
+  const unsigned warp = threadIdx.x / LANES;
+  __syncthreads();
+  if (warp == 0) {
+    const int64_t source = group * PATCHES + threadIdx.x / 4, y = source / j.columns.in % j.rows.in, x = source % j.columns.in;
+    const bool vertical = threadIdx.x % 4 < 2;
+    const axis_map axis = vertical ? j.rows : j.columns;
+    border[threadIdx.x / 4][threadIdx.x % 4] = first_from(axis, (vertical ? y : x) + threadIdx.x % 2);
+  }
+  __syncthreads();
+  patch p;
+  p.index = group * PATCHES + warp, p.n = p.index / j.columns.in / j.rows.in;
+  p.top = border[warp][0], p.left = border[warp][2], p.width = border[warp][3] - p.left;
+  p.pixels = p.n < j.n ? (border[warp][1] - p.top) * p.width : 0;
+  p.right = p.index % j.columns.in + 1 < j.columns.in ? j.channels : 0;
+  p.down = p.index / j.columns.in % j.rows.in + 1 < j.rows.in ? j.columns.in * j.channels : 0;
+  return p;
+}
+
+/* Pixel `at` of a patch: its index in target, and in w the weights of the four source pixels. */
+template <class T, class P> DEVICE int64_t pixel_of(const entropy<T, P> &j, const patch &p, int64_t at, P *w) {
+  const int64_t y = p.top + at / p.width, x = p.left + at % p.width;
+  const taps v = taps_of(j.rows, y), u = taps_of(j.columns, x);
+  w[0] = (P)(v.w0 * u.w0), w[1] = (P)(v.w0 * u.w1), w[2] = (P)(v.w1 * u.w0), w[3] = (P)(v.w1 * u.w1);
+  return (p.n * j.rows.out + y) * j.columns.out + x;
+}
+
+/* Logit k of the four source pixels of a patch. */
+template <class T, class P> DEVICE pack<P, 4> corners(const entropy<T, P> &j, const patch &p, int64_t k) {
+  const T *x = j.x + p.index * j.channels + k;
+  return pack<P, 4>{{wide(x[0]), wide(x[p.right]), wide(x[p.down]), wide(x[p.down + p.right])}};
+}
+
+template <class P> DEVICE P blended(const pack<P, 4> &z, const P *w) { return w[0] * z.v[0] + w[1] * z.v[1] + w[2] * z.v[2] + w[3] * z.v[3]; }
+
+/* -- The loss ---------------------------------------------------------------------------------------------- */
+
+typedef struct { double sum, total, bad; } partial_loss; /* bad: the first pixel with a label that is no class; infinity: none */
+
+/* Pixel i with the label t >= 0, of which are known: its nll, and in q the sum over the classes of w[k] (x[t] - x[k]). */
+template <class T, class P> DEVICE void add_pixel(const entropy<T, P> &j, partial_loss *part, double weights, int64_t t, P nll, P q) {
+  const double w = (double)weight_of(j, t);
+  part->sum += (1 - j.smoothing) * w * (double)nll, part->total += w;
+  if (j.smoothing > 0) part->sum += j.smoothing / (double)j.channels * (weights * (double)nll + (double)q);
+}
+
+/* A block's sums, of those of its threads. */
+DEVICE void close_partial(partial_loss *to, const partial_loss &part) {
+  __shared__ double buf[BLOCK];
+  const partial_loss all = {sum_over_block(part.sum, buf), sum_over_block(part.total, buf), least_of_block(part.bad, buf)};
+  if (threadIdx.x == 0) *to = all;
+}
 
 /* One thread a pixel; a block's sums go to partial[block]. */
 template <class T, class P> static __global__ void entropy_pixels(entropy<T, P> j, partial_loss *partial) {
-  __shared__ double buf[BLOCK];
-  const int64_t pixels = j.n * j.rows.out * j.columns.out;
-  double sum = 0, total = 0, bad = (double)pixels;
-  FOR_ITEMS(i, pixels) {
+  const double weights = sum_of_weights(j);
+  partial_loss part = {0, 0, (double)INFINITY};
+  FOR_ITEMS(i, j.n * j.rows.out * j.columns.out) {
+    const T *x = j.x + i * j.channels;
     const int64_t t = label_at(j, i);
     j.nll[i] = 0;
-    if (t == BAD && (double)i < bad) bad = (double)i;
+    if (t == BAD && (double)i < part.bad) part.bad = (double)i;
     if (t < 0) continue;
-    const taps v = taps_of(j.rows, i / j.columns.out % j.rows.out), u = taps_of(j.columns, i % j.columns.out);
-    P m = logit(j, i, 0, v, u), s = 0, q = 0;
-    for (int64_t k = 1; k < j.channels; k++) {
-      const P z = logit(j, i, k, v, u);
-      m = z > m ? z : m;
-    }
-    for (int64_t k = 0; k < j.channels; k++) {
-      const P z = logit(j, i, k, v, u) - m;
-      s += exp(z);
-      if (j.smoothing > 0) q -= (j.weight ? j.weight[k] : (P)1) * z;
-    }
-    const P log_s = log(s), nll = log_s + (m - logit(j, i, t, v, u));
-    const double w = j.weight ? (double)j.weight[t] : 1;
-    sum += (1 - j.smoothing) * w * (double)nll, total += w;
-    if (j.smoothing > 0) {
-      double weights = 0;
-      for (int64_t k = 0; k < j.channels; k++) weights += j.weight ? (double)j.weight[k] : 1;
-      sum += j.smoothing / (double)j.channels * (weights * (double)log_s + (double)q);
-    }
-    j.nll[i] = nll;
+    const P own = wide(x[t]);
+    P m = own, s = 0, q = 0;
+    for (int64_t k = 0; k < j.channels; k++) m = wide(x[k]) > m ? wide(x[k]) : m;
+    for (int64_t k = 0; k < j.channels; k++) s += exp(wide(x[k]) - m);
+    for (int64_t k = 0; j.smoothing > 0 && k < j.channels; k++) q += weight_of(j, k) * (own - wide(x[k]));
+    j.nll[i] = log(s) + (m - own);
+    add_pixel(j, &part, weights, t, j.nll[i], q);
   }
-  sum = sum_over_block(sum, buf), total = sum_over_block(total, buf), bad = least_of_block(bad, buf);
-  if (threadIdx.x == 0) partial[blockIdx.x] = partial_loss{sum, total, bad < (double)pixels ? (int64_t)bad : -1};
+  close_partial(&partial[blockIdx.x], part);
+}
+
+/* The same fused: one lane a pixel of the warp's patch. Logits of its four source pixels come to shared memory, as many
+ * classes at once as there are lanes; m and s are of the classes so far, m the label's logit to begin with. */
+template <class T, class P> static __global__ void entropy_patches(entropy<T, P> j, int64_t groups, partial_loss *partial) {
+  __shared__ pack<P, 4> logits[BLOCK];
+  const double weights = sum_of_weights(j);
+  const int lane = (int)(threadIdx.x % LANES);
+  pack<P, 4> *const own_logits = logits + (threadIdx.x - lane);
+  partial_loss part = {0, 0, (double)INFINITY};
+  for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
+    const patch p = patch_of(j, group);
+    for (int64_t at = lane; __syncthreads_or(at - lane < p.pixels); at += LANES) {
+      P w[4] = {0, 0, 0, 0};
+      const int64_t i = at < p.pixels ? pixel_of(j, p, at, w) : 0, t = at < p.pixels ? label_at(j, i) : (int64_t)NOT_COUNTED;
+      const P own = t < 0 ? (P)0 : blended(corners(j, p, t), w);
+      P m = own, s = 0, q = 0;
+      for (int64_t from = 0; from < j.channels; from += LANES) {
+        const int n = (int)least(j.channels - from, LANES);
+        __syncthreads();
+        if (lane < n && p.pixels) own_logits[lane] = corners(j, p, from + lane);
+        __syncthreads();
+        P top = m;
+        for (int k = 0; k < n; k++) {
+          const P z = blended(own_logits[k], w);
+          top = z > top ? z : top;
+        }
+        s *= exp(m - top), m = top;
+        for (int k = 0; k < n; k++) s += exp(blended(own_logits[k], w) - m);
+        for (int k = 0; j.smoothing > 0 && k < n; k++) q += weight_of(j, from + k) * (own - blended(own_logits[k], w));
+      }
+      const P nll = t < 0 ? (P)0 : log(s) + (m - own);
+      if (at < p.pixels) j.nll[i] = nll;
+      if (t == BAD && (double)i < part.bad) part.bad = (double)i;
+      if (t >= 0) add_pixel(j, &part, weights, t, nll, q);
+    }
+  }
+  close_partial(&partial[blockIdx.x], part);
 }
 
 /* loss = sum / total over the blocks in a fixed order; the first bad label is reported. One block. */
@@ -78,7 +168,7 @@ template <class T, class P> static __global__ void finish_entropy(entropy<T, P> 
   double sum = 0, total = 0, first = (double)INFINITY;
   for (int64_t b = threadIdx.x; b < blocks; b += blockDim.x) {
     sum += partial[b].sum, total += partial[b].total;
-    if (partial[b].bad >= 0 && (double)partial[b].bad < first) first = (double)partial[b].bad;
+    if (partial[b].bad < first) first = partial[b].bad;
   }
   sum = sum_over_block(sum, buf), total = sum_over_block(total, buf), first = least_of_block(first, buf);
   if (threadIdx.x) return;
@@ -91,32 +181,93 @@ template <class T, class P> static __global__ void finish_entropy(entropy<T, P> 
   raise_fault(faults, fault{FAULT_LABEL, op, value, bad / (h * w) + 1, map ? bad / w % h + 1 : 0, map ? bad % w + 1 : 0, j.channels, j.ignore_index});
 }
 
-/* d loss / d logit k of pixel i, with scale = grad_loss / total:
+/* -- The gradient ------------------------------------------------------------------------------------------ */
+
+/* d loss / d logit k of a pixel with the label t, with scale = grad_loss / total:
  * scale ((1 - s) w[t] (p[k] - [k = t]) + s / classes (sum(w) p[k] - w[k])). */
 template <class T, class P> struct entropy_gradient {
   entropy<T, P> j;
   const P *grad_loss;
   const double *total;
-  DEVICE P operator()(int64_t n, int64_t oy, int64_t ox, int64_t k, const taps &v, const taps &u) const {
-    const int64_t i = (n * j.rows.out + oy) * j.columns.out + ox, t = label_at(j, i);
-    const double scale = *total != 0 ? (double)*grad_loss / *total : 0;
-    if (t < 0 || scale == 0) return 0;
-    const P p = exp((logit(j, i, k, v, u) - logit(j, i, t, v, u)) - j.nll[i]);
-    const double soft = j.smoothing / (double)j.channels, hard = (1 - j.smoothing) * (j.weight ? (double)j.weight[t] : 1);
-    double weights = 0;
-    for (int64_t c = 0; soft > 0 && c < j.channels; c++) weights += j.weight ? (double)j.weight[c] : 1;
-    return (P)(scale * (hard * ((double)p - (k == t)) + soft * (weights * (double)p - (j.weight ? (double)j.weight[k] : 1))));
-  }
 };
 
-template <class T, class P> static __global__ void entropy_backward(entropy_gradient<T, P> g, T *grad_x) {
+/* Its factors: hard before w[t], soft before w[k], soft_p before p[k]. */
+template <class P> struct factors { P hard, soft, soft_p; };
+
+template <class T, class P> DEVICE factors<P> factors_of(const entropy_gradient<T, P> &g) {
+  const double scale = *g.total != 0 ? (double)*g.grad_loss / *g.total : 0, soft = scale * g.j.smoothing / (double)g.j.channels;
+  return factors<P>{(P)(scale * (1 - g.j.smoothing)), (P)soft, (P)(soft * sum_of_weights(g.j))};
+}
+
+template <class T, class P> static __global__ void entropy_pixels_backward(entropy_gradient<T, P> g, T *grad_x) {
   const entropy<T, P> &j = g.j;
-  const taps none = {0, 0, 1, 0};
-  FOR_ITEMS(i, j.n * j.rows.out * j.columns.out * j.channels) {
-    const int64_t pixel = i / j.channels;
-    grad_x[i] = narrow<T>(g(pixel / j.columns.out / j.rows.out, pixel / j.columns.out % j.rows.out, pixel % j.columns.out, i % j.channels, none, none));
+  const factors<P> f = factors_of(g);
+  FOR_ITEMS(at, j.n * j.rows.out * j.columns.out * j.channels) {
+    const int64_t i = at / j.channels, k = at % j.channels, t = label_at(j, i);
+    P d = 0;
+    if (t >= 0) {
+      const P p = exp((wide(j.x[at]) - wide(j.x[i * j.channels + t])) - j.nll[i]);
+      d = f.hard * weight_of(j, t) * (p - (k == t)) + (f.soft_p * p - f.soft * weight_of(j, k));
+    }
+    grad_x[at] = narrow<T>(d);
   }
 }
+
+/* What the classes of a pixel share: its weights in the blending, its label and that one's logit. */
+template <class P> struct alignas(4 * sizeof(P)) shared_pixel {
+  P w[4], own, nll, hard;
+  int32_t t;
+};
+
+/* sums[patch][corner][k] = the gradient of logit k times the weight of the corner, over the pixels of a patch. Lanes take
+ * the pixels, as many as there are, to find what their classes share; then each takes a class and goes through them. */
+template <class T, class P> static __global__ void entropy_patches_backward(entropy_gradient<T, P> g, P *sums) {
+  __shared__ shared_pixel<P> pixels[BLOCK];
+  const entropy<T, P> &j = g.j;
+  const int lane = (int)(threadIdx.x % LANES);
+  const int64_t tiles = ceil_div(j.channels, LANES);
+  const int k = (int)(blockIdx.x % tiles) * LANES + lane;
+  const patch p = patch_of(j, blockIdx.x / tiles);
+  const factors<P> f = factors_of(g);
+  const bool mine = k < j.channels && p.n < j.n;
+  const pack<P, 4> z = mine ? corners(j, p, k) : pack<P, 4>{{0, 0, 0, 0}};
+  const P soft = mine ? f.soft * weight_of(j, k) : (P)0;
+  P sum[4] = {0, 0, 0, 0};
+  for (int64_t from = 0; __syncthreads_or(from < p.pixels); from += LANES) {
+    const int n = (int)least(p.pixels - from, LANES);
+    if (lane < n) {
+      shared_pixel<P> s;
+      const int64_t i = pixel_of(j, p, from + lane, s.w), t = label_at(j, i);
+      s.t = (int32_t)t;
+      if (t >= 0) s.own = blended(corners(j, p, t), s.w), s.nll = j.nll[i], s.hard = f.hard * weight_of(j, t);
+      pixels[threadIdx.x] = s;
+    }
+    __syncthreads();
+    for (int i = 0; i < n; i++) {
+      const shared_pixel<P> s = pixels[threadIdx.x - lane + i];
+      if (s.t < 0) continue;
+      const P q = exp((blended(z, s.w) - s.own) - s.nll), d = s.hard * (q - (k == s.t)) + (f.soft_p * q - soft);
+      for (int c = 0; c < 4; c++) sum[c] += s.w[c] * d;
+    }
+  }
+  for (int c = 0; mine && c < 4; c++) sums[(p.index * 4 + c) * j.channels + k] = sum[c];
+}
+
+/* A source pixel is a corner of four patches, or fewer at the border. */
+template <class T, class P> static __global__ void add_patches(entropy<T, P> j, const P *sums, T *grad_x) {
+  const int64_t w = j.columns.in, h = j.rows.in, corner = j.channels, one = 4 * corner;
+  FOR_ITEMS(i, j.n * h * w * j.channels) {
+    const int64_t source = i / j.channels, x = source % w, y = source / w % h;
+    const P *s = sums + source * one + i % j.channels;
+    P sum = s[0];
+    if (x > 0) sum += s[corner - one];
+    if (y > 0) sum += s[2 * corner - w * one];
+    if (x > 0 && y > 0) sum += s[3 * corner - (w + 1) * one];
+    grad_x[i] = narrow<T>(sum);
+  }
+}
+
+/* -- The ops ----------------------------------------------------------------------------------------------- */
 
 template <class T, class P> static entropy<T, P> entropy_of(const op_call *c, int32_t first, bool fused) {
   const cross_entropy_attr *a = (const cross_entropy_attr *)c->attr; /* the four ops have the same attributes */
@@ -125,21 +276,24 @@ template <class T, class P> static entropy<T, P> entropy_of(const op_call *c, in
   entropy<T, P> j;
   memset(&j, 0, sizeof j);
   j.x = data_as<T>(x), j.target = data_of(target), j.weight = data_as<P>(c->in[first + 2]);
-  j.n = x->size[0], j.channels = x->size[1], j.fused = fused, j.wide_labels = target->dtype == DLV3_I64;
+  j.n = x->size[0], j.channels = x->size[1], j.wide_labels = target->dtype == DLV3_I64;
   j.rows = axis_map_of(fused ? x->size[2] : h, h, false, x->dtype), j.columns = axis_map_of(fused ? x->size[3] : w, w, false, x->dtype);
   j.ignore_index = a->ignore_index, j.smoothing = a->label_smoothing;
   return j;
 }
 
+template <class T, class P> static int64_t groups_of(const entropy<T, P> &j) { return ceil_div(j.n * j.rows.in * j.columns.in, PATCHES); }
+
 template <class T, class P> static status forward(op_call *c, bool fused) {
   entropy<T, P> j = entropy_of<T, P>(c, 0, fused);
-  const int64_t pixels = j.n * j.rows.out * j.columns.out, blocks = pixels ? least(blocks_for(pixels), 2048) : 0;
+  const int64_t items = fused ? groups_of(j) : ceil_div(j.n * j.rows.out * j.columns.out, BLOCK), blocks = least(items, 2048);
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
   j.nll = data_as<P>(c->out[1]);
   TRY(scratch_new(&scratch, c, (blocks + 1) * (int64_t)sizeof(partial_loss)));
   partial_loss *partial = (partial_loss *)scratch->data;
-  if (blocks) LAUNCH((entropy_pixels<T, P>), (unsigned)blocks, BLOCK, stream, j, partial);
+  if (blocks && fused) LAUNCH((entropy_patches<T, P>), (unsigned)blocks, BLOCK, stream, j, items, partial);
+  else if (blocks) LAUNCH((entropy_pixels<T, P>), (unsigned)blocks, BLOCK, stream, j, partial);
   LAUNCH((finish_entropy<T, P>), 1, BLOCK, stream, j, (const partial_loss *)partial, blocks, data_as<P>(c->out[0]), data_as<double>(c->out[2]), c->op, faults_of(c));
   storage_drop(scratch);
   return LAUNCHED(c);
@@ -148,12 +302,20 @@ template <class T, class P> static status forward(op_call *c, bool fused) {
 template <class T, class P> static status backward(op_call *c, bool fused) {
   entropy_gradient<T, P> g = {entropy_of<T, P>(c, 1, fused), data_as<P>(c->in[0]), data_as<double>(c->in[5])};
   const tensor *grad_x = c->out[0];
+  const int64_t n = numel(grad_x);
   const cudaStream_t stream = stream_of(c);
   g.j.nll = data_as<P>(c->in[4]);
-  if (!numel(grad_x)) return DLV3_OK;
-  if (fused)
-    LAUNCH((gather_cells<T, entropy_gradient<T, P>>), cells(grad_x), dim3(32, BLOCK / 32), stream, g.j.rows, g.j.columns, g.j.channels, data_as<T>(grad_x), g);
-  else LAUNCH((entropy_backward<T, P>), blocks_for(numel(grad_x)), BLOCK, stream, g, data_as<T>(grad_x));
+  if (!n) return DLV3_OK;
+  if (!fused) {
+    LAUNCH((entropy_pixels_backward<T, P>), blocks_for(n), BLOCK, stream, g, data_as<T>(grad_x));
+    return LAUNCHED(c);
+  }
+  storage *scratch;
+  TRY(scratch_new(&scratch, c, 4 * n * (int64_t)sizeof(P)));
+  P *sums = (P *)scratch->data;
+  LAUNCH((entropy_patches_backward<T, P>), (unsigned)(groups_of(g.j) * ceil_div(g.j.channels, LANES)), BLOCK, stream, g, sums);
+  LAUNCH((add_patches<T, P>), blocks_for(n), BLOCK, stream, g.j, (const P *)sums, data_as<T>(grad_x));
+  storage_drop(scratch);
   return LAUNCHED(c);
 }
 

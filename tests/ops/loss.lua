@@ -64,6 +64,7 @@ add_fused({1,3,4,7}, {3,2}, nil, false)            -- smaller: the fast form dec
 add_fused({2,3,2,2}, {5,6}, 1, true)               -- no pixel counts
 add_fused({2,21,9,11}, {65,81}, 7, true, {label_smoothing = 0.1}, {dtypes = {'f32', 'bf16'}, grad = false})
 add_fused({1,3,2,67}, {4,131}, 7, false, nil, {dtypes = {'f32', 'bf16'}, grad = false})
+add_fused({2,35,2,3}, {19,40}, 5, true, {label_smoothing = 0.2}, {grad = false}) -- more classes than lanes of a warp, also pixels of a patch
 add{op = 'upsample_cross_entropy', inputs = {{2,5,3,4}, labels({1,6,8}, 5)}, error = 'target must be %[2,h,w%]'}
 add{op = 'upsample_cross_entropy_backward', inputs = {like({2}, 0.5, 2), {2,5,3,4}, labels({2,6,8}, 5), false, like({2,6,8}, 0.1, 3),
     total(11)}, error = 'grad_loss must have one element'}
