@@ -153,6 +153,30 @@ local function devices(t, gpu, library_played)
     t.eq({train(training_step, 'cuda', 'f16', true)}, half, 'compiled in f16')
   end)
 
+  t.case('views that do not begin on a boundary of 16 bytes', function()
+    for _, dtype in ipairs {'f32', 'bf16', 'f16', 'f64'} do
+      local function results(device, first)
+        dlv3.manual_seed(4)
+        local list = {}
+        local function view()
+          local flat = dlv3.randn({56}, {device = device}):to(dtype)
+          list[#list + 1] = flat:requires_grad_()
+          return flat:narrow(1, first, 48):reshape(6, 8)
+        end
+        local x, residual = view(), view()
+        local y = x:batch_norm(nil, nil, nil, nil, residual, {training = true, activation = 'hardswish'})
+        local both = (y + x:relu() * view()):sum()
+        both:backward()
+        return both:item(), list[1].grad:to('cpu', 'f64'), list[2].grad:to('cpu', 'f64'), list[3].grad:to('cpu', 'f64')
+      end
+      local tolerance = ({f32 = 1e-4, f64 = 1e-10})[dtype] or 4e-2
+      for first = 1, 3 do
+        local want, got = {results('cpu', first)}, {results('cuda', first)}
+        for i = 1, 4 do t.close(got[i], want[i], tolerance, tolerance, dtype .. ' from ' .. first .. ', result ' .. i) end
+      end
+    end
+  end)
+
   t.case('a gradient follows a tensor to another device and back', function()
     local x = dlv3.tensor {1, 2, 3}:requires_grad_()
     local y = (x:to('cuda') * 2):square():to('cpu')

@@ -126,7 +126,7 @@ template <bool whole, class T> DEVICE void fill_chunk(T *to, const T *from, int3
     pack<T, MMA_CHUNK> p;
     UNROLL
     for (int i = 0; i < MMA_CHUNK; i++) p.v[i] = i < there ? from[i] : T{0};
-    *(pack<T, MMA_CHUNK> *)to = p;
+    pack_at<MMA_CHUNK>(to) = p;
   }
 }
 
@@ -204,7 +204,7 @@ tap_product(conv v, region_list regions, const T *x, const T *w, int64_t padded,
   mma_results(sums, memory, &sink, busy);
 }
 
-static bool on_chunks(const void *p, int64_t channels) { return (uintptr_t)p % 16 == 0 && channels % MMA_CHUNK == 0; }
+static bool on_chunks(const void *p, int64_t channels) { return aligned(p) && channels % MMA_CHUNK == 0; }
 
 template <class T> static status convolve(const op_call *c, const conv &v, const region_list &regions, bool turned, const epilogue<T, float> &end) {
   const T *w, *x = data_as<T>(c->in[0]);

@@ -22,9 +22,11 @@ extern "C" {
 #ifdef __CUDACC__
 #define LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
 #define UNROLL _Pragma("unroll")
+#define UNROLL_4 _Pragma("unroll 4")
 #else
 #define LAUNCH(kernel, grid, block, stream, ...) cuda_host_launch(grid, block, stream, kernel, __VA_ARGS__)
 #define UNROLL
+#define UNROLL_4
 #endif
 /* A library that is opened on first use, and a function of it; on the host it is linked in. Ask for <dlfcn.h>. */
 #ifdef __CUDACC__
@@ -33,6 +35,12 @@ extern "C" {
 #else
 #define LIBRARY(file) dlopen(NULL, RTLD_NOW)
 #define FUNCTION_OF(library, name) (&name)
+#endif
+/* Where hardware wants an address to be a multiple of so many bytes. */
+#ifdef __CUDACC__
+#define BOUNDARY(p, bytes) ((void)0)
+#else
+#define BOUNDARY(p, bytes) cuda_host_boundary(p, bytes)
 #endif
 #define DEVICE __device__ __forceinline__
 #define BOTH __host__ __device__ __forceinline__
@@ -98,15 +106,28 @@ BOTH uint32_t as_bits(float f) {
   return bits;
 }
 
+/* Conversions are hardware's own where there are some; the bits are the same but for the payload of a nan. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define OWN_CONVERSIONS 1
+#else
+#define OWN_CONVERSIONS 0
+#endif
+
 BOTH float wide(float v) { return v; }
 BOTH double wide(double v) { return v; }
 BOTH float wide(bf16 v) { return as_float((uint32_t)v.bits << 16); }
 BOTH float wide(f16 v) {
+#if OWN_CONVERSIONS
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v.bits));
+  return f;
+#else
   uint32_t h = v.bits, sign = (h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3ff;
   if (exponent == 31) return as_float(sign | 0x7f800000 | fraction << 13);
   if (exponent) return as_float(sign | (exponent + 112) << 23 | fraction << 13);
   float f = (float)fraction * 0x1p-24f;
   return sign ? -f : f;
+#endif
 }
 
 /* Rounds to nearest even; nan stays a quiet nan, overflow gives infinity. */
@@ -117,15 +138,27 @@ template <class T> BOTH T narrow(float v);
 template <> BOTH float narrow<float>(float v) { return v; }
 template <> BOTH double narrow<double>(float v) { return v; }
 template <> BOTH bf16 narrow<bf16>(float f) {
+#if OWN_CONVERSIONS
+  bf16 v;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(v.bits) : "f"(f));
+  return v;
+#else
   uint32_t bits = as_bits(f), rounded = bits + 0x7fff + ((bits >> 16) & 1);
   return bf16{(uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded >> 16)};
+#endif
 }
 template <> BOTH f16 narrow<f16>(float f) {
+#if OWN_CONVERSIONS
+  f16 v;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(v.bits) : "f"(f));
+  return v;
+#else
   uint32_t bits = as_bits(f), sign = bits >> 16 & 0x8000, a = bits & 0x7fffffff;
   if (a > 0x7f800000) return f16{(uint16_t)(sign | 0x7e00)};
   if (a >= 0x477ff000) return f16{(uint16_t)(sign | 0x7c00)};
   if (a < 0x38800000) return f16{(uint16_t)(sign | (as_bits(as_float(a) + 0.5f) - 0x3f000000))};
   return f16{(uint16_t)(sign | ((a + 0xfff + ((a >> 13) & 1) - 0x38000000) >> 13))};
+#endif
 }
 template <> BOTH bf16 narrow<bf16>(double v) { return narrow<bf16>((float)v); }
 template <> BOTH f16 narrow<f16>(double v) { return narrow<f16>((float)v); }
@@ -134,8 +167,14 @@ template <> BOTH f16 narrow<f16>(double v) { return narrow<f16>((float)v); }
 template <class T> struct computing { typedef float type; };
 template <> struct computing<double> { typedef double type; };
 
-/* V elements that are read and written at once. */
+/* V elements that are read and written at once, at an address that is a multiple of their size: hardware ends the program
+ * for another one, and the host looks. */
 template <class T, int V> struct alignas(sizeof(T) * V) pack { T v[V]; };
+template <int V, class T> DEVICE pack<T, V> &pack_at(T *p) { return BOUNDARY(p, sizeof(pack<T, V>)), *(pack<T, V> *)p; }
+template <int V, class T> DEVICE const pack<T, V> &pack_at(const T *p) { return BOUNDARY(p, sizeof(pack<T, V>)), *(const pack<T, V> *)p; }
+/* What packs and the libraries' kernels ask of every pointer. */
+enum { ALIGNMENT = 16 };
+static inline bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
 
 /* Towards zero, saturating; nan gives 0. low and high are whole. */
 BOTH int64_t saturate(double v, double low, double high) {
@@ -197,8 +236,8 @@ template <class C> BOTH C activate(int64_t act, C z) {
   switch (act) {
   case ACT_RELU: return z < 0 ? (C)0 : z;
   case ACT_RELU6: return z < 0 ? (C)0 : z > 6 ? (C)6 : z;
-  case ACT_HARDSWISH: return z * six / 6;
-  case ACT_HARDSIGMOID: return six / 6;
+  case ACT_HARDSWISH: return z * six * ((C)1 / 6);
+  case ACT_HARDSIGMOID: return six * ((C)1 / 6);
   default: return z;
   }
 }
@@ -207,11 +246,23 @@ template <class C> BOTH C slope(int64_t act, C y, C z) {
   switch (act) {
   case ACT_RELU: return y > 0;
   case ACT_RELU6: return y > 0 && y < 6;
-  case ACT_HARDSWISH: return z <= -3 ? (C)0 : z >= 3 ? (C)1 : (2 * z + 3) / 6;
+  case ACT_HARDSWISH: return z <= -3 ? (C)0 : z >= 3 ? (C)1 : (2 * z + 3) * ((C)1 / 6);
   case ACT_HARDSIGMOID: return y > 0 && y < 1 ? (C)1 / 6 : (C)0;
   default: return 1;
   }
 }
+
+/* Runs the statement with ACT the activation as a constant: where it is for several elements, they share one look at which it is. */
+#define BY_ACT(act, ...)                                                          \
+  do {                                                                            \
+    switch (act) {                                                                \
+    case ACT_RELU: { enum { ACT = ACT_RELU }; __VA_ARGS__; } break;               \
+    case ACT_RELU6: { enum { ACT = ACT_RELU6 }; __VA_ARGS__; } break;             \
+    case ACT_HARDSWISH: { enum { ACT = ACT_HARDSWISH }; __VA_ARGS__; } break;     \
+    case ACT_HARDSIGMOID: { enum { ACT = ACT_HARDSIGMOID }; __VA_ARGS__; } break; \
+    default: { enum { ACT = ACT_NONE }; __VA_ARGS__; } break;                     \
+    }                                                                             \
+  } while (0)
 
 /* -- Sums over a block ------------------------------------------------------------------------------------- */
 

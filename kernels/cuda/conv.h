@@ -59,9 +59,6 @@ typedef struct {
 /* The one that key names, with memory of so many bytes; made the first time. */
 status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t key, int64_t bytes);
 
-/* What the libraries' kernels ask of every pointer. */
-enum { ALIGNMENT = 16 };
-static inline bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
 /* Where a parameter lies in dtype, on such a boundary: itself, or a copy that is kept with it and made anew when it has changed. */
 status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype);
 

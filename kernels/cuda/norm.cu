@@ -1,82 +1,138 @@
 /* norm.cu - batch_norm forward and backward, with optional residual input and activation.
  *
- * x is rows of channels (channels-last). Three steps: sums a channel over segments of rows, one thread a channel that
- * combines them in their order and makes two or three coefficients of them, one pass that applies those. Sums: runs of
- * eight rows in the computing type about a value near the mean, the runs in f64. The segments depend on the shape alone. */
+ * x is rows of channels (channels-last). Three steps: sums a channel over segments of rows; blocks of eight channels that
+ * combine them in their order and make coefficients of them; one pass that applies those. Sums: runs of eight rows in the
+ * computing type about a value near the mean, the runs in f64. The segments depend on the shape alone.
+ *
+ * The passes over x are bound by memory. A thread keeps to V neighbouring channels, whose coefficients lie in its
+ * registers, and goes down the rows; it asks for several rows before it uses the first, so that enough is on its way. */
 #include "common.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                       /* forward  */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };    /* backward */
-enum { ROWS = 8 };                                                                                   /* a run    */
+enum { ROWS = 8, COMBINED = 8 };                                                                     /* a run; channels of a block that combines */
+enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 };                                                      /* three, eight a multiprocessor of an H100 */
+
+/* y = act((x - center) scale + shift + residual); grad_x = scale dz + tilt (x - center) + level. */
+enum { CENTER, SCALE, SHIFT, TILT, LEVEL, COEFFICIENTS };
 
 /* P: the type of parameters, f32 or f64 with f64 activations; also what is computed in. */
 template <class T, class P> struct norm_job {
-  const T *x, *y, *grad_y, *residual;
+  const T *x, *grad_y, *residual;
+  const T *told;                    /* what tells the slope of the activation: y, for hardswish the residual; or NULL */
   T *out, *grad_residual;
   const P *weight, *bias;
   P *running_mean, *running_var, *save_mean, *save_rstd, *grad_weight, *grad_bias;
   double *sums;                     /* [segments][2][channels]                                 */
-  P *coefficients;                  /* [3][channels]                                           */
-  int64_t rows, channels, segments, act;
+  P *coefficients;                  /* [COEFFICIENTS][channels]                                */
+  int64_t rows, channels;
+  int32_t segments, act;
   double momentum, eps;
   bool training;
 };
 
 template <class P> DEVICE P or_else(const P *p, int64_t i, P otherwise) { return p ? p[i] : otherwise; }
 
+/* -- Down the rows ----------------------------------------------------------------------------------------- */
+
+/* A thread's channels k .. k + V, and where they are in x: at, at + step ... below end, which is 0 where there are none. */
+typedef struct { int64_t k, at, step, end; } walk;
+template <int V, class T, class P> DEVICE walk walk_of(const norm_job<T, P> &j) {
+  const int64_t k = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, row = (int64_t)blockIdx.y * blockDim.y + threadIdx.y;
+  return walk{k, row * j.channels + k, (int64_t)gridDim.y * blockDim.y * j.channels, k < j.channels ? j.rows * j.channels : 0};
+}
+
+/* The next N packs from `at` on, all of them on their way before the first is used; behind the end it is row 0 again. */
+template <int N, class T, int V> DEVICE void load_rows(pack<T, V> *to, const T *from, int64_t at, const walk &w) {
+  UNROLL
+  for (int r = 0; r < N; r++) to[r] = pack_at<V>(from + (at + r * w.step < w.end ? at + r * w.step : w.k));
+}
+/* How many, where there are two or three streams to be loaded. */
+template <class T, int V> BOTH constexpr int ahead() { return sizeof(pack<T, V>) > 8 ? 2 : 4; }
+
+template <int V, class T, class P> DEVICE pack<P, V> coefficient(const norm_job<T, P> &j, int which, int64_t k) { return pack_at<V>(j.coefficients + which * j.channels + k); }
+
+/* N sums a thread. They lie in shared memory, where registers are short: the thread's are sum[n][place()]. */
+DEVICE unsigned place() { return threadIdx.y * blockDim.x + threadIdx.x; }
+template <int N> DEVICE void start_sums(double (*sum)[BLOCK]) {
+  UNROLL
+  for (int n = 0; n < N; n++) sum[n][place()] = 0;
+}
+template <int N, class P> DEVICE void add_run(volatile double (*sum)[BLOCK], const P *run) { /* volatile, or they become registers */
+  double v[N];
+  UNROLL
+  for (int n = 0; n < N; n++) v[n] = sum[n][place()];
+  UNROLL
+  for (int n = 0; n < N; n++) sum[n][place()] = v[n] + (double)run[n];
+}
+/* Over the threads that share threadIdx.x, for y = 0; a tree, so that the order is fixed. */
+template <int N> DEVICE void sums_over_y(double (*sum)[BLOCK]) {
+  for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.y >= half) continue;
+    UNROLL
+    for (int n = 0; n < N; n++) sum[n][place()] += sum[n][place() + half * blockDim.x];
+  }
+}
+
+/* The block's sums: V of the one kind, V of the other. */
+template <int V, class T, class P> DEVICE void store_sums(const norm_job<T, P> &j, int64_t k, double (*sum)[BLOCK]) {
+  sums_over_y<2 * V>(sum);
+  if (k >= j.channels || threadIdx.y) return;
+  UNROLL
+  for (int n = 0; n < 2 * V; n++) j.sums[(blockIdx.y * 2 + n / V) * j.channels + k + n % V] = sum[n][place()];
+}
+
+/* The two sums of channel k over the segments, for the threads with y = 0. */
+template <class T, class P> DEVICE void combine(const norm_job<T, P> &j, int64_t k, double *a, double *b) {
+  __shared__ double sum[2][BLOCK];
+  *a = *b = 0;
+  UNROLL_4
+  for (int32_t s = (int32_t)threadIdx.y; s < (k < j.channels ? j.segments : 0); s += BLOCK / COMBINED) {
+    const double *of = j.sums + s * 2 * j.channels + k;
+    *a += of[0], *b += of[j.channels];
+  }
+  sum[0][place()] = *a, sum[1][place()] = *b;
+  sums_over_y<2>(sum);
+  *a = sum[0][place()], *b = sum[1][place()];
+}
+static dim3 combine_grid(int64_t channels) { return dim3((unsigned)ceil_div(channels, COMBINED)); }
+static dim3 combine_block() { return dim3(COMBINED, BLOCK / COMBINED); }
+
 /* -- Forward ----------------------------------------------------------------------------------------------- */
 
-/* Sums of x - x[row 0] and of its square. A block: V channels a thread along x, rows along y. */
-template <class T, class P, int V> static __global__ void norm_sums(norm_job<T, P> j) {
-  __shared__ double buf[BLOCK];
-  const int64_t k = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, step = (int64_t)gridDim.y * blockDim.y;
-  const bool mine = k < j.channels;
-  double sum[V], square[V];
-  pack<T, V> first;
-  UNROLL
-  for (int v = 0; v < V; v++) sum[v] = square[v] = 0;
-  if (mine) first = *(const pack<T, V> *)(j.x + k);
-  for (int64_t row = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; mine && row < j.rows;) {
-    P s[V], q[V];
+/* Sums of x - x[row 0] and of its square; row 0 itself, once or often, adds nothing. */
+template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 3) norm_sums(norm_job<T, P> j) {
+  __shared__ double sum[2 * V][BLOCK];
+  const walk w = walk_of<V>(j);
+  pack<T, V> first = {};
+  if (w.end) first = pack_at<V>(j.x + w.k);
+  start_sums<2 * V>(sum);
+  for (int64_t at = w.at; at < w.end; at += ROWS * w.step) {
+    pack<T, V> x[ROWS];
+    P s[2 * V] = {};
+    load_rows<ROWS>(x, j.x, at, w);
     UNROLL
-    for (int v = 0; v < V; v++) s[v] = q[v] = 0;
-    for (int r = 0; r < ROWS && row < j.rows; r++, row += step) {
-      const pack<T, V> p = *(const pack<T, V> *)(j.x + row * j.channels + k);
-      UNROLL
-      for (int v = 0; v < V; v++) {
-        const P d = wide(p.v[v]) - wide(first.v[v]);
-        s[v] += d, q[v] += d * d;
-      }
+    for (int i = 0; i < ROWS * V; i++) {
+      const int r = i / V, v = i % V;
+      const P d = wide(x[r].v[v]) - wide(first.v[v]);
+      s[v] += d, s[V + v] += d * d;
     }
-    UNROLL
-    for (int v = 0; v < V; v++) sum[v] += s[v], square[v] += q[v];
+    add_run<2 * V>(sum, s);
   }
-  for (int v = 0; v < V; v++) {
-    const double a = sum_over_y(sum[v], buf), b = sum_over_y(square[v], buf);
-    if (mine && threadIdx.y == 0) j.sums[(blockIdx.y * 2 + 0) * j.channels + k + v] = a, j.sums[(blockIdx.y * 2 + 1) * j.channels + k + v] = b;
-  }
+  store_sums<V>(j, w.k, sum);
 }
 
-/* The two sums of channel k over the segments, for the threads with y = 0. A block: 32 channels, 8 threads each. */
-template <class T, class P> DEVICE void combine(const norm_job<T, P> &j, int64_t k, double *sum, double *other) {
-  __shared__ double buf[BLOCK];
-  *sum = *other = 0;
-  for (int64_t s = threadIdx.y; k < j.channels && s < j.segments; s += blockDim.y) *sum += j.sums[(s * 2 + 0) * j.channels + k], *other += j.sums[(s * 2 + 1) * j.channels + k];
-  *sum = sum_over_y(*sum, buf), *other = sum_over_y(*other, buf);
-}
-static dim3 combine_grid(int64_t channels) { return dim3((unsigned)ceil_div(channels, 32)); }
-static dim3 combine_block() { return dim3(32, BLOCK / 32); }
-
-/* y = act((x - mean) scale + bias + residual): the coefficients of each channel, and the statistics. */
+/* The coefficients of each channel, and the statistics. */
 template <class T, class P> static __global__ void norm_coefficients(norm_job<T, P> j) {
-  const int64_t k = (int64_t)blockIdx.x * 32 + threadIdx.x;
-  double sum, square;
-  combine(j, k, &sum, &square);
+  const int64_t k = (int64_t)blockIdx.x * COMBINED + threadIdx.x;
+  double sum, other;
+  combine(j, k, &sum, &other);
   if (k < j.channels && threadIdx.y == 0) {
     double mean, var;
     if (j.training) {
       const double n = (double)j.rows, shift = sum / n;
-      mean = (double)wide(j.x[k]) + shift, var = square / n - shift * shift;
+      mean = (double)wide(j.x[k]) + shift, var = other / n - shift * shift;
       if (var < 0) var = 0;
       if (j.running_mean) {
         j.running_mean[k] = (P)((1 - j.momentum) * (double)j.running_mean[k] + j.momentum * mean);
@@ -85,144 +141,169 @@ template <class T, class P> static __global__ void norm_coefficients(norm_job<T,
     } else mean = (double)j.running_mean[k], var = (double)j.running_var[k];
     const double rstd = 1 / sqrt(var + j.eps), scale = rstd * (double)or_else(j.weight, k, (P)1);
     j.save_mean[k] = (P)mean, j.save_rstd[k] = (P)rstd;
-    j.coefficients[k] = (P)scale;
-    j.coefficients[j.channels + k] = (P)mean; /* subtracted first: an offset of both would lose digits */
-    j.coefficients[2 * j.channels + k] = or_else(j.bias, k, (P)0);
+    j.coefficients[CENTER * j.channels + k] = (P)mean; /* subtracted first: an offset of both would lose digits */
+    j.coefficients[SCALE * j.channels + k] = (P)scale;
+    j.coefficients[SHIFT * j.channels + k] = or_else(j.bias, k, (P)0);
   }
 }
 
-template <class T, class P, int V> static __global__ void norm_apply(norm_job<T, P> j) {
-  const P *scale = j.coefficients, *mean = scale + j.channels, *bias = mean + j.channels;
-  FOR_ITEMS(i, j.rows * j.channels / V) {
-    const int64_t at = i * V, k = at % j.channels;
-    const pack<T, V> x = *(const pack<T, V> *)(j.x + at);
-    pack<T, V> y, extra;
-    if (j.residual) extra = *(const pack<T, V> *)(j.residual + at);
+template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 4) norm_apply(norm_job<T, P> j) {
+  enum { N = ahead<T, V>() };
+  const walk w = walk_of<V>(j);
+  if (!w.end) return;
+  const pack<P, V> center = coefficient<V>(j, CENTER, w.k), scale = coefficient<V>(j, SCALE, w.k), shift = coefficient<V>(j, SHIFT, w.k);
+  for (int64_t at = w.at; at < w.end; at += N * w.step) {
+    pack<T, V> x[N], extra[N], y;
+    P z[N * V];
+    load_rows<N>(x, j.x, at, w);
+    if (j.residual) load_rows<N>(extra, j.residual, at, w);
     UNROLL
-    for (int v = 0; v < V; v++) {
-      P z = (wide(x.v[v]) - mean[k + v]) * scale[k + v] + bias[k + v];
-      if (j.residual) z += wide(extra.v[v]);
-      y.v[v] = narrow<T>(activate<P>(j.act, z));
+    for (int i = 0; i < N * V; i++) {
+      const int r = i / V, v = i % V;
+      z[i] = (wide(x[r].v[v]) - center.v[v]) * scale.v[v] + shift.v[v];
+      if (j.residual) z[i] += wide(extra[r].v[v]);
     }
-    *(pack<T, V> *)(j.out + at) = y;
+    BY_ACT(j.act, UNROLL for (int i = 0; i < N * V; i++) z[i] = activate<P>(ACT, z[i]));
+    UNROLL
+    for (int r = 0; r < N; r++) {
+      if (at + r * w.step >= w.end) break;
+      UNROLL
+      for (int v = 0; v < V; v++) y.v[v] = narrow<T>(z[r * V + v]);
+      pack_at<V>(j.out + at + r * w.step) = y;
+    }
   }
 }
 
 /* -- Backward ---------------------------------------------------------------------------------------------- */
 
-/* dz = grad_y act'(z) of one element, and xhat = (x - mean) rstd. */
-template <class T, class P> DEVICE P gradient_at(const norm_job<T, P> &j, int64_t k, P g, P x, P y, P extra, P *xhat) {
-  *xhat = (x - j.save_mean[k]) * j.save_rstd[k];
-  if (j.act == ACT_NONE) return g;
-  return g * slope<P>(j.act, y, *xhat * or_else(j.weight, k, (P)1) + or_else(j.bias, k, (P)0) + extra);
+/* Of a pack: d = x - center, dz = grad_y act'(z). Only hardswish looks at z; told: the pack of j.told, where there is one. */
+template <class T, class P, int V> DEVICE void gradient(const norm_job<T, P> &j, const pack<T, V> &g, const pack<T, V> &x, const pack<T, V> &told, const pack<P, V> &center,
+                                                        const pack<P, V> &scale, const pack<P, V> &shift, P *d, P *dz) {
+  P known[V];
+  UNROLL
+  for (int v = 0; v < V; v++) d[v] = wide(x.v[v]) - center.v[v], known[v] = j.told ? wide(told.v[v]) : (P)0;
+  BY_ACT(j.act, UNROLL for (int v = 0; v < V; v++) dz[v] = wide(g.v[v]) * slope<P>(ACT, known[v], d[v] * scale.v[v] + shift.v[v] + known[v]));
 }
 
-/* Sums of dz and of dz xhat. */
-template <class T, class P, int V> static __global__ void norm_backward_sums(norm_job<T, P> j) {
-  __shared__ double buf[BLOCK];
-  const int64_t k = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, step = (int64_t)gridDim.y * blockDim.y;
-  const bool mine = k < j.channels;
-  double sum[V], product[V];
-  UNROLL
-  for (int v = 0; v < V; v++) sum[v] = product[v] = 0;
-  for (int64_t row = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; mine && row < j.rows;) {
-    P s[V], q[V];
+/* Sums of dz and of dz (x - center). */
+template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 3) norm_backward_sums(norm_job<T, P> j) {
+  enum { N = ahead<T, V>() };
+  __shared__ double sum[2 * V][BLOCK];
+  const walk w = walk_of<V>(j);
+  pack<P, V> center = {}, scale = {}, shift = {};
+  if (w.end) {
     UNROLL
-    for (int v = 0; v < V; v++) s[v] = q[v] = 0;
-    for (int r = 0; r < ROWS && row < j.rows; r++, row += step) {
-      const int64_t at = row * j.channels + k;
-      const pack<T, V> g = *(const pack<T, V> *)(j.grad_y + at), x = *(const pack<T, V> *)(j.x + at);
-      pack<T, V> y, extra;
-      if (j.y) y = *(const pack<T, V> *)(j.y + at);
-      if (j.residual) extra = *(const pack<T, V> *)(j.residual + at);
+    for (int v = 0; v < V; v++) center.v[v] = j.save_mean[w.k + v];
+    if (j.act == ACT_HARDSWISH) {
       UNROLL
-      for (int v = 0; v < V; v++) {
-        P xhat;
-        const P dz = gradient_at<T, P>(j, k + v, wide(g.v[v]), wide(x.v[v]), j.y ? wide(y.v[v]) : (P)0, j.residual ? wide(extra.v[v]) : (P)0, &xhat);
-        s[v] += dz, q[v] += dz * xhat;
+      for (int v = 0; v < V; v++) scale.v[v] = or_else(j.weight, w.k + v, (P)1) * j.save_rstd[w.k + v], shift.v[v] = or_else(j.bias, w.k + v, (P)0);
+    }
+  }
+  start_sums<2 * V>(sum);
+  for (int64_t at = w.at; at < w.end;) {
+    P s[2 * V] = {};
+    for (int run = 0; run < ROWS; run += N, at += N * w.step) {
+      pack<T, V> g[N], x[N], told[N];
+      load_rows<N>(g, j.grad_y, at, w);
+      load_rows<N>(x, j.x, at, w);
+      if (j.told) load_rows<N>(told, j.told, at, w);
+      UNROLL
+      for (int r = 0; r < N; r++) {
+        if (at + r * w.step >= w.end) break;
+        P d[V], dz[V];
+        gradient(j, g[r], x[r], told[r], center, scale, shift, d, dz);
+        UNROLL
+        for (int v = 0; v < V; v++) s[v] += dz[v], s[V + v] += dz[v] * d[v];
       }
     }
-    UNROLL
-    for (int v = 0; v < V; v++) sum[v] += s[v], product[v] += q[v];
+    add_run<2 * V>(sum, s);
   }
-  for (int v = 0; v < V; v++) {
-    const double a = sum_over_y(sum[v], buf), b = sum_over_y(product[v], buf);
-    if (mine && threadIdx.y == 0) j.sums[(blockIdx.y * 2 + 0) * j.channels + k + v] = a, j.sums[(blockIdx.y * 2 + 1) * j.channels + k + v] = b;
-  }
+  store_sums<V>(j, w.k, sum);
 }
 
-/* grad_x = weight rstd (dz - mean(dz) - xhat mean(dz xhat)), without training weight rstd dz. */
+/* grad_x = weight rstd (dz - mean(dz) - xhat mean(dz xhat)) with xhat = (x - mean) rstd, without training weight rstd dz. */
 template <class T, class P> static __global__ void norm_backward_coefficients(norm_job<T, P> j) {
-  const int64_t k = (int64_t)blockIdx.x * 32 + threadIdx.x;
-  double sum, product;
-  combine(j, k, &sum, &product);
+  const int64_t k = (int64_t)blockIdx.x * COMBINED + threadIdx.x;
+  double sum, other;
+  combine(j, k, &sum, &other);
   if (k < j.channels && threadIdx.y == 0) {
+    const P scale = or_else(j.weight, k, (P)1) * j.save_rstd[k];
+    const double rstd = (double)j.save_rstd[k], product = other * rstd, n = j.training ? (double)j.rows : (double)INFINITY;
     if (j.grad_weight) j.grad_weight[k] = (P)((double)j.grad_weight[k] + product);
     if (j.grad_bias) j.grad_bias[k] = (P)((double)j.grad_bias[k] + sum);
-    const double n = j.training ? (double)j.rows : (double)INFINITY;
-    j.coefficients[k] = or_else(j.weight, k, (P)1) * j.save_rstd[k];
-    j.coefficients[j.channels + k] = (P)(sum / n);
-    j.coefficients[2 * j.channels + k] = (P)(product / n);
+    j.coefficients[CENTER * j.channels + k] = j.save_mean[k];
+    j.coefficients[SCALE * j.channels + k] = scale;
+    j.coefficients[SHIFT * j.channels + k] = or_else(j.bias, k, (P)0);
+    j.coefficients[TILT * j.channels + k] = (P)(-(double)scale * rstd * product / n);
+    j.coefficients[LEVEL * j.channels + k] = (P)(-(double)scale * sum / n);
   }
 }
 
-template <class T, class P, int V> static __global__ void norm_backward_apply(norm_job<T, P> j) {
-  const P *scale = j.coefficients, *mean = scale + j.channels, *mean_product = mean + j.channels;
-  FOR_ITEMS(i, j.rows * j.channels / V) {
-    const int64_t at = i * V, k = at % j.channels;
-    const pack<T, V> g = *(const pack<T, V> *)(j.grad_y + at), x = *(const pack<T, V> *)(j.x + at);
-    pack<T, V> y, extra, grad_x, grad_residual;
-    if (j.y) y = *(const pack<T, V> *)(j.y + at);
-    if (j.residual) extra = *(const pack<T, V> *)(j.residual + at);
+template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 3) norm_backward_apply(norm_job<T, P> j) {
+  enum { N = ahead<T, V>() };
+  const walk w = walk_of<V>(j);
+  if (!w.end) return;
+  const pack<P, V> center = coefficient<V>(j, CENTER, w.k), scale = coefficient<V>(j, SCALE, w.k), shift = coefficient<V>(j, SHIFT, w.k);
+  const pack<P, V> tilt = coefficient<V>(j, TILT, w.k), level = coefficient<V>(j, LEVEL, w.k);
+  for (int64_t at = w.at; at < w.end; at += N * w.step) {
+    pack<T, V> g[N], x[N], told[N], grad_x, grad_residual;
+    load_rows<N>(g, j.grad_y, at, w);
+    load_rows<N>(x, j.x, at, w);
+    if (j.told) load_rows<N>(told, j.told, at, w);
     UNROLL
-    for (int v = 0; v < V; v++) {
-      P xhat;
-      const P dz = gradient_at<T, P>(j, k + v, wide(g.v[v]), wide(x.v[v]), j.y ? wide(y.v[v]) : (P)0, j.residual ? wide(extra.v[v]) : (P)0, &xhat);
-      grad_x.v[v] = narrow<T>(scale[k + v] * (dz - mean[k + v] - xhat * mean_product[k + v]));
-      grad_residual.v[v] = narrow<T>(dz);
+    for (int r = 0; r < N; r++) {
+      if (at + r * w.step >= w.end) break;
+      P d[V], dz[V];
+      gradient(j, g[r], x[r], told[r], center, scale, shift, d, dz);
+      UNROLL
+      for (int v = 0; v < V; v++) {
+        grad_x.v[v] = narrow<T>(scale.v[v] * dz[v] + (tilt.v[v] * d[v] + level.v[v]));
+        grad_residual.v[v] = narrow<T>(dz[v]);
+      }
+      pack_at<V>(j.out + at + r * w.step) = grad_x;
+      if (j.grad_residual) pack_at<V>(j.grad_residual + at + r * w.step) = grad_residual;
     }
-    *(pack<T, V> *)(j.out + at) = grad_x;
-    if (j.grad_residual) *(pack<T, V> *)(j.grad_residual + at) = grad_residual;
   }
 }
 
 /* -- Launchers --------------------------------------------------------------------------------------------- */
 
-/* Packs along the channels are at most 16 bytes. */
-template <class T> static int pack_of(int64_t channels) {
-  const int most = sizeof(T) == 2 ? 8 : sizeof(T) == 4 ? 4 : 2;
-  return channels % most ? 1 : most;
+/* Elements of a pack: 8 or 16 bytes, for larger ones the coefficients would take too many registers. */
+template <class T> constexpr int most_of() { return sizeof(T) == 8 ? 2 : 4; }
+template <class T, class P> static bool packable(const norm_job<T, P> &j) {
+  return j.channels % most_of<T>() == 0 && aligned(j.x) && aligned(j.grad_y) && aligned(j.residual) && aligned(j.told) && aligned(j.out) && aligned(j.grad_residual);
 }
 
 typedef struct { dim3 grid, block; } layout;
 
-/* Threads along the channels as far as there are any, rows for the rest; about five hundred blocks. */
-static layout layout_of(int64_t rows, int64_t channels, int v) {
-  unsigned x = 1;
-  while (x < 32 && x * (unsigned)v < channels) x *= 2;
-  const unsigned y = BLOCK / x, columns = (unsigned)ceil_div(channels, x * v);
-  int64_t segments = least(ceil_div(rows, y * ROWS), columns < 512 ? 512 / columns : 1);
-  return layout{dim3(columns, (unsigned)(segments < 1 ? 1 : segments)), dim3(x, y)};
+/* At most 32 threads along the channels, as many in every column of blocks; rows for the rest, a power of two. So many
+ * segments of rows that there are `blocks` blocks, where every thread has `rows_each` rows. */
+static layout layout_of(int64_t rows, int64_t channels, int v, int64_t blocks, int rows_each) {
+  const int64_t packs = ceil_div(channels, v), columns = ceil_div(packs, 32), x = ceil_div(packs, columns);
+  int64_t y = 1;
+  while (2 * y * x <= BLOCK) y *= 2;
+  const int64_t segments = least(ceil_div(rows, y * rows_each), blocks / columns);
+  return layout{dim3((unsigned)columns, (unsigned)(segments < 1 ? 1 : segments)), dim3((unsigned)x, (unsigned)y)};
 }
 
 template <class T, class P> static status scratch_of(const op_call *c, norm_job<T, P> *j, const layout &l, storage **scratch) {
-  j->segments = l.grid.y;
+  j->segments = (int32_t)l.grid.y;
   const int64_t sums = j->segments * 2 * j->channels * (int64_t)sizeof(double);
-  TRY(scratch_new(scratch, c, sums + 3 * j->channels * (int64_t)sizeof(P)));
+  TRY(scratch_new(scratch, c, sums + COEFFICIENTS * j->channels * (int64_t)sizeof(P)));
   j->sums = (double *)(*scratch)->data;
   j->coefficients = (P *)((*scratch)->data + sums);
   return DLV3_OK;
 }
 
 template <class T, class P, int V> static status forward(op_call *c, norm_job<T, P> j) {
-  const layout l = layout_of(j.rows, j.channels, V);
+  const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS), down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
   TRY(scratch_of(c, &j, l, &scratch));
   if (j.training) LAUNCH((norm_sums<T, P, V>), l.grid, l.block, stream, j);
   else j.segments = 0;
   LAUNCH((norm_coefficients<T, P>), combine_grid(j.channels), combine_block(), stream, j);
-  if (j.rows) LAUNCH((norm_apply<T, P, V>), blocks_for(j.rows * j.channels / V), BLOCK, stream, j);
+  if (j.rows) LAUNCH((norm_apply<T, P, V>), down.grid, down.block, stream, j);
   storage_drop(scratch);
   return LAUNCHED(c);
 }
@@ -235,10 +316,9 @@ template <class T, class P> static status batch_norm_of(op_call *c) {
   j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]), j.running_mean = data_as<P>(c->in[MEAN]), j.running_var = data_as<P>(c->in[VAR]);
   j.save_mean = data_as<P>(c->out[1]), j.save_rstd = data_as<P>(c->out[2]);
   j.channels = c->in[X]->size[1], j.rows = j.channels ? numel(c->in[X]) / j.channels : 0;
-  j.act = a->activation, j.momentum = a->momentum, j.eps = a->eps, j.training = a->training != 0;
+  j.act = (int32_t)a->activation, j.momentum = a->momentum, j.eps = a->eps, j.training = a->training != 0;
   if (!j.channels) return DLV3_OK;
-  enum { MOST = 16 / sizeof(T) };
-  return pack_of<T>(j.channels) == 1 ? forward<T, P, 1>(c, j) : forward<T, P, MOST>(c, j);
+  return packable(j) ? forward<T, P, most_of<T>()>(c, j) : forward<T, P, 1>(c, j);
 }
 
 static status cuda_batch_norm(op_call *c) {
@@ -252,13 +332,13 @@ static status cuda_batch_norm(op_call *c) {
 OWN(batch_norm);
 
 template <class T, class P, int V> static status backward(op_call *c, norm_job<T, P> j) {
-  const layout l = layout_of(j.rows, j.channels, V);
+  const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS), down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
   TRY(scratch_of(c, &j, l, &scratch));
   LAUNCH((norm_backward_sums<T, P, V>), l.grid, l.block, stream, j);
   LAUNCH((norm_backward_coefficients<T, P>), combine_grid(j.channels), combine_block(), stream, j);
-  if (j.rows) LAUNCH((norm_backward_apply<T, P, V>), blocks_for(j.rows * j.channels / V), BLOCK, stream, j);
+  if (j.rows) LAUNCH((norm_backward_apply<T, P, V>), down.grid, down.block, stream, j);
   storage_drop(scratch);
   return LAUNCHED(c);
 }
@@ -267,15 +347,15 @@ template <class T, class P> static status batch_norm_backward_of(op_call *c) {
   const batch_norm_backward_attr *a = (const batch_norm_backward_attr *)c->attr;
   norm_job<T, P> j;
   memset(&j, 0, sizeof j);
-  j.grad_y = data_as<T>(c->in[GRAD_Y]), j.x = data_as<T>(c->in[BX]), j.y = data_as<T>(c->in[BY]), j.residual = data_as<T>(c->in[BRESIDUAL]);
+  j.grad_y = data_as<T>(c->in[GRAD_Y]), j.x = data_as<T>(c->in[BX]);
   j.weight = data_as<P>(c->in[BWEIGHT]), j.bias = data_as<P>(c->in[BBIAS]), j.save_mean = data_as<P>(c->in[SAVE_MEAN]), j.save_rstd = data_as<P>(c->in[SAVE_RSTD]);
   j.grad_weight = data_as<P>(c->in[GRAD_WEIGHT]), j.grad_bias = data_as<P>(c->in[GRAD_BIAS]);
   j.out = data_as<T>(c->out[0]), j.grad_residual = data_as<T>(c->out[1]);
   j.channels = c->in[BX]->size[1], j.rows = j.channels ? numel(c->in[BX]) / j.channels : 0;
-  j.act = a->activation, j.training = a->training != 0;
+  j.act = (int32_t)a->activation, j.training = a->training != 0;
+  if (j.act != ACT_NONE) j.told = data_as<T>(c->in[j.act == ACT_HARDSWISH ? BRESIDUAL : BY]);
   if (!j.channels) return DLV3_OK;
-  enum { MOST = 16 / sizeof(T) };
-  return pack_of<T>(j.channels) == 1 ? backward<T, P, 1>(c, j) : backward<T, P, MOST>(c, j);
+  return packable(j) ? backward<T, P, most_of<T>()>(c, j) : backward<T, P, 1>(c, j);
 }
 
 static status cuda_batch_norm_backward(op_call *c) {

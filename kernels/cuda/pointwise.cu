@@ -152,7 +152,7 @@ template <class T, int V, int32_t OP> static __global__ void map_packs(elements 
       if (o >= n_op) {
         for (int k = 0; k < V; k++) v[o][k] = 0;
       } else if (e.stride[o][0]) {
-        const pack<T, V> p = *(const pack<T, V> *)((const T *)e.data[o] + at[o]);
+        const pack<T, V> p = pack_at<V>((const T *)e.data[o] + at[o]);
         UNROLL
         for (int k = 0; k < V; k++) v[o][k] = wide(p.v[k]);
       } else {
@@ -164,18 +164,18 @@ template <class T, int V, int32_t OP> static __global__ void map_packs(elements 
     pack<T, V> y;
     UNROLL
     for (int k = 0; k < V; k++) y.v[k] = narrow<T>(evaluate(OP == ANY_OP ? op : OP, v[1][k], v[2][k], v[3][k], n));
-    *(pack<T, V> *)((T *)e.data[0] + at[0]) = y;
+    pack_at<V>((T *)e.data[0] + at[0]) = y;
   }
 }
 
 /* y = x, V elements at a time: both dense, of different float types. */
-template <class T, class S, int V> static __global__ void cast_packs(pack<T, V> *y, const pack<S, V> *x, int64_t packs) {
+template <class T, class S, int V> static __global__ void cast_packs(T *y, const S *x, int64_t packs) {
   FOR_ITEMS(i, packs) {
-    const pack<S, V> from = x[i];
+    const pack<S, V> from = pack_at<V>(x + i * V);
     pack<T, V> to;
     UNROLL
     for (int k = 0; k < V; k++) to.v[k] = narrow<T>(wide(from.v[k]));
-    y[i] = to;
+    pack_at<V>(y + i * V) = to;
   }
 }
 
@@ -224,14 +224,13 @@ elements elements_of(tensor *const *t, int32_t n) {
   return e;
 }
 
-/* Whether packs of v elements can be moved: one float type, axis 0 a multiple of v, everything on a boundary of a pack. */
+/* Whether packs of 16 bytes, v elements, can be moved: one float type, axis 0 a multiple of v, everything on a boundary. */
 static bool packable(const elements *e, int64_t v) {
   if (e->dtype[0] < DLV3_F16 || e->size[0] % v || e->total >= (int64_t)1 << 31) return false;
-  const uintptr_t boundary = (uintptr_t)(v * dtype_bytes(e->dtype[0]));
   for (int32_t o = 0; o < e->n_op; o++) {
     const bool constant = o && !e->stride[o][0];
     if (e->dtype[o] != e->dtype[0] || (e->stride[o][0] != 1 && !constant)) return false;
-    if (!constant && (uintptr_t)e->data[o] % boundary) return false;
+    if (!constant && !aligned(e->data[o])) return false;
     for (int32_t k = 1; k < e->ndim; k++)
       if (!constant && e->stride[o][k] % v) return false;
   }
@@ -259,7 +258,7 @@ static bool castable(const elements *e, int32_t op) {
 
 template <class T, class S> static void launch_cast(const elements *e, cudaStream_t stream) {
   const int64_t packs = e->total / CAST;
-  LAUNCH((cast_packs<T, S, CAST>), blocks_for(packs), BLOCK, stream, (pack<T, CAST> *)e->data[0], (const pack<S, CAST> *)e->data[1], packs);
+  LAUNCH((cast_packs<T, S, CAST>), blocks_for(packs), BLOCK, stream, (T *)e->data[0], (const S *)e->data[1], packs);
 }
 
 static status map(const op_call *c, int32_t op, tensor *y, tensor *a, tensor *b, tensor *x, numbers n) {

@@ -46,6 +46,7 @@ DEVICE void copy_16(void *to, const void *from, bool there) {
 #if TENSOR_CORES
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 #else
+  BOUNDARY(to, 16), BOUNDARY(from, 16);
   if (there) memcpy(to, from, 16);
   else memset(to, 0, 16);
 #endif

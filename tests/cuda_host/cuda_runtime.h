@@ -27,6 +27,12 @@ typedef dim3 uint3;
 #define CUDA_HOST_SEEN __attribute__((visibility("default"))) /* by kernels that are compiled while the tests run */
 CUDA_HOST_SEEN extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+/* Ends the program where hardware would say that an address is misaligned. */
+void cuda_host_misaligned(const void *p, size_t bytes);
+static inline void cuda_host_boundary(const void *p, size_t bytes) {
+  if ((uintptr_t)p % bytes) cuda_host_misaligned(p, bytes);
+}
+
 CUDA_HOST_SEEN void __syncthreads();
 CUDA_HOST_SEEN int __syncthreads_or(int predicate);
 

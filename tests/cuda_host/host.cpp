@@ -230,6 +230,8 @@ cudaError_t cudaFree(void *p) {
   return cudaSuccess;
 }
 
+void cuda_host_misaligned(const void *p, size_t bytes) { fprintf(stderr, "cuda_host: %zu bytes at the address %p, which is no multiple of that\n", bytes, p), abort(); }
+
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) {
   if (cuda_host_unsafe()) return last_error;
   return (*p = malloc(n ? n : 1)) ? cudaSuccess : cudaErrorMemoryAllocation;

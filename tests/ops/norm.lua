@@ -33,6 +33,9 @@ add{op = 'batch_norm', inputs = {{2,600,9,11}, parameter(600), parameter(600), p
     dtypes = {'f32', 'bf16'}, grad = false, rtol = 1e-4, atol = 1e-4}
 add{op = 'batch_norm', inputs = {{3,24,41,37}, parameter(24), parameter(24), parameter(24), parameter(24)}, attrs = {training = true},
     dtypes = {'f32', 'bf16'}, grad = false, rtol = 1e-4, atol = 1e-4}
+add{op = 'batch_norm', inputs = {{2,132,5,3}, parameter(132), parameter(132), parameter(132), parameter(132), {2,132,5,3}},
+    attrs = {training = true, activation = 'hardswish'}, dtypes = {'f32', 'bf16', 'f16'}, grad = false, rtol = 1e-4, atol = 1e-4}
+add{op = 'batch_norm', inputs = {{70,12673}}, attrs = {training = true}, dtypes = {'f32'}, grad = false, rtol = 1e-4, atol = 1e-4} -- several runs a thread
 add{op = 'batch_norm', inputs = {{1,3,1,1}, parameter(3), parameter(3), parameter(3), parameter(3)}, attrs = {training = true},
     error = 'training needs more than one value a channel for a variance; batch size 1 .* Use a batch of at least 2'}
 add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(3), parameter(3)}, attrs = {training = false}, error = 'running_mean and running_var are needed'}
@@ -54,6 +57,10 @@ end
 backward({1,1,1,5}, 'relu', false, true)
 backward({5,3}, 'none', false, true)
 backward({2,600,5,3}, 'relu', true, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
+for _, activation in ipairs{'none', 'relu6', 'hardswish', 'hardsigmoid'} do
+  backward({2,132,5,3}, activation, true, true, {dtypes = {'f32', 'bf16', 'f16'}, atol = 1e-3})
+end
+backward({70,12673}, 'relu', false, true, {dtypes = {'f32'}, atol = 1e-3})
 backward({2,24,41,37}, 'none', false, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
 add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, {2,3,4,5}, false, false, false, parameter(3), parameter(3), false, false},
     error = 'y must be %[2, 3, 4, 4%]'}
