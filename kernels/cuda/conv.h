@@ -27,6 +27,24 @@ template <class T, class P> struct epilogue {
     if (residual) sum += wide(residual[at]);
     return narrow<T>(activate<P>(act, sum));
   }
+  /* Of V channels from k on. */
+  template <int V> DEVICE pack<T, V> of_pack(P (&sum)[V], int64_t at, int64_t k) const {
+    pack<T, V> y;
+    if (bias)
+      UNROLL
+      for (int i = 0; i < V; i++) sum[i] += bias[k + i];
+    if (residual) {
+      const pack<T, V> r = *(const pack<T, V> *)(residual + at);
+      UNROLL
+      for (int i = 0; i < V; i++) sum[i] += wide(r.v[i]);
+    }
+    if (act != ACT_NONE)
+      UNROLL
+      for (int i = 0; i < V; i++) sum[i] = activate<P>(act, sum[i]);
+    UNROLL
+    for (int i = 0; i < V; i++) y.v[i] = narrow<T>(sum[i]);
+    return y;
+  }
 };
 template <class T, class P> static inline epilogue<T, P> epilogue_of(const op_call *c) {
   return epilogue<T, P>{data_as<P>(c->in[2]), data_as<T>(c->in[3]), ((const conv2d_attr *)c->attr)->activation};

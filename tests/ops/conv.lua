@@ -45,6 +45,10 @@ conv({1, 24, 9, 9}, {24, 5, 5}, {5, 5}, {stride = 2, padding = 2, groups = 24}, 
 conv({3, 40, 7, 8}, {40, 5, 5}, {7, 8}, {padding = 8, dilation = 4, groups = 40}, false)
 conv({1, 510, 2, 3}, {510, 3, 3}, {2, 3}, {padding = 1, groups = 510}, false) -- groups of channels, the last one larger
 conv({1, 20, 5, 60}, {20, 3, 3}, {5, 60}, {padding = 1, groups = 20}, false)  -- wide: few lanes at once
+conv({2, 16, 11, 13}, {16, 7, 7}, {4, 7}, {stride = {3, 2}, padding = 3, groups = 16}, false) -- rows of taps longer than a thread takes on CUDA
+conv({1, 8, 9, 10}, {8, 3, 4}, {5, 4}, {stride = 2, padding = 2, dilation = 2, groups = 8}, false) -- inputs that no tap meets
+conv({2, 8, 2, 3}, {8, 1, 1}, {1, 1}, {stride = 5, groups = 8}, false)        -- a stride larger than the map
+conv({1, 136, 12, 9}, {136, 3, 3}, {12, 9}, {padding = 1, groups = 136}, false) -- sums over pixels in parts
 conv({1, 4, 4, 3}, {8, 3, 3}, {4, 3}, {padding = 1, groups = 4})             -- two outputs a channel
 conv({2, 33, 12, 11}, {50, 3, 3}, {12, 11}, {padding = 3, dilation = 3}, false)
 conv({2, 3, 21, 19}, {16, 7, 7}, {11, 10}, {stride = 2, padding = 3}, false)
