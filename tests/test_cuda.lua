@@ -117,6 +117,26 @@ local function devices(t, gpu, library_played)
     t.error(function() optim.LossScaler():scale(p:sum()) end, "the loss is on cuda:0, the scale on cpu: make it with optim.LossScaler{device = 'cuda:0'}")
   end)
 
+  t.case('maps that do not lie on boundaries of 16 bytes', function()
+    for _, dtype in ipairs {'f32', 'bf16', 'f64'} do
+      local w = dlv3.randn({16, 1, 3, 3}):to(dtype == 'f64' and 'f64' or 'f32')
+      local flat, half = dlv3.randn({33}):to(dtype), dlv3.randn({33}):to(dtype)
+      local taken = dlv3.randint(3, 6, {33}, {dtype = 'u8'})
+      local function results(device)
+        local x, g = flat:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1), half:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1)
+        local conv, pool, grad_w = {padding = 1, groups = 16, size = 1}, {kernel_size = 3, stride = 2, padding = 1, size = 1}, dlv3.zeros_like(w):to(device)
+        local index = taken:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1)
+        x:conv2d_backward_weight(g, grad_w, nil, {padding = 1, groups = 16})
+        local got = {x:max_pool2d {kernel_size = 3, stride = 2, padding = 1}, g:max_pool2d_backward(index, pool), x:adaptive_avg_pool2d {size = 1}, g:adaptive_avg_pool2d_backward {size = 1},
+                     x:conv2d(w:to(device), nil, {padding = 1, groups = 16}), g:conv2d_backward_input(w:to(device), conv), grad_w}
+        for i = 1, #got do got[i] = got[i]:to('cpu', 'f64') end
+        return got
+      end
+      local got, want = results 'cuda', results 'cpu'
+      for i = 1, #want do t.close(got[i], want[i], 1e-2, 1e-2, dtype .. ' ' .. i) end
+    end
+  end)
+
   t.case('TF32: inputs are rounded where it is allowed, f32 convolutions only, also when recorded', function()
     local x, w = dlv3.randn({1, 8, 5, 5}, {device = 'cuda'}), dlv3.randn({8, 8, 3, 3}, {device = 'cuda'})
     local exact = x:to('cpu', 'f64'):conv2d(w:to('cpu', 'f64'))
