@@ -34,13 +34,11 @@ template <class T, class P> struct epilogue {
       UNROLL
       for (int i = 0; i < V; i++) sum[i] += bias[k + i];
     if (residual) {
-      const pack<T, V> r = *(const pack<T, V> *)(residual + at);
+      const pack<T, V> r = pack_at<V>(residual + at);
       UNROLL
       for (int i = 0; i < V; i++) sum[i] += wide(r.v[i]);
     }
-    if (act != ACT_NONE)
-      UNROLL
-      for (int i = 0; i < V; i++) sum[i] = activate<P>(act, sum[i]);
+    BY_ACT(act, UNROLL for (int i = 0; i < V; i++) sum[i] = activate<P>(ACT, sum[i]));
     UNROLL
     for (int i = 0; i < V; i++) y.v[i] = narrow<T>(sum[i]);
     return y;

@@ -182,36 +182,29 @@ status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const vo
 
 /* -- The three passes -------------------------------------------------------------------------------------- */
 
-/* y = act(y + bias + residual), where cuDNN left the plain sums: V channels of a pixel, which has `blocks` such packs. */
-template <class T, int V> static __global__ void finish_packs(pack<T, V> *y, int64_t packs, int64_t blocks, const pack<float, V> *bias, const pack<T, V> *residual, int64_t act) {
+/* y = act(y + bias + residual), where cuDNN left the plain sums: V channels of a pixel. */
+template <class T, int V> static __global__ void finish_packs(T *y, int64_t packs, int64_t channels, epilogue<T, float> end) {
+  const int64_t of_pixel = channels / V;
   const bool small = packs <= UINT32_MAX; /* division is much dearer in 64 bits */
   FOR_ITEMS(i, packs) {
-    pack<T, V> z = y[i], more = {};
-    pack<float, V> b = {};
-    if (bias) b = bias[small ? (uint32_t)i % (uint32_t)blocks : i % blocks];
-    if (residual) more = residual[i];
+    const pack<T, V> z = pack_at<V>(y + i * V);
+    float sum[V];
     UNROLL
-    for (int k = 0; k < V; k++) {
-      float sum = wide(z.v[k]);
-      if (bias) sum += b.v[k];
-      if (residual) sum += wide(more.v[k]);
-      z.v[k] = narrow<T>(activate<float>(act, sum));
-    }
-    y[i] = z;
+    for (int k = 0; k < V; k++) sum[k] = wide(z.v[k]);
+    pack_at<V>(y + i * V) = end.of_pack(sum, i * V, (small ? (uint32_t)i % (uint32_t)of_pixel : i % of_pixel) * V);
   }
 }
 
 template <class T, int V> static void launch_finish(const op_call *c, cudaStream_t stream) {
   const tensor *y = c->out[0];
   const int64_t packs = numel(y) / V;
-  LAUNCH((finish_packs<T, V>), blocks_for(packs), BLOCK, stream, (pack<T, V> *)data_of(y), packs, y->size[1] / V, (const pack<float, V> *)data_as<float>(c->in[2]),
-         (const pack<T, V> *)data_as<T>(c->in[3]), ((const conv2d_attr *)c->attr)->activation);
+  LAUNCH((finish_packs<T, V>), blocks_for(packs), BLOCK, stream, data_as<T>(y), packs, y->size[1], (epilogue_of<T, float>(c)));
 }
 
 static status finish_output(op_call *c) {
   const tensor *y = c->out[0];
   const cudaStream_t stream = stream_of(c);
-  const bool packs = y->size[1] % 4 == 0 && (!c->in[2] || aligned(data_of(c->in[2]))) && (!c->in[3] || aligned(data_of(c->in[3])));
+  const bool packs = y->size[1] % 4 == 0 && (!c->in[3] || aligned(data_of(c->in[3])));
   switch (y->dtype) {
   case DLV3_F32: packs ? launch_finish<float, 4>(c, stream) : launch_finish<float, 1>(c, stream); break;
   case DLV3_BF16: packs ? launch_finish<bf16, 4>(c, stream) : launch_finish<bf16, 1>(c, stream); break;

@@ -45,9 +45,9 @@ template <class T, class P, int V> DEVICE void add_tap(P (&sum)[PIXELS][V], cons
   UNROLL
   for (int q = 0; q < PIXELS; q++, from += apart) {
     there[q] = inside(x + q * step, width);
-    if (there[q]) read[q] = *(const pack<T, V> *)from;
+    if (there[q]) read[q] = pack_at<V>(from);
   }
-  const pack<P, V> weights = *(const pack<P, V> *)w;
+  const pack<P, V> weights = pack_at<V>(w);
   UNROLL
   for (int q = 0; q < PIXELS; q++) {
     if (!there[q]) continue;
@@ -78,7 +78,7 @@ template <class T, class P, int V> static __global__ void depthwise_forward(conv
     for (int q = 0; q < PIXELS; q++) {
       if (o.x + q >= v.ow) break;
       const int64_t at = ((o.n * v.oh + o.y) * v.ow + o.x + q) * v.k + o.k;
-      *(pack<T, V> *)(y + at) = end.of_pack(sum[q], at, o.k);
+      pack_at<V>(y + at) = end.of_pack(sum[q], at, o.k);
     }
   }
 }
@@ -108,7 +108,7 @@ template <class T, class P, int V> static __global__ void depthwise_backward(con
       pack<T, V> p;
       UNROLL
       for (int i = 0; i < V; i++) p.v[i] = narrow<T>(sum[q][i]);
-      *(pack<T, V> *)(grad_x + ((o.n * v.h + o.y) * v.w + o.x + q * step) * v.c + o.k) = p;
+      pack_at<V>(grad_x + ((o.n * v.h + o.y) * v.w + o.x + q * step) * v.c + o.k) = p;
     }
   }
 }
@@ -138,13 +138,13 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
     const int32_t iy = (int32_t)input_at(oy, r, v.stride.h, v.padding.h, v.dilation.h), ix = (int32_t)input_at(ox, s0, v.stride.w, v.padding.w, v.dilation.w);
     if (inside(iy, (int32_t)v.h)) {
       const T *from = x + ((n * v.h + iy) * v.w + ix) * v.c + k;
-      const pack<T, V> g = *(const pack<T, V> *)(grad_y + p * v.k + k);
+      const pack<T, V> g = pack_at<V>(grad_y + p * v.k + k);
       pack<T, V> read[TAPS];
       bool there[TAPS];
       UNROLL
       for (int t = 0; t < TAPS; t++, from += taps_apart) {
         there[t] = t < taps && inside(ix + t * dilation, width);
-        if (there[t]) read[t] = *(const pack<T, V> *)from;
+        if (there[t]) read[t] = pack_at<V>(from);
       }
       P a[V];
       widen(a, g);

@@ -32,7 +32,7 @@ template <class T, int V> static __global__ void max_pool(pool p, const T *x, T 
       for (int32_t s = 0; s < p.kernel_size.w; s++) {
         const int32_t ix = x0 + s * (int32_t)p.dilation.w, tap = r * (int32_t)p.kernel_size.w + s;
         if (!inside(ix, (int32_t)p.w)) continue;
-        const pack<T, V> from = *(const pack<T, V> *)(row + ix * p.channels);
+        const pack<T, V> from = pack_at<V>(row + ix * p.channels);
         C v[V];
         widen(v, from);
         UNROLL
@@ -46,7 +46,7 @@ template <class T, int V> static __global__ void max_pool(pool p, const T *x, T 
     pack<uint8_t, V> taken;
     UNROLL
     for (int i = 0; i < V; i++) out.v[i] = narrow<T>(best[i]), taken.v[i] = (uint8_t)where[i];
-    *(pack<T, V> *)(y + at) = out, *(pack<uint8_t, V> *)(index + at) = taken;
+    pack_at<V>(y + at) = out, pack_at<V>(index + at) = taken;
   }
 }
 
@@ -80,7 +80,7 @@ template <class T, int V> static __global__ void max_pool_backward(pool p, int32
         UNROLL
         for (int q = 0; q < PIXELS; q++, at += channels) {
           there[q] = inside(ox.out + q, width);
-          if (there[q]) g[q] = *(const pack<T, V> *)(grad_y + at), taken[q] = *(const pack<uint8_t, V> *)(index + at);
+          if (there[q]) g[q] = pack_at<V>(grad_y + at), taken[q] = pack_at<V>(index + at);
         }
         UNROLL
         for (int q = 0; q < PIXELS; q++) {
@@ -99,7 +99,7 @@ template <class T, int V> static __global__ void max_pool_backward(pool p, int32
       pack<T, V> out;
       UNROLL
       for (int i = 0; i < V; i++) out.v[i] = narrow<T>(sum[q][i]);
-      *(pack<T, V> *)(grad_x + ((o.n * p.h + o.y) * p.w + o.x + q * step) * p.channels + o.k) = out;
+      pack_at<V>(grad_x + ((o.n * p.h + o.y) * p.w + o.x + q * step) * p.channels + o.k) = out;
     }
   }
 }
@@ -177,7 +177,7 @@ template <class T, int V> static __global__ void avg_pool_sums(pool p, const T *
     UNROLL
     for (int r = 0; r < RUN; r++) {
       there[r] = i < end;
-      if (there[r]) read[r] = *(const pack<T, V> *)from;
+      if (there[r]) read[r] = pack_at<V>(from);
       i += blockDim.y, from += step;
       for (ix += blockDim.y; ix >= width; ix -= width) from += skip;
     }
@@ -224,7 +224,7 @@ template <class T, int V> static __global__ void avg_pool_backward(pool p, const
       for (int64_t ox = o.x * p.ow / p.w; ox < p.ow && bin_begin(ox, p.w, p.ow) <= o.x; ox++) {
         if (bin_end(ox, p.w, p.ow) <= o.x) continue;
         const int64_t area = (bin_end(oy, p.h, p.oh) - bin_begin(oy, p.h, p.oh)) * (bin_end(ox, p.w, p.ow) - bin_begin(ox, p.w, p.ow));
-        const pack<T, V> g = *(const pack<T, V> *)(grad_y + ((o.n * p.oh + oy) * p.ow + ox) * p.channels + o.k);
+        const pack<T, V> g = pack_at<V>(grad_y + ((o.n * p.oh + oy) * p.ow + ox) * p.channels + o.k);
         UNROLL
         for (int i = 0; i < V; i++) sum[i] += wide(g.v[i]) / (C)area;
       }
@@ -232,7 +232,7 @@ template <class T, int V> static __global__ void avg_pool_backward(pool p, const
     pack<T, V> out;
     UNROLL
     for (int i = 0; i < V; i++) out.v[i] = narrow<T>(sum[i]);
-    *(pack<T, V> *)(grad_x + item * V) = out;
+    pack_at<V>(grad_x + item * V) = out;
   }
 }
 
@@ -242,10 +242,10 @@ template <class T, int V> static __global__ void avg_pool_spread(pool p, const T
   const int64_t tiles = ceil_div(p.channels, blockDim.x * V), n = blockIdx.x / tiles, k = (blockIdx.x % tiles * blockDim.x + threadIdx.x) * V;
   const int64_t pixels = p.h * p.w, part = ceil_div(pixels, gridDim.y), end = least((blockIdx.y + 1) * part, pixels);
   if (k >= p.channels) return;
-  pack<T, V> g = *(const pack<T, V> *)(grad_y + n * p.channels + k);
+  pack<T, V> g = pack_at<V>(grad_y + n * p.channels + k);
   UNROLL
   for (int i = 0; i < V; i++) g.v[i] = narrow<T>(wide(g.v[i]) / (C)pixels);
-  for (int64_t i = blockIdx.y * part + threadIdx.y; i < end; i += blockDim.y) *(pack<T, V> *)(grad_x + (n * pixels + i) * p.channels + k) = g;
+  for (int64_t i = blockIdx.y * part + threadIdx.y; i < end; i += blockDim.y) pack_at<V>(grad_x + (n * pixels + i) * p.channels + k) = g;
 }
 
 /* Blocks for so many bins: along x bins and tiles of channels, along y parts of a bin. */
