@@ -308,4 +308,13 @@ return function(t)
     t.close(b:item(), 4 - 4 / (5 + 1e-6), 1e-12, 0)
     t.error(function() optim.clip_grad_norm_(a, 1) end, 'clip_grad_norm_: takes a table of parameters')
   end)
+
+  t.case('schedules, steps and data sets say what they take', function()
+    t.error(function() optim.poly{steps_per_epoch = 2, epochs = 2}(nil) end, 'optim.poly: the schedule is a function of the step, a number from 0; nothing came')
+    t.error(function() optim.multistep{steps_per_epoch = 2, milestones = {'a'}} end, 'milestone 1 must be a number from 0, a came')
+    t.error(function() optim.SGD({parameter(1)}, {lr = 1}):step(function() end) end, 'SGD: step takes no closure')
+    t.error(function() parameter(1):sum():backward{retain_graph = true} end, 'backward: takes the gradient of t, a tensor')
+    t.error(function() return dlv3.zero end, "dlv3 has no 'zero'; did you mean 'zeros'%?")
+    t.error(function() require 'dlv3.data'.voc() end, 'data.voc: takes a table')
+  end)
 end

@@ -135,6 +135,7 @@ end
 
 -- Adds the gradients of t (one element, or with its gradient given) to .grad of every leaf that requires one.
 function T.backward(t, grad)
+  if grad ~= nil and not is_tensor(grad) then raise('backward: takes the gradient of t, a tensor, where t has several elements; a ' .. type(grad) .. ' came') end
   local run = F.new('dlv3_backward_run *[1]')
   check(C.dlv3_backward_begin(run, t.p, grad and F.ptr(grad) or nil))
   guarded(run_backward, function()

@@ -25,7 +25,11 @@ local lazy = {
 }
 setmetatable(dlv3, {__index = function(t, key)
   local from = lazy[key]
-  if not from then return nil end
+  if not from then
+    local names = {}
+    for name in pairs(t) do names[#names + 1] = name end
+    F.raise(("dlv3 has no '%s'%s (? in the REPL lists what there is)"):format(tostring(key), require 'dlv3.nearest'.text(tostring(key), names)))
+  end
   local value = require(from[1])[from[2]]
   t[key] = value
   return value

@@ -146,6 +146,7 @@ local known = {root = true, split = true, year = true, masks = true, check = tru
 -- {root = DIR, split = 'train', year = '2012'}; masks = false: photos only; check = false: without a look whether every
 -- file is there. Returns a data set, also with ids, list (its path), base, and class_names (nil without the file).
 function M.open(options)
+  if type(options) ~= 'table' then raise("data.voc: takes a table, as in data.voc{root = 'data', split = 'train'}") end
   local names = {}
   for name in pairs(known) do names[#names + 1] = name end
   for name in pairs(options) do

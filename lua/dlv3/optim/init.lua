@@ -183,6 +183,7 @@ end
 -- g = grad + weight_decay p; buffer = momentum buffer + g; p -= lr buffer. scaled: a LossScaler's {grad_scale =, found_inf =}:
 -- gradients are divided by the one, and nothing changes where the other is not 0.
 function SGD:step(scaled)
+  if scaled ~= nil and type(scaled) ~= 'table' then raise('SGD: step takes no closure: backward runs before it') end
   scaled = scaled or {}
   autograd.no_grad(function()
     for _, group in ipairs(self.groups) do

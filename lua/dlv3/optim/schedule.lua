@@ -17,6 +17,14 @@ local function options_of(what, defaults, options)
   return o
 end
 
+-- fn, which is asked for a step from 0 on.
+local function of_step(name, fn)
+  return function(step)
+    if type(step) ~= 'number' then F.raise(('optim.%s: the schedule is a function of the step, a number from 0; %s came'):format(name, step == nil and 'nothing' or 'a ' .. type(step))) end
+    return fn(step)
+  end
+end
+
 -- A line from `factor` to 1 over `steps` steps.
 local function warmup(step, steps, factor)
   local alpha = step / steps
@@ -28,11 +36,11 @@ end
 function M.poly(options)
   local o = options_of('poly', {steps_per_epoch = given.required, epochs = given.required, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}, options)
   local first, all = o.warmup_epochs * o.steps_per_epoch, (o.epochs - o.warmup_epochs) * o.steps_per_epoch
-  return function(step)
+  return of_step('poly', function(step)
     if o.warmup_epochs > 0 and step <= first then return warmup(step, first, o.warmup_factor) end
     if step - first >= all then return 0 end
     return (1 - (step - first) / all) ^ o.power
-  end
+  end)
 end
 
 -- gamma times more at each milestone (in epochs).
@@ -40,14 +48,15 @@ end
 function M.multistep(options)
   local o = options_of('multistep', {steps_per_epoch = given.required, milestones = given.required, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}, options)
   if type(o.milestones) ~= 'table' then F.raise('optim.multistep: milestones must be a table of epochs, ' .. tostring(o.milestones) .. ' came') end
+  for i, epoch in ipairs(o.milestones) do given.number('optim.multistep', 'milestone ' .. i, epoch, 0, math.huge) end
   local first = o.warmup_epochs * o.steps_per_epoch
-  return function(step)
+  return of_step('multistep', function(step)
     local factor = step < first and warmup(step, first, o.warmup_factor) or 1
     for _, epoch in ipairs(o.milestones) do
       if step >= epoch * o.steps_per_epoch then factor = factor * o.gamma end
     end
     return factor
-  end
+  end)
 end
 
 -- Half a cosine from 1 to 0 after the warmup.
@@ -55,11 +64,11 @@ end
 function M.cosine(options)
   local o = options_of('cosine', {steps_per_epoch = given.required, epochs = given.required, warmup_epochs = 0, warmup_factor = 1e-3}, options)
   local first, all = o.warmup_epochs * o.steps_per_epoch, (o.epochs - o.warmup_epochs) * o.steps_per_epoch
-  return function(step)
+  return of_step('cosine', function(step)
     if step < first then return warmup(step, first, o.warmup_factor) end
     if step - first >= all then return 0 end
     return 0.5 * (1 + math.cos(math.pi * ((step - first) / all)))
-  end
+  end)
 end
 
 -- Always 1.
