@@ -147,7 +147,7 @@ local function lookup(path)
   return value
 end
 
-local module_names = {'dlv3', 'nn', 'optim', 'data', 'models', 'image'}
+local module_names = sorted_names(require 'dlv3.strict'.modules)
 
 local function known_names()
   local names = {}

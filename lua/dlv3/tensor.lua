@@ -356,12 +356,13 @@ function T.cpu(t) return T.to(t, 'cpu') end
 
 -- -- Autograd on a tensor ----------------------------------------------------------------------------------------
 
-function T.requires_grad_(t, on)
-  if on == nil then on = true end
+local function set_requires_grad(t, on)
   if type(on) ~= 'boolean' then raise('requires_grad: true or false is expected, ' .. tostring(on) .. ' came') end
   check(C.dlv3_set_requires_grad(t.p, on and 1 or 0))
   return t
 end
+
+function T.requires_grad_(t, on) return set_requires_grad(t, on == nil or on) end
 
 function T.detach(t)
   local out = F.tensor_out()
@@ -559,7 +560,7 @@ end
 
 local function set(t, key, value)
   if key == 'grad' then check(C.dlv3_tensor_set_grad(t.p, value and F.ptr(value) or nil))
-  elseif key == 'requires_grad' then T.requires_grad_(t, value == nil and 'nil' or value)
+  elseif key == 'requires_grad' then set_requires_grad(t, value)
   elseif type(key) == 'number' or type(key) == 'table' then
     local window = index(t, key)
     if type(value) == 'number' then T.fill_(window, value) else T.copy_(window, value) end
