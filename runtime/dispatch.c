@@ -259,29 +259,34 @@ static status make_outputs(op_call *c) {
   return DLV3_OK;
 }
 
-/* Runs the implementations in their order, a forced one first. */
-static status run_impls(op_call *c) {
-  const int32_t device = device_of(c);
-  const impl *list = impls_of(c->op, device), *first = NULL;
-  TRY(before_kernel(device));
-  if (!list || !list->run) return fail_call(c, DLV3_ERR_INTERNAL, "no kernel is linked in");
-  if (forced_impl[0])
-    for (const impl *i = list; i->run && !first; i++)
-      if (!strcmp(i->name, forced_impl)) first = i;
-  for (const impl *i = first ? first : list; i->run; i++) {
-    double begin = verbose_level ? dlv3_now() : 0;
-    engine = -1;
-    status st = i->run(c);
-    if (st == DLV3_DECLINED) {
-      if (verbose_level > 1) verbose_declined(c, i->name, declined_reason);
-      continue;
-    }
-    chosen[c->op] = i->name, engines[c->op] = engine;
-    if (st == DLV3_OK) st = after_kernel(device);
-    if (verbose_level && st == DLV3_OK && !capturing()) verbose_call(c, i->name, engine, dlv3_now() - begin);
+/* Runs one implementation, which may decline. */
+static status run_impl(op_call *c, const impl *i, int32_t device) {
+  double begin = verbose_level ? dlv3_now() : 0;
+  engine = -1;
+  status st = i->run(c);
+  if (st == DLV3_DECLINED) {
+    if (verbose_level > 1) verbose_declined(c, i->name, declined_reason);
     return st;
   }
-  return fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason);
+  chosen[c->op] = i->name, engines[c->op] = engine;
+  if (st == DLV3_OK) st = after_kernel(device);
+  if (verbose_level && st == DLV3_OK && !capturing()) verbose_call(c, i->name, engine, dlv3_now() - begin);
+  return st;
+}
+
+/* The implementations in their order, a forced one first. */
+static status run_impls(op_call *c) {
+  const int32_t device = device_of(c);
+  const impl *list = impls_of(c->op, device), *forced = NULL;
+  TRY(before_kernel(device));
+  if (!list || !list->run) return fail_call(c, DLV3_ERR_INTERNAL, "no kernel is linked in");
+  status st = DLV3_DECLINED;
+  for (const impl *i = list; i->run && !forced && forced_impl[0]; i++)
+    if (!strcmp(i->name, forced_impl)) forced = i;
+  if (forced) st = run_impl(c, forced, device);
+  for (const impl *i = list; i->run && st == DLV3_DECLINED; i++)
+    if (i != forced) st = run_impl(c, i, device);
+  return st == DLV3_DECLINED ? fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason) : st;
 }
 
 /* While a program is recorded the call is noted instead, and its outputs are promises (record.c). */

@@ -199,7 +199,7 @@ end
 
 -- The longest files come first, so that none of them is left alone at the end.
 local function run_at_once(names)
-  local long = {parity = 2, cuda = 1}
+  local long = {parity = 6, cuda = 5, cuda_graph = 4, ops = 3, compile = 2, scripts = 1}
   table.sort(names, function(a, b)
     local i, j = long[a] or 0, long[b] or 0
     if i ~= j then return i > j end
