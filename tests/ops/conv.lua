@@ -62,6 +62,9 @@ conv({1, 32, 12, 16}, {64, 3, 3}, {12, 16}, {padding = 1}, false, 4)
 conv({2, 37, 15, 13}, {35, 3, 3}, {13, 11}, nil, false, 4)
 conv({1, 40, 19, 17}, {33, 3, 3}, {19, 17}, {padding = 2, dilation = 2}, false, 4)
 conv({1, 33, 34, 30}, {40, 3, 3}, {36, 32}, {padding = 5, dilation = 4}, false, 4)
+-- Grids of 5 x 5, and of 5 and 4: tiles of 5 x 5 outputs, whose error is twice that of the others.
+conv({1, 40, 20, 20}, {33, 3, 3}, {20, 20}, {padding = 4, dilation = 4}, false, 8)
+conv({2, 33, 19, 18}, {37, 3, 3}, {19, 18}, {padding = 4, dilation = 4}, false, 8)
 
 -- Dilation large against the map: the kernel that leaves out taps by tiles of 4 x 4 pixels. Tiles all inside or outside;
 -- odd channels and maps, tiles partly on padding; every outer tap on padding; several blocks in either direction, a tap
