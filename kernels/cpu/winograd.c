@@ -8,7 +8,8 @@
  * that of the direct sum in f32, half of what the usual 0, +-1, +-2 give.
  *
  * Rate 12 on a map of 60 x 60, the ASPP's in training with crops of 480, has grids of 5x5: one tile of 5x5 outputs, 49
- * products, where the direct sum has 169. Its points are +-0.35, +-0.82, +-2 and infinity, of those tried the best; the error is four times the direct sum's.
+ * products, where the direct sum has 169. Its points are +-0.35, +-0.82, +-2 and infinity, of those tried the best; the error
+ * is four times the direct sum's.
  *
  * G g G^T is made from the direct kernel's panels for each product: for some hundred tiles that is cheap, and nothing is
  * kept. The gradient of g is the same read backwards: G^T [ sum over tiles of (A grad_y A^T) . (B^T d B) ] G, 36 products of
