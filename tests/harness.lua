@@ -128,10 +128,11 @@ local chosen = {} -- chosen[op][impl]: seen running
 
 -- Names of the implementations that a sample is run with on a device.
 local function impls_for(sample, device)
-  local names = F.string(F.C.dlv3_op_impls(dlv3.ops[sample.op].id, device))
-  return coroutine.wrap(function()
-    for impl in names:gmatch('%S+') do if not (sample.except and sample.except[impl]) then coroutine.yield(impl) end end
-  end)
+  local names = {}
+  for impl in F.string(F.C.dlv3_op_impls(dlv3.ops[sample.op].id, device)):gmatch('%S+') do
+    if not (sample.except and sample.except[impl]) then names[#names + 1] = impl end
+  end
+  return names
 end
 
 -- The sample on another device: every implementation there against ref on the cpu, twice, and strided.
@@ -142,7 +143,7 @@ local function check_device(t, sample, dtype, device)
   local function send(x) return F.is_tensor(x) and x:to(device) or x end
   for i = 1, #sample.inputs do there[i] = send(tensors[i]) end
   local id = require('dlv3.tensor').device_id(device)
-  for impl in impls_for(sample, id) do
+  for _, impl in ipairs(impls_for(sample, id)) do
     local got = with_impl(impl, function() return run(sample, there) end)
     dlv3.synchronize(device)
     local ran = F.string(F.C.dlv3_op_chosen(op.id))
@@ -173,7 +174,7 @@ local function check_values(t, sample, dtype)
   local tensors = inputs_of(sample, dtype)
   local want = with_impl('ref', function() return run(sample, tensors) end)
   local op = dlv3.ops[sample.op]
-  for impl in impls_for(sample, 0) do
+  for _, impl in ipairs(impls_for(sample, 0)) do
     local got = impl == 'ref' and want or with_impl(impl, function() return run(sample, tensors) end)
     local ran = impl == 'ref' and impl or F.string(F.C.dlv3_op_chosen(op.id))
     chosen[sample.op] = chosen[sample.op] or {}

@@ -16,11 +16,20 @@
  * output channels by tiles by input channels. Sums and transforms are f32. */
 #include "direct.h"
 
+enum { DEPTH = 128, MOST_INNER = 512 /* input channels transformed at once */, MOST_T = 7, BYTES = 8 << 20 /* of scratch, about */ };
+
+/* What a type and a size of tiles have of their own; those of maps work on the tiles [begin, end). */
+typedef struct {
+  void (*input)(void *ctx, int64_t begin, int64_t end), (*gradient)(void *ctx, int64_t begin, int64_t end), (*output)(void *ctx, int64_t begin, int64_t end);
+  void (*taps)(float (*to)[DEPTH * NR(float)], const float *const taps[3][3], int64_t i, int64_t n), (*add_taps)(float *w, int64_t ldw, const float *m, int64_t step, int64_t n);
+} transforms;
+
 typedef struct {
   const shift_conv *s;
+  const transforms *transform;
   int64_t spacing, tap_of[3][3];    /* of taps; which panel is tap (r, s)                                       */
   int64_t first_h, first_w;         /* input pixel of tap (0, 0) of output pixel (0, 0)                         */
-  int64_t m, t;                     /* outputs and inputs along a side of a tile                                */
+  int64_t t;                        /* inputs along a side of a tile, two more than outputs                     */
   int64_t rows, columns;            /* of tiles on a grid                                                       */
   int64_t all_tiles, first_tile, tiles; /* of the call; those at work now                                       */
   int64_t first_inner, inner;       /* input channels at work now                                               */
@@ -33,12 +42,10 @@ typedef struct {
 
 typedef struct { int64_t image, out_h, out_w, in_h, in_w; } place;
 
-enum { DEPTH = 128, MOST_INNER = 512 /* input channels transformed at once */, MOST_T = 7, BYTES = 8 << 20 /* of scratch, about */ };
-
 /* Where tile t begins: images, rows and columns of grids, rows and columns of tiles. */
 static place place_of(const winograd *g, int64_t t) {
   const int64_t d = g->spacing, column = t % g->columns, row = t / g->columns % g->rows, grid = t / g->columns / g->rows % (d * d);
-  const int64_t h = grid / d + g->m * row * d, w = grid % d + g->m * column * d;
+  const int64_t h = grid / d + (g->t - 2) * row * d, w = grid % d + (g->t - 2) * column * d;
   return (place){t / g->columns / g->rows / (d * d), h, w, h + g->first_h, w + g->first_w};
 }
 
@@ -161,68 +168,45 @@ static const float taps_7[7][3] = {PAIR_OF(P, Q, R), PAIR_OF(Q, P, R), PAIR_OF(R
 #undef Q
 #undef R
 
+#define EACH_4(of) of(0), of(1), of(2), of(3)
+#define EACH_5(of) EACH_4(of), of(4)
+#define EACH_6(of) EACH_5(of), of(5)
+#define EACH_7(of) EACH_6(of), of(6)
+#define GLUED(a, b) a##b
+#define GLUE(a, b) GLUED(a, b)
+
 #define C float
-#define T 6
-#define EACH_T(of) of(0), of(1), of(2), of(3), of(4), of(5)
-#define EACH_M(of) of(0), of(1), of(2), of(3)
-#define T_OF(name) name##_6
 #define X float
 #define LOAD(v) (v)
 #define STORE(v) (v)
 #define F(name) name##_f32
-#define G(name) name##_f32_6
 #include "epilogue.inc"
+#define M 4
+#define T 6
+#include "winograd.inc"
+#define M 5
+#define T 7
 #include "winograd.inc"
 #undef X
 #undef LOAD
 #undef STORE
 #undef F
-#undef G
 #define X bf16
 #define LOAD bf16_to_f32
 #define STORE f32_to_bf16
 #define F(name) name##_bf16
-#define G(name) name##_bf16_6
 #include "epilogue.inc"
+#define M 4
+#define T 6
 #include "winograd.inc"
-#undef T
-#undef EACH_T
-#undef EACH_M
-#undef T_OF
-#undef G
+#define M 5
 #define T 7
-#define EACH_T(of) of(0), of(1), of(2), of(3), of(4), of(5), of(6)
-#define EACH_M(of) of(0), of(1), of(2), of(3), of(4)
-#define T_OF(name) name##_7
-#define G(name) name##_bf16_7
 #include "winograd.inc"
 #undef X
 #undef LOAD
 #undef STORE
 #undef F
-#undef G
-#define X float
-#define LOAD(v) (v)
-#define STORE(v) (v)
-#define F(name) name##_f32
-#define G(name) name##_f32_7
-#include "winograd.inc"
-#undef X
-#undef LOAD
-#undef STORE
-#undef F
-#undef G
-#undef T
-#undef EACH_T
-#undef EACH_M
-#undef T_OF
 #undef C
-
-typedef void passes(void *ctx, int64_t begin, int64_t end);
-typedef struct { passes *input, *gradient, *output; } transforms;
-
-#define TRANSFORMS(name) {transform_input_##name, transform_gradient_##name, transform_output_##name}
-static const transforms f32_6 = TRANSFORMS(f32_6), bf16_6 = TRANSFORMS(bf16_6), f32_7 = TRANSFORMS(f32_7), bf16_7 = TRANSFORMS(bf16_7);
 
 /* -- The products ------------------------------------------------------------------------------------------------ */
 
@@ -248,7 +232,7 @@ static void tap_panels(const winograd *g, float (*to)[DEPTH * NR(float)], int64_
   const float *taps[3][3];
   for (int64_t i = 0; i < 9; i++)
     taps[i / 3][i % 3] = (const float *)s->panels + ((g->tap_of[i / 3][i % 3] * blocks_of(s->columns, NR(float)) + block) * s->inner + l) * (int64_t)NR(float);
-  (g->t == 6 ? transform_taps_6 : transform_taps_7)(to, (const float *const (*)[3])taps, row, depth * (int64_t)NR(float));
+  g->transform->taps(to, (const float *const (*)[3])taps, row, depth * (int64_t)NR(float));
 }
 
 /* Item: a row of positions and a group of blocks of columns. */
@@ -362,6 +346,9 @@ INLINE void add_taps(const int side, const float (*g)[3], float *w, int64_t ldw,
 CLONES static void add_taps_6(float *w, int64_t ldw, const float *m, int64_t step, int64_t n) { add_taps(6, taps_6, w, ldw, m, step, n); }
 CLONES static void add_taps_7(float *w, int64_t ldw, const float *m, int64_t step, int64_t n) { add_taps(7, taps_7, w, ldw, m, step, n); }
 
+#define TRANSFORMS(type, t) {transform_input_##type##_##t, transform_gradient_##type##_##t, transform_output_##type##_##t, transform_taps_##t, add_taps_##t}
+static const transforms f32_transforms[] = {TRANSFORMS(f32, 6), TRANSFORMS(f32, 7)}, bf16_transforms[] = {TRANSFORMS(bf16, 6), TRANSFORMS(bf16, 7)};
+
 /* Item: a block of output channels by a block of input channels. */
 static void multiply_weights(void *ctx, int64_t begin, int64_t end) {
   const winograd *g = ctx;
@@ -377,7 +364,7 @@ static void multiply_weights(void *ctx, int64_t begin, int64_t end) {
         for (int64_t k = 0; k < kn; k += MR)
           tiles.columns_f32(kn - k < MR ? kn - k : MR, cn - c < g->ldd ? cn - c : g->ldd, sums + p * step + k * g->cb + c, g->cb, NULL, 0,
                             g->gradients + p * of_gradients + (k0 + k) * g->tiles, MR, g->data + p * of_data + (c0 + c) * g->tiles, g->ldd, g->tiles);
-    for (int64_t k = 0; k < kn; k++) (g->t == 6 ? add_taps_6 : add_taps_7)(g->grad_w + (k0 + k) * 9 * s->inner + g->first_inner + c0, s->inner, sums + k * g->cb, step, cn);
+    for (int64_t k = 0; k < kn; k++) g->transform->add_taps(g->grad_w + (k0 + k) * 9 * s->inner + g->first_inner + c0, s->inner, sums + k * g->cb, step, cn);
   }
 }
 
@@ -404,7 +391,7 @@ static void cut_weights(winograd *g) {
 /* Tiles of m x m outputs on the grids. */
 static void lay(winograd *g, int64_t m) {
   const shift_conv *s = g->s;
-  g->m = m, g->t = m + 2;
+  g->t = m + 2;
   g->rows = blocks_of(blocks_of(s->out_h, g->spacing), m), g->columns = blocks_of(blocks_of(s->out_w, g->spacing), m);
   g->all_tiles = s->n * g->spacing * g->spacing * g->rows * g->columns;
 }
@@ -426,8 +413,8 @@ static const char *lay_tiles(winograd *g, const shift_conv *s) {
  * transforms and added to it. */
 static status run(winograd *g, int32_t dtype) {
   const shift_conv *s = g->s;
-  const bool f32 = dtype == DLV3_F32, weights = g->grad_w;
-  const transforms *pass = g->t == 6 ? (f32 ? &f32_6 : &bf16_6) : f32 ? &f32_7 : &bf16_7;
+  const bool weights = g->grad_w;
+  g->transform = &(dtype == DLV3_F32 ? f32_transforms : bf16_transforms)[g->t - 6];
   storage *scratch;
   g->inner = s->inner < MOST_INNER ? s->inner : MOST_INNER;
   if (weights) cut_weights(g);
@@ -440,14 +427,14 @@ static status run(winograd *g, int32_t dtype) {
   g->products = g->gradients = g->data + data;
   for (g->first_tile = 0; g->first_tile < g->all_tiles; g->first_tile += most) {
     g->tiles = g->all_tiles - g->first_tile < most ? g->all_tiles - g->first_tile : most;
-    if (weights) parallel_for(g->tiles, 4, pass->gradient, g);
+    if (weights) parallel_for(g->tiles, 4, g->transform->gradient, g);
     for (g->first_inner = 0; g->first_inner < s->inner; g->first_inner += MOST_INNER) {
       g->inner = s->inner - g->first_inner < MOST_INNER ? s->inner - g->first_inner : MOST_INNER;
-      parallel_for(g->tiles, 4, pass->input, g);
+      parallel_for(g->tiles, 4, g->transform->input, g);
       if (weights) parallel_for(blocks_of(s->columns, g->kb) * g->c_blocks, 1, multiply_weights, g);
       else parallel_for(g->t * g->groups, 1, multiply, g);
     }
-    if (!weights) parallel_for(g->tiles, 4, pass->output, g);
+    if (!weights) parallel_for(g->tiles, 4, g->transform->output, g);
   }
   storage_drop(scratch);
   return g->out_of_memory ? fail(DLV3_ERR_OOM, "winograd: out of memory for scratch") : DLV3_OK;
