@@ -91,15 +91,27 @@ return function(t)
   exact('to_i64', method('cast', 'i64'))
   exact('to_u8', method('cast', 'u8'))
 
-  t.case('what does not fit an integer saturates, nan gives 0', function()
+  t.case('floats that do not fit an integer saturate, nan gives 0', function()
     local x = dlv3.tensor{0 / 0, 1 / 0, -1 / 0, 1e30, -1e30, 300, -1}
     t.eq(x:cast 'u8':totable(), {0, 255, 0, 255, 0, 255, 0})
     t.eq(x:cast 'i32':totable(), {0, 2 ^ 31 - 1, -2 ^ 31, 2 ^ 31 - 1, -2 ^ 31, 300, -1})
     t.eq(x:cast 'i64':totable(), {0, 2 ^ 63, -2 ^ 63, 2 ^ 63, -2 ^ 63, 300, -1})
-    t.eq((dlv3.tensor({200, 3}, {dtype = 'u8'}) + dlv3.tensor({100, 4}, {dtype = 'u8'})):totable(), {255, 7})
-    local most = dlv3.tensor({-1}, {dtype = 'f64'}):cast 'i64' * 2 ^ 62 * 2
-    t.eq((most - 1):eq(most):item(), 1)
-    t.eq((-most):eq(most:abs()):item(), 1)
+  end)
+
+  t.case('integers wrap', function()
+    local x = dlv3.tensor({0, 1, 200}, {dtype = 'u8'})
+    t.eq((x - 1):totable(), {255, 0, 199}) -- labels counted from 1: what was 0 is ignored
+    t.eq((x + x):totable(), {0, 2, 144})
+    t.eq((x * x):totable(), {0, 1, 64})
+    t.eq((-x):totable(), {0, 255, 56})
+    t.eq(dlv3.tensor({-1, 300, 2 ^ 40 + 7}, {dtype = 'i64'}):cast 'u8':totable(), {255, 44, 7})
+    t.eq(dlv3.tensor({2 ^ 31, 2 ^ 40 + 7}, {dtype = 'i64'}):cast 'i32':totable(), {-2 ^ 31, 7})
+    t.eq((dlv3.tensor({2 ^ 31 - 1}, {dtype = 'i32'}) + dlv3.tensor({1}, {dtype = 'i32'})):totable(), {-2 ^ 31})
+    local half = dlv3.tensor({-2 ^ 62}, {dtype = 'i64'})
+    local least = half + half
+    t.eq((least - 1):totable(), {2 ^ 63}) -- as the nearest double
+    t.eq((-least):eq(least):item(), 1)
+    t.eq(least:abs():eq(least):item(), 1)
   end)
 
   for _, dtype in ipairs{'bf16', 'f16'} do

@@ -109,14 +109,17 @@ static void copy_same(void *ctx, char *const *p, const int64_t *stride, const in
   else COPY(uint8_t);
 }
 
-/* m <= RUN elements through f64 where either side needs more than f32 holds, else through f32. */
+/* m <= RUN elements: integers through i64, others through f64 where either side needs more than f32 holds, else through f32. */
 static void cast_piece(const copy_job *job, char *y, const char *x, int64_t sy, int64_t sx, int64_t m) {
   bool half = job->to >= DLV3_F16 && job->to <= DLV3_F32 && job->from >= DLV3_F16 && job->from <= DLV3_F32;
+  bool whole = !is_float(job->to) && !is_float(job->from);
   int64_t piece = sy == 1 && sx == 1 ? m : 1, wy = sy * dtype_bytes(job->to), wx = sx * dtype_bytes(job->from);
   double wide[RUN];
   float narrow[RUN];
+  int64_t exact[RUN];
   for (int64_t i = 0; i < m; i += piece) {
     if (half) load_f32(narrow, x + i * wx, job->from, piece), store_f32(y + i * wy, job->to, narrow, piece);
+    else if (whole) load_i64(exact, x + i * wx, job->from, piece), store_i64(y + i * wy, job->to, exact, piece);
     else load_f64(wide, x + i * wx, job->from, piece), store_f64(y + i * wy, job->to, wide, piece);
   }
 }

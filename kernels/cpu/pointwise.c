@@ -1,9 +1,9 @@
 /* pointwise.c - elementwise ops: activations, arithmetic, comparisons, fills, casts. Random numbers are in random.c.
  *
  * One engine: runs of elements come as arrays of the computing type, a kernel computes a run, the engine stores it. The
- * type is f32 for f16, bf16, f32 and u8; f64 for f64 and integers; i64 where i64 alone takes part and the op has a kernel
- * for it, so that integers are exact (and saturate where a result does not fit). Operands that already are contiguous and
- * of the computing type are used where they lie. Any strides and broadcasting; outputs are dense. */
+ * type is f32 for f16, bf16, f32 and u8; f64 for f64 and integers; i64 where all are integers and the op has a kernel for
+ * it, so that they are exact (and wrap where a result does not fit, as PyTorch's do). Operands that already are contiguous
+ * and of the computing type are used where they lie. Any strides and broadcasting; outputs are dense. */
 #include "elements.h"
 
 /* -- The engine -------------------------------------------------------------------------------------------- */
@@ -106,13 +106,13 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
   tensor *t[MAX_OPERANDS] = {y, a, b, c};
   int32_t n = c ? 4 : b ? 3 : a ? 2 : 1;
   elements e = elements_of(t, n);
-  bool wide = false, i64 = false, floats = false;
+  bool wide = false, whole = k.i64;
   for (int32_t o = 0; o < n; o++) {
-    i64 |= e.dtype[o] == DLV3_I64, floats |= is_float(e.dtype[o]);
+    whole &= !is_float(e.dtype[o]);
     wide |= e.dtype[o] == DLV3_F64 || e.dtype[o] == DLV3_I64 || e.dtype[o] == DLV3_I32;
   }
   map_job job = {&e, k, attr};
-  elements_walk(&e, i64 && !floats && k.i64 ? map_i64 : wide ? map_f64 : map_f32, &job);
+  elements_walk(&e, whole ? map_i64 : wide ? map_f64 : map_f32, &job);
   return DLV3_OK;
 }
 
@@ -185,19 +185,10 @@ BINARY(tanh_backward, a * (1 - b * b))
 
 /* -- Arithmetic -------------------------------------------------------------------------------------------- */
 
-/* Integers that leave i64's range stop at its ends. */
-INLINE int64_t add_whole(int64_t x, int64_t z) {
-  int64_t v;
-  return __builtin_add_overflow(x, z, &v) ? (x < 0 ? INT64_MIN : INT64_MAX) : v;
-}
-INLINE int64_t sub_whole(int64_t x, int64_t z) {
-  int64_t v;
-  return __builtin_sub_overflow(x, z, &v) ? (x < 0 ? INT64_MIN : INT64_MAX) : v;
-}
-INLINE int64_t mul_whole(int64_t x, int64_t z) {
-  int64_t v;
-  return __builtin_mul_overflow(x, z, &v) ? ((x < 0) != (z < 0) ? INT64_MIN : INT64_MAX) : v;
-}
+/* Integers wrap. */
+INLINE int64_t add_whole(int64_t x, int64_t z) { return (int64_t)((uint64_t)x + (uint64_t)z); }
+INLINE int64_t sub_whole(int64_t x, int64_t z) { return (int64_t)((uint64_t)x - (uint64_t)z); }
+INLINE int64_t mul_whole(int64_t x, int64_t z) { return (int64_t)((uint64_t)x * (uint64_t)z); }
 INLINE int64_t div_whole(int64_t x, int64_t z) { /* towards zero; by 0: the end on x's side */
   if (z == 0) return x > 0 ? INT64_MAX : x < 0 ? INT64_MIN : 0;
   return z == -1 ? sub_whole(0, x) : x / z;

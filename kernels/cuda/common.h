@@ -172,15 +172,30 @@ template <> struct computing<double> { typedef double type; };
 template <class T, int V> struct alignas(sizeof(T) * V) pack { T v[V]; };
 template <int V, class T> DEVICE pack<T, V> &pack_at(T *p) { return BOUNDARY(p, sizeof(pack<T, V>)), *(pack<T, V> *)p; }
 template <int V, class T> DEVICE const pack<T, V> &pack_at(const T *p) { return BOUNDARY(p, sizeof(pack<T, V>)), *(const pack<T, V> *)p; }
+/* A pack of T from its elements in the computing type. */
+template <class T, class C, int V> DEVICE pack<T, V> narrowed(const C (&from)[V]) {
+  pack<T, V> to;
+  UNROLL
+  for (int i = 0; i < V; i++) to.v[i] = narrow<T>(from[i]);
+  return to;
+}
 /* What packs and the libraries' kernels ask of every pointer. */
 enum { ALIGNMENT = 16 };
 static inline bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
+
+/* a b, which the compiler does not join with a sum into one rounding: all who ask must get the same. */
+BOTH double product_alone(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
 
 /* Towards zero, saturating; nan gives 0. low and high are whole. */
 BOTH int64_t saturate(double v, double low, double high) {
   return v != v ? 0 : v <= low ? (int64_t)low : v >= high ? (high >= 0x1p63 ? INT64_MAX : (int64_t)high) : (int64_t)v;
 }
-BOTH int64_t limited(int64_t v, int64_t low, int64_t high) { return v < low ? low : v > high ? high : v; }
 
 /* Element i at p of any dtype, as C: float, double, or int64_t (integers only). */
 template <class C> BOTH C load_as(const void *p, int32_t dtype, int64_t i) {
@@ -209,8 +224,8 @@ template <class C> BOTH void store_as(void *p, int32_t dtype, int64_t i, C v) {
 template <> BOTH void store_as<int64_t>(void *p, int32_t dtype, int64_t i, int64_t v) {
   switch (dtype) {
   case DLV3_I64: ((int64_t *)p)[i] = v; break;
-  case DLV3_I32: ((int32_t *)p)[i] = (int32_t)limited(v, INT32_MIN, INT32_MAX); break;
-  case DLV3_U8: ((uint8_t *)p)[i] = (uint8_t)limited(v, 0, 255); break;
+  case DLV3_I32: ((int32_t *)p)[i] = (int32_t)v; break;
+  case DLV3_U8: ((uint8_t *)p)[i] = (uint8_t)v; break;
   default: ((uint8_t *)p)[i] = v != 0; break;
   }
 }

@@ -4,8 +4,8 @@
  * float type and lie so that 16 bytes can be read at once, cast_packs for rounding one dense row of such a type to another,
  * map_any for everything else. map_packs is compiled for copies, sums and products, which a training step is full of; for
  * the other ops it looks up for each element which one it is, so that one kernel instead of fifty is compiled. The computing
- * type is f32 for f16, bf16, f32 and u8; f64 for f64 and i32; i64 where i64 alone takes part, so that integers are exact
- * (and saturate where a result does not fit). */
+ * type is f32 for f16, bf16 and f32; f64 for f64, and for integers beside floats; i64 where all are integers, so that they
+ * are exact (and wrap where a result does not fit, as PyTorch's do). */
 #include "elements.h"
 
 /* -- What the ops compute ---------------------------------------------------------------------------------- */
@@ -66,20 +66,10 @@ template <class C> BOTH C apply(int32_t op, C a, C b, C c, numbers n) {
   }
 }
 
-/* Integers that leave i64's range stop at its ends. */
-BOTH int64_t add_whole(int64_t x, int64_t z) {
-  const int64_t v = (int64_t)((uint64_t)x + (uint64_t)z);
-  return ((x ^ v) & (z ^ v)) < 0 ? (x < 0 ? INT64_MIN : INT64_MAX) : v;
-}
-BOTH int64_t sub_whole(int64_t x, int64_t z) {
-  const int64_t v = (int64_t)((uint64_t)x - (uint64_t)z);
-  return ((x ^ z) & (x ^ v)) < 0 ? (x < 0 ? INT64_MIN : INT64_MAX) : v;
-}
-BOTH int64_t mul_whole(int64_t x, int64_t z) {
-  const int64_t v = (int64_t)((uint64_t)x * (uint64_t)z);
-  const bool fits = x == 0 || (!(x == -1 && z == INT64_MIN) && !(z == -1 && x == INT64_MIN) && v / x == z);
-  return fits ? v : (x < 0) != (z < 0) ? INT64_MIN : INT64_MAX;
-}
+/* Integers wrap. */
+BOTH int64_t add_whole(int64_t x, int64_t z) { return (int64_t)((uint64_t)x + (uint64_t)z); }
+BOTH int64_t sub_whole(int64_t x, int64_t z) { return (int64_t)((uint64_t)x - (uint64_t)z); }
+BOTH int64_t mul_whole(int64_t x, int64_t z) { return (int64_t)((uint64_t)x * (uint64_t)z); }
 BOTH int64_t div_whole(int64_t x, int64_t z) { /* towards zero; by 0: the end on x's side */
   if (z == 0) return x > 0 ? INT64_MAX : x < 0 ? INT64_MIN : 0;
   return z == -1 ? sub_whole(0, x) : x / z;
@@ -265,10 +255,10 @@ static status map(const op_call *c, int32_t op, tensor *y, tensor *a, tensor *b,
   tensor *t[MAX_OPERANDS] = {y, a, b, x};
   const elements e = elements_of(t, x ? 4 : b ? 3 : a ? 2 : 1);
   const cudaStream_t stream = stream_of(c);
-  bool as_f64 = false, i64 = false, floats = false;
+  bool as_f64 = false, whole = has_whole(op);
   if (!e.total) return DLV3_OK;
   for (int32_t o = 0; o < e.n_op; o++) {
-    i64 |= e.dtype[o] == DLV3_I64, floats |= is_float(e.dtype[o]);
+    whole &= !is_float(e.dtype[o]);
     as_f64 |= e.dtype[o] == DLV3_F64 || e.dtype[o] == DLV3_I64 || e.dtype[o] == DLV3_I32;
   }
   const int64_t width = dtype_bytes(e.dtype[0]);
@@ -291,7 +281,7 @@ static status map(const op_call *c, int32_t op, tensor *y, tensor *a, tensor *b,
   }
   const bool small = e.total < (int64_t)1 << 31;
   const unsigned grid = blocks_for(e.total);
-  if (i64 && !floats && has_whole(op)) LAUNCH((map_any<int64_t, uint64_t>), grid, BLOCK, stream, e, op, n);
+  if (whole) LAUNCH((map_any<int64_t, uint64_t>), grid, BLOCK, stream, e, op, n);
   else if (as_f64) LAUNCH((map_any<double, uint64_t>), grid, BLOCK, stream, e, op, n);
   else if (small) LAUNCH((map_any<float, uint32_t>), grid, BLOCK, stream, e, op, n);
   else LAUNCH((map_any<float, uint64_t>), grid, BLOCK, stream, e, op, n);
