@@ -72,13 +72,16 @@ static inline double blend(const tensor *x, int64_t n, int64_t k, const taps *v,
 
 /* The fast fused kernels take PIXELS destinations of a row at a time, channel by channel: z[k * PIXELS + i]. Everything
  * per pixel then vectorises over i, however few the channels are. Only for out >= in: a block's sources span SPAN. */
-enum { PIXELS = 64, SPAN = PIXELS + 2, MAX_CHANNELS = 256 };
+enum { PIXELS = 64, SPAN = PIXELS + 2 + 8 /* read beyond */, MAX_CHANNELS = 256, RUN_OF = 8 };
 
 typedef struct {
   int64_t base;                           /* the leftmost source pixel                         */
   int32_t n, span;                        /* destinations; sources from base                   */
   int32_t left[PIXELS], right[PIXELS];    /* sources, from base                                */
   float w0[PIXELS], w1[PIXELS];
+  int32_t start[PIXELS / RUN_OF];         /* the leftmost source of eight destinations, from base       */
+  int32_t near_left[PIXELS], near_right[PIXELS]; /* sources, from there                          */
+  bool near;                              /* eight sources have them all                       */
 } pixel_block;
 
 static inline int64_t blocks_of(int64_t width) { return (width + PIXELS - 1) / PIXELS; }
@@ -93,6 +96,28 @@ static inline void pixel_block_of(pixel_block *b, const axis_map *columns, int64
     b->left[i] = (int32_t)(t.i0 - b->base), b->right[i] = (int32_t)(t.i1 - b->base);
     b->w0[i] = (float)t.w0, b->w1[i] = (float)t.w1;
   }
+  b->near = true;
+  for (int32_t i = 0; i < PIXELS; i++) {
+    const int32_t start = b->left[i / RUN_OF * RUN_OF];
+    b->start[i / RUN_OF] = start, b->near_left[i] = b->left[i] - start, b->near_right[i] = b->right[i] - start;
+    b->near &= b->near_right[i] < RUN_OF;
+  }
+}
+
+typedef float eight_floats __attribute__((vector_size(4 * RUN_OF), aligned(4), may_alias));
+typedef int32_t eight_places __attribute__((vector_size(4 * RUN_OF), aligned(4), may_alias));
+
+/* z[i] = w0[i] v[left[i]] + w1[i] v[right[i]] of one channel. Where eight destinations have their sources among eight neighbours,
+ * those are picked from a register: a gather takes several times as long. */
+INLINE void blend_row(float *restrict z, const float *restrict v, const pixel_block *b) {
+  if (!b->near)
+    for (int64_t i = 0; i < PIXELS; i++) z[i] = b->w0[i] * v[b->left[i]] + b->w1[i] * v[b->right[i]];
+  else
+    for (int64_t i = 0; i < PIXELS; i += RUN_OF) {
+      const eight_floats from = *(const eight_floats *)(v + b->start[i / RUN_OF]), w0 = *(const eight_floats *)(b->w0 + i), w1 = *(const eight_floats *)(b->w1 + i);
+      const eight_places left = *(const eight_places *)(b->near_left + i), right = *(const eight_places *)(b->near_right + i);
+      *(eight_floats *)(z + i) = w0 * __builtin_shuffle(from, left) + w1 * __builtin_shuffle(from, right);
+    }
 }
 
 /* z = the blended channels of a block; top and bottom: the two source rows, weighted v0 and v1. */
@@ -101,8 +126,7 @@ static inline void pixel_block_of(pixel_block *b, const axis_map *columns, int64
     float v[MAX_CHANNELS * SPAN];                                                                                       \
     for (int64_t j = 0; j < b->span; j++)                                                                               \
       for (int64_t k = 0, p = (b->base + j) * channels; k < channels; k++) v[k * SPAN + j] = v0 * LOAD(top[p + k]) + v1 * LOAD(bottom[p + k]); \
-    for (int64_t k = 0; k < channels; k++)                                                                              \
-      for (int64_t i = 0; i < PIXELS; i++) z[k * PIXELS + i] = b->w0[i] * v[k * SPAN + b->left[i]] + b->w1[i] * v[k * SPAN + b->right[i]]; \
+    for (int64_t k = 0; k < channels; k++) blend_row(z + k * PIXELS, v + k * SPAN, b);                                   \
   }
 #define AS_IS(v) (v)
 BLEND_BLOCK(float, blend_block_f32, AS_IS)
