@@ -87,6 +87,23 @@ return function(t)
     t.eq(r.grad, dlv3.ones{1, 2, 4, 4})
   end)
 
+  t.case('strides and padding far beyond the map take no time', function()
+    local begin = dlv3.now()
+    for _, groups in ipairs {1, 16} do
+      local x, w = dlv3.randn{1, 16, 1, 1}:requires_grad_(), dlv3.randn{16, 16 / groups, 1, 1}
+      x:conv2d(w, {stride = 2 ^ 30, groups = groups}):sum():backward()
+      t.close(x.grad:reshape(16), w:reshape(16, 16 / groups):sum(groups == 1 and 1 or 2), 1e-5, 1e-6)
+    end
+    for _, far in ipairs {{2 ^ 29, 2 ^ 30 - 1}, {15000, 30000 - 1}} do
+      local x, w = dlv3.randn{1, 16, 1, 1}, dlv3.randn{16, 1, 2, 2}:requires_grad_()
+      local y = x:conv2d(w, {stride = 2, padding = far[1], dilation = far[2], groups = 16})
+      t.eq(y:size(), {1, 16, 1, 1})
+      y:sum():backward()
+      t.eq(w.grad, dlv3.zeros{16, 1, 2, 2}) -- no tap meets the map
+    end
+    t.ok(dlv3.now() - begin < 20)
+  end)
+
   t.case('gradients add up over several calls', function()
     local x, w = dlv3.randn{2, 16, 9, 9}, dlv3.randn{16, 16, 3, 3}:requires_grad_()
     local g = dlv3.randn{2, 16, 9, 9}

@@ -18,7 +18,7 @@ conv conv_of(const op_call *c);
 static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->groups == v->k && v->groups > 1; }
 
 /* The form `key` of w, in `bytes` bytes, made by build(destination, w, arg) when w's content has changed since. */
-status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, void (*build)(void *dst, const tensor *w, const void *arg), const void *arg);
+status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, status (*build)(void *dst, const tensor *w, const void *arg), const void *arg);
 enum { FORM_FORWARD = 1, FORM_BACKWARD = 2, FORM_DEPTHWISE = 3, FORM_ONEDNN = 4 };
 
 /* A dense tensor's elements as f32 (wide: f64): its own, or a copy in *owned (loaded if load) that the caller frees.

@@ -66,13 +66,14 @@ static const char *not_depthwise(const conv *g) {
 
 /* [c,1,r,s] is c,r,s in memory; packed [lane][tap][channel of it], a lane of few channels with zeros. */
 #define PACK(T, name)                                                                                                    \
-  static void name(void *to, const tensor *w, const void *arg) {                                                         \
+  static status name(void *to, const tensor *w, const void *arg) {                                                       \
     (void)arg;                                                                                                           \
     const int64_t channels = w->size[0], taps = w->size[2] * w->size[3], lane = 64 / (int64_t)sizeof(T);                 \
     for (int64_t i = 0; i < blocks_of(channels, lane) * taps * lane; i++) {                                              \
       const int64_t c = first_channel(channels, lane, i / lane / taps) + i % lane;                                       \
       ((T *)to)[i] = c < channels ? ((const T *)data_of(w))[c * taps + i / lane % taps] : 0;                             \
     }                                                                                                                    \
+    return DLV3_OK;                                                                                                      \
   }
 PACK(float, pack_f32)
 PACK(double, pack_f64)
@@ -137,7 +138,7 @@ static status run(op_call *c, const conv *g, bool forward) {
     if (residual) added = conv_operand(residual, false, &own[2], true);
     if (!in || !out || (residual && !added)) st = fail_call(c, DLV3_ERR_OOM, "out of memory");
   }
-  for (int64_t i = 0; st == DLV3_OK && i < (forward ? 1 : g->stride.h * g->stride.w); i++) {
+  for (int64_t i = 0; st == DLV3_OK && i < (forward ? 1 : residues_of(g)); i++) {
     shift_conv s;
     if (forward) shift_of_forward(c, g, &s);
     else shift_of_backward(c, g, i, &s);
@@ -205,6 +206,8 @@ status depthwise_conv2d_backward_weight(op_call *c) {
   depthwise d = {.g = conv_of(c), .dtype = dtype == DLV3_F16 ? DLV3_F32 : dtype};
   const conv *g = &d.g;
   if (not_depthwise(g)) return DECLINED(not_depthwise(g));
+  /* padding is copied too: a lot of it around a small map would be all of the work */
+  if ((double)(g->h + 2 * g->padding.h) * (double)(g->w + 2 * g->padding.w) > 64 * (double)(g->h * g->w + 1024)) return DECLINED("a map that is nearly all padding");
   d.lane = d.dtype == DLV3_F64 ? 8 : 16;
   if (g->c < d.lane) return DECLINED("few channels");
   d.lanes = blocks_of(g->c, d.lane);

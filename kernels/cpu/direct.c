@@ -220,12 +220,13 @@ static void add_tap(shift_conv *s, int64_t dh, int64_t dw, int64_t index) {
   if (t.from < t.to && first_row < last_row) s->taps[s->n_taps++] = t;
 }
 
-static void build_forward(void *to, const tensor *w, const void *arg) {
+static status build_forward(void *to, const tensor *w, const void *arg) {
   const variant *v = arg;
   bool whole = is_window(&(conv){.c = w->size[1], .r = w->size[2], .s = w->size[3]});
   int64_t taps = w->size[2] * w->size[3];
   packing p = {to, data_of(w), whole ? 1 : taps, whole ? taps * w->size[1] : w->size[1], w->size[0]};
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_forward, &p);
+  return DLV3_OK;
 }
 
 /* The plain weight again, of panels whose units are its elements. */
@@ -241,10 +242,11 @@ static void unpack_forward(void *dst, const void *panels, const int64_t *size, i
 static void unpack_forward_f32(void *dst, const void *panels, const int64_t *size) { unpack_forward(dst, panels, size, f32_variant.columns, 4); }
 static void unpack_forward_f64(void *dst, const void *panels, const int64_t *size) { unpack_forward(dst, panels, size, f64_variant.columns, 8); }
 
-static void build_backward(void *to, const tensor *w, const void *arg) {
+static status build_backward(void *to, const tensor *w, const void *arg) {
   const variant *v = arg;
   packing p = {to, data_of(w), w->size[2] * w->size[3], w->size[0], w->size[1]};
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_backward, &p);
+  return DLV3_OK;
 }
 
 void shift_of_conv(const conv *g, const void *x, void *y, shift_conv *s) {
@@ -264,8 +266,11 @@ void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
 
 /* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of
  * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
+static int64_t residues(int64_t stride, int64_t size) { return stride < size ? stride : size; }
+int64_t residues_of(const conv *g) { return residues(g->stride.h, g->h) * residues(g->stride.w, g->w); }
+
 void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s) {
-  const int64_t a = residue / g->stride.w, b = residue % g->stride.w;
+  const int64_t of_row = residues(g->stride.w, g->w > 0 ? g->w : 1), a = residue / of_row, b = residue % of_row;
   *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c, .matrices = g->r * g->s,
                     .out_h = (g->h - a + g->stride.h - 1) / g->stride.h, .out_w = (g->w - b + g->stride.w - 1) / g->stride.w,
                     .out_image = g->h * g->w * g->c, .out_row = g->stride.h * g->w * g->c, .out_column = g->stride.w * g->c,
@@ -305,7 +310,7 @@ static status backward_input(op_call *c, bool pairs) {
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   shift_conv panels;
   TRY(panels_of(c, &g, v, &panels));
-  for (int64_t i = 0; i < g.stride.h * g.stride.w; i++) {
+  for (int64_t i = 0; i < residues_of(&g); i++) {
     shift_conv s;
     shift_of_backward(c, &g, i, &s);
     s.panels = panels.panels;

@@ -38,9 +38,11 @@ static inline void live_range(int64_t out, int64_t in, int64_t step, int64_t d, 
 }
 
 /* The convolution from the map x to the map y, then calls of conv2d and conv2d_backward_input, all but for the panels; a
- * backward has one sum for each of stride x stride residues of its output pixels. At most MAX_TAPS taps. */
+ * backward has one sum for each of the residues of its output pixels: stride x stride, or the map where that is smaller.
+ * At most MAX_TAPS taps. */
 void shift_of_conv(const conv *g, const void *x, void *y, shift_conv *s);
 void shift_of_forward(const op_call *c, const conv *g, shift_conv *s);
+int64_t residues_of(const conv *g);
 void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s);
 
 /* The weights in panels of f32. */

@@ -361,18 +361,14 @@ static const char *conv_lookup(kept **out, const op_call *c) {
 
 /* -- Convolution: running it -------------------------------------------------------------------------------------- */
 
-typedef struct { kept *p; status result; } repack;
-
-static void reorder_weight(void *dst, const tensor *w, const void *arg) {
-  repack *r = *(repack *const *)arg;
-  r->result = run_step(&r->p->reorder, (void *[]){(float *)data_of(w) + r->p->first_weight, dst});
+static status reorder_weight(void *dst, const tensor *w, const void *arg) {
+  kept *p = *(kept *const *)arg;
+  return run_step(&p->reorder, (void *[]){(float *)data_of(w) + p->first_weight, dst});
 }
 
 static status packed_weight(void **out, kept *p, tensor *w) {
-  repack r = {p, DLV3_OK}, *arg = &r;
   uint64_t key = FORM_ONEDNN | (uint64_t)p->weight_layout << 8 | (uint64_t)p->first_weight << 24;
-  TRY(prepared_weight(out, w, key, p->weight_bytes, reorder_weight, &arg));
-  return r.result;
+  return prepared_weight(out, w, key, p->weight_bytes, reorder_weight, &p);
 }
 
 status onednn_conv2d(op_call *c) {

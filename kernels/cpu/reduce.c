@@ -415,6 +415,7 @@ static status extreme_by_rows(op_call *c, int64_t axis, bool smallest) {
   if (!is_dense(x) || n < 2) return DECLINED("not dense, or a single one to choose from");
   if (!same_order(x, y, axis)) return DECLINED("the result has another order in memory");
   if (n > INT32_MAX) return DECLINED("too many to choose from");
+  if (!numel(y)) return DLV3_OK;
   extreme_rows job = {data_of(x), data_of(y), data_of(c->out[1]), n, inner, numel(y), x->dtype, smallest ? -1.0f : 1.0f};
   int64_t line = inner > 1 ? inner : numel(y), sides = (line + SIDE - 1) / SIDE;
   parallel_for(numel(y) / line * sides, 1 + 16384 / (n * (line < SIDE ? line : SIDE)), extreme_rows_range, &job);

@@ -64,7 +64,7 @@ static packed_weight *form_of(tensor *w, uint64_t key, int64_t bytes) {
   return p;
 }
 
-status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, void (*build)(void *dst, const tensor *w, const void *arg), const void *arg) {
+status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, status (*build)(void *dst, const tensor *w, const void *arg), const void *arg) {
   int64_t version = storage_version(w->st);
   for (int32_t i = 0; i < w->ndim; i++) key = (key ^ (uint64_t)w->size[i]) * 0x9e3779b97f4a7c15u, key ^= key >> 29; /* a view may have other sizes */
   packed_weight *p = form_of(w, key, bytes);
@@ -82,8 +82,12 @@ status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, void 
     p->data = NULL;
     TRY(take_scratch(out, bytes));
   }
-  build(*out, w, arg);
-  return DLV3_OK;
+  const status st = build(*out, w, arg);
+  if (st != DLV3_OK) {
+    free(p->data);
+    p->data = NULL, p->head.version = version - 1;
+  }
+  return st;
 }
 
 void *conv_operand(const tensor *t, bool wide, void **owned, bool load) {

@@ -27,6 +27,9 @@ for _, op in ipairs {'max_dim', 'min_dim'} do
   for axis = 1, 3 do add {op = op, inputs = {{3, 37, 1100}}, attrs = {axis = axis}, dtypes = {'f32', 'bf16'}, grad = false} end
   add {op = op, inputs = {{600, dtype = 'bf16', low = -2, high = 2}}, attrs = {axis = 1}, grad = false}
   add {op = op, inputs = {{9, dtype = 'i64', low = -5, high = 5}}, attrs = {axis = 1}}
+  add {op = op, inputs = {{0, 3}}, attrs = {axis = 2}, grad = false}
+  add {op = op, inputs = {{3, 0}}, attrs = {axis = 1}, grad = false}
+  add {op = op, inputs = {{0, 5, 2, 2}}, attrs = {axis = 2}, dtypes = {'f32', 'bf16'}, grad = false}
   add {op = op, inputs = {{0, 3}}, attrs = {axis = 1}, error = op .. ': axis 1 is empty'}
 end
 
