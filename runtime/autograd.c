@@ -131,9 +131,12 @@ status node_record(op_call *c, tensor *const *original_in) {
 DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out, int32_t n_out) {
   if (n_in < 0 || n_in > DLV3_MAX_INPUTS || n_out < 1 || n_out > DLV3_MAX_OUTPUTS)
     return fail(DLV3_ERR_ARG, "Function: %d inputs and %d outputs came, at most %d and %d are taken", (int)n_in, (int)n_out, DLV3_MAX_INPUTS, DLV3_MAX_OUTPUTS);
-  for (int32_t i = 0; i < n_out; i++)
+  for (int32_t i = 0; i < n_out; i++) {
     if (out[i]->node || out[i]->requires_grad)
       return fail(DLV3_ERR_AUTOGRAD, "Function: forward must return new tensors; result %d is an input or already on the tape (clone it)", (int)i + 1);
+    for (int32_t k = 0; k < i; k++)
+      if (out[k] == out[i]) return fail(DLV3_ERR_AUTOGRAD, "Function: forward must return new tensors; result %d is result %d once more (clone it)", (int)i + 1, (int)k + 1);
+  }
   node *n = node_new(OP_COUNT, in, n_in, n_out);
   if (!n) return fail(DLV3_ERR_OOM, "Function: out of memory for the tape");
   n->custom_id = custom_id;
@@ -320,7 +323,7 @@ DLV3_API dlv3_status dlv3_backward_begin(dlv3_backward_run **out, dlv3_tensor *l
 static status check_saved(const node *n, const saved *s, const char *name) {
   const char *op = n->op == OP_COUNT ? "Function" : op_table[n->op].name;
   if (!s->t) return DLV3_OK;
-  if (!s->t->st->data) return fail(DLV3_ERR_RELEASED, "backward of %s: %s, which it saved, was released or its scope ended", op, name);
+  if (!storage_alive(s->t->st)) return fail(DLV3_ERR_RELEASED, "backward of %s: %s, which it saved, was released or its scope ended", op, name);
   int64_t now = storage_version(s->t->st);
   if (now == s->version) return DLV3_OK;
   return fail(DLV3_ERR_AUTOGRAD, "backward of %s: %s was changed in place after it was saved (version %lld, saved at %lld); clone it before the change",

@@ -33,6 +33,7 @@ struct dlv3_program {
   tensor **args, **results;
   int64_t n_steps, step_room, n_promises, promise_room, n_bindings, binding_room, n_outsides, outside_room;
   int32_t n_args, n_results;
+  bool spoilt;                 /* memory ran out while a step was taken down */
   int64_t arena_bytes;
   storage *nothing;            /* what headers of arguments lie on between runs */
   tensor **given;              /* arguments of the run at hand, the caller's */

@@ -20,6 +20,7 @@
 enum { ALIGN = 64 };
 
 static dlv3_program *current;
+static const uintptr_t PROMISED = (uintptr_t)1 << 62; /* is_promised */
 static uintptr_t next_promise;
 static storage *arena;
 static int32_t n_programs;
@@ -46,7 +47,7 @@ static status grow(void *array, int64_t n, int64_t *room, size_t width) {
 
 status record_storage(storage *s) {
   TRY(grow(&current->promises, current->n_promises, &current->promise_room, sizeof *current->promises));
-  if (!next_promise) next_promise = (uintptr_t)1 << 62;
+  if ((uintptr_t)s->bytes > PROMISED / 2 || next_promise > PROMISED + PROMISED / 2) return fail(DLV3_ERR_OOM, "out of memory: compile: a tensor of %lld bytes", (long long)s->bytes);
   s->data = (char *)next_promise;
   next_promise += ((uintptr_t)s->bytes + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
   current->promises[current->n_promises++] = (promise){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
@@ -63,16 +64,14 @@ static promise *promise_of(dlv3_program *p, const char *address) {
   return &p->promises[low];
 }
 
-/* The argument that t is a window on, -1: none. Several may lie in one storage: then the one that has all of t. */
+/* The argument that t is a window on, -1: none, such as one that lies elsewhere in an argument's storage. A tensor that is
+ * an argument and one from outside too counts as the argument. */
 static int32_t argument_of(const dlv3_program *p, const tensor *t) {
-  int32_t found = -1;
   for (int32_t i = 0; i < p->n_args; i++) {
     const tensor *a = p->args[i];
-    if (a->st != t->st) continue;
-    if (t->offset >= a->offset && t->offset + reach(t) <= a->offset + reach(a)) return i;
-    if (found < 0) found = i;
+    if (a->st == t->st && (!numel(t) || (t->offset >= a->offset && t->offset + reach(t) <= a->offset + reach(a)))) return i;
   }
-  return found;
+  return -1;
 }
 
 /* A header for the step at hand. An argument's is bound anew by every run; a leaf from outside is remembered with its place. */
@@ -102,7 +101,13 @@ static status note(tensor **out, tensor *t) {
   return DLV3_OK;
 }
 
-status record_call(const op_call *c) {
+/* A step that could not be taken down may be asked for again, when there is memory; the half of it spoils the program. */
+static status taken_down(status st) {
+  current->spoilt |= st != DLV3_OK;
+  return st;
+}
+
+static status take_down_call(const op_call *c) {
   dlv3_program *p = current;
   TRY(grow(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
   step *s = &p->steps[p->n_steps++];
@@ -115,8 +120,9 @@ status record_call(const op_call *c) {
   for (int32_t i = 0; i < c->n_out; i++) TRY(note(&s->out[i], c->out[i]));
   return DLV3_OK;
 }
+status record_call(const op_call *c) { return taken_down(take_down_call(c)); }
 
-status record_launch(const kernel_launch *l, tensor *const *in) {
+static status take_down_launch(const kernel_launch *l, tensor *const *in) {
   dlv3_program *p = current;
   TRY(grow(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
   step *s = &p->steps[p->n_steps++];
@@ -128,6 +134,7 @@ status record_launch(const kernel_launch *l, tensor *const *in) {
   for (int32_t i = 0; i < l->n; i++) TRY(note(&s->in[i], in[i]));
   return DLV3_OK;
 }
+status record_launch(const kernel_launch *l, tensor *const *in) { return taken_down(take_down_launch(l, in)); }
 
 DLV3_API void dlv3_program_free(dlv3_program *p) {
   if (!p) return;
@@ -159,7 +166,7 @@ DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args)
   if (st == DLV3_OK && (!p->args || !p->given)) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
     if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
-  if (st == DLV3_OK) current = p;
+  if (st == DLV3_OK) current = p, next_promise = PROMISED;
   else dlv3_program_free(p);
   return st;
 }
@@ -195,7 +202,8 @@ static int larger_first(const void *a, const void *b) {
   return *(const int64_t *)a < *(const int64_t *)b ? -1 : 1;
 }
 
-static int64_t room_of(const promise *a) { return (a->st->bytes + ALIGN - 1) / ALIGN * ALIGN; }
+/* Nothing takes some room too: an address tells it from what was released. */
+static int64_t room_of(const promise *a) { return a->st->bytes ? (a->st->bytes + ALIGN - 1) / ALIGN * ALIGN : ALIGN; }
 
 /* Every intermediate, the largest first, at the lowest place that is free for all of its life. placed: by offset. */
 static void place(dlv3_program *p, int64_t *order, int64_t *placed) {
@@ -226,9 +234,9 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
   if (!p) return fail(DLV3_ERR_INTERNAL, "compile: nothing is being recorded");
   p->results = calloc((size_t)n_results + 1, sizeof *p->results);
   int64_t *order = malloc((size_t)(2 * p->n_promises + 1) * sizeof *order);
-  if (!p->results || !order) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  if (!p->results || !order || p->spoilt) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (int32_t i = 0; i < n_results && st == DLV3_OK; i++) {
-    if (!results[i]->st->data) st = fail(DLV3_ERR_RELEASED, "compile: result %d was released, by release() or when its scope ended", (int)i + 1);
+    if (!storage_alive(results[i]->st)) st = fail(DLV3_ERR_RELEASED, "compile: result %d was released, by release() or when its scope ended", (int)i + 1);
     else if (results[i]->node && !results[i]->node->done)
       st = fail(DLV3_ERR_AUTOGRAD, "compile: result %d needs its tape for a backward pass, which a program does not keep: call backward inside of the function, or the compiled function under dlv3.no_grad", (int)i + 1);
     if (st == DLV3_OK) st = note(&p->results[i], results[i]);
@@ -320,6 +328,7 @@ static status lend(dlv3_program *p) {
     promise *a = &p->promises[i];
     if (a->st->device != device) return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; one is possible");
     if (a->result) TRY(storage_new(&a->lent, a->st->bytes, device));
+    a->st->own_version++; /* what a kernel prepared from the last run's content is of no use */
   }
   bind_promises(p, false);
   return DLV3_OK;

@@ -97,6 +97,8 @@ return function(t)
     local failing = dlv3.Function{forward = function(_, a) return a * 2 end, backward = function() error('from backward', 0) end}
     t.error(function() failing(x):sum():backward() end, 'from backward')
     t.error(function() dlv3.Function{} end, 'needs {forward')
+    local twice = dlv3.Function{forward = function(_, a) local b = a * 2 return b, b end, backward = function(_, a, b) return a + b end}
+    t.error(function() twice(dlv3.ones({1}, {requires_grad = true})) end, 'result 2 is result 1 once more')
   end)
 
   t.case('a long chain neither recurses nor leaks', function()

@@ -266,6 +266,44 @@ return function(t)
     t.eq(x + 1, dlv3.full({3}, 2), 'nothing is being recorded any more')
   end)
 
+  t.case('a weight that is made inside is packed anew in every run', function()
+    for _, case in ipairs {{{1, 40, 9, 9}, {48, 40, 3, 3}, {padding = 1}}, {{1, 32, 9, 9}, {32, 1, 3, 3}, {groups = 32}}, {{1, 5, 9, 9}, {7, 5, 1, 1}, {}}} do
+      local x = dlv3.randn(case[1])
+      local function plain(v, k)
+        v = v:clone():requires_grad_()
+        local y = v:conv2d(k * 2, case[3])
+        y:backward(y:detach())
+        return y:detach(), v.grad
+      end
+      local fast = dlv3.compile(plain)
+      for run = 1, 4 do
+        local k = dlv3.randn(case[2])
+        local want_y, want_x = plain(x, k)
+        local y, grad_x = fast(x, k)
+        t.eq(y, want_y, 'run ' .. run)
+        t.eq(grad_x, want_x, 'run ' .. run)
+      end
+    end
+  end)
+
+  t.case('numbers that differ in their last digit, tensors without elements, memory beside an argument or shared by two', function()
+    local add = dlv3.compile(function(x, n) return x + n end)
+    local zeros = dlv3.zeros({2}, {dtype = 'i64'})
+    add(zeros, 1e15)
+    t.eq(add(zeros, 1e15 + 1):totable(), {1e15 + 1, 1e15 + 1})
+    t.eq(dlv3.compile(function(x) return x:relu():sum() end)(dlv3.zeros{0, 3}):item(), 0)
+    local both = dlv3.arange(1, 8)
+    local w = both:narrow(1, 5, 4)
+    local times = dlv3.compile(function(x) return x * w end)
+    times(both:narrow(1, 1, 4))
+    t.eq(times(dlv3.ones{4}), w:clone())
+    local accumulate = dlv3.compile(function(a, b) return a:add_(b) end)
+    accumulate(dlv3.ones{4}, dlv3.ones{4})
+    local x = dlv3.arange(1, 5)
+    accumulate(x:narrow(1, 2, 4), x:narrow(1, 1, 4))
+    t.eq(x:totable(), {1, 3, 5, 7, 9})
+  end)
+
   t.case('a parameter that is frozen or set free is recorded anew', function()
     local a, b = dlv3.ones({1}, {requires_grad = true}), dlv3.ones({1}, {requires_grad = true})
     local sgd = optim.SGD({a, b}, {lr = 0.1})

@@ -101,7 +101,22 @@ return function(t)
     t.eq(head:fuse()(x), want)
   end)
 
+  t.case('the gradient of the input of a fused model', function()
+    local net = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)))
+    local function gradient()
+      local x = dlv3.ones({1, 3, 9, 9}, {requires_grad = true})
+      net(x):sum():backward()
+      return x.grad
+    end
+    local want = gradient()
+    net:fuse()
+    for _ = 1, 2 do t.ok(relative(want, gradient()) < 1e-5) end
+  end)
+
   t.case('what is refused', function()
+    local net = settled(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))):fuse()
+    local v = dlv3.ones{1, 4, 2, 2}
+    t.error(function() return net[2](net[1](v), v) end, 'a residual can not be added after it was folded into its convolution: write bn:after')
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 3}
     t.error(function() model:fuse() end, "test_fuse.lua:%d+: fuse: 'backbone.0.1' is in training mode, .*model:eval%(%):fuse%(%)")
     model:eval():fuse()

@@ -27,6 +27,14 @@ end
 
 -- -- Arguments and results ------------------------------------------------------------------------------------------
 
+-- The addresses of a tensor's first and last bytes.
+local function extent(t)
+  local p, elements = t.p, 1
+  for i = 0, C.dlv3_tensor_ndim(p) - 1 do elements = elements + tonumber((C.dlv3_tensor_size(p, i) - 1) * C.dlv3_tensor_stride(p, i)) end
+  local first = tonumber(C.dlv3_tensor_address(p))
+  return first, first + elements * F.width[t.dtype] - 1
+end
+
 -- The tensors in a value, in a fixed order, and a text that is equal for values a program can stand for.
 local function flatten(value, tensors, parts)
   if is_tensor(value) then
@@ -34,22 +42,25 @@ local function flatten(value, tensors, parts)
     tensors[#tensors + 1] = value
     parts[#parts + 1] = ('t%d.%d.%s%s'):format(C.dlv3_tensor_dtype(p), C.dlv3_tensor_device(p), table.concat(value:size(), 'x'),
                                                C.dlv3_tensor_is_dense(p) == 1 and '' or ':' .. table.concat(value:stride(), 'x'))
-    local first = C.dlv3_tensor_address(p)
-    for i = 1, #tensors - 1 do -- arguments that are the same memory stay so
-      if C.dlv3_tensor_address(tensors[i].p) == first then parts[#parts + 1] = '=' .. i end
+    local first, last
+    if #tensors > 1 then first, last = extent(value) end
+    for i = 1, #tensors - 1 do -- arguments that share memory do so in the same way
+      local other, its_last = extent(tensors[i])
+      if first <= its_last and other <= last then parts[#parts + 1] = ('=%d%+d'):format(i, first - other) end
     end
+  elseif type(value) == 'number' then parts[#parts + 1] = ('%.17g'):format(value) -- all of its digits
   elseif type(value) == 'table' and getmetatable(value) == nil then
     local keys = {}
     for k in pairs(value) do keys[#keys + 1] = k end
     table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
     parts[#parts + 1] = '{'
     for _, k in ipairs(keys) do
-      parts[#parts + 1] = type(k) == 'number' and k .. '=' or ('%q='):format(tostring(k))
+      parts[#parts + 1] = (type(k) == 'number' and '%.17g=' or '%q='):format(type(k) == 'number' and k or tostring(k))
       flatten(value[k], tensors, parts)
     end
     parts[#parts + 1] = '}'
   elseif type(value) == 'string' then parts[#parts + 1] = ('%q'):format(value)
-  else parts[#parts + 1] = tostring(value) end -- a number, a boolean, nil; of others, which one it is
+  else parts[#parts + 1] = tostring(value) end -- a boolean, nil; of others, which one it is
 end
 
 -- value with handle i of new where its i-th tensor was; marks: what take_apart left in their places.
@@ -171,7 +182,8 @@ end
 -- in one planned piece of memory. fn may train: forward, backward and the optimiser's step are one program. It is run
 -- once for every new kind of arguments (sizes, dtypes, other values), and sees no content then: reading one in it
 -- (item, totable, print) is an error. Numbers that it takes from around it instead (a counter, the weight of a loss) stay
--- what they were then: pass them as arguments, or keep them in a tensor. Results are new tensors without a tape: backward is called in fn, or fn under no_grad.
+-- what they were then: pass them as arguments, or keep them in a tensor. A tensor that is an argument of the first call and also
+-- taken from around the function counts as the argument. Results are new tensors without a tape: backward is called in fn, or fn under no_grad.
 function M.compile(fn)
   local mt = type(fn) == 'table' and getmetatable(fn)
   if type(fn) ~= 'function' and not (mt and mt.__call) then raise('compile: takes a function, as in dlv3.compile(function(x) ... end)') end

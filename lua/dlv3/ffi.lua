@@ -106,6 +106,7 @@ end
 -- -- Dtypes ---------------------------------------------------------------------------------------------------
 
 M.dtypes = {'bool', 'u8', 'i32', 'i64', 'f16', 'bf16', 'f32', 'f64'} -- in the order of dlv3.h
+M.width = {bool = 1, u8 = 1, i32 = 4, i64 = 8, f16 = 2, bf16 = 2, f32 = 4, f64 = 8} -- bytes of an element
 M.dtype_id = {}
 for i, name in ipairs(M.dtypes) do M.dtype_id[name] = i - 1 end
 

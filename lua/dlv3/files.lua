@@ -101,7 +101,7 @@ local function storage_of(storages, t)
   local found = t:numel() > 0 and storages.known[id]
   if not found then
     local list = storages.list
-    found = {key = tostring(#list), type = torch_file.storage_type[t.dtype], numel = t:numel(), tensor = t, size = t:numel() * torch_file.width[t.dtype]}
+    found = {key = tostring(#list), type = torch_file.storage_type[t.dtype], numel = t:numel(), tensor = t, size = t:numel() * F.width[t.dtype]}
     list[#list + 1], storages.known[id] = found, found
   end
   return found

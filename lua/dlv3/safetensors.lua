@@ -17,7 +17,7 @@ local MAX_HEADER = 2 ^ 27
 local ours = {F64 = 'f64', F32 = 'f32', F16 = 'f16', BF16 = 'bf16', I64 = 'i64', I32 = 'i32', U8 = 'u8', BOOL = 'bool'}
 local theirs = {}
 for name, dtype in pairs(ours) do theirs[dtype] = name end
-local width = {f64 = 8, f32 = 4, f16 = 2, bf16 = 2, i64 = 8, i32 = 4, u8 = 1, bool = 1}
+local width = F.width
 local narrow = {I8 = {'int8_t', 1}, I16 = {'int16_t', 2}, U16 = {'uint16_t', 2}} -- read as i32
 
 -- Whether the file looks like one: a plausible length, then a '{'.

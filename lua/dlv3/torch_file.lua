@@ -29,7 +29,6 @@ local storages = {
 }
 M.storage_type = {f32 = 'FloatStorage', f64 = 'DoubleStorage', f16 = 'HalfStorage', bf16 = 'BFloat16Storage', i64 = 'LongStorage',
                   i32 = 'IntStorage', u8 = 'ByteStorage', bool = 'BoolStorage'}
-M.width = {f32 = 4, f64 = 8, f16 = 2, bf16 = 2, i64 = 8, i32 = 4, u8 = 1, bool = 1}
 
 local function is_count(n) return type(n) == 'number' and n >= 0 and n == math.floor(n) and n <= 2 ^ 53 end
 
