@@ -44,7 +44,7 @@ typedef struct {
   status (*probe)(int32_t *n_devices);                  /* how many there are, or why there are none        */
   status (*check)(int32_t device);                      /* errors found so far, without waiting             */
   status (*read_begin)(void **read, const void *src, int64_t bytes, int32_t device); /* at most 8 bytes go to the host ... */
-  status (*read_end)(void *read, void *dst, int64_t bytes, int32_t device);          /* ... and are waited for; once a read */
+  status (*read_end)(void *read, void *dst, int64_t bytes, int32_t device);          /* ... and are waited for; dst NULL: are not wanted; once a read */
   int64_t (*memory)(int32_t device);                    /* bytes the device has                             */
   const char *(*describe)(int32_t device);              /* "NVIDIA H200, sm_90, 139.8 GiB"                  */
   const char *libraries;                                /* "cudart 13.0  cudnn 9.19.0"                      */

@@ -325,7 +325,12 @@ DLV3_API void dlv3_memory_limit(int64_t bytes) { cpu_limit = bytes < 0 ? 0 : byt
 DLV3_API int32_t dlv3_memory_pressure(void) {
   int32_t pressed = 0;
   for (int32_t d = 0; device_known(d); d++) {
-    int64_t live = pools[d].live, room = d ? backend_of(d)->memory(d) / 8 : 512ll << 20;
+    int64_t live = pools[d].live;
+    if (d && !live) { /* a device that nobody uses is not asked: that would start it */
+      pressure_base[d] = 0;
+      continue;
+    }
+    int64_t room = d ? backend_of(d)->memory(d) / 8 : 512ll << 20;
     if (live < pressure_base[d]) pressure_base[d] = live;
     if (live - pressure_base[d] < room) continue;
     pressure_base[d] = live;

@@ -232,8 +232,7 @@ DLV3_API dlv3_status dlv3_later_value(double *value, dlv3_later *l) {
 }
 
 DLV3_API void dlv3_later_free(dlv3_later *l) {
-  double value;
-  const status st = l ? dlv3_later_value(&value, l) : DLV3_OK; /* its error, if any, interests nobody any more */
+  const status st = l && l->read ? backend_of(l->device)->read_end(l->read, NULL, 0, l->device) : DLV3_OK; /* nobody asks any more */
   (void)st;
   free(l);
 }

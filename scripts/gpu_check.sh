@@ -3,7 +3,7 @@
 # on the CPU's terms, the benchmark beside PyTorch. Run from a built tree; a step that fails or takes too long does not stop
 # the next one.
 #
-#   scripts/gpu_check.sh OUT [step ...]        OUT: folder for logs and tables; steps: tests demo bench ops sanitizer races
+#   scripts/gpu_check.sh OUT [step ...]        OUT: folder for logs and tables; steps: tests demo bench ops sanitizer races barriers
 #
 # LIMIT: seconds a step may take (240). PYTHON: a python with torch and torchvision for the benchmark. The most telling steps
 # come first, since time on a GPU is often short. The last lines say how each step ended.
@@ -12,12 +12,19 @@ cd "$(dirname "$0")/.."
 [ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 out=$1
 shift
-[ $# -gt 0 ] || set -- tests demo bench ops sanitizer races
+[ $# -gt 0 ] || set -- tests demo bench ops sanitizer barriers races
 mkdir -p "$out"
 limit=${LIMIT:-240}
 summary=$out/summary.txt
 : > "$summary"
-files="cuda cuda_graph cuda_kernel scaler log" # those whose tests run on the device
+files="cuda_kernel cuda_graph scaler log cuda" # those whose tests run on the device, the long one last
+# CUDA's libraries where they came with Python's packages, behind those that the loader finds by itself
+for d in /usr/local/cuda/lib64 $("${PYTHON:-python3}" -c 'import glob, nvidia
+print(*[d for p in nvidia.__path__ for d in glob.glob(p + "/*/lib")])' 2>/dev/null); do
+  [ -d "$d" ] && LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$d
+done
+PATH=$PATH:/usr/local/cuda/bin # compute-sanitizer
+export LD_LIBRARY_PATH PATH
 
 # step NAME COMMAND...: its output in OUT/NAME.txt, a line on how it ended in the summary.
 step() {
@@ -45,7 +52,8 @@ for wanted in "$@"; do
   # not the calls that fail and are answered: cuDNN tries engines, NVRTC's kernels are asked for one parameter too many
   sanitizer) step memcheck compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 ./dlv3 tests/run.lua --file cuda ;;
   races) step racecheck compute-sanitizer --tool racecheck --report-api-errors no --error-exitcode 9 ./dlv3 tests/run.lua --file cuda ;;
-  *) echo "gpu_check.sh: no step '$wanted' (there are: tests demo bench ops sanitizer races)" >&2; exit 2 ;;
+  barriers) step synccheck compute-sanitizer --tool synccheck --report-api-errors no --error-exitcode 9 ./dlv3 tests/run.lua --file cuda ;;
+  *) echo "gpu_check.sh: no step '$wanted' (there are: tests demo bench ops sanitizer races barriers)" >&2; exit 2 ;;
   esac
 done
 printf '\n'

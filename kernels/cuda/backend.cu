@@ -133,11 +133,16 @@ fault_slot faults_of(const op_call *c) { return devices[device_tensor(c)->st->de
 
 status scratch_new(storage **out, const op_call *c, int64_t bytes) { return storage_new(out, bytes, device_tensor(c)->st->device); }
 
+/* What a kernel did while it ran (an illegal address, 700, or an assertion, 710, to a launch failure, 719): it stays, and comes out of
+ * whatever is called next. */
+static bool is_crash(cudaError_t e) { return (int)e == 700 || ((int)e >= 710 && (int)e < 720); }
+
 status launched(const op_call *c) {
   cudaError_t e = cudaGetLastError();
   if (e == cudaSuccess) return DLV3_OK;
-  return fail_call(c, e == cudaErrorMemoryAllocation ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: the kernel was not started: %s (%s, %d)", cudaGetErrorString(e),
-                   cudaGetErrorName(e), (int)e);
+  return fail_call(c, e == cudaErrorMemoryAllocation ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)",
+                   is_crash(e) ? "an earlier kernel failed (DLV3_SYNC=1 finds out which), and the process has to be started anew" : "the kernel was not started",
+                   cudaGetErrorString(e), cudaGetErrorName(e), (int)e);
 }
 
 static status cuda_probe(int32_t *n) {
@@ -183,6 +188,7 @@ static status cuda_check(int32_t device) {
   const device_state *d = &devices[device];
   volatile fault *shared = d->faults.shared;
   if (!shared || shared->kind == FAULT_NONE) return DLV3_OK;
+  __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the kind is written last */
   const fault f = *d->faults.shared;
   shared->kind = FAULT_NONE;
   TRY(make_current(device));
@@ -317,6 +323,7 @@ static status cuda_read_begin(void **out, const void *src, int64_t bytes, int32_
 static status cuda_read_end(void *read, void *dst, int64_t bytes, int32_t device) {
   device_state *d = &devices[device];
   late_read *r = (late_read *)read;
+  if (!dst) return r->next = d->reads, d->reads = r, DLV3_OK; /* what reads next with it comes behind it on the stream */
   TRY(make_current(device));
   const cudaError_t e = cudaEventSynchronize(r->there);
   memcpy(dst, r->data, (size_t)bytes);

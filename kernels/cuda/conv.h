@@ -29,7 +29,6 @@ template <class T, class P> struct epilogue {
   }
   /* Of V channels from k on. */
   template <int V> DEVICE pack<T, V> of_pack(P (&sum)[V], int64_t at, int64_t k) const {
-    pack<T, V> y;
     if (bias)
       UNROLL
       for (int i = 0; i < V; i++) sum[i] += bias[k + i];
@@ -39,9 +38,7 @@ template <class T, class P> struct epilogue {
       for (int i = 0; i < V; i++) sum[i] += wide(r.v[i]);
     }
     BY_ACT(act, UNROLL for (int i = 0; i < V; i++) sum[i] = activate<P>(ACT, sum[i]));
-    UNROLL
-    for (int i = 0; i < V; i++) y.v[i] = narrow<T>(sum[i]);
-    return y;
+    return narrowed<T>(sum);
   }
 };
 template <class T, class P> static inline epilogue<T, P> epilogue_of(const op_call *c) {

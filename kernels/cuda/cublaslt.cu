@@ -209,7 +209,9 @@ static status run_product(const op_call *c, const product *v, const void *left, 
     e = lt.Matmul(handle, p->operation, alpha, right, p->right, left, p->left, beta, v->add ? add : y, p->y, y, p->y, &p->algorithm,
                        scratch ? scratch->data : NULL, (size_t)p->workspace, stream_of(c));
   if (scratch) storage_drop(scratch);
-  return e == CUBLAS_STATUS_SUCCESS ? LAUNCHED(c) : cublaslt_failed(c, "the product failed", e);
+  if (e == CUBLAS_STATUS_SUCCESS) return LAUNCHED(c);
+  cudaGetLastError(); /* or the next launch would be taken for the failed one */
+  return cublaslt_failed(c, "the product failed", e);
 }
 
 static product product_of(const op_call *c, int32_t dtype, int64_t m, int64_t n, int64_t k) {

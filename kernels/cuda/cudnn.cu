@@ -157,7 +157,10 @@ static problem problem_of(const op_call *c, int32_t pass, int32_t dtype) {
   return p;
 }
 
-status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const void *const *operands) {
+/* A plan may turn out not to run: it is not asked again. */
+static bool refused(cudnnStatus_t e) { return e >= CUDNN_STATUS_NOT_SUPPORTED && e < CUDNN_STATUS_NOT_SUPPORTED + 1000; }
+
+status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *const *operands) {
   int64_t ids[OPERANDS], n = 0;
   const void *pointers[OPERANDS];
   storage *scratch = NULL;
@@ -177,7 +180,11 @@ status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const vo
   drop(pack);
   if (scratch) storage_drop(scratch);
   ran_by(p->engine);
-  return e == CUDNN_STATUS_SUCCESS ? LAUNCHED(c) : cudnn_failed(c, "the convolution failed", e);
+  if (e == CUDNN_STATUS_SUCCESS) return LAUNCHED(c);
+  cudaGetLastError(); /* or the next launch would be taken for the failed one */
+  if (!refused(e)) return cudnn_failed(c, "the convolution failed", e);
+  p->refused = true;
+  return DECLINED("cudnn's engine does not run it");
 }
 
 /* -- The three passes -------------------------------------------------------------------------------------- */
@@ -220,7 +227,7 @@ static status prepare(plan **out, cudnnHandle_t *handle, const op_call *c, const
   if (!aligned(data_of(a)) || !aligned(data_of(b))) return DECLINED("not on a boundary of 16 bytes");
   TRY(handle_of(handle, c, p->device));
   TRY(cudnn_plan_of(out, c, p, *handle));
-  return (*out)->descriptor ? DLV3_OK : DECLINED("cudnn has no engine for it");
+  return (*out)->descriptor && !(*out)->refused ? DLV3_OK : DECLINED("cudnn has no engine for it");
 }
 
 /* cuDNN has kernels that add a bias, with a residual before it and a relu after it; all else is left to finish_output. */
@@ -242,7 +249,9 @@ status cudnn_conv2d(op_call *c) {
   TRY(weight_in(&at[W], c, c->in[1], x->dtype));
   if (p.bias) TRY(weight_in(&at[BIAS], c, c->in[2], x->dtype));
   if (p.residual) at[RESIDUAL] = data_of(residual);
-  TRY(cudnn_run(c, plan_, handle, at));
+  st = cudnn_run(c, plan_, handle, at);
+  if (st == DLV3_DECLINED && p.bias) return cudnn_conv2d(c); /* without a plan for all of it */
+  TRY(st);
   return p.bias || (!c->in[2] && !residual && act == ACT_NONE) ? DLV3_OK : finish_output(c);
 }
 

@@ -145,7 +145,7 @@ static void drop_trial(trial *t) {
 
 /* Milliseconds of the fastest of some runs, negative where it does not run. All are queued behind a first one, which loads
  * the kernels, so that the host is not waited for where the device is the slower of the two. */
-static float time_of(const plan *p, const op_call *c, cudnnHandle_t handle, const trial *t) {
+static float time_of(plan *p, const op_call *c, cudnnHandle_t handle, const trial *t) {
   cudaEvent_t behind[RUNS + 1] = {};
   float best = -1;
   bool good = true;

@@ -23,12 +23,13 @@ typedef struct plan {
   cudnnBackendDescriptor_t descriptor; /* NULL: cuDNN has nothing for it                          */
   int64_t workspace, engine;           /* engine: cuDNN's number of it                            */
   bool starved;                        /* an engine was passed over for want of memory            */
+  bool refused;                        /* it was made, and does not run                           */
 } plan;
 
 /* The plan of a problem, made the first time. Its descriptor is NULL where there is none. */
 status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle_t handle);
-/* Queues the convolution. The operands that the problem has not are NULL. */
-status cudnn_run(const op_call *c, const plan *p, cudnnHandle_t handle, const void *const *operands);
+/* Queues the convolution. The operands that the problem has not are NULL. Declines, and marks the plan, where cuDNN does not run it. */
+status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *const *operands);
 
 /* A graph and what it is made of. */
 enum { MOST_PARTS = 20 };

@@ -105,10 +105,7 @@ template <class T, class P, int V> static __global__ void depthwise_backward(con
     UNROLL
     for (int q = 0; q < PIXELS; q++) {
       if (o.x + q * step >= v.w) break;
-      pack<T, V> p;
-      UNROLL
-      for (int i = 0; i < V; i++) p.v[i] = narrow<T>(sum[q][i]);
-      pack_at<V>(grad_x + ((o.n * v.h + o.y) * v.w + o.x + q * step) * v.c + o.k) = p;
+      pack_at<V>(grad_x + ((o.n * v.h + o.y) * v.w + o.x + q * step) * v.c + o.k) = narrowed<T>(sum[q]);
     }
   }
 }

@@ -22,7 +22,7 @@ static inline axis_map axis_map_of(int64_t in, int64_t out, bool align_corners, 
 }
 
 BOTH taps taps_of(const axis_map &m, int64_t dst) {
-  const double src = m.align_corners ? m.ratio * (double)dst : m.ratio * ((double)dst + 0.5) - 0.5, at = src > 0 ? src : 0;
+  const double src = product_alone(m.ratio, (double)dst + (m.align_corners ? 0 : 0.5)) - (m.align_corners ? 0 : 0.5), at = src > 0 ? src : 0;
   taps t;
   t.i0 = (int64_t)at < m.in - 1 ? (int64_t)at : m.in - 1;
   t.i1 = t.i0 < m.in - 1 ? t.i0 + 1 : t.i0;

@@ -19,7 +19,7 @@
 
 #define NVRTC_FUNCTIONS(F) \
   F(CreateProgram) F(DestroyProgram) F(AddNameExpression) F(CompileProgram) F(GetProgramLogSize) F(GetProgramLog) F(GetLoweredName) F(GetCUBINSize) \
-  F(GetCUBIN) F(GetErrorString)
+  F(GetCUBIN) F(GetErrorString) F(Version)
 
 static struct {
 #define FIELD(name) decltype(&nvrtc##name) name;
@@ -29,14 +29,20 @@ static struct {
 static bool rtc_open;
 static char include_options[2][PATH_MAX + 40]; /* the toolkit's headers beside the library; "" where there are none */
 
-/* LIB/../include, as the toolkit lies on the disk, and libcu++ in it. */
-static void find_headers(void *symbol) {
+/* LIB/../include, as the toolkit lies on the disk, and libcu++ in it. The library's own part, which it opens by name when it
+ * compiles, lies beside it; opened here it is found also where the loader does not look in that folder. */
+static void find_parts(void *symbol) {
   static const char *const folders[2] = {"/../include", "/../include/cccl"};
   Dl_info info;
-  char real[PATH_MAX], folder[PATH_MAX + 20];
+  char real[PATH_MAX], folder[PATH_MAX + 60];
+  int major = 0, minor = 0;
   if (!dladdr(symbol, &info) || !info.dli_fname || !realpath(info.dli_fname, real)) return;
   char *slash = strrchr(real, '/');
   if (slash) *slash = 0;
+  if (rtc.Version(&major, &minor) == NVRTC_SUCCESS) {
+    snprintf(folder, sizeof folder, "%s/libnvrtc-builtins.so.%d.%d", real, major, minor);
+    dlopen(folder, RTLD_NOW | RTLD_LOCAL);
+  }
   for (int32_t i = 0; i < 2; i++) {
     char there[PATH_MAX];
     snprintf(folder, sizeof folder, "%s%s", real, folders[i]);
@@ -55,7 +61,7 @@ static status open_nvrtc(void) {
   if (!(rtc.name = (decltype(rtc.name))dlsym(library, "nvrtc" #name))) return fail(DLV3_ERR_DEVICE, "cuda_kernel: libnvrtc has no function nvrtc" #name ", it is too old");
   NVRTC_FUNCTIONS(FIND)
 #undef FIND
-  find_headers((void *)rtc.CompileProgram);
+  find_parts((void *)rtc.CompileProgram);
   rtc_open = true;
   return DLV3_OK;
 }

@@ -96,10 +96,7 @@ template <class T, int V> static __global__ void max_pool_backward(pool p, int32
     UNROLL
     for (int q = 0; q < PIXELS; q++) {
       if (o.x + q * step >= p.w) break;
-      pack<T, V> out;
-      UNROLL
-      for (int i = 0; i < V; i++) out.v[i] = narrow<T>(sum[q][i]);
-      pack_at<V>(grad_x + ((o.n * p.h + o.y) * p.w + o.x + q * step) * p.channels + o.k) = out;
+      pack_at<V>(grad_x + ((o.n * p.h + o.y) * p.w + o.x + q * step) * p.channels + o.k) = narrowed<T>(sum[q]);
     }
   }
 }
@@ -229,10 +226,7 @@ template <class T, int V> static __global__ void avg_pool_backward(pool p, const
         for (int i = 0; i < V; i++) sum[i] += wide(g.v[i]) / (C)area;
       }
     }
-    pack<T, V> out;
-    UNROLL
-    for (int i = 0; i < V; i++) out.v[i] = narrow<T>(sum[i]);
-    pack_at<V>(grad_x + item * V) = out;
+    pack_at<V>(grad_x + item * V) = narrowed<T>(sum);
   }
 }
 

@@ -50,7 +50,7 @@ DEVICE double below(double v, int32_t dtype) {
 /* As many random bits as the dtype's significand has, and never rounded up to high. */
 DEVICE double uniform_value(const positions &p, uint32_t word) {
   const int32_t drop = p.dtype == DLV3_BF16 ? 24 : p.dtype == DLV3_F16 ? 21 : 8;
-  const double v = p.a + (p.b - p.a) * ((double)(word >> drop) / (double)((uint64_t)1 << (32 - drop)));
+  const double v = p.a + product_alone(p.b - p.a, (double)(word >> drop) / (double)((uint64_t)1 << (32 - drop)));
   if (as_stored(v, p.dtype) < p.b) return v;
   const double last = below(as_stored(p.b, p.dtype), p.dtype);
   return last < p.a ? p.a : last;
@@ -59,7 +59,7 @@ DEVICE double uniform_value(const positions &p, uint32_t word) {
 /* Box-Muller in f32 on two pairs of words: a pair gives a cosine and a sine. */
 DEVICE double normal_value(const positions &p, const uint32_t *w, int k) {
   const float radius = sqrtf(-2 * logf(((float)w[k & 2] + 0.5f) * 0x1p-32f)), angle = 6.2831853071795864f * uniform_of(w[(k & 2) + 1]);
-  return p.a + p.b * (double)(radius * (k & 1 ? sinf(angle) : cosf(angle)));
+  return p.a + product_alone(p.b, (double)(radius * (k & 1 ? sinf(angle) : cosf(angle))));
 }
 
 static __global__ void fill_positions(positions p) {
@@ -73,7 +73,7 @@ static __global__ void fill_positions(positions p) {
     case OP_uniform_: v = uniform_value(p, w[i % 4]); break;
     case OP_normal_: v = normal_value(p, w, (int)(i % 4)); break;
     case OP_randint_: v = (double)(p.low + (int64_t)((uint64_t)w[i % 4] * p.range >> 32)); break;
-    default: v = p.a + (double)i * p.b; break; /* arange_ */
+    default: v = p.a + product_alone((double)i, p.b); break; /* arange_ */
     }
     store_as<double>(p.data, p.dtype, at, v);
   }

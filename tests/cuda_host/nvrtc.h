@@ -23,6 +23,7 @@ CUDA_HOST_SEEN nvrtcResult nvrtcGetProgramLog(nvrtcProgram p, char *log);
 CUDA_HOST_SEEN nvrtcResult nvrtcGetLoweredName(nvrtcProgram p, const char *name, const char **lowered);
 CUDA_HOST_SEEN nvrtcResult nvrtcGetCUBINSize(nvrtcProgram p, size_t *n);
 CUDA_HOST_SEEN nvrtcResult nvrtcGetCUBIN(nvrtcProgram p, char *code);
+CUDA_HOST_SEEN nvrtcResult nvrtcVersion(int *major, int *minor);
 CUDA_HOST_SEEN const char *nvrtcGetErrorString(nvrtcResult e);
 }
 
