@@ -8,7 +8,7 @@ local dlv3 = require 'dlv3'
 
 local M = {root = host.root, scratch = host.root .. '/build/bench'}
 
-function M.quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
+M.quote = require 'dlv3.text'.shell_word
 
 -- dlv3 itself with these words, the first of them a script of this project.
 function M.dlv3(words) return M.quote(host.executable) .. ' ' .. words end

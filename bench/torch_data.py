@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+import torchvision
 from PIL import Image
 from torchvision.transforms import functional as F
 from torchvision.transforms import InterpolationMode, RandomCrop
@@ -66,5 +67,5 @@ for run in range(options.runs + 1):
     epoch()
     if run:
         rates.append(len(ids) / (time.process_time() - begin))
-print(f'torchvision {torch.__version__} {options.precision}: {statistics.median(rates):.1f} samples a second and core '
+print(f'torchvision {torchvision.__version__} {options.precision}: {statistics.median(rates):.1f} samples a second and core '
       f'({min(rates):.1f} to {max(rates):.1f})')

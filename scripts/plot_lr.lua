@@ -45,7 +45,9 @@ end
 
 local x, y = {}, {}
 for step = 0, opt.epochs * opt.steps_per_epoch do
-  x[#x + 1], y[#y + 1] = step, opt.lr * schedule(step)
+  local factor = schedule(step)
+  if type(factor) ~= 'number' then F.raise(('%s: gives no number but %s at step %d'):format(opt.schedule, factor == nil and 'nothing' or 'a ' .. type(factor), step)) end
+  x[#x + 1], y[#y + 1] = step, opt.lr * factor
 end
 plot.write(opt.output, {{x = x, y = y}}, {title = 'learning rate: ' .. opt.schedule:match '[^/]+$', x_label = 'step', y_label = 'learning rate', y_min = 0})
 print('wrote ' .. opt.output)

@@ -5,6 +5,7 @@ local F = require 'dlv3.ffi'
 local options = require 'dlv3.options'
 local log = require 'dlv3.log'
 local train = require 'dlv3.train'
+local voc = require 'dlv3.data.voc'
 local image = require 'dlv3.vision.image'
 local metrics = require 'dlv3.vision.metrics'
 
@@ -73,9 +74,8 @@ local function names_of(classes, args)
     if #names ~= classes then F.raise(('%s has %d names, the model %d classes (with the background)'):format(opt.class_names, #names, classes)) end
     return names
   end
-  local list = type(args.data_path) == 'string' and args.data_path .. '/VOCdevkit/VOC2012/class_names.txt'
-  local names = list and F.C.dlv3_path_kind(list) == 1 and metrics.read_names(list)
-  return names and #names == classes and names or metrics.class_names(nil, classes)
+  local trained_on = type(args.data_path) == 'string' and {class_names = voc.names_of(args.data_path, args.year or '2012')}
+  return metrics.class_names(trained_on, classes)
 end
 
 -- The size for the network: the shorter side as it was trained, the longer one at most 8 times that: a strip of a few

@@ -8,6 +8,7 @@ local data = require 'dlv3.data'
 local options = require 'dlv3.options'
 local checkpoint = require 'dlv3.checkpoint'
 local log = require 'dlv3.log'
+local text = require 'dlv3.text'
 local train = require 'dlv3.train'
 local metrics = require 'dlv3.vision.metrics'
 
@@ -27,9 +28,9 @@ local spec = {
   {'device', 'auto', 'device to train on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'batch-size', 4, 'crops a step', short = 'b', min = 1},
   {'epochs', 30, 'passes over the training list', min = 1},
-  {'lr', 1e-4, 'learning rate, warmed up for an epoch, then falling as (1 - done)^0.9', type = 'number'},
-  {'momentum', 0.9, 'of SGD', type = 'number'},
-  {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number'},
+  {'lr', 1e-4, 'learning rate, warmed up for an epoch, then falling as (1 - done)^0.9', type = 'number', min = 0},
+  {'momentum', 0.9, 'of SGD', type = 'number', min = 0},
+  {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number', min = 0},
   {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs some hundred steps)", type = 'number', min = 0, max = 1},
   {'checkpoint-activations', false, 'keep less for backward and make it again there: less memory, more time'},
   {'precision', 'f32', 'of the activations; f16 comes with a loss scale', choices = {'f32', 'bf16', 'f16'}},
@@ -49,9 +50,9 @@ local spec = {
 local opt, given = options.parse(spec, arg)
 
 if opt.resume and (opt.weights or opt.weights_backbone) then options.fail('--resume brings its own weights: leave out --weights and --weights-backbone', arg) end
-if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
 local resumed = opt.resume and checkpoint.load(opt.resume)
-if resumed then train.inherit(opt, given, resumed) end
+if resumed then train.inherit(opt, given, resumed, spec) end
+if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
 
 -- -- Data, model, optimiser -------------------------------------------------------------------------------------------
 
@@ -87,7 +88,7 @@ local groups = {{params = model.backbone:parameters()}, {params = model.classifi
 if opt.aux then groups[3] = {params = model.aux_classifier:parameters(), lr = opt.lr * 10} end
 local sgd = optim.SGD(groups, {lr = opt.lr, momentum = opt.momentum, weight_decay = opt.weight_decay})
 local scaler = opt.precision == 'f16' and optim.LossScaler{device = opt.device} or nil
-local schedule = optim.poly{steps_per_epoch = #loader, epochs = opt.epochs, warmup_epochs = opt.epochs > 1 and 1 or 0}
+local schedule = optim.poly{steps_per_epoch = #loader, epochs = opt.epochs}
 
 local state = {epoch = opt.start_epoch, next_epoch = opt.start_epoch, next_step = 0, steps_per_epoch = #loader, loss_sum = 0, best = -1, history = {}}
 if resumed then
@@ -97,8 +98,10 @@ if resumed then
 end
 
 F.check(F.C.dlv3_make_dir(opt.output_dir))
-local results = log.results_path(opt.output_dir)
-local last = opt.output_dir .. '/last.pth'
+local results = log.start_results(opt.output_dir) -- a folder that can not be written to is found here, not after an epoch
+local last, best = opt.output_dir .. '/last.pth', opt.output_dir .. '/best.pth'
+local function best_is_there() return F.C.dlv3_path_kind(best) == 1 end
+if not best_is_there() then state.best = -1 end -- resumed into another folder: its first epoch is its best
 print(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
       opt.model, classes, model:num_parameters(), train_set.size, val_set.size, #loader, opt.batch_size,
       leftover and ' (the last single image is left out)' or ''))
@@ -136,12 +139,18 @@ local function save(path)
   train.save(path, model, sgd, state, opt, scaler)
 end
 
--- Ctrl-C or a kind kill: the step is done, the state is saved, the way back is told.
+-- Saves, and tells the way back.
+local command = text.shell_word(arg[-1] or 'dlv3') .. ' ' .. text.shell_word(arg[0])
+local function stop()
+  save(last)
+  log.line(('stopped after step %d of epoch %d; go on with\n  %s --resume %s'):format(state.next_step, state.next_epoch, command, text.shell_word(last)))
+end
+
+-- Ctrl-C or a kind kill: the step is done.
 local function stop_on_signal()
   local signal = F.C.dlv3_signal_pending()
   if signal == 0 then return end
-  save(last)
-  log.line(('stopped after step %d of epoch %d; go on with\n  dlv3 scripts/train_voc.lua --resume %s'):format(state.next_step, state.next_epoch, last))
+  stop()
   os.exit(128 + signal)
 end
 
@@ -160,8 +169,11 @@ end
 -- -- The loop ------------------------------------------------------------------------------------------------------------
 
 local begin, total = dlv3.now(), state.next_epoch * #loader + state.next_step
-local finished = false
-while state.next_epoch < opt.epochs and not finished do
+local finished = opt.max_steps > 0 and total >= opt.max_steps
+if finished then print(('%d steps are done: --max-steps with more goes on'):format(total)) end
+local at_rest = true -- between two steps of a sound training: what is in memory may be saved
+
+local function train_epoch()
   local epoch = state.next_epoch
   state.epoch = epoch
   model:train()
@@ -175,12 +187,15 @@ while state.next_epoch < opt.epochs and not finished do
     read, state.loss_sum = read + 1, state.loss_sum + loss
     logger:update('loss', loss)
     progress:step(('loss %.4f'):format(loss))
+    at_rest = at_rest and loss == loss
     if loss ~= loss then F.raise(('the loss is not a number at step %d of epoch %d: try a smaller --lr'):format(read, epoch)) end
   end)
   local function until_finished() return not finished and batches() or nil end
   for batch in logger:every({total = #loader, print_freq = opt.print_freq, header = ('Epoch: [%d]'):format(epoch), first = state.next_step}, until_finished) do
     set_rates(total)
+    at_rest = false
     local loss = train_step(batch)
+    at_rest = true
     batch.image:release()
     batch.target:release()
     total, state.next_step = total + 1, state.next_step + 1
@@ -204,11 +219,23 @@ while state.next_epoch < opt.epochs and not finished do
   log.append_results(results, epoch, mean_loss, sgd.groups[1].lr, lines)
   train.note(state.history, {epoch = epoch, loss = mean_loss, miou = figures.mean_present})
   if state.next_step >= #loader then state.next_epoch, state.next_step, state.loss_sum = epoch + 1, 0, 0 end
-  local better = figures.mean_present > state.best
-  if better then state.best = figures.mean_present end
+  local score = figures.mean_present
+  if score > state.best or score ~= score then -- nan: no pixel counts, and the last weights are as good as any
+    state.best = score
+    save(best) -- before last.pth: killed in between, the epoch is done again
+  end
   save(last)
-  if better then save(opt.output_dir .. '/best.pth') end
   curves()
   stop_on_signal()
 end
-print(('training time %s; best mean IoU %.1f; weights: %s/best.pth'):format(log.duration(dlv3.now() - begin), state.best, opt.output_dir))
+
+-- What fails between steps, a photo that can not be read or an evaluation without memory for it, loses none of them.
+local begun = total
+local ok, message = pcall(function()
+  while state.next_epoch < opt.epochs and not finished do train_epoch() end
+end)
+if not ok then
+  if at_rest and total > begun then pcall(stop) end
+  error(message, 0)
+end
+print(('training time %s%s'):format(log.duration(dlv3.now() - begin), best_is_there() and ('; best mean IoU %.1f; weights: %s'):format(state.best, best) or ''))

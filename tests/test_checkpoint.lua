@@ -69,6 +69,12 @@ return function(t)
     end
   end)
 
+  t.case('tensors beside the wrapper', function()
+    local inner, model = state(names_and_shapes(21), 1), model_of(names_and_shapes(21))
+    local report = checkpoint.load_weights(model, dict.from{{'best_acc1', filled({}, 0)}, {'epoch', 3}, {'state_dict', inner}})
+    t.eq({#report.loaded, #report.unexpected}, {7, 0})
+  end)
+
   t.case('another number of classes', function()
     local model = model_of(names_and_shapes(11))
     local report = checkpoint.load_weights(model, state(names_and_shapes(21), 1), {name = 'coco.pth'})

@@ -96,7 +96,7 @@ return function(t)
     t.error(function() data.voc{root = root, split = 'trian'} end, "there is no list '.*/trian.txt'; did you mean 'train'%? %(there are: train, trainval, val%)")
     write_file(lists .. 'empty.txt', '\n  \n')
     t.error(function() data.voc{root = root, split = 'empty'} end, "the list '.*/empty.txt' is empty")
-    write_file(lists .. 'blank.txt', '\n shapes_00001 \r\n\n\nshapes_00002')
+    write_file(lists .. 'blank.txt', '\239\187\191\n shapes_00001 \r\n\n\nshapes_00002')
     t.eq(data.voc{root = root, split = 'blank'}.ids, {'shapes_00001', 'shapes_00002'})
     write_file(lists .. 'missing.txt', 'shapes_00001\n\nno_such\n')
     t.error(function() data.voc{root = root, split = 'missing'} end,

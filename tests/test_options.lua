@@ -56,6 +56,14 @@ return function(t)
     t.eq(given, {weight_decay = true, aux = true})
   end)
 
+  t.case('values from elsewhere', function()
+    local own = {{'epochs', 3, 'passes', min = 1}, {'model', 'a', 'which', choices = {'a', 'b'}}}
+    t.eq(options.misfit(own, 'epochs', 2), nil)
+    t.eq(options.misfit(own, 'epochs', 0), '--epochs: must be at least 1, 0 came')
+    t.eq(options.misfit(own, 'epochs', 1.5), "--epochs: expected a whole number, '1.5' came")
+    t.eq(options.misfit(own, 'model', 'c'), "--model: 'c' is not one of a, b")
+  end)
+
   t.case('booleans', function()
     for _, word in ipairs {'false', '0', 'no', 'off', 'False'} do t.eq(try('--aux', word).aux, false, word) end
     for _, word in ipairs {'true', '1', 'yes', 'on', 'TRUE'} do t.eq(try('--overlay', word).overlay, true, word) end

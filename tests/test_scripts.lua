@@ -95,7 +95,7 @@ return function(t)
   end
 
   t.case('killed in the middle of an epoch and resumed: the same bits', function()
-    -- saves: steps 1 to 4 of epoch 0, its end, the best, step 1 of epoch 1; then it dies
+    -- saves: steps 1 to 4 of epoch 0, the best, its end, step 1 of epoch 1; then it dies
     local output = hooked([[
 local train, F, saves = require 'dlv3.train', require 'dlv3.ffi', 0
 local save = train.save
@@ -144,7 +144,7 @@ dlv3.scope = function(...)
   return scope(...)
 end]], resumable .. data() .. ' --output-dir ' .. out)
     t.eq(status, 130, output)
-    t.ok(output:find 'after step 2 of epoch 0; go on with\n  dlv3 scripts/train_voc.lua %-%-resume .*/signals/last.pth', output)
+    t.ok(output:find 'after step 2 of epoch 0; go on with\n  %S*dlv3 %S+hooked.lua %-%-resume .*/signals/last.pth', output)
 
     output, status = hooked([[
 local train, F = require 'dlv3.train', require 'dlv3.ffi'
@@ -159,6 +159,29 @@ end]], '--quiet --resume ' .. out .. '/last.pth')
     output, status = script('train_voc', '--quiet --resume ' .. out .. '/last.pth')
     t.eq(status, 0, output)
     weights_equal(whole_run(), out .. '/last.pth')
+  end)
+
+  t.case('an evaluation that fails costs no step, and best.pth is where the last line says', function()
+    local out = folder .. '/failed'
+    local output, status = hooked("require 'dlv3.train'.evaluate = function() error('a mask is broken', 0) end", small .. '--epochs 2 --lr 0.02 --data-path ' .. data() .. ' --output-dir ' .. out)
+    t.eq(status, 1, output)
+    t.ok(output:find 'after step 4 of epoch 0; go on with' and output:find 'dlv3: a mask is broken', output)
+    t.eq(F.C.dlv3_path_kind(out .. '/best.pth'), 0)
+    output, status = script('train_voc', ('--quiet --resume %s/last.pth --max-steps 4 --output-dir %s/elsewhere'):format(out, out))
+    t.eq(status, 0, output)
+    t.ok(output:find '4 steps are done: %-%-max%-steps with more' and not output:find 'weights:', output)
+    output, status = script('train_voc', ('--quiet --resume %s/last.pth --output-dir %s/elsewhere'):format(out, out))
+    t.eq(status, 0, output)
+    t.eq(F.C.dlv3_path_kind(output:match 'weights: (%S+)'), 1)
+  end)
+
+  t.case('options of a checkpoint that do not fit are named', function()
+    local saved = dlv3.load(whole_run())
+    saved.args.epochs = 0
+    dlv3.save(folder .. '/odd.pth', saved)
+    local output, status = script('train_voc', '--resume ' .. folder .. '/odd.pth')
+    t.eq(status, 1)
+    t.ok(output:find('odd.pth was saved with options that do not fit: --epochs: must be at least 1, 0 came', 1, true), output)
   end)
 
   t.case('resuming with other options', function()
@@ -198,6 +221,7 @@ p = [torch.nn.Parameter(torch.zeros_like(v)) for k, v in c['model'].items() if '
 n = len(c['optimizer']['param_groups'][0]['params'])
 o = torch.optim.SGD([{'params': p[:n]}, {'params': p[n:]}], lr=1, momentum=0.9)
 o.load_state_dict(c['optimizer'])
+torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1).load_state_dict(c['lr_scheduler'])
 print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoch'], c['lr_scheduler']['last_epoch'], o.state[p[-1]]['momentum_buffer'].shape)
 "]=]):format(python, checkpoint, major >= 2 and ', weights_only=True' or ''))
     t.eq(status, 0, output)
@@ -239,7 +263,13 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
       t.eq(status, 0, output)
       t.eq(require('dlv3.vision.image').read(folder .. '/lr.png'):size(), {3, 480, 800})
     end
-    local output, status = script('plot_lr', '--schedule ploy')
+    own = assert(io.open(folder .. '/own.lua', 'w'))
+    own:write 'return function(step) return step < 5 and 1 or nil end'
+    own:close()
+    local output, status = script('plot_lr', '--schedule ' .. folder .. '/own.lua')
+    t.eq(status, 1)
+    t.ok(output:find 'own.lua: gives no number but nothing at step 5', output)
+    output, status = script('plot_lr', '--schedule ploy')
     t.eq(status, 2)
     t.ok(output:find 'poly', output)
   end)

@@ -30,19 +30,20 @@ local function first_keys(d, n)
   return #list > 0 and table.concat(list, ', ') or 'none'
 end
 
--- The dict of tensors in value and the path of keys to it ("model").
-local function unwrap(value, path)
-  local way = {}
-  for _ = 1, 4 do
-    if not is_table(value) then break end
-    if has_tensors(value) then return value, table.concat(way, '.') end
-    local inner
-    for _, key in ipairs(wrappers) do
-      if is_table(value[key]) then inner = key break end
-    end
-    if not inner then break end
-    way[#way + 1], value = inner, value[inner]
+-- The dict of tensors in value, at most `depth` wrappers deep, and the path of keys to it ("model"). A wrapper goes before the
+-- tensors beside it, such as a best accuracy.
+local function inner_dict(value, depth, way)
+  if not is_table(value) then return nil end
+  for _, key in ipairs(depth > 0 and wrappers or {}) do
+    local found, path = inner_dict(value[key], depth - 1, way .. (way == '' and '' or '.') .. key)
+    if found then return found, path end
   end
+  if has_tensors(value) then return value, way end
+end
+
+local function unwrap(value, path)
+  local found, way = inner_dict(value, 3, '')
+  if found then return found, way end
   F.raise(path .. ': holds no weights: ' .. (is_table(value) and 'its keys are ' .. first_keys(value, 8) or 'it is a ' .. type(value)))
 end
 M.unwrap = unwrap

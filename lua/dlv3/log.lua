@@ -190,6 +190,15 @@ function M.results_path(directory)
   return (directory and directory ~= '' and directory .. '/' or '') .. os.date 'results%Y%m%d-%H%M%S.txt'
 end
 
+-- The same, and the file is there, empty: whether it can be written is known before there is anything to lose.
+function M.start_results(directory)
+  local path = M.results_path(directory)
+  local file, reason = io.open(path, 'a')
+  if not file then F.raise('results file: ' .. reason) end
+  file:close()
+  return path
+end
+
 -- Appends one epoch to the file at path. metrics: the text of M.metrics.
 function M.append_results(path, epoch, train_loss, lr, metrics)
   local file, reason = io.open(path, 'a')

@@ -96,24 +96,39 @@ end
 
 local function quoted(text) return "'" .. text .. "'" end
 
+-- What is wrong with v, which was written as text; nil where it fits.
+local function misfit(o, v, text, spelling)
+  local spec = o.spec
+  if type(v) == 'number' then
+    if v ~= v then return ('%s: expected a number, %s came'):format(spelling, quoted(text)) end
+    if spec.min and v < spec.min then return ('%s: must be at least %s, %s came'):format(spelling, spec.min, text) end
+    if spec.max and v > spec.max then return ('%s: must be at most %s, %s came'):format(spelling, spec.max, text) end
+  end
+  if spec.choices then
+    for _, choice in ipairs(spec.choices) do
+      if choice == v then return nil end
+    end
+    return ("%s: %s is not one of %s%s"):format(spelling, quoted(text), table.concat(spec.choices, ', '), nearest.text(text, spec.choices))
+  end
+end
+
 -- Converts and checks; nil, message when it does not fit.
 local function value_of(o, text, spelling)
   local v, expected = convert[o.type](text, o)
   if v == nil then return nil, ('%s: expected %s, %s came'):format(spelling, expected, quoted(text)) end
-  local spec = o.spec
-  if type(v) == 'number' then
-    if v ~= v then return nil, ('%s: expected a number, %s came'):format(spelling, quoted(text)) end
-    if spec.min and v < spec.min then return nil, ('%s: must be at least %s, %s came'):format(spelling, spec.min, text) end
-    if spec.max and v > spec.max then return nil, ('%s: must be at most %s, %s came'):format(spelling, spec.max, text) end
-  end
-  if spec.choices then
-    local known = false
-    for _, choice in ipairs(spec.choices) do known = known or choice == v end
-    if not known then
-      return nil, ("%s: %s is not one of %s%s"):format(spelling, quoted(text), table.concat(spec.choices, ', '), nearest.text(text, spec.choices))
+  local message = misfit(o, v, text, spelling)
+  if message then return nil, message end
+  return v
+end
+
+-- What is wrong with a value of the option with this key, from elsewhere than the command line; nil where it fits.
+function M.misfit(spec, key, v)
+  for _, o in ipairs(read(spec).list) do
+    if o.key == key then
+      if o.type == 'integer' and v ~= math.floor(v) then return ("--%s: expected a whole number, '%s' came"):format(o.name, v) end
+      return misfit(o, v, tostring(v), '--' .. o.name)
     end
   end
-  return v
 end
 
 -- -- The command line -----------------------------------------------------------------------------------------

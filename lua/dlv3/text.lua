@@ -46,6 +46,12 @@ function M.width(s)
   return n
 end
 
+-- A word for a shell: as it is where that is safe, else in quotes.
+function M.shell_word(s)
+  if s:find '^[%w%./_+:=@,-]+$' then return s end
+  return "'" .. s:gsub("'", "'\\''") .. "'"
+end
+
 -- Rows of cells in aligned columns, one string with a newline after each row. align: 'lrr' (l where it is short);
 -- gap: between columns, two spaces without it.
 function M.columns(rows, align, gap)

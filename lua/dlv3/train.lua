@@ -8,6 +8,7 @@ local dict = require 'dlv3.dict'
 local log = require 'dlv3.log'
 local metrics = require 'dlv3.vision.metrics'
 local files = require 'dlv3.files'
+local misfit = require 'dlv3.options'.misfit
 local init = require 'dlv3.nn.initialise'
 
 local M = {}
@@ -75,12 +76,13 @@ function M.save(path, model, sgd, state, options, scaler)
   for k in pairs(options) do keys[#keys + 1] = k end
   table.sort(keys)
   for _, k in ipairs(keys) do args[k] = options[k] end
-  local lrs, base = {}, {}
-  for i, group in ipairs(sgd.groups) do lrs[i], base[i] = group.lr, group.initial_lr end
+  local lrs, base, nones = {}, {}, {} -- a LambdaLR saves no functions
+  for i, group in ipairs(sgd.groups) do lrs[i], base[i], nones[i] = group.lr, group.initial_lr, dict.none end
   local done = state.next_epoch * state.steps_per_epoch + state.next_step
   local entries = dict.from{
     {'model', model:state_dict()}, {'optimizer', sgd:state_dict()},
-    {'lr_scheduler', dict.from{{'base_lrs', base}, {'last_epoch', done}, {'_step_count', done + 1}, {'_last_lr', lrs}}},
+    {'lr_scheduler', dict.from{{'base_lrs', base}, {'last_epoch', done}, {'verbose', false}, {'_step_count', done + 1},
+                               {'_get_lr_called_within_step', false}, {'_last_lr', lrs}, {'lr_lambdas', nones}}},
     {'epoch', state.epoch}, {'args', args}, {'next_epoch', state.next_epoch}, {'next_step', state.next_step}, {'steps_per_epoch', state.steps_per_epoch},
     {'loss_sum', state.loss_sum}, {'best', state.best}, {'history', state.history}, {'rng', dlv3.get_rng_state()},
   }
@@ -88,12 +90,20 @@ function M.save(path, model, sgd, state, options, scaler)
   files.save(path, entries)
 end
 
--- Options of a resumed run are the saved ones where the command line does not give others.
-function M.inherit(opt, given, saved)
+-- Options of a resumed run are the saved ones where the command line does not give others. spec: the script's, which they must fit.
+function M.inherit(opt, given, saved, spec)
   local args = dict.is(saved.args) and saved.args or dict.new()
   local own = {resume = true, max_steps = true, quiet = true, start_epoch = true, device = saved.next_epoch == nil} -- a reference's 'cuda' is not ours
   for name, value in dict.items(args) do
-    if not given[name] and not own[name] and type(value) == type(opt[name]) then opt[name] = value end
+    if not given[name] and not own[name] and type(value) == type(opt[name]) then
+      local message = misfit(spec, name, value)
+      if message then F.raise(('%s was saved with options that do not fit: %s; another can be given'):format(opt.resume, message)) end
+      opt[name] = value
+    end
+  end
+  if not given.aux and args.aux == nil then -- another's option may have another name; the weights tell
+    opt.aux = false
+    for name in dict.items(saved.model) do opt.aux = opt.aux or tostring(name):find 'aux_classifier%.' ~= nil end
   end
 end
 
@@ -133,7 +143,7 @@ local function read_model(path)
   local name, classes, aux
   local blocks = 0
   for key, t in dict.items(weights) do
-    local k = checkpoint.bare(tostring(key))
+    local k = checkpoint.bare(tostring(key)):gsub('^model%.', '') -- Lightning's
     if k:find '^backbone%.layer3%.%d+%.conv1%.weight$' then blocks = blocks + 1
     elseif k == 'backbone.0.0.weight' then name = 'deeplabv3_mobilenet_v3_large'
     elseif k == 'classifier.4.weight' and F.is_tensor(t) then classes = t:size(1)

@@ -37,6 +37,7 @@ local function lines_of(path)
   file:close()
   if not text then raise('data.voc: ' .. path .. ' can not be read') end
   local lines = {}
+  text = text:gsub('^\239\187\191', '') -- the mark that some editors put before UTF-8
   for line in (text .. '\n'):gmatch '(.-)\n' do lines[#lines + 1] = line:match '^%s*(.-)%s*$' end
   return lines
 end
@@ -131,8 +132,9 @@ local function find_missing(set, at)
   return missing
 end
 
-local function class_names(base, root)
-  for _, path in ipairs {base .. '/class_names.txt', root .. '/class_names.txt'} do
+-- What class_names.txt says, in the folder of a year or above it; nil without one.
+function M.names_of(root, year)
+  for _, path in ipairs {root .. '/VOCdevkit/VOC' .. year .. '/class_names.txt', root .. '/class_names.txt'} do
     if is_file(path) then
       local names = {}
       for _, line in ipairs(lines_of(path)) do if line ~= '' then names[#names + 1] = line end end
@@ -153,12 +155,13 @@ function M.open(options)
     if not known[name] then raise(("data.voc: no option '%s'%s (has: root, split, year, masks, check)"):format(tostring(name), nearest.text(tostring(name), names))) end
   end
   if type(options.root) ~= 'string' then raise("data.voc: root, the folder that holds VOCdevkit, must be given") end
-  local base, root = find_base(options.root, tostring(options.year or '2012'))
+  local year = tostring(options.year or '2012')
+  local base, root = find_base(options.root, year)
   local list = split_path(base, options.split or 'train')
   local ids, at = read_list(list)
   local images = {}
   for i, id in ipairs(ids) do images[i] = find_image(base, id) or base .. '/JPEGImages/' .. id .. '.jpg' end
-  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', class_names = class_names(base, root)}
+  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', class_names = M.names_of(root, year)}
   function set.files(i) return images[i], options.masks ~= false and base .. '/SegmentationClass/' .. ids[i] .. '.png' or nil end
   set.missing = find_missing(set, at)
   if options.check ~= false and #set.missing > 0 then

@@ -72,7 +72,8 @@ function nn.Conv2d:extra()
 end
 
 -- options {eps = 1e-5, momentum = 0.1, activation = 'none'}.
--- activation (none relu relu6 hardswish hardsigmoid) and a residual, bn(x, residual), are computed in the same pass.
+-- activation (none relu relu6 hardswish hardsigmoid) and a residual, bn(x, residual), are computed in the same pass. In a model that
+-- is to be fused the residual is given to bn:after(conv, x, residual).
 nn.BatchNorm2d = nn.module('BatchNorm2d', function(self, channels, options)
   local o = given('BatchNorm2d', {eps = 1e-5, momentum = 0.1, activation = 'none'}, options)
   count('BatchNorm2d', 'the number of channels', channels)
@@ -89,7 +90,10 @@ end)
 
 function nn.BatchNorm2d:forward(x, residual)
   self:input(x)
-  if self.folded then return x end
+  if self.folded then
+    if residual then raise 'BatchNorm2d: a residual can not be added after it was folded into its convolution: write bn:after(conv, x, residual) for bn(conv(x), residual)' end
+    return x
+  end
   local moves = not (self.training and recompute.again) -- statistics, once a batch
   if self.training and moves then self.num_batches_tracked:add_(1) end
   return x:batch_norm(self.weight, self.bias, moves and self.running_mean or nil, moves and self.running_var or nil, residual,
@@ -156,10 +160,20 @@ function nn.AdaptiveAvgPool2d:forward(x) return self:input(x):adaptive_avg_pool2
 function nn.AdaptiveAvgPool2d:extra() return pair_text(self.size) end
 
 local function check_upsample(self, what, options, align_corners)
-  local o = given(what, {size = given.optional, scale_factor = given.optional, align_corners = align_corners}, options)
+  local o = given(what, {size = given.optional, scale_factor = given.optional, mode = 'bilinear', align_corners = align_corners}, options)
+  given.one_of(what, 'mode', o.mode, {'bilinear'})
   if (o.size == nil) == (o.scale_factor == nil) then raise(what .. ': needs size or scale_factor, one of the two') end
   if o.size then o.size = pair(what, 'size', o.size) else given.number(what, 'scale_factor', o.scale_factor, 1e-3, 1e6) end
   self.options = o
+end
+
+-- Where a factor makes no whole size, PyTorch's pixels lie 1 / factor apart and ours would lie input / output apart.
+local function scaled_size(x, o)
+  local size = {x:size(3) * o.scale_factor, x:size(4) * o.scale_factor}
+  if not o.align_corners and (size[1] % 1 ~= 0 or size[2] % 1 ~= 0) then
+    raise(('Upsample: %d x %d by %g is no whole size: give size = {height, width}'):format(x:size(3), x:size(4), o.scale_factor))
+  end
+  return {math.floor(size[1]), math.floor(size[2])}
 end
 
 -- Bilinear, to a size or by a factor: nn.Upsample{size = {65, 65}}, nn.Upsample{scale_factor = 2}; {align_corners = false}.
@@ -168,8 +182,7 @@ nn.Upsample = nn.module('Upsample', function(self, options) check_upsample(self,
 function nn.Upsample:forward(x)
   local o = self.options
   self:input(x)
-  local size = o.size or {math.floor(x:size(3) * o.scale_factor), math.floor(x:size(4) * o.scale_factor)}
-  return x:upsample_bilinear2d{size = size, align_corners = o.align_corners}
+  return x:upsample_bilinear2d{size = o.size or scaled_size(x, o), align_corners = o.align_corners}
 end
 
 function nn.Upsample:extra()

@@ -26,10 +26,21 @@ function SGD.__newindex(_, name) raise(("SGD: '%s' can not be set here: rates an
 
 local align = 16 -- elements: every parameter starts on a cache line
 
--- How often a slice was changed by itself, not through its arena.
-local function own_changes(slice, arena) return tonumber(C.dlv3_tensor_version(slice.p) - C.dlv3_tensor_version(arena.p)) end
+-- How often a slice's gradient was changed by itself, not through its arena.
+local function own_changes(slice) return tonumber(C.dlv3_tensor_version(slice.grad.p) - C.dlv3_tensor_version(slice.all.p)) end
 
--- Flat storage for the parameters that learn: {p, grad, lr, slices = {{p, grad, offset, length, seen}, ...}}; nil if none does.
+local function key_of(p) return tonumber(F.cast('intptr_t', p)) end
+
+local slices_of = setmetatable({}, {__mode = 'v'}) -- by the address of their gradients
+
+-- Whether no backward pass reached a gradient since zero_grad: it is there, and zeros.
+local function untouched(grad)
+  local slice = slices_of[key_of(grad.p)]
+  return slice ~= nil and own_changes(slice) == slice.seen
+end
+
+-- Flat storage for the parameters that learn: {p, grad, lr, slices = {{p, grad, all, offset, length, seen}, ...}}, all the
+-- gradients of the arena; nil if none does.
 local function arena_of(params)
   local first, total, slices = nil, 0, {}
   for _, p in ipairs(params) do
@@ -50,7 +61,9 @@ local function arena_of(params)
     check(C.dlv3_tensor_rebase(p.p, arena.p.p, slice.offset))
     check(C.dlv3_tensor_rebase(slice.grad.p, arena.grad.p, slice.offset))
     slice.address = C.dlv3_tensor_address(p.p)
-    slice.seen = own_changes(slice.grad, arena.grad)
+    slice.all = arena.grad
+    slice.seen = own_changes(slice)
+    slices_of[key_of(slice.grad.p)] = slice
     p.grad = slice.grad
   end
   return arena
@@ -79,7 +92,7 @@ local function check_params(i, params, seen)
   for k, p in ipairs(params) do
     if not is_tensor(p) then raise(('SGD: parameter %d of group %d is a %s, not a tensor'):format(k, i, type(p))) end
     if not p.is_leaf then raise(('SGD: parameter %d of group %d is the result of an operation, not a parameter'):format(k, i)) end
-    local id = tonumber(F.cast('intptr_t', p.p))
+    local id = key_of(p.p)
     if seen[id] then raise(('SGD: parameter %d of group %d is also %s'):format(k, i, seen[id])) end
     seen[id] = ('parameter %d of group %d'):format(k, i)
   end
@@ -123,14 +136,14 @@ function SGD:zero_grad()
       a.grad:fill_(0)
       for _, slice in ipairs(a.slices) do
         check(C.dlv3_tensor_set_grad(slice.p.p, slice.grad.p))
-        slice.seen = own_changes(slice.grad, a.grad)
+        slice.seen = own_changes(slice)
       end
     end
   end
 end
 
 -- Whether a slice has a gradient since zero_grad. One that somebody put in place of ours is copied to where it belongs.
-local function has_gradient(slice, arena)
+local function has_gradient(slice)
   if C.dlv3_tensor_address(slice.p.p) ~= slice.address then
     raise('SGD: a parameter was moved or released after the optimiser was made: move the model first (model:to), then make the optimiser')
   end
@@ -142,14 +155,14 @@ local function has_gradient(slice, arena)
     slice.grad:copy_(handle)
     check(C.dlv3_tensor_set_grad(slice.p.p, slice.grad.p))
   end
-  return own_changes(slice.grad, arena.grad) ~= slice.seen
+  return own_changes(slice) ~= slice.seen
 end
 
 -- The pieces of the arena to update: {offset, length}, neighbours joined.
 local function touched(arena)
   local runs, last = {}, nil
   for _, slice in ipairs(arena.slices) do
-    if has_gradient(slice, arena) then
+    if has_gradient(slice) then
       if last and last[1] + last[2] == slice.offset then last[2] = last[2] + slice.length
       else
         last = {slice.offset, slice.length}
@@ -209,22 +222,25 @@ end
 -- -- Clipping -------------------------------------------------------------------------------------------------------
 
 -- Between backward and step: where the 2-norm of all the parameters' gradients together is above max_norm, they are scaled
--- to have it. Returns the norm that it was, a tensor of one element; nothing waits for it.
-function optim.clip_grad_norm_(params, max_norm)
+-- to have it. Returns the norm that it was, a tensor of one element; nothing waits for it. What no backward pass reached
+-- stays so.
+function optim.clip_grad_norm_(params, max_norm, norm_type)
   if type(params) ~= 'table' or not is_tensor(params[1]) then raise('clip_grad_norm_: takes a table of parameters, as model:parameters() returns') end
   given.number('clip_grad_norm_', 'max_norm', max_norm, 0, math.huge)
+  if norm_type ~= nil and norm_type ~= 2 then raise('clip_grad_norm_: only the 2-norm is there, ' .. tostring(norm_type) .. ' came') end
   return autograd.no_grad(function()
-    local total
+    local grads, total = {}, nil
     for _, p in ipairs(params) do
-      local squares = p.grad and p.grad:square():sum()
-      total = squares and (total and total + squares or squares) or total
+      if p.grad and not untouched(p.grad) then grads[#grads + 1] = p.grad end
+    end
+    for _, grad in ipairs(grads) do
+      local squares = grad:square():sum()
+      total = total and total + squares or squares
     end
     if not total then return tensor.zeros{} end
     total = total:sqrt()
     local scale = (max_norm / (total + 1e-6)):clamp{max = 1}
-    for _, p in ipairs(params) do
-      if p.grad then p.grad:mul_(scale) end
-    end
+    for _, grad in ipairs(grads) do grad:mul_(scale) end
     return total
   end)
 end
