@@ -264,11 +264,11 @@ void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
   s->activation = ((const conv2d_attr *)c->attr)->activation;
 }
 
-/* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of
- * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
 static int64_t residues(int64_t stride, int64_t size) { return stride < size ? stride : size; }
 int64_t residues_of(const conv *g) { return residues(g->stride.h, g->h) * residues(g->stride.w, g->w); }
 
+/* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of
+ * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
 void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s) {
   const int64_t of_row = residues(g->stride.w, g->w > 0 ? g->w : 1), a = residue / of_row, b = residue % of_row;
   *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c, .matrices = g->r * g->s,

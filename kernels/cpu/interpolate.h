@@ -79,9 +79,8 @@ typedef struct {
   int32_t n, span;                        /* destinations; sources from base                   */
   int32_t left[PIXELS], right[PIXELS];    /* sources, from base                                */
   float w0[PIXELS], w1[PIXELS];
-  int32_t start[PIXELS / RUN_OF];         /* the leftmost source of eight destinations, from base       */
-  int32_t near_left[PIXELS], near_right[PIXELS]; /* sources, from there                          */
-  bool near;                              /* eight sources have them all                       */
+  int32_t near_left[PIXELS], near_right[PIXELS]; /* sources, from the first left one of each eight */
+  bool near;                              /* eight sources from there are all of them          */
 } pixel_block;
 
 static inline int64_t blocks_of(int64_t width) { return (width + PIXELS - 1) / PIXELS; }
@@ -99,7 +98,7 @@ static inline void pixel_block_of(pixel_block *b, const axis_map *columns, int64
   b->near = true;
   for (int32_t i = 0; i < PIXELS; i++) {
     const int32_t start = b->left[i / RUN_OF * RUN_OF];
-    b->start[i / RUN_OF] = start, b->near_left[i] = b->left[i] - start, b->near_right[i] = b->right[i] - start;
+    b->near_left[i] = b->left[i] - start, b->near_right[i] = b->right[i] - start;
     b->near &= b->near_right[i] < RUN_OF;
   }
 }
@@ -114,7 +113,7 @@ INLINE void blend_row(float *restrict z, const float *restrict v, const pixel_bl
     for (int64_t i = 0; i < PIXELS; i++) z[i] = b->w0[i] * v[b->left[i]] + b->w1[i] * v[b->right[i]];
   else
     for (int64_t i = 0; i < PIXELS; i += RUN_OF) {
-      const eight_floats from = *(const eight_floats *)(v + b->start[i / RUN_OF]), w0 = *(const eight_floats *)(b->w0 + i), w1 = *(const eight_floats *)(b->w1 + i);
+      const eight_floats from = *(const eight_floats *)(v + b->left[i]), w0 = *(const eight_floats *)(b->w0 + i), w1 = *(const eight_floats *)(b->w1 + i);
       const eight_places left = *(const eight_places *)(b->near_left + i), right = *(const eight_places *)(b->near_right + i);
       *(eight_floats *)(z + i) = w0 * __builtin_shuffle(from, left) + w1 * __builtin_shuffle(from, right);
     }
