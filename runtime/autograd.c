@@ -5,6 +5,9 @@
  * numbered as they are made; walking in falling numbers visits every consumer before its producer. After its rule has
  * run a node gives up what it saved.
  *
+ * The output of a batch norm, which the next convolution needs for its gradient, is not kept: the convolution has its
+ * producer make it again from the input that this keeps anyway, so that of the two maps one is held.
+ *
  * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns DLV3_PENDING and is
  * resumed when the caller has run the function. */
 #include "ops/rules.h"
@@ -51,6 +54,7 @@ static void node_finish(node *n) {
     tensor_drop(n->out[i].t), n->out[i].t = NULL;
     tensor_drop(n->grad_out[i]), n->grad_out[i] = NULL;
   }
+  tensor_drop(n->remade), n->remade = NULL;
   if (n->op == OP_COUNT) note_freed(n->custom_id);
 }
 
@@ -105,10 +109,16 @@ static void attach(node *n, tensor *const *out) {
   }
 }
 
+/* t is what its node made, with the content of then. */
+static bool is_remade(const tensor *t) {
+  return t->node && t->node->can_be_remade && !t->node->done && t->node_out == 0 && t->node->out[0].version == storage_version(t->st);
+}
+
 static status keep(saved *s, const tensor *t) {
   if (!t) return DLV3_OK;
+  s->remade = is_remade(t);
   s->version = storage_version(t->st);
-  return tensor_alias(&s->t, t);
+  return s->remade ? DLV3_OK : tensor_alias(&s->t, t);
 }
 
 status node_record(op_call *c, tensor *const *original_in) {
@@ -123,6 +133,8 @@ status node_record(op_call *c, tensor *const *original_in) {
     if ((info->in_saved & ~unused_in) >> i & 1) st = keep(&n->in[i], c->in[i]);
   for (int32_t i = 0; i < c->n_out && st == DLV3_OK; i++)
     if ((info->out_saved & ~unused_out) >> i & 1) st = keep(&n->out[i], c->out[i]);
+  n->can_be_remade = can_be_remade(c);
+  if (n->can_be_remade) n->out[0].version = storage_version(c->out[0]->st);
   if (st == DLV3_OK) attach(n, c->out);
   node_drop(n); /* the outputs hold it now */
   return st;
@@ -353,21 +365,39 @@ static status deliver(node *n, tensor **grad_x) {
   return st;
 }
 
+/* The tensors that a node saved, as they were. */
+static status check_all_saved(const node *n) {
+  const op_info *info = &op_table[n->op];
+  for (int32_t i = 0; i < n->n_in; i++) TRY(check_saved(n, &n->in[i], info->variadic ? "an input" : info->in_name[i]));
+  for (int32_t i = 0; i < n->n_out; i++) TRY(check_saved(n, &n->out[i], info->out_name[i]));
+  return DLV3_OK;
+}
+
+/* Input i as the tape knows it, borrowed. */
+static status saved_input(const node *n, int32_t i, tensor **out) {
+  node *maker = n->in[i].remade ? n->edges[i].node : NULL;
+  *out = n->in[i].t;
+  if (!maker) return DLV3_OK;
+  if (!maker->remade) {
+    TRY(check_all_saved(maker));
+    TRY(remake(maker, &maker->remade));
+  }
+  *out = maker->remade;
+  return DLV3_OK;
+}
+
 static status run_rule(node *n) {
   const op_info *info = &op_table[n->op];
   tensor *in[DLV3_MAX_INPUTS], *grad_x[DLV3_MAX_INPUTS] = {0};
   bool needs[DLV3_MAX_INPUTS];
   backward_call b = {.n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
+  tensor_drop(n->remade), n->remade = NULL; /* whoever needed it has run */
+  TRY(check_all_saved(n));
   for (int32_t i = 0; i < n->n_in; i++) {
-    TRY(check_saved(n, &n->in[i], info->variadic ? "an input" : info->in_name[i]));
-    in[i] = n->in[i].t;
+    TRY(saved_input(n, i, &in[i]));
     needs[i] = n->edges[i].leaf || n->edges[i].node;
   }
-  for (int32_t i = 0; i < n->n_out; i++) {
-    TRY(check_saved(n, &n->out[i], info->out_name[i]));
-    b.out[i] = n->out[i].t;
-    b.grad_y[i] = n->grad_out[i];
-  }
+  for (int32_t i = 0; i < n->n_out; i++) b.out[i] = n->out[i].t, b.grad_y[i] = n->grad_out[i];
   status st = info->backward(&b);
   if (st == DLV3_OK) return deliver(n, grad_x);
   for (int32_t i = 0; i < n->n_in; i++) tensor_drop(grad_x[i]);
@@ -421,6 +451,7 @@ DLV3_API void dlv3_backward_end(dlv3_backward_run *run) {
   for (int64_t i = 0; i < run->n; i++) {
     node *n = run->nodes[i];
     for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) tensor_drop(n->grad_out[k]), n->grad_out[k] = NULL;
+    tensor_drop(n->remade), n->remade = NULL;
     node_drop(n);
   }
   free(run->nodes);

@@ -223,6 +223,7 @@ static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t 
 typedef struct {
   tensor *t;                        /* a detached alias, NULL if not kept                     */
   int64_t version;                  /* of its storage when it was kept                        */
+  bool remade;                      /* not kept: the node that made this input makes it again */
 } saved;
 
 typedef struct edge {
@@ -242,6 +243,8 @@ typedef struct node {
   int32_t device;
   saved *in;                        /* [n_in]                                                 */
   saved out[DLV3_MAX_OUTPUTS];
+  bool can_be_remade;               /* output 0, from what this node saved                    */
+  tensor *remade;                   /* while backward runs: for all that need it              */
   dlv3_attr attr[DLV3_MAX_SLOTS];
   tensor *grad_out[DLV3_MAX_OUTPUTS]; /* filled while backward runs                            */
   struct node *visit;               /* list of a backward run                                 */

@@ -60,6 +60,52 @@ return function(t)
     t.error(function() (x * 2):requires_grad_(false) end, 'was computed from others')
   end)
 
+  t.case('a batch norm is made again for those that need its output, to the bit', function()
+    local function gradients(dtype, activation, training, seen)
+      dlv3.manual_seed(1)
+      local x = dlv3.randn{2, 6, 7, 5}:to(dtype):detach():requires_grad_()
+      local leaves = {x}
+      for i, size in ipairs{{6}, {6}, {4, 6, 3, 3}, {4, 6, 3, 3}} do leaves[i + 1] = dlv3.randn(size, {requires_grad = true}) end
+      local y = seen(x:batch_norm(leaves[2], leaves[3], dlv3.zeros{6}, dlv3.ones{6}, nil, {training = training, activation = activation}))
+      local z = (y * y):conv2d(leaves[4], {padding = 1}) + y:conv2d(leaves[5], {padding = 1})
+      z:square():sum():backward()
+      local list = {}
+      for i, leaf in ipairs(leaves) do list[i] = leaf.grad end
+      return list
+    end
+    local function kept(y) return y:reshape{2, 6, 7, 5} end -- a view, which no batch norm made
+    local function made(y) return y end
+    for _, dtype in ipairs{'f32', 'bf16', 'f16'} do
+      for _, activation in ipairs{'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
+        for _, training in ipairs{true, false} do
+          local case = ('%s %s %s'):format(dtype, activation, training and 'training' or 'eval')
+          local a, b = gradients(dtype, activation, training, kept), gradients(dtype, activation, training, made)
+          for i = 1, #a do t.eq(b[i], a[i], case .. ', leaf ' .. i) end
+        end
+      end
+    end
+  end)
+
+  t.case('a batch norm whose output or input was changed is not made again wrongly', function()
+    local x, w = dlv3.randn({2, 3, 4, 4}), dlv3.randn({2, 3, 1, 1}, {requires_grad = true})
+    local scale = dlv3.ones({3}, {requires_grad = true})
+    local function norm(v) return v:batch_norm(scale, nil, nil, nil, nil, {training = true, activation = 'relu'}) end
+    local y = norm(x)
+    dlv3.no_grad(function() y:detach():mul_(2) end) -- before the convolution: its input is what it saw
+    local seen = y:detach():clone()
+    y:conv2d(w):sum():backward()
+    local got, v = w.grad, dlv3.randn({2, 3, 1, 1}, {requires_grad = true})
+    seen:conv2d(v):sum():backward()
+    t.eq(got, v.grad)
+    local loss = norm(x):conv2d(w):sum()
+    x:add_(1)
+    t.error(function() loss:backward() end, 'backward of batch_norm: x was changed in place after it was saved')
+    local held = norm(x)
+    loss = held:conv2d(w):sum()
+    held:release() -- nobody needs it
+    loss:backward()
+  end)
+
   t.case('scope frees what was made inside, keeps gradients and results', function()
     local x = dlv3.ones({1000}, {requires_grad = true})
     local kept, inside

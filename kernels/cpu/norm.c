@@ -10,6 +10,7 @@
 #include "ref.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                                       /* forward  */
+enum { GIVEN_MEAN = 3, GIVEN_RSTD };                                                                                 /* elemt    */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };                    /* backward */
 
 /* d act(z) / d z, from the result y where that says enough. */
@@ -33,7 +34,14 @@ static void update_running(const op_call *c, int64_t k, double mean, double var,
   set(c->in[VAR], k, (1 - m) * at(c->in[VAR], k) + m * var * count / (count - 1));
 }
 
-/* y = act((x - mean) rstd weight + bias + residual), rstd = 1 / sqrt(var + eps). */
+/* Channel k of y = act((x - mean) rstd weight + bias + residual). */
+static void ref_normalize(op_call *c, int64_t k, const tensor *mean, const tensor *rstd, const tensor *residual, int64_t act) {
+  const tensor *x = c->in[X];
+  const double m = at(mean, k), r = at(rstd, k), w = at_or(c->in[WEIGHT], k, 1), b = at_or(c->in[BIAS], k, 0);
+  for (int64_t i = k; i < numel(x); i += x->size[1]) set(c->out[0], i, activate(act, (at(x, i) - m) * r * w + b + at_or(residual, i, 0)));
+}
+
+/* rstd = 1 / sqrt(var + eps), of the batch or the running ones. */
 static status ref_batch_norm(op_call *c) {
   const batch_norm_attr *a = c->attr;
   const tensor *x = c->in[X];
@@ -47,14 +55,16 @@ static status ref_batch_norm(op_call *c) {
       var /= (double)rows;
       update_running(c, k, mean, var, (double)rows);
     } else mean = at(c->in[MEAN], k), var = at(c->in[VAR], k);
-    const double rstd = 1 / sqrt(var + a->eps), w = at_or(c->in[WEIGHT], k, 1), b = at_or(c->in[BIAS], k, 0);
     set(c->out[1], k, mean);
-    set(c->out[2], k, rstd);
-    for (int64_t r = 0; r < rows; r++) {
-      int64_t i = r * channels + k;
-      set(c->out[0], i, activate(a->activation, (at(x, i) - mean) * rstd * w + b + at_or(c->in[RESIDUAL], i, 0)));
-    }
+    set(c->out[2], k, 1 / sqrt(var + a->eps));
+    ref_normalize(c, k, c->out[1], c->out[2], c->in[RESIDUAL], a->activation);
   }
+  return DLV3_OK;
+}
+
+static status ref_batch_norm_elemt(op_call *c) {
+  const batch_norm_elemt_attr *a = c->attr;
+  for (int64_t k = 0; k < c->in[X]->size[1]; k++) ref_normalize(c, k, c->in[GIVEN_MEAN], c->in[GIVEN_RSTD], NULL, a->activation);
   return DLV3_OK;
 }
 
@@ -73,8 +83,8 @@ static status ref_batch_norm_backward(op_call *c) {
     double sum = 0, sum_xhat = 0;
     for (int64_t r = 0; r < rows; r++) {
       int64_t i = r * channels + k;
-      double xhat = (at(x, i) - mean) * rstd;
-      dz[r] = at(c->in[GRAD_Y], i) * slope(a->activation, at_or(c->in[BY], i, 0), xhat * w + b + at_or(c->in[BRESIDUAL], i, 0));
+      double xhat = (at(x, i) - mean) * rstd, z = xhat * w + b + at_or(c->in[BRESIDUAL], i, 0);
+      dz[r] = at(c->in[GRAD_Y], i) * slope(a->activation, at_or(c->in[BY], i, activate(a->activation, z)), z);
       sum += dz[r], sum_xhat += dz[r] * xhat;
     }
     if (c->in[GRAD_WEIGHT]) set(c->in[GRAD_WEIGHT], k, at(c->in[GRAD_WEIGHT], k) + sum_xhat);
@@ -186,20 +196,22 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
         for (int64_t i = 0; i < n; i++) y[o + i] = STORE(v[i]);                                                          \
       }                                                                                                                  \
   }                                                                                                                      \
-  /* dz = grad_y act'(z), n elements at position o, p in the period */                                                   \
+  /* dz = grad_y act'(z), n elements at position o, p in the period; y is made again where it was not kept */            \
   INLINE void slope_piece_##suffix(const norm_job *j, float *dz, int64_t o, int64_t p, int64_t n) {                      \
     const T *g = (const T *)j->grad_y + o, *y = j->y ? (const T *)j->y + o : NULL, *x = (const T *)j->x + o;                           \
     const T *residual = j->residual ? (const T *)j->residual + o : NULL;                                                 \
     const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                         \
-    switch (j->act) {                                                                                                    \
-    case ACT_RELU: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), LOAD(y[i]) > 0); break;                   \
-    case ACT_RELU6: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), (LOAD(y[i]) > 0) & (LOAD(y[i]) < 6)); break; \
-    case ACT_HARDSIGMOID:                                                                                                \
-      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]) * (1.0f / 6), (LOAD(y[i]) > 0) & (LOAD(y[i]) < 1));     \
-      break;                                                                                                             \
-    case ACT_HARDSWISH:                                                                                                  \
+    if (j->act != ACT_NONE && j->act != ACT_HARDSWISH && y) for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]);                                     \
+    else if (j->act != ACT_NONE) {                                                                                       \
       for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(x[i]) - mean[i]) * scale[i] + bias[i];                               \
       if (residual) for (int64_t i = 0; i < n; i++) dz[i] += LOAD(residual[i]);                                          \
+      if (j->act != ACT_HARDSWISH) activate_piece(dz, n, j->act);                                                        \
+    }                                                                                                                    \
+    switch (j->act) {                                                                                                    \
+    case ACT_RELU: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), dz[i] > 0); break;                        \
+    case ACT_RELU6: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), (dz[i] > 0) & (dz[i] < 6)); break;       \
+    case ACT_HARDSIGMOID: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]) * (1.0f / 6), (dz[i] > 0) & (dz[i] < 1)); break; \
+    case ACT_HARDSWISH:                                                                                                  \
       for (int64_t i = 0; i < n; i++) {                                                                                  \
         const float z = dz[i], k = (2 * z + 3) * (1.0f / 6);                                                             \
         dz[i] = LOAD(g[i]) * (only_if(k, !((z <= -3) | (z >= 3))) + only_if(1, z >= 3));                                 \
@@ -253,6 +265,16 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
 NORM_KERNELS(float, f32, AS_IS, AS_IS)
 NORM_KERNELS(bf16, bf16, bf16_to_f32, f32_to_bf16)
 
+/* What (x - mean) scale + bias takes. */
+static void set_channels(norm_job *j, const float *mean, const float *rstd, const tensor *weight, const tensor *bias) {
+  for (int64_t k = 0; k < j->channels; k++) {
+    j->mean[k] = mean[k];
+    j->scale[k] = rstd[k] * (float)at_or(weight, k, 1);
+    j->bias[k] = (float)at_or(bias, k, 0);
+  }
+  repeat_channels(j, j->mean), repeat_channels(j, j->scale), repeat_channels(j, j->bias);
+}
+
 /* -- Vectorised: forward ----------------------------------------------------------------------------------- */
 
 /* mean[k] and var[k] of the batch; the shift that the sums are taken about is the mean of a few rows. */
@@ -288,12 +310,22 @@ static status vec_batch_norm(op_call *c) {
   if (a->training) batch_statistics(&j, x, mean, rstd, a->eps);
   else
     for (int64_t k = 0; k < j.channels; k++) mean[k] = (float)at(c->in[MEAN], k), rstd[k] = (float)(1 / sqrt(at(c->in[VAR], k) + a->eps));
-  for (int64_t k = 0; k < j.channels; k++) {
-    j.mean[k] = mean[k];
-    j.scale[k] = rstd[k] * (float)at_or(c->in[WEIGHT], k, 1);
-    j.bias[k] = (float)at_or(c->in[BIAS], k, 0);
-  }
-  repeat_channels(&j, j.mean), repeat_channels(&j, j.scale), repeat_channels(&j, j.bias);
+  set_channels(&j, mean, rstd, c->in[WEIGHT], c->in[BIAS]);
+  parallel_for(j.n_blocks, 1, x->dtype == DLV3_F32 ? normalize_f32 : normalize_bf16, &j);
+  storage_drop(scratch);
+  return DLV3_OK;
+}
+
+static status vec_batch_norm_elemt(op_call *c) {
+  const batch_norm_elemt_attr *a = c->attr;
+  const tensor *x = c->in[X];
+  if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
+  if (!numel(x)) return DECLINED("nothing to do");
+  norm_job j = {.c = c, .act = a->activation, .x = data_of(x), .out = data_of(c->out[0])};
+  storage *scratch;
+  cut(&j, x);
+  TRY(scratch_of(&j, &scratch));
+  set_channels(&j, data_of(c->in[GIVEN_MEAN]), data_of(c->in[GIVEN_RSTD]), c->in[WEIGHT], c->in[BIAS]);
   parallel_for(j.n_blocks, 1, x->dtype == DLV3_F32 ? normalize_f32 : normalize_bf16, &j);
   storage_drop(scratch);
   return DLV3_OK;
@@ -328,12 +360,7 @@ static status vec_batch_norm_backward(op_call *c) {
   cut(&j, x);
   TRY(scratch_of(&j, &scratch));
   const float *mean = data_of(c->in[SAVE_MEAN]), *rstd = data_of(c->in[SAVE_RSTD]);
-  for (int64_t k = 0; k < j.channels; k++) {
-    j.mean[k] = mean[k];
-    j.scale[k] = rstd[k] * (float)at_or(c->in[BWEIGHT], k, 1);
-    j.bias[k] = (float)at_or(c->in[BBIAS], k, 0);
-  }
-  repeat_channels(&j, j.mean), repeat_channels(&j, j.scale), repeat_channels(&j, j.bias);
+  set_channels(&j, mean, rstd, c->in[BWEIGHT], c->in[BBIAS]);
   if (a->training || c->in[GRAD_WEIGHT] || c->in[GRAD_BIAS]) {
     parallel_for(j.n_blocks, 1, f32 ? gradient_sums_f32 : gradient_sums_bf16, &j);
     spread_sums(&j, rstd);
@@ -344,4 +371,5 @@ static status vec_batch_norm_backward(op_call *c) {
 }
 
 IMPLS(batch_norm, {"vec", vec_batch_norm}, {"ref", ref_batch_norm});
+IMPLS(batch_norm_elemt, {"vec", vec_batch_norm_elemt}, {"ref", ref_batch_norm_elemt});
 IMPLS(batch_norm_backward, {"vec", vec_batch_norm_backward}, {"ref", ref_batch_norm_backward});

@@ -256,13 +256,13 @@ template <class C> BOTH C activate(int64_t act, C z) {
   default: return z;
   }
 }
-/* d act(z) / d z, from the result y where that says enough. */
-template <class C> BOTH C slope(int64_t act, C y, C z) {
+/* d act(z) / d z, from z or (from_y) the result y, which of hardswish does not say enough. */
+template <class C> BOTH C slope(int64_t act, C v, bool from_y) {
   switch (act) {
-  case ACT_RELU: return y > 0;
-  case ACT_RELU6: return y > 0 && y < 6;
-  case ACT_HARDSWISH: return z <= -3 ? (C)0 : z >= 3 ? (C)1 : (2 * z + 3) * ((C)1 / 6);
-  case ACT_HARDSIGMOID: return y > 0 && y < 1 ? (C)1 / 6 : (C)0;
+  case ACT_RELU: return v > 0;
+  case ACT_RELU6: return v > 0 && v < 6;
+  case ACT_HARDSWISH: return v <= -3 ? (C)0 : v >= 3 ? (C)1 : (2 * v + 3) * ((C)1 / 6);
+  case ACT_HARDSIGMOID: return v > (from_y ? 0 : -3) && v < (from_y ? 1 : 3) ? (C)1 / 6 : (C)0;
   default: return 1;
   }
 }

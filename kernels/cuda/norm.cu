@@ -9,6 +9,7 @@
 #include "common.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                       /* forward  */
+enum { GIVEN_MEAN = 3, GIVEN_RSTD };                                                                 /* elemt    */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };    /* backward */
 enum { ROWS = 8, COMBINED = 8 };                                                                     /* a run; channels of a block that combines */
 enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 };                                                      /* three, eight a multiprocessor of an H100 */
@@ -19,7 +20,7 @@ enum { CENTER, SCALE, SHIFT, TILT, LEVEL, COEFFICIENTS };
 /* P: the type of parameters, f32 or f64 with f64 activations; also what is computed in. */
 template <class T, class P> struct norm_job {
   const T *x, *grad_y, *residual;
-  const T *told;                    /* what tells the slope of the activation: y, for hardswish the residual; or NULL */
+  const T *told;                    /* what tells the slope of the activation: y or, beside x, the residual; or NULL */
   T *out, *grad_residual;
   const P *weight, *bias;
   P *running_mean, *running_var, *save_mean, *save_rstd, *grad_weight, *grad_bias;
@@ -28,7 +29,7 @@ template <class T, class P> struct norm_job {
   int64_t rows, channels;
   int32_t segments, act;
   double momentum, eps;
-  bool training;
+  bool training, from_y;            /* from_y: told is y */
 };
 
 template <class P> DEVICE P or_else(const P *p, int64_t i, P otherwise) { return p ? p[i] : otherwise; }
@@ -123,7 +124,15 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
   store_sums<V>(j, w.k, sum);
 }
 
-/* The coefficients of each channel, and the statistics. */
+/* The coefficients of the channel, from its statistics: of both directions. The center is subtracted first, since an offset
+ * of both would lose digits. */
+template <class T, class P> DEVICE void set_coefficients(const norm_job<T, P> &j, int64_t k) {
+  j.coefficients[CENTER * j.channels + k] = j.save_mean[k];
+  j.coefficients[SCALE * j.channels + k] = or_else(j.weight, k, (P)1) * j.save_rstd[k];
+  j.coefficients[SHIFT * j.channels + k] = or_else(j.bias, k, (P)0);
+}
+
+/* The statistics of each channel, and its coefficients. */
 template <class T, class P> static __global__ void norm_coefficients(norm_job<T, P> j) {
   const int64_t k = (int64_t)blockIdx.x * COMBINED + threadIdx.x;
   double sum, other;
@@ -139,12 +148,15 @@ template <class T, class P> static __global__ void norm_coefficients(norm_job<T,
         j.running_var[k] = (P)((1 - j.momentum) * (double)j.running_var[k] + j.momentum * var * n / (n - 1));
       }
     } else mean = (double)j.running_mean[k], var = (double)j.running_var[k];
-    const double rstd = 1 / sqrt(var + j.eps), scale = rstd * (double)or_else(j.weight, k, (P)1);
-    j.save_mean[k] = (P)mean, j.save_rstd[k] = (P)rstd;
-    j.coefficients[CENTER * j.channels + k] = (P)mean; /* subtracted first: an offset of both would lose digits */
-    j.coefficients[SCALE * j.channels + k] = (P)scale;
-    j.coefficients[SHIFT * j.channels + k] = or_else(j.bias, k, (P)0);
+    j.save_mean[k] = (P)mean, j.save_rstd[k] = (P)(1 / sqrt(var + j.eps));
+    set_coefficients(j, k);
   }
+}
+
+/* The coefficients from statistics that are there. */
+template <class T, class P> static __global__ void norm_coefficients_again(norm_job<T, P> j) {
+  const int64_t k = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (k < j.channels) set_coefficients(j, k);
 }
 
 template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 4) norm_apply(norm_job<T, P> j) {
@@ -176,13 +188,19 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
 
 /* -- Backward ---------------------------------------------------------------------------------------------- */
 
-/* Of a pack: d = x - center, dz = grad_y act'(z). Only hardswish looks at z; told: the pack of j.told, where there is one. */
+/* Whether z, and thus the coefficients that make it, are looked at. */
+template <class T, class P> DEVICE bool from_z(const norm_job<T, P> &j) { return j.act != ACT_NONE && !j.from_y; }
+
+/* Of a pack: d = x - center, dz = grad_y act'(z); told: the pack of j.told, where there is one. */
 template <class T, class P, int V> DEVICE void gradient(const norm_job<T, P> &j, const pack<T, V> &g, const pack<T, V> &x, const pack<T, V> &told, const pack<P, V> &center,
                                                         const pack<P, V> &scale, const pack<P, V> &shift, P *d, P *dz) {
   P known[V];
   UNROLL
-  for (int v = 0; v < V; v++) d[v] = wide(x.v[v]) - center.v[v], known[v] = j.told ? wide(told.v[v]) : (P)0;
-  BY_ACT(j.act, UNROLL for (int v = 0; v < V; v++) dz[v] = wide(g.v[v]) * slope<P>(ACT, known[v], d[v] * scale.v[v] + shift.v[v] + known[v]));
+  for (int v = 0; v < V; v++) {
+    d[v] = wide(x.v[v]) - center.v[v], known[v] = j.told ? wide(told.v[v]) : (P)0;
+    if (!j.from_y) known[v] += d[v] * scale.v[v] + shift.v[v];
+  }
+  BY_ACT(j.act, UNROLL for (int v = 0; v < V; v++) dz[v] = wide(g.v[v]) * slope<P>(ACT, known[v], j.from_y));
 }
 
 /* Sums of dz and of dz (x - center). */
@@ -194,7 +212,7 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
   if (w.end) {
     UNROLL
     for (int v = 0; v < V; v++) center.v[v] = j.save_mean[w.k + v];
-    if (j.act == ACT_HARDSWISH) {
+    if (from_z(j)) {
       UNROLL
       for (int v = 0; v < V; v++) scale.v[v] = or_else(j.weight, w.k + v, (P)1) * j.save_rstd[w.k + v], shift.v[v] = or_else(j.bias, w.k + v, (P)0);
     }
@@ -231,9 +249,7 @@ template <class T, class P> static __global__ void norm_backward_coefficients(no
     const double rstd = (double)j.save_rstd[k], product = other * rstd, n = j.training ? (double)j.rows : (double)INFINITY;
     if (j.grad_weight) j.grad_weight[k] = (P)((double)j.grad_weight[k] + product);
     if (j.grad_bias) j.grad_bias[k] = (P)((double)j.grad_bias[k] + sum);
-    j.coefficients[CENTER * j.channels + k] = j.save_mean[k];
-    j.coefficients[SCALE * j.channels + k] = scale;
-    j.coefficients[SHIFT * j.channels + k] = or_else(j.bias, k, (P)0);
+    set_coefficients(j, k);
     j.coefficients[TILT * j.channels + k] = (P)(-(double)scale * rstd * product / n);
     j.coefficients[LEVEL * j.channels + k] = (P)(-(double)scale * sum / n);
   }
@@ -286,8 +302,8 @@ static layout layout_of(int64_t rows, int64_t channels, int v, int64_t blocks, i
   return layout{dim3((unsigned)columns, (unsigned)(segments < 1 ? 1 : segments)), dim3((unsigned)x, (unsigned)y)};
 }
 
-template <class T, class P> static status scratch_of(const op_call *c, norm_job<T, P> *j, const layout &l, storage **scratch) {
-  j->segments = (int32_t)l.grid.y;
+template <class T, class P> static status scratch_of(const op_call *c, norm_job<T, P> *j, unsigned segments, storage **scratch) {
+  j->segments = (int32_t)segments;
   const int64_t sums = j->segments * 2 * j->channels * (int64_t)sizeof(double);
   TRY(scratch_new(scratch, c, sums + COEFFICIENTS * j->channels * (int64_t)sizeof(P)));
   j->sums = (double *)(*scratch)->data;
@@ -299,7 +315,7 @@ template <class T, class P, int V> static status forward(op_call *c, norm_job<T,
   const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS), down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
-  TRY(scratch_of(c, &j, l, &scratch));
+  TRY(scratch_of(c, &j, l.grid.y, &scratch));
   if (j.training) LAUNCH((norm_sums<T, P, V>), l.grid, l.block, stream, j);
   else j.segments = 0;
   LAUNCH((norm_coefficients<T, P>), combine_grid(j.channels), combine_block(), stream, j);
@@ -331,11 +347,43 @@ static status cuda_batch_norm(op_call *c) {
 }
 OWN(batch_norm);
 
+template <class T, class P, int V> static status forward_again(op_call *c, norm_job<T, P> j) {
+  const layout down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
+  const cudaStream_t stream = stream_of(c);
+  storage *scratch;
+  TRY(scratch_of(c, &j, 0, &scratch));
+  LAUNCH((norm_coefficients_again<T, P>), dim3((unsigned)ceil_div(j.channels, BLOCK)), dim3(BLOCK), stream, j);
+  LAUNCH((norm_apply<T, P, V>), down.grid, down.block, stream, j);
+  storage_drop(scratch);
+  return LAUNCHED(c);
+}
+
+template <class T, class P> static status batch_norm_elemt_of(op_call *c) {
+  norm_job<T, P> j;
+  memset(&j, 0, sizeof j);
+  j.x = data_as<T>(c->in[X]), j.out = data_as<T>(c->out[0]);
+  j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]), j.save_mean = data_as<P>(c->in[GIVEN_MEAN]), j.save_rstd = data_as<P>(c->in[GIVEN_RSTD]);
+  j.channels = c->in[X]->size[1], j.rows = j.channels ? numel(c->in[X]) / j.channels : 0;
+  j.act = (int32_t)((const batch_norm_elemt_attr *)c->attr)->activation;
+  if (!j.rows) return DLV3_OK;
+  return packable(j) ? forward_again<T, P, most_of<T>()>(c, j) : forward_again<T, P, 1>(c, j);
+}
+
+static status cuda_batch_norm_elemt(op_call *c) {
+  switch (c->in[X]->dtype) {
+  case DLV3_F64: return batch_norm_elemt_of<double, double>(c);
+  case DLV3_F32: return batch_norm_elemt_of<float, float>(c);
+  case DLV3_BF16: return batch_norm_elemt_of<bf16, float>(c);
+  default: return batch_norm_elemt_of<f16, float>(c);
+  }
+}
+OWN(batch_norm_elemt);
+
 template <class T, class P, int V> static status backward(op_call *c, norm_job<T, P> j) {
   const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS), down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
-  TRY(scratch_of(c, &j, l, &scratch));
+  TRY(scratch_of(c, &j, l.grid.y, &scratch));
   LAUNCH((norm_backward_sums<T, P, V>), l.grid, l.block, stream, j);
   LAUNCH((norm_backward_coefficients<T, P>), combine_grid(j.channels), combine_block(), stream, j);
   if (j.rows) LAUNCH((norm_backward_apply<T, P, V>), down.grid, down.block, stream, j);
@@ -353,7 +401,8 @@ template <class T, class P> static status batch_norm_backward_of(op_call *c) {
   j.out = data_as<T>(c->out[0]), j.grad_residual = data_as<T>(c->out[1]);
   j.channels = c->in[BX]->size[1], j.rows = j.channels ? numel(c->in[BX]) / j.channels : 0;
   j.act = (int32_t)a->activation, j.training = a->training != 0;
-  if (j.act != ACT_NONE) j.told = data_as<T>(c->in[j.act == ACT_HARDSWISH ? BRESIDUAL : BY]);
+  j.from_y = c->in[BY] && j.act != ACT_HARDSWISH;
+  if (j.act != ACT_NONE) j.told = data_as<T>(c->in[j.from_y ? BY : BRESIDUAL]);
   if (!j.channels) return DLV3_OK;
   return packable(j) ? backward<T, P, most_of<T>()>(c, j) : backward<T, P, 1>(c, j);
 }

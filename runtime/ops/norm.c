@@ -37,6 +37,11 @@ static status check_training(const op_call *c) {
                    x->ndim == 4 ? " at this height and width" : "", (long long)values);
 }
 
+static status check_activation(const op_call *c, int64_t act) {
+  if (act >= ACT_NONE && act <= ACT_HARDSIGMOID) return DLV3_OK;
+  return fail_call(c, DLV3_ERR_ARG, "no activation has the number %lld", (long long)act);
+}
+
 status batch_norm_infer(op_call *c) {
   const batch_norm_attr *a = c->attr;
   const tensor *x = c->in[X];
@@ -47,20 +52,39 @@ status batch_norm_infer(op_call *c) {
   if (a->training) TRY(check_training(c));
   else if (!c->in[MEAN]) return fail_call(c, DLV3_ERR_ARG, "without training, running_mean and running_var are needed");
   if (!(a->eps >= 0)) return fail_call(c, DLV3_ERR_ARG, "eps must not be negative");
-  if (a->activation < ACT_NONE || a->activation > ACT_HARDSIGMOID) return fail_call(c, DLV3_ERR_ARG, "no activation has the number %lld", (long long)a->activation);
+  TRY(check_activation(c, a->activation));
   spec_like(&c->spec[0], x);
   spec_set(&c->spec[1], parameter_dtype(x), 1, &x->size[1]);
   c->spec[2] = c->spec[1];
   return DLV3_OK;
 }
 
-/* The slope of an activation is told by y, but for hardswish's, which takes x and residual; without one neither is needed. */
+/* The slope of an activation is told by x, or by y where a residual came; hardswish's by x and residual. */
 void unused_saves(const op_call *c, uint32_t *in, uint32_t *out) {
   *in = *out = 0;
   if (c->op != OP_batch_norm) return;
   int64_t act = ((const batch_norm_attr *)c->attr)->activation;
   if (act != ACT_HARDSWISH) *in = 1u << RESIDUAL;
-  if (act == ACT_HARDSWISH || act == ACT_NONE) *out = 1;
+  if (act == ACT_HARDSWISH || act == ACT_NONE || !c->in[RESIDUAL]) *out = 1;
+}
+
+/* A pass over x, which backward reads anyway. */
+bool can_be_remade(const op_call *c) { return c->op == OP_batch_norm && !c->in[RESIDUAL]; }
+
+status remake(const node *n, tensor **y) {
+  const void *attr = n->attr;
+  batch_norm_elemt_attr again = {((const batch_norm_attr *)attr)->activation};
+  return op_run(OP_batch_norm_elemt, IN(n->in[X].t, n->in[WEIGHT].t, n->in[BIAS].t, n->out[1].t, n->out[2].t), &again, y);
+}
+
+status batch_norm_elemt_infer(op_call *c) {
+  const batch_norm_elemt_attr *a = c->attr;
+  const tensor *x = c->in[0];
+  TRY(check_x(c, 0));
+  for (int32_t i = 1; i < c->n_in; i++) TRY(check_channels(c, i, x));
+  TRY(check_activation(c, a->activation));
+  spec_like(&c->spec[0], x);
+  return DLV3_OK;
 }
 
 status batch_norm_backward_rule(backward_call *b) {
@@ -83,13 +107,11 @@ status batch_norm_backward_infer(op_call *c) {
   const tensor *x = c->in[BX];
   TRY(check_x(c, BX));
   TRY(check_like(c, GRAD_Y, x));
-  bool from_y = a->activation != ACT_NONE && a->activation != ACT_HARDSWISH;
   if (c->in[BY]) TRY(check_like(c, BY, x));
-  else if (from_y) return fail_call(c, DLV3_ERR_ARG, "y is needed for the slope of this activation");
   if (c->in[BRESIDUAL]) TRY(check_like(c, BRESIDUAL, x));
   for (int32_t i = BWEIGHT; i < c->n_in; i++)
     if (i != BRESIDUAL) TRY(check_channels(c, i, x));
-  if (a->activation < ACT_NONE || a->activation > ACT_HARDSIGMOID) return fail_call(c, DLV3_ERR_ARG, "no activation has the number %lld", (long long)a->activation);
+  TRY(check_activation(c, a->activation));
   spec_like(&c->spec[0], x);
   spec_like(&c->spec[1], x);
   c->spec[1].none = !a->need_residual;

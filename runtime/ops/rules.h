@@ -17,6 +17,9 @@ status unary_rule(backward_call *b, int32_t op, tensor *other);
 
 /* Inputs and outputs, a bit each, that the signature keeps for the backward pass but this call's attributes make needless. */
 void unused_saves(const op_call *c, uint32_t *in, uint32_t *out);
+/* Whether a call's first output is cheap to make again from what its node saves: then no other node keeps it. */
+bool can_be_remade(const op_call *c);
+status remake(const node *n, tensor **y);
 
 static inline void sizes_attr(attr_dims *a, const spec *s) {
   a->n = s->ndim;

@@ -42,8 +42,7 @@ add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(3), parameter(3)}, attrs =
 add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(4)}, attrs = {training = true}, error = 'weight must be %[3%]'}
 
 local function backward(shape, activation, residual, training, extra)
-  local c, y = shape[2], shape
-  if not training and (activation == 'none' or activation == 'hardswish') then y = false end -- these need no y
+  local c, y = shape[2], training and shape -- or x tells all there is to know
   local s = {op = 'batch_norm_backward',
     inputs = {shape, shape, y, parameter(c), parameter(c), residual and shape, parameter(c, -1, 1), parameter(c), parameter(c), parameter(c)},
     attrs = {training = training, activation = activation, need_residual = residual}, rtol = 1e-4, atol = 1e-4}
@@ -55,6 +54,7 @@ for _, activation in ipairs{'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'}
   backward({2,5,7,6}, activation, false, false)
 end
 backward({1,1,1,5}, 'relu', false, true)
+backward({3,4,6,5}, 'relu', true, false)
 backward({5,3}, 'none', false, true)
 backward({2,600,5,3}, 'relu', true, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
 for _, activation in ipairs{'none', 'relu6', 'hardswish', 'hardsigmoid'} do
@@ -64,7 +64,14 @@ backward({70,12673}, 'relu', false, true, {dtypes = {'f32'}, atol = 1e-3})
 backward({2,24,41,37}, 'none', false, true, {dtypes = {'f32', 'bf16'}, atol = 1e-3})
 add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, {2,3,4,5}, false, false, false, parameter(3), parameter(3), false, false},
     error = 'y must be %[2, 3, 4, 4%]'}
-add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, false, false, false, false, parameter(3), parameter(3), false, false}, attrs = {activation = 'relu'},
-    error = 'y is needed for the slope of this activation'}
+
+for i, activation in ipairs{'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
+  for _, shape in ipairs{{2,5,7,6}, {3,132,2,1}, {4,3}} do
+    local c = shape[2]
+    add{op = 'batch_norm_elemt', inputs = {shape, i > 1 and parameter(c), i > 2 and parameter(c, -1, 1), parameter(c, -1, 1), parameter(c)},
+        attrs = {activation = activation}, rtol = 1e-4, atol = 1e-4}
+  end
+end
+add{op = 'batch_norm_elemt', inputs = {{2,3,4,4}, false, false, parameter(3), parameter(4)}, error = 'rstd must be %[3%]'}
 
 return samples
