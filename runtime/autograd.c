@@ -6,7 +6,7 @@
  * run a node gives up what it saved.
  *
  * The output of a batch norm, which the next convolution needs for its gradient, is not kept: the convolution has its
- * producer make it again from the input that this keeps anyway, so that of the two maps one is held.
+ * producer make it again from the inputs that this keeps anyway.
  *
  * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns DLV3_PENDING and is
  * resumed when the caller has run the function. */
@@ -109,8 +109,7 @@ static void attach(node *n, tensor *const *out) {
   }
 }
 
-/* t is what its node made, with the content of then. */
-static bool is_remade(const tensor *t) {
+bool is_remade(const tensor *t) {
   return t->node && t->node->can_be_remade && !t->node->done && t->node_out == 0 && t->node->out[0].version == storage_version(t->st);
 }
 

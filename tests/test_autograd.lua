@@ -61,12 +61,15 @@ return function(t)
   end)
 
   t.case('a batch norm is made again for those that need its output, to the bit', function()
-    local function gradients(dtype, activation, training, seen)
+    local function gradients(dtype, activation, training, seen) -- through four norms, three of them with a residual
       dlv3.manual_seed(1)
       local x = dlv3.randn{2, 6, 7, 5}:to(dtype):detach():requires_grad_()
       local leaves = {x}
-      for i, size in ipairs{{6}, {6}, {4, 6, 3, 3}, {4, 6, 3, 3}} do leaves[i + 1] = dlv3.randn(size, {requires_grad = true}) end
+      for i, size in ipairs{{6}, {6}, {4, 6, 3, 3}, {4, 6, 3, 3}, {6, 6, 1, 1}, {6, 6, 1, 1}, {6, 6, 1, 1}} do leaves[i + 1] = dlv3.randn(size, {requires_grad = true}) end
       local y = seen(x:batch_norm(leaves[2], leaves[3], dlv3.zeros{6}, dlv3.ones{6}, nil, {training = training, activation = activation}))
+      for i, w in ipairs{leaves[6], leaves[7], leaves[8]} do
+        y = seen(y:conv2d(w):batch_norm(leaves[2], nil, nil, nil, i == 1 and x or y, {training = true, activation = activation}))
+      end
       local z = (y * y):conv2d(leaves[4], {padding = 1}) + y:conv2d(leaves[5], {padding = 1})
       z:square():sum():backward()
       local list = {}

@@ -113,14 +113,16 @@ return function(t)
     t.close(w.grad, once * 2, 1e-5, 1e-5) -- products added to a sum round otherwise than a sum added to it
   end)
 
-  -- More tiles than one pass of winograd.c takes, of 4 x 4 and of 5 x 5 outputs, in the three directions, beside the direct sum in f64.
-  for _, case in ipairs {{height = 126, width = 131, dilation = 2, most = 4e-6}, {height = 60, width = 60, dilation = 12, most = 8e-6}} do
-    t.case(('winograd in several passes, dilation %d: error below %g of the norm'):format(case.dilation, case.most), function()
+  -- More tiles than one pass of winograd.c takes, of 4 x 4 and of 5 x 5 outputs, or more channels, in the three directions, beside the
+  -- direct sum in f64.
+  for _, case in ipairs {{height = 126, width = 131, c = 40, k = 36, dilation = 2, most = 4e-6}, {height = 60, width = 60, c = 40, k = 36, dilation = 12, most = 8e-6},
+                         {height = 24, width = 21, c = 520, k = 550, dilation = 1, most = 4e-6}} do
+    t.case(('winograd in several passes, %d channels, dilation %d: error below %g of the norm'):format(case.c, case.dilation, case.most), function()
       local function all(impl, dtype)
         F.check(F.C.dlv3_set_impl(impl))
         dlv3.manual_seed(5)
         local h, w = case.height, case.width
-        local x, taps, g = dlv3.randn{2, 40, h, w}:to(dtype), dlv3.randn{36, 40, 3, 3}:to(dtype), dlv3.randn{2, 36, h, w}:to(dtype)
+        local x, taps, g = dlv3.randn{2, case.c, h, w}:to(dtype), dlv3.randn{case.k, case.c, 3, 3}:to(dtype), dlv3.randn{2, case.k, h, w}:to(dtype)
         local grad_w, attrs = dlv3.zeros_like(taps), {padding = case.dilation, dilation = case.dilation}
         local function ran(op, y)
           t.eq(F.string(F.C.dlv3_op_chosen(dlv3.ops[op].id)), impl, op)

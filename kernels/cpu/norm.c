@@ -64,7 +64,7 @@ static status ref_batch_norm(op_call *c) {
 
 static status ref_batch_norm_elemt(op_call *c) {
   const batch_norm_elemt_attr *a = c->attr;
-  for (int64_t k = 0; k < c->in[X]->size[1]; k++) ref_normalize(c, k, c->in[GIVEN_MEAN], c->in[GIVEN_RSTD], NULL, a->activation);
+  for (int64_t k = 0; k < c->in[X]->size[1]; k++) ref_normalize(c, k, c->in[GIVEN_MEAN], c->in[GIVEN_RSTD], c->in[RESIDUAL], a->activation);
   return DLV3_OK;
 }
 
@@ -201,7 +201,7 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
     const T *g = (const T *)j->grad_y + o, *y = j->y ? (const T *)j->y + o : NULL, *x = (const T *)j->x + o;                           \
     const T *residual = j->residual ? (const T *)j->residual + o : NULL;                                                 \
     const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                         \
-    if (j->act != ACT_NONE && j->act != ACT_HARDSWISH && y) for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]);                                     \
+    if (y && j->act != ACT_HARDSWISH) for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]);                                \
     else if (j->act != ACT_NONE) {                                                                                       \
       for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(x[i]) - mean[i]) * scale[i] + bias[i];                               \
       if (residual) for (int64_t i = 0; i < n; i++) dz[i] += LOAD(residual[i]);                                          \
@@ -321,7 +321,7 @@ static status vec_batch_norm_elemt(op_call *c) {
   const tensor *x = c->in[X];
   if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
   if (!numel(x)) return DECLINED("nothing to do");
-  norm_job j = {.c = c, .act = a->activation, .x = data_of(x), .out = data_of(c->out[0])};
+  norm_job j = {.c = c, .act = a->activation, .x = data_of(x), .residual = c->in[RESIDUAL] ? data_of(c->in[RESIDUAL]) : NULL, .out = data_of(c->out[0])};
   storage *scratch;
   cut(&j, x);
   TRY(scratch_of(&j, &scratch));

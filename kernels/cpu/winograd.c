@@ -16,7 +16,7 @@
  * output channels by tiles by input channels. Sums and transforms are f32. */
 #include "direct.h"
 
-enum { DEPTH = 128, MOST_INNER = 512 /* input channels transformed at once */, MOST_T = 7, BYTES = 8 << 20 /* of scratch, about */ };
+enum { DEPTH = 128, MOST_INNER = 512, MOST_OUTER = 512 /* channels transformed at once */, MOST_T = 7, BYTES = 8 << 20 /* of scratch, about */ };
 
 /* What a type and a size of tiles have of their own; those of maps work on the tiles [begin, end). */
 typedef struct {
@@ -33,6 +33,7 @@ typedef struct {
   int64_t rows, columns;            /* of tiles on a grid                                                       */
   int64_t all_tiles, first_tile, tiles; /* of the call; those at work now                                       */
   int64_t first_inner, inner;       /* input channels at work now                                               */
+  int64_t first_block, blocks;      /* of columns, output channels, at work now                                 */
   float *data, *products;           /* [t t][inner / ldd][tiles][ldd], [t t][tiles][ldp]                        */
   int64_t ldd, ldp, group, groups;  /* distances of tiles; blocks of columns of a task, and how many such       */
   float *gradients, *grad_w;        /* backward-weights: A grad_y A^T, [t t][columns / MR][tiles][MR]           */
@@ -238,16 +239,14 @@ static void tap_panels(const winograd *g, float (*to)[DEPTH * NR(float)], int64_
 /* Item: a row of positions and a group of blocks of columns. */
 static void multiply(void *ctx, int64_t begin, int64_t end) {
   const winograd *g = ctx;
-  const shift_conv *s = g->s;
   float(*panels)[DEPTH * NR(float)] = kernel_scratch(g->t * (int64_t)sizeof *panels);
   if (!panels) __atomic_store_n(&((winograd *)ctx)->out_of_memory, true, __ATOMIC_RELAXED);
   for (int64_t item = begin; panels && item < end; item++) {
-    const int64_t row = item / g->groups, first = item % g->groups * g->group, blocks = blocks_of(s->columns, NR(float));
-    const int64_t last = first + g->group < blocks ? first + g->group : blocks;
+    const int64_t row = item / g->groups, first = item % g->groups * g->group, last = first + g->group < g->blocks ? first + g->group : g->blocks;
     for (int64_t l = 0; l < g->inner; l += DEPTH)
       for (int64_t b = first; b < last; b++) {
         const int64_t depth = g->inner - l < DEPTH ? g->inner - l : DEPTH;
-        tap_panels(g, panels, row, b, g->first_inner + l, depth);
+        tap_panels(g, panels, row, g->first_block + b, g->first_inner + l, depth);
         for (int64_t j = 0; j < g->t; j++) {
           const float *data = g->data + (row * g->t + j) * g->tiles * g->ldd + l;
           float *to = g->products + (row * g->t + j) * g->tiles * g->ldp + b * (int64_t)NR(float);
@@ -299,14 +298,20 @@ static int64_t tiles_of_pass(const winograd *g, int64_t floats) {
   return blocks_of(g->all_tiles, blocks_of(g->all_tiles, most > LEAST ? most : LEAST));
 }
 
+/* The columns at work: from a block on, as many as are transformed at once. */
+static void take_columns(winograd *g, int64_t first_block) {
+  const int64_t left = blocks_of(g->s->columns, NR(float)) - first_block, most = MOST_OUTER / (int64_t)NR(float);
+  g->first_block = first_block;
+  g->blocks = left < most ? left : most;
+  g->group = g->blocks > 4 ? 4 : g->blocks > 1 ? blocks_of(g->blocks, 2) : 1;
+  g->groups = blocks_of(g->blocks, g->group);
+}
+
 static void cut(winograd *g) {
-  const shift_conv *s = g->s;
-  const int64_t blocks = blocks_of(s->columns, NR(float));
+  take_columns(g, 0);
   g->ldd = blocks_of(g->inner, LANES) * LANES + LANES;
-  g->ldp = blocks * (int64_t)NR(float) + LANES;
+  g->ldp = g->blocks * (int64_t)NR(float) + LANES;
   g->tiles = blocks_of(tiles_of_pass(g, g->ldd + g->ldp), MR) * MR;
-  g->group = blocks > 4 ? 4 : blocks > 1 ? blocks_of(blocks, 2) : 1;
-  g->groups = blocks_of(blocks, g->group);
 }
 
 static const char *unfit(const conv *g, int32_t dtype) {
@@ -409,8 +414,35 @@ static const char *lay_tiles(winograd *g, const shift_conv *s) {
   return "not half the multiplications of the direct sum";
 }
 
-/* Pass after pass: inputs are transformed, multiplied by taps and transformed to outputs; or, with grad_w, by grad_y's
- * transforms and added to it. */
+/* Transforms the inputs of the tiles at work, from channel `first` on. */
+static void take_inputs(winograd *g, int64_t first) {
+  g->first_inner = first;
+  g->inner = g->s->inner - first < MOST_INNER ? g->s->inner - first : MOST_INNER;
+  parallel_for(g->tiles, 4, g->transform->input, g);
+}
+
+/* The tiles at work: inputs are transformed, multiplied by taps and transformed to outputs; */
+static void outputs_pass(winograd *g) {
+  const int64_t inner = g->s->inner;
+  for (int64_t block = 0; block < blocks_of(g->s->columns, NR(float)); block += g->blocks) {
+    take_columns(g, block);
+    for (int64_t first = 0; first < inner; first += MOST_INNER) {
+      if (block == 0 || inner > MOST_INNER) take_inputs(g, first);
+      parallel_for(g->t * g->groups, 1, multiply, g);
+    }
+    parallel_for(g->tiles, 4, g->transform->output, g);
+  }
+}
+
+/* or multiplied by grad_y's transforms and added to grad_w. */
+static void weights_pass(winograd *g) {
+  parallel_for(g->tiles, 4, g->transform->gradient, g);
+  for (int64_t first = 0; first < g->s->inner; first += MOST_INNER) {
+    take_inputs(g, first);
+    parallel_for(blocks_of(g->s->columns, g->kb) * g->c_blocks, 1, multiply_weights, g);
+  }
+}
+
 static status run(winograd *g, int32_t dtype) {
   const shift_conv *s = g->s;
   const bool weights = g->grad_w;
@@ -427,14 +459,8 @@ static status run(winograd *g, int32_t dtype) {
   g->products = g->gradients = g->data + data;
   for (g->first_tile = 0; g->first_tile < g->all_tiles; g->first_tile += most) {
     g->tiles = g->all_tiles - g->first_tile < most ? g->all_tiles - g->first_tile : most;
-    if (weights) parallel_for(g->tiles, 4, g->transform->gradient, g);
-    for (g->first_inner = 0; g->first_inner < s->inner; g->first_inner += MOST_INNER) {
-      g->inner = s->inner - g->first_inner < MOST_INNER ? s->inner - g->first_inner : MOST_INNER;
-      parallel_for(g->tiles, 4, g->transform->input, g);
-      if (weights) parallel_for(blocks_of(s->columns, g->kb) * g->c_blocks, 1, multiply_weights, g);
-      else parallel_for(g->t * g->groups, 1, multiply, g);
-    }
-    if (!weights) parallel_for(g->tiles, 4, g->transform->output, g);
+    if (weights) weights_pass(g);
+    else outputs_pass(g);
   }
   storage_drop(scratch);
   return g->out_of_memory ? fail(DLV3_ERR_OOM, "winograd: out of memory for scratch") : DLV3_OK;

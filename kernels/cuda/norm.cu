@@ -361,7 +361,7 @@ template <class T, class P, int V> static status forward_again(op_call *c, norm_
 template <class T, class P> static status batch_norm_elemt_of(op_call *c) {
   norm_job<T, P> j;
   memset(&j, 0, sizeof j);
-  j.x = data_as<T>(c->in[X]), j.out = data_as<T>(c->out[0]);
+  j.x = data_as<T>(c->in[X]), j.residual = data_as<T>(c->in[RESIDUAL]), j.out = data_as<T>(c->out[0]);
   j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]), j.save_mean = data_as<P>(c->in[GIVEN_MEAN]), j.save_rstd = data_as<P>(c->in[GIVEN_RSTD]);
   j.channels = c->in[X]->size[1], j.rows = j.channels ? numel(c->in[X]) / j.channels : 0;
   j.act = (int32_t)((const batch_norm_elemt_attr *)c->attr)->activation;

@@ -20,6 +20,8 @@ void unused_saves(const op_call *c, uint32_t *in, uint32_t *out);
 /* Whether a call's first output is cheap to make again from what its node saves: then no other node keeps it. */
 bool can_be_remade(const op_call *c);
 status remake(const node *n, tensor **y);
+/* Whether t is such an output, with the content of then. */
+bool is_remade(const tensor *t);
 
 static inline void sizes_attr(attr_dims *a, const spec *s) {
   a->n = s->ndim;

@@ -68,10 +68,10 @@ add{op = 'batch_norm_backward', inputs = {{2,3,4,4}, {2,3,4,4}, {2,3,4,5}, false
 for i, activation in ipairs{'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
   for _, shape in ipairs{{2,5,7,6}, {3,132,2,1}, {4,3}} do
     local c = shape[2]
-    add{op = 'batch_norm_elemt', inputs = {shape, i > 1 and parameter(c), i > 2 and parameter(c, -1, 1), parameter(c, -1, 1), parameter(c)},
+    add{op = 'batch_norm_elemt', inputs = {shape, i > 1 and parameter(c), i > 2 and parameter(c, -1, 1), parameter(c, -1, 1), parameter(c), i % 2 == 0 and shape},
         attrs = {activation = activation}, rtol = 1e-4, atol = 1e-4}
   end
 end
-add{op = 'batch_norm_elemt', inputs = {{2,3,4,4}, false, false, parameter(3), parameter(4)}, error = 'rstd must be %[3%]'}
+add{op = 'batch_norm_elemt', inputs = {{2,3,4,4}, false, false, parameter(3), parameter(4), false}, error = 'rstd must be %[3%]'}
 
 return samples
