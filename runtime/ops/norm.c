@@ -59,8 +59,10 @@ status batch_norm_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* In a chain of residual blocks every other output is kept, and the one behind it made from it. */
-bool can_be_remade(const op_call *c) { return c->op == OP_batch_norm && !(c->in[RESIDUAL] && is_remade(c->in[RESIDUAL])); }
+/* From inputs that are kept: in a chain of residual blocks every other output is, and the one behind it made from it. */
+bool can_be_remade(const op_call *c) {
+  return c->op == OP_batch_norm && !is_remade(c->in[X]) && !(c->in[RESIDUAL] && is_remade(c->in[RESIDUAL]));
+}
 
 /* The slope of an activation is told by x and residual, or by y; hardswish's not by y. */
 void unused_saves(const op_call *c, uint32_t *in, uint32_t *out) {
