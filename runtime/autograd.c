@@ -5,8 +5,8 @@
  * numbered as they are made; walking in falling numbers visits every consumer before its producer. After its rule has
  * run a node gives up what it saved.
  *
- * The output of a batch norm, which the next convolution needs for its gradient, is not kept: the convolution has its
- * producer make it again from the inputs that this keeps anyway.
+ * What ops/saves.c says can be made again is not kept by those that need it: they ask the node that made it, when
+ * backward gets there.
  *
  * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns DLV3_PENDING and is
  * resumed when the caller has run the function. */
@@ -78,7 +78,7 @@ void node_drop(node *n) {
 static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out) {
   node *n = calloc(1, sizeof *n);
   if (!n) return NULL;
-  n->refs = 1, n->op = op, n->n_in = n_in, n->n_out = n_out, n->seq = ++next_seq;
+  n->refs = 1, n->op = op, n->n_in = n_in, n->n_out = n_out, n->seq = ++next_seq, n->recorded = recording();
   n->edges = calloc((size_t)n_in + 1, sizeof *n->edges);
   n->in_spec = calloc((size_t)n_in + 1, sizeof *n->in_spec);
   n->in = calloc((size_t)n_in + 1, sizeof *n->in);
@@ -127,12 +127,12 @@ status node_record(op_call *c, tensor *const *original_in) {
   memcpy(n->attr, c->attr, (size_t)info->attr_slots * sizeof *n->attr);
   status st = DLV3_OK;
   uint32_t unused_in, unused_out;
-  unused_saves(c, &unused_in, &unused_out);
+  n->can_be_remade = can_be_remade(c);
+  unused_saves(c, n, &unused_in, &unused_out);
   for (int32_t i = 0; i < c->n_in && st == DLV3_OK; i++)
     if ((info->in_saved & ~unused_in) >> i & 1) st = keep(&n->in[i], c->in[i]);
   for (int32_t i = 0; i < c->n_out && st == DLV3_OK; i++)
     if ((info->out_saved & ~unused_out) >> i & 1) st = keep(&n->out[i], c->out[i]);
-  n->can_be_remade = can_be_remade(c);
   if (n->can_be_remade) n->out[0].version = storage_version(c->out[0]->st);
   if (st == DLV3_OK) attach(n, c->out);
   node_drop(n); /* the outputs hold it now */
@@ -277,9 +277,13 @@ static status collect(dlv3_backward_run *run, node *root) {
   root->mark = mark, root->refs++;
   for (int64_t i = 0; i < run->n; i++) {
     node *n = run->nodes[i];
+    const char *name = n->op == OP_COUNT ? "a Function" : op_table[n->op].name;
     if (n->done)
       return fail(DLV3_ERR_AUTOGRAD, "backward: the graph was already used; what %s saved is freed after one backward. Compute the loss again "
-                  "(double backward is not offered)", n->op == OP_COUNT ? "a Function" : op_table[n->op].name);
+                  "(double backward is not offered)", name);
+    if (recording() && !n->recorded) /* the program would go back through the first call's for ever */
+      return fail(DLV3_ERR_AUTOGRAD, "backward: dlv3.compile records the function, but the result of %s, which the loss was computed from, was made before: "
+                  "make it inside of the function too, or detach() it", name);
     for (int32_t k = 0; k < n->n_in; k++) {
       node *p = n->edges[k].node;
       if (!p || p->mark == mark) continue;
@@ -377,9 +381,11 @@ static status saved_input(const node *n, int32_t i, tensor **out) {
   node *maker = n->in[i].remade ? n->edges[i].node : NULL;
   *out = n->in[i].t;
   if (!maker) return DLV3_OK;
+  if (maker->done) return fail(DLV3_ERR_AUTOGRAD, "backward: a backward pass inside of this one has freed what %s needs", op_table[n->op].name);
   if (!maker->remade) {
     TRY(check_all_saved(maker));
-    TRY(remake(maker, &maker->remade));
+    status st = remake(maker, &maker->remade);
+    if (st != DLV3_OK) return fail_more(st, "\n  made again for the backward pass of %s", op_table[n->op].name);
   }
   *out = maker->remade;
   return DLV3_OK;

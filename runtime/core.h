@@ -243,6 +243,7 @@ typedef struct node {
   int32_t device;
   saved *in;                        /* [n_in]                                                 */
   saved out[DLV3_MAX_OUTPUTS];
+  bool recorded;                    /* made while a program was recorded                      */
   bool can_be_remade;               /* output 0, from what this node saved                    */
   tensor *remade;                   /* while backward runs: for all that need it              */
   dlv3_attr attr[DLV3_MAX_SLOTS];

@@ -70,7 +70,7 @@ end
 
 local function names_of(classes, args)
   if opt.class_names then
-    local names = metrics.read_names(opt.class_names)
+    local names = voc.read_names(opt.class_names)
     if #names ~= classes then F.raise(('%s has %d names, the model %d classes (with the background)'):format(opt.class_names, #names, classes)) end
     return names
   end

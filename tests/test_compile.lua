@@ -95,6 +95,23 @@ return function(t)
     end)
   end
 
+  t.case('backward does not go on through what an argument was computed from', function()
+    local w, scale = dlv3.randn({2, 3, 1, 1}, {requires_grad = true}), dlv3.ones({3}, {requires_grad = true})
+    w.grad = dlv3.zeros_like(w)
+    local f = dlv3.compile(function(y) y:conv2d(w):sum():backward() end)
+    local function map() return dlv3.randn{2, 3, 4, 4}:batch_norm(scale, nil, nil, nil, nil, {training = true, activation = 'relu'}) end
+    t.error(function() f(map()) end, 'the result of batch_norm, which the loss was computed from, was made before: make it inside of the function too, or detach%(%) it')
+    for _ = 1, 2 do
+      local y = map():detach()
+      w.grad:zero_()
+      f(y)
+      local v = w:detach():clone():requires_grad_()
+      y:conv2d(v):sum():backward()
+      t.eq(w.grad, v.grad)
+    end
+    t.error(function() f(map()) end, 'was made before') -- after a program for one without a tape too
+  end)
+
   t.case('random numbers advance as eager ones do, with eager ones between', function()
     local function noise(x) return x:dropout{p = 0.5} + dlv3.rand_like(x) end
     local fast = dlv3.compile(noise)

@@ -10,7 +10,7 @@
 #include "ref.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                                       /* forward  */
-enum { GIVEN_MEAN = 3, GIVEN_RSTD };                                                                                 /* elemt    */
+enum { RSTD = VAR };                                                                                                 /* elemt    */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };                    /* backward */
 
 /* d act(z) / d z, from the result y where that says enough. */
@@ -35,10 +35,10 @@ static void update_running(const op_call *c, int64_t k, double mean, double var,
 }
 
 /* Channel k of y = act((x - mean) rstd weight + bias + residual). */
-static void ref_normalize(op_call *c, int64_t k, const tensor *mean, const tensor *rstd, const tensor *residual, int64_t act) {
+static void ref_normalize(op_call *c, int64_t k, double mean, double rstd, int64_t act) {
   const tensor *x = c->in[X];
-  const double m = at(mean, k), r = at(rstd, k), w = at_or(c->in[WEIGHT], k, 1), b = at_or(c->in[BIAS], k, 0);
-  for (int64_t i = k; i < numel(x); i += x->size[1]) set(c->out[0], i, activate(act, (at(x, i) - m) * r * w + b + at_or(residual, i, 0)));
+  const double w = at_or(c->in[WEIGHT], k, 1), b = at_or(c->in[BIAS], k, 0);
+  for (int64_t i = k; i < numel(x); i += x->size[1]) set(c->out[0], i, activate(act, (at(x, i) - mean) * rstd * w + b + at_or(c->in[RESIDUAL], i, 0)));
 }
 
 /* rstd = 1 / sqrt(var + eps), of the batch or the running ones. */
@@ -55,16 +55,17 @@ static status ref_batch_norm(op_call *c) {
       var /= (double)rows;
       update_running(c, k, mean, var, (double)rows);
     } else mean = at(c->in[MEAN], k), var = at(c->in[VAR], k);
+    const double rstd = 1 / sqrt(var + a->eps);
     set(c->out[1], k, mean);
-    set(c->out[2], k, 1 / sqrt(var + a->eps));
-    ref_normalize(c, k, c->out[1], c->out[2], c->in[RESIDUAL], a->activation);
+    set(c->out[2], k, rstd);
+    ref_normalize(c, k, mean, rstd, a->activation);
   }
   return DLV3_OK;
 }
 
 static status ref_batch_norm_elemt(op_call *c) {
   const batch_norm_elemt_attr *a = c->attr;
-  for (int64_t k = 0; k < c->in[X]->size[1]; k++) ref_normalize(c, k, c->in[GIVEN_MEAN], c->in[GIVEN_RSTD], c->in[RESIDUAL], a->activation);
+  for (int64_t k = 0; k < c->in[X]->size[1]; k++) ref_normalize(c, k, at(c->in[MEAN], k), at(c->in[RSTD], k), a->activation);
   return DLV3_OK;
 }
 
@@ -196,7 +197,7 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
         for (int64_t i = 0; i < n; i++) y[o + i] = STORE(v[i]);                                                          \
       }                                                                                                                  \
   }                                                                                                                      \
-  /* dz = grad_y act'(z), n elements at position o, p in the period; y is made again where it was not kept */            \
+  /* dz = grad_y act'(z), n elements at position o, p in the period; without y, by what y was before it was rounded */   \
   INLINE void slope_piece_##suffix(const norm_job *j, float *dz, int64_t o, int64_t p, int64_t n) {                      \
     const T *g = (const T *)j->grad_y + o, *y = j->y ? (const T *)j->y + o : NULL, *x = (const T *)j->x + o;                           \
     const T *residual = j->residual ? (const T *)j->residual + o : NULL;                                                 \
@@ -297,36 +298,40 @@ static void batch_statistics(norm_job *j, const tensor *x, float *save_mean, flo
   }
 }
 
-static status vec_batch_norm(op_call *c) {
-  const batch_norm_attr *a = c->attr;
+/* Of both forward ops, whose tensors stand in the same places. */
+static status forward_job(norm_job *j, op_call *c, int64_t act, storage **scratch) {
   const tensor *x = c->in[X];
   if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
   if (!numel(x)) return DECLINED("nothing to do");
-  norm_job j = {.c = c, .act = a->activation, .x = data_of(x), .residual = c->in[RESIDUAL] ? data_of(c->in[RESIDUAL]) : NULL, .out = data_of(c->out[0])};
+  *j = (norm_job){.c = c, .act = act, .x = data_of(x), .residual = c->in[RESIDUAL] ? data_of(c->in[RESIDUAL]) : NULL, .out = data_of(c->out[0])};
+  cut(j, x);
+  return scratch_of(j, scratch);
+}
+
+static void normalize(norm_job *j, const float *mean, const float *rstd) {
+  set_channels(j, mean, rstd, j->c->in[WEIGHT], j->c->in[BIAS]);
+  parallel_for(j->n_blocks, 1, j->c->in[X]->dtype == DLV3_F32 ? normalize_f32 : normalize_bf16, j);
+}
+
+static status vec_batch_norm(op_call *c) {
+  const batch_norm_attr *a = c->attr;
+  norm_job j;
   storage *scratch;
-  cut(&j, x);
-  TRY(scratch_of(&j, &scratch));
+  TRY(forward_job(&j, c, a->activation, &scratch));
   float *mean = data_of(c->out[1]), *rstd = data_of(c->out[2]);
-  if (a->training) batch_statistics(&j, x, mean, rstd, a->eps);
+  if (a->training) batch_statistics(&j, c->in[X], mean, rstd, a->eps);
   else
     for (int64_t k = 0; k < j.channels; k++) mean[k] = (float)at(c->in[MEAN], k), rstd[k] = (float)(1 / sqrt(at(c->in[VAR], k) + a->eps));
-  set_channels(&j, mean, rstd, c->in[WEIGHT], c->in[BIAS]);
-  parallel_for(j.n_blocks, 1, x->dtype == DLV3_F32 ? normalize_f32 : normalize_bf16, &j);
+  normalize(&j, mean, rstd);
   storage_drop(scratch);
   return DLV3_OK;
 }
 
 static status vec_batch_norm_elemt(op_call *c) {
-  const batch_norm_elemt_attr *a = c->attr;
-  const tensor *x = c->in[X];
-  if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
-  if (!numel(x)) return DECLINED("nothing to do");
-  norm_job j = {.c = c, .act = a->activation, .x = data_of(x), .residual = c->in[RESIDUAL] ? data_of(c->in[RESIDUAL]) : NULL, .out = data_of(c->out[0])};
+  norm_job j;
   storage *scratch;
-  cut(&j, x);
-  TRY(scratch_of(&j, &scratch));
-  set_channels(&j, data_of(c->in[GIVEN_MEAN]), data_of(c->in[GIVEN_RSTD]), c->in[WEIGHT], c->in[BIAS]);
-  parallel_for(j.n_blocks, 1, x->dtype == DLV3_F32 ? normalize_f32 : normalize_bf16, &j);
+  TRY(forward_job(&j, c, ((const batch_norm_elemt_attr *)c->attr)->activation, &scratch));
+  normalize(&j, data_of(c->in[MEAN]), data_of(c->in[RSTD]));
   storage_drop(scratch);
   return DLV3_OK;
 }

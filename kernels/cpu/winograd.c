@@ -298,9 +298,9 @@ static int64_t tiles_of_pass(const winograd *g, int64_t floats) {
   return blocks_of(g->all_tiles, blocks_of(g->all_tiles, most > LEAST ? most : LEAST));
 }
 
-/* The columns at work: from a block on, as many as are transformed at once. */
+/* The columns at work: from a block on, as many as are transformed at once, about the same number each time. */
 static void take_columns(winograd *g, int64_t first_block) {
-  const int64_t left = blocks_of(g->s->columns, NR(float)) - first_block, most = MOST_OUTER / (int64_t)NR(float);
+  const int64_t all = blocks_of(g->s->columns, NR(float)), left = all - first_block, most = blocks_of(all, blocks_of(all, MOST_OUTER / (int64_t)NR(float)));
   g->first_block = first_block;
   g->blocks = left < most ? left : most;
   g->group = g->blocks > 4 ? 4 : g->blocks > 1 ? blocks_of(g->blocks, 2) : 1;
@@ -421,7 +421,7 @@ static void take_inputs(winograd *g, int64_t first) {
   parallel_for(g->tiles, 4, g->transform->input, g);
 }
 
-/* The tiles at work: inputs are transformed, multiplied by taps and transformed to outputs; */
+/* The outputs of the tiles at work: inputs are transformed, multiplied by taps and transformed to outputs. */
 static void outputs_pass(winograd *g) {
   const int64_t inner = g->s->inner;
   for (int64_t block = 0; block < blocks_of(g->s->columns, NR(float)); block += g->blocks) {
@@ -434,7 +434,7 @@ static void outputs_pass(winograd *g) {
   }
 }
 
-/* or multiplied by grad_y's transforms and added to grad_w. */
+/* What the tiles at work add to grad_w: inputs are transformed and multiplied by grad_y's transforms. */
 static void weights_pass(winograd *g) {
   parallel_for(g->tiles, 4, g->transform->gradient, g);
   for (int64_t first = 0; first < g->s->inner; first += MOST_INNER) {

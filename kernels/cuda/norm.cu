@@ -9,7 +9,7 @@
 #include "common.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                       /* forward  */
-enum { GIVEN_MEAN = 3, GIVEN_RSTD };                                                                 /* elemt    */
+enum { RSTD = VAR };                                                                                 /* elemt    */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };    /* backward */
 enum { ROWS = 8, COMBINED = 8 };                                                                     /* a run; channels of a block that combines */
 enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 };                                                      /* three, eight a multiprocessor of an H100 */
@@ -362,7 +362,7 @@ template <class T, class P> static status batch_norm_elemt_of(op_call *c) {
   norm_job<T, P> j;
   memset(&j, 0, sizeof j);
   j.x = data_as<T>(c->in[X]), j.residual = data_as<T>(c->in[RESIDUAL]), j.out = data_as<T>(c->out[0]);
-  j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]), j.save_mean = data_as<P>(c->in[GIVEN_MEAN]), j.save_rstd = data_as<P>(c->in[GIVEN_RSTD]);
+  j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]), j.save_mean = data_as<P>(c->in[MEAN]), j.save_rstd = data_as<P>(c->in[RSTD]);
   j.channels = c->in[X]->size[1], j.rows = j.channels ? numel(c->in[X]) / j.channels : 0;
   j.act = (int32_t)((const batch_norm_elemt_attr *)c->attr)->activation;
   if (!j.rows) return DLV3_OK;

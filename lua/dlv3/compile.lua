@@ -3,7 +3,7 @@
 -- Recording (runtime/record.c) runs the function with tensors that have no content and computes nothing; the program it
 -- leaves does the work, the first time too; on a GPU it is one launch from its second run on (runtime/graph.c). Tensors
 -- among the arguments, also in tables, are what a call brings; other tensors the function uses are those that were there
--- when it was recorded, and all other values are fixed with the program. Another dtype, size or stride, another number or
+-- when it was recorded, and all other values are fixed with the program. Another dtype, size or stride, a place on a tape, another number or
 -- string, train() or eval() on some model, a parameter frozen or set free, grad mode, allow_tf32, cudnn_benchmark: each
 -- records anew.
 
@@ -40,8 +40,8 @@ local function flatten(value, tensors, parts)
   if is_tensor(value) then
     local p = value.p
     tensors[#tensors + 1] = value
-    parts[#parts + 1] = ('t%d.%d.%s%s'):format(C.dlv3_tensor_dtype(p), C.dlv3_tensor_device(p), table.concat(value:size(), 'x'),
-                                               C.dlv3_tensor_is_dense(p) == 1 and '' or ':' .. table.concat(value:stride(), 'x'))
+    parts[#parts + 1] = ('t%d.%d.%d.%s%s'):format(C.dlv3_tensor_dtype(p), C.dlv3_tensor_device(p), C.dlv3_requires_grad(p), table.concat(value:size(), 'x'),
+                                                  C.dlv3_tensor_is_dense(p) == 1 and '' or ':' .. table.concat(value:stride(), 'x'))
     local first, last
     if #tensors > 1 then first, last = extent(value) end
     for i = 1, #tensors - 1 do -- arguments that share memory do so in the same way

@@ -59,32 +59,11 @@ status batch_norm_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* From inputs that are kept: in a chain of residual blocks every other output is, and the one behind it made from it. */
-bool can_be_remade(const op_call *c) {
-  return c->op == OP_batch_norm && !is_remade(c->in[X]) && !(c->in[RESIDUAL] && is_remade(c->in[RESIDUAL]));
-}
-
-/* The slope of an activation is told by x and residual, or by y; hardswish's not by y. */
-void unused_saves(const op_call *c, uint32_t *in, uint32_t *out) {
-  *in = *out = 0;
-  if (c->op != OP_batch_norm) return;
-  int64_t act = ((const batch_norm_attr *)c->attr)->activation;
-  const bool by_x = act == ACT_HARDSWISH || can_be_remade(c);
-  if (!by_x) *in = 1u << RESIDUAL;
-  if (by_x || act == ACT_NONE) *out = 1;
-}
-
-status remake(const node *n, tensor **y) {
-  const void *attr = n->attr;
-  batch_norm_elemt_attr again = {((const batch_norm_attr *)attr)->activation};
-  return op_run(OP_batch_norm_elemt, IN(n->in[X].t, n->in[WEIGHT].t, n->in[BIAS].t, n->out[1].t, n->out[2].t, n->in[RESIDUAL].t), &again, y);
-}
-
 status batch_norm_elemt_infer(op_call *c) {
   const batch_norm_elemt_attr *a = c->attr;
-  const tensor *x = c->in[0];
-  TRY(check_x(c, 0));
-  for (int32_t i = 1; i < RESIDUAL; i++) TRY(check_channels(c, i, x));
+  const tensor *x = c->in[X];
+  TRY(check_x(c, X));
+  for (int32_t i = WEIGHT; i < RESIDUAL; i++) TRY(check_channels(c, i, x));
   if (c->in[RESIDUAL]) TRY(check_like(c, RESIDUAL, x));
   TRY(check_activation(c, a->activation));
   spec_like(&c->spec[0], x);

@@ -30,12 +30,12 @@ local function names_in(folder)
   return names
 end
 
-local function lines_of(path)
+local function lines_of(path, what)
   local file, reason = io.open(path)
-  if not file then raise('data.voc: ' .. reason) end
+  if not file then raise(what .. ': ' .. reason) end
   local text = file:read '*a'
   file:close()
-  if not text then raise('data.voc: ' .. path .. ' can not be read') end
+  if not text then raise(what .. ': ' .. path .. ' can not be read') end
   local lines = {}
   text = text:gsub('^\239\187\191', '') -- the mark that some editors put before UTF-8
   for line in (text .. '\n'):gmatch '(.-)\n' do lines[#lines + 1] = line:match '^%s*(.-)%s*$' end
@@ -107,7 +107,7 @@ end
 -- The ids of a list and the lines they stand at; blank lines are passed over.
 local function read_list(path)
   local ids, at = {}, {}
-  for number, line in ipairs(lines_of(path)) do
+  for number, line in ipairs(lines_of(path, 'data.voc')) do
     if line ~= '' then ids[#ids + 1], at[#at + 1] = line, number end
   end
   if #ids == 0 then raise(("data.voc: the list '%s' is empty"):format(path)) end
@@ -132,14 +132,17 @@ local function find_missing(set, at)
   return missing
 end
 
+-- The names in a file, one a line, background first; empty lines do not count.
+function M.read_names(path)
+  local names = {}
+  for _, line in ipairs(lines_of(path, 'class names')) do if line ~= '' then names[#names + 1] = line end end
+  return names
+end
+
 -- What class_names.txt says, in the folder of a year or above it; nil without one.
 function M.names_of(root, year)
   for _, path in ipairs {root .. '/VOCdevkit/VOC' .. year .. '/class_names.txt', root .. '/class_names.txt'} do
-    if is_file(path) then
-      local names = {}
-      for _, line in ipairs(lines_of(path)) do if line ~= '' then names[#names + 1] = line end end
-      return names
-    end
+    if is_file(path) then return M.read_names(path) end
   end
 end
 

@@ -1,6 +1,5 @@
 -- metrics.lua - segmentation quality from a confusion matrix: the reference's figures, and ones that bear absent classes.
 
-local F = require 'dlv3.ffi'
 local tensor = require 'dlv3.tensor'
 local log = require 'dlv3.log'
 local text = require 'dlv3.text'
@@ -51,17 +50,6 @@ function M.table_text(r, names)
                        absent and (r.predicted[i] > 0 and 'absent (predicted)' or 'absent') or text.number('%.2f', r.truth[i] / all * 100)}
   end
   return text.columns(rows, 'rlrrr')
-end
-
--- The names in a file, one a line, background first.
-function M.read_names(path)
-  local file, reason = io.open(path)
-  if not file then F.raise('class names: ' .. reason) end
-  local names = {}
-  for line in file:lines() do names[#names + 1] = line:match '^%s*(.-)%s*$' end
-  file:close()
-  while names[#names] == '' do names[#names] = nil end
-  return names
 end
 
 -- Names of n classes: the data set's, VOC's where their number fits, or nil.
