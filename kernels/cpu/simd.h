@@ -27,8 +27,8 @@ INLINE float bf16_to_f32(bf16 v) {
 INLINE bf16 f32_to_bf16(float f) {
   uint32_t bits;
   memcpy(&bits, &f, 4);
-  uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return (bf16)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded >> 16);
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
+  return (bf16)((f != f ? quiet : rounded) >> 16); /* chosen before it is narrowed: half the instructions of a vector */
 }
 INLINE float f16_to_f32(f16 h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3ff, bits;
