@@ -353,7 +353,7 @@ static status deliver(node *n, tensor **grad_x) {
     edge *e = &n->edges[i];
     if (!g) continue;
     grad_x[i] = NULL;
-    if (st != DLV3_OK || (!e->leaf && !e->node)) {
+    if (st != DLV3_OK || !needs_grad(n, i)) {
       tensor_drop(g);
       continue;
     }
@@ -400,7 +400,7 @@ static status run_rule(node *n) {
   TRY(check_all_saved(n));
   for (int32_t i = 0; i < n->n_in; i++) {
     TRY(saved_input(n, i, &in[i]));
-    needs[i] = n->edges[i].leaf || n->edges[i].node;
+    needs[i] = needs_grad(n, i);
   }
   for (int32_t i = 0; i < n->n_out; i++) b.out[i] = n->out[i].t, b.grad_y[i] = n->grad_out[i];
   status st = info->backward(&b);

@@ -264,6 +264,9 @@ typedef struct backward_call {
   bool *needs;
 } backward_call;
 
+/* Whether the gradient of input i is wanted. */
+static inline bool needs_grad(const node *n, int32_t i) { return n->edges[i].leaf || n->edges[i].node; }
+
 status node_record(op_call *c, tensor *const *original_in);
 void node_drop(node *n);
 /* The tensor that the gradient of input i is to be added to in place: the leaf's .grad or a zero tensor of this run.

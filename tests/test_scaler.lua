@@ -111,8 +111,7 @@ return function(t)
       local loss, grad, model = gradients('f16', 256)
       t.close(loss, want, 1e-2)
       local function norm(v) return v:square():sum():sqrt():item() end
-      local ratio = norm(grad) / norm(exact) -- 0.6 to 1.8 over seeds, in other directions: batches of two values magnify what f16 rounds
-      t.ok(ratio > 1 / 3 and ratio < 3, ('%g times as large'):format(ratio))
+      t.close(norm(grad), norm(exact), 0.3) -- the directions are not close: batches of two values magnify what f16 rounds
       for path, p in model:named_parameters() do
         local most = p.grad:abs():max():item()
         t.ok(p.grad.dtype == 'f32' and most > 0 and most < math.huge, path)

@@ -18,6 +18,7 @@ enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 };                                 
 enum { CENTER, SCALE, SHIFT, TILT, LEVEL, COEFFICIENTS };
 
 /* P: the type of parameters, f32 or f64 with f64 activations; also what is computed in. */
+template <class T> using parameter = decltype(wide(T()));
 template <class T, class P> struct norm_job {
   const T *x, *grad_y, *residual;
   const T *told;                    /* what tells the slope of the activation: y or, beside x, the residual; or NULL */
@@ -324,26 +325,32 @@ template <class T, class P, int V> static status forward(op_call *c, norm_job<T,
   return LAUNCHED(c);
 }
 
-template <class T, class P> static status batch_norm_of(op_call *c) {
-  const batch_norm_attr *a = (const batch_norm_attr *)c->attr;
+/* What both forward ops have in the same places. */
+template <class T, class P> static norm_job<T, P> forward_job(const op_call *c, int64_t act) {
   norm_job<T, P> j;
   memset(&j, 0, sizeof j);
   j.x = data_as<T>(c->in[X]), j.residual = data_as<T>(c->in[RESIDUAL]), j.out = data_as<T>(c->out[0]);
-  j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]), j.running_mean = data_as<P>(c->in[MEAN]), j.running_var = data_as<P>(c->in[VAR]);
-  j.save_mean = data_as<P>(c->out[1]), j.save_rstd = data_as<P>(c->out[2]);
+  j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]);
   j.channels = c->in[X]->size[1], j.rows = j.channels ? numel(c->in[X]) / j.channels : 0;
-  j.act = (int32_t)a->activation, j.momentum = a->momentum, j.eps = a->eps, j.training = a->training != 0;
+  j.act = (int32_t)act;
+  return j;
+}
+
+template <class T> static status batch_norm_of(op_call *c) {
+  typedef parameter<T> P;
+  const batch_norm_attr *a = (const batch_norm_attr *)c->attr;
+  norm_job<T, P> j = forward_job<T, P>(c, a->activation);
+  j.running_mean = data_as<P>(c->in[MEAN]), j.running_var = data_as<P>(c->in[VAR]);
+  j.save_mean = data_as<P>(c->out[1]), j.save_rstd = data_as<P>(c->out[2]);
+  j.momentum = a->momentum, j.eps = a->eps, j.training = a->training != 0;
   if (!j.channels) return DLV3_OK;
   return packable(j) ? forward<T, P, most_of<T>()>(c, j) : forward<T, P, 1>(c, j);
 }
 
 static status cuda_batch_norm(op_call *c) {
-  switch (c->in[X]->dtype) {
-  case DLV3_F64: return batch_norm_of<double, double>(c);
-  case DLV3_F32: return batch_norm_of<float, float>(c);
-  case DLV3_BF16: return batch_norm_of<bf16, float>(c);
-  default: return batch_norm_of<f16, float>(c);
-  }
+  status st;
+  BY_FLOAT(c->in[X]->dtype, st = batch_norm_of<T>(c));
+  return st;
 }
 OWN(batch_norm);
 
@@ -358,24 +365,18 @@ template <class T, class P, int V> static status forward_again(op_call *c, norm_
   return LAUNCHED(c);
 }
 
-template <class T, class P> static status batch_norm_elemt_of(op_call *c) {
-  norm_job<T, P> j;
-  memset(&j, 0, sizeof j);
-  j.x = data_as<T>(c->in[X]), j.residual = data_as<T>(c->in[RESIDUAL]), j.out = data_as<T>(c->out[0]);
-  j.weight = data_as<P>(c->in[WEIGHT]), j.bias = data_as<P>(c->in[BIAS]), j.save_mean = data_as<P>(c->in[MEAN]), j.save_rstd = data_as<P>(c->in[RSTD]);
-  j.channels = c->in[X]->size[1], j.rows = j.channels ? numel(c->in[X]) / j.channels : 0;
-  j.act = (int32_t)((const batch_norm_elemt_attr *)c->attr)->activation;
+template <class T> static status batch_norm_elemt_of(op_call *c) {
+  typedef parameter<T> P;
+  norm_job<T, P> j = forward_job<T, P>(c, ((const batch_norm_elemt_attr *)c->attr)->activation);
+  j.save_mean = data_as<P>(c->in[MEAN]), j.save_rstd = data_as<P>(c->in[RSTD]);
   if (!j.rows) return DLV3_OK;
   return packable(j) ? forward_again<T, P, most_of<T>()>(c, j) : forward_again<T, P, 1>(c, j);
 }
 
 static status cuda_batch_norm_elemt(op_call *c) {
-  switch (c->in[X]->dtype) {
-  case DLV3_F64: return batch_norm_elemt_of<double, double>(c);
-  case DLV3_F32: return batch_norm_elemt_of<float, float>(c);
-  case DLV3_BF16: return batch_norm_elemt_of<bf16, float>(c);
-  default: return batch_norm_elemt_of<f16, float>(c);
-  }
+  status st;
+  BY_FLOAT(c->in[X]->dtype, st = batch_norm_elemt_of<T>(c));
+  return st;
 }
 OWN(batch_norm_elemt);
 
@@ -391,7 +392,8 @@ template <class T, class P, int V> static status backward(op_call *c, norm_job<T
   return LAUNCHED(c);
 }
 
-template <class T, class P> static status batch_norm_backward_of(op_call *c) {
+template <class T> static status batch_norm_backward_of(op_call *c) {
+  typedef parameter<T> P;
   const batch_norm_backward_attr *a = (const batch_norm_backward_attr *)c->attr;
   norm_job<T, P> j;
   memset(&j, 0, sizeof j);
@@ -408,11 +410,8 @@ template <class T, class P> static status batch_norm_backward_of(op_call *c) {
 }
 
 static status cuda_batch_norm_backward(op_call *c) {
-  switch (c->in[BX]->dtype) {
-  case DLV3_F64: return batch_norm_backward_of<double, double>(c);
-  case DLV3_F32: return batch_norm_backward_of<float, float>(c);
-  case DLV3_BF16: return batch_norm_backward_of<bf16, float>(c);
-  default: return batch_norm_backward_of<f16, float>(c);
-  }
+  status st;
+  BY_FLOAT(c->in[BX]->dtype, st = batch_norm_backward_of<T>(c));
+  return st;
 }
 OWN(batch_norm_backward);

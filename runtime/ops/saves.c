@@ -7,8 +7,6 @@
 
 enum { X, WEIGHT, BIAS, RESIDUAL = 5 }; /* of batch_norm */
 
-static bool needs(const node *n, int32_t i) { return n->edges[i].leaf || n->edges[i].node; }
-
 bool can_be_remade(const op_call *c) {
   return c->op == OP_batch_norm && !is_remade(c->in[X]) && !(c->in[RESIDUAL] && is_remade(c->in[RESIDUAL]));
 }
@@ -33,10 +31,10 @@ void unused_saves(const op_call *c, const node *n, uint32_t *in, uint32_t *out) 
   switch (c->op) {
   case OP_conv2d: case OP_mul: case OP_matmul: /* the gradient of either factor is a product with the other one */
     for (int32_t i = 0; i < 2; i++)
-      if (!needs(n, 1 - i)) *in |= 1u << i;
+      if (!needs_grad(n, 1 - i)) *in |= 1u << i;
     break;
   case OP_div:
-    if (!needs(n, 1)) *in = 1;
+    if (!needs_grad(n, 1)) *in = 1;
     break;
   case OP_batch_norm: unused_of_norm(c, n, in, out); break;
   default: break;
