@@ -106,18 +106,16 @@ BOTH uint32_t as_bits(float f) {
   return bits;
 }
 
-/* Conversions are hardware's own where there are some; the bits are the same but for the payload of a nan. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-#define OWN_CONVERSIONS 1
-#else
-#define OWN_CONVERSIONS 0
+/* On the device conversions are hardware's own; the bits are the same but for the payload of a nan. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "the kernels are for GPUs from sm_80 on: CUDA_ARCHS names an older one"
 #endif
 
 BOTH float wide(float v) { return v; }
 BOTH double wide(double v) { return v; }
 BOTH float wide(bf16 v) { return as_float((uint32_t)v.bits << 16); }
 BOTH float wide(f16 v) {
-#if OWN_CONVERSIONS
+#ifdef __CUDA_ARCH__
   float f;
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v.bits));
   return f;
@@ -138,7 +136,7 @@ template <class T> BOTH T narrow(float v);
 template <> BOTH float narrow<float>(float v) { return v; }
 template <> BOTH double narrow<double>(float v) { return v; }
 template <> BOTH bf16 narrow<bf16>(float f) {
-#if OWN_CONVERSIONS
+#ifdef __CUDA_ARCH__
   bf16 v;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(v.bits) : "f"(f));
   return v;
@@ -148,7 +146,7 @@ template <> BOTH bf16 narrow<bf16>(float f) {
 #endif
 }
 template <> BOTH f16 narrow<f16>(float f) {
-#if OWN_CONVERSIONS
+#ifdef __CUDA_ARCH__
   f16 v;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(v.bits) : "f"(f));
   return v;

@@ -2,22 +2,66 @@
  *
  * A block goes through the summed axis in slices of 32, which it copies into shared memory ahead of their use (fill them
  * with copy_16, close each with copies_end, wait with copies_wait). A warp owns 32 x 64 of the result, as tiles of 16 x 16
- * whose sums lie in its threads' registers the way mma.m16n8k16 leaves them. Everything that hardware does by
- * instructions of its own is in tile_mma and the copies; each has a second body of plain loads and loops with the same
- * owner for each sum, which is what older machines and the host run. Sums are in f32, in one fixed order. */
+ * whose sums lie in its threads' registers the way mma.m16n8k16 leaves them. Sums are in f32, in one fixed order. The
+ * instructions come first; the host, which plays the device for tests, has them from tests/cuda_host/warp.cpp. */
 #ifndef DLV3_CUDA_TILE_MMA_H
 #define DLV3_CUDA_TILE_MMA_H
 
 #include "common.h"
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-#define TENSOR_CORES 1
-#else
-#define TENSOR_CORES 0
-#endif
-
 enum { MMA_SIDE = 128, MMA_SLICE = 32, MMA_STAGES = 3, MMA_THREADS = 256, MMA_TILE = 16, MMA_CHUNK = 8 };
 enum { MMA_WARP_ROWS = 32, MMA_WARP_COLUMNS = 64, MMA_OPERAND = MMA_SIDE * MMA_SLICE };
+
+/* -- Instructions ------------------------------------------------------------------------------------------ */
+
+/* 16 bytes to shared memory, both on such a boundary, that arrive later; zeros where there is nothing (from must be
+ * memory of the device even so). */
+DEVICE void copy_16(void *to, const void *from, bool there) {
+#ifdef __CUDACC__
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+#else
+  cuda_host_copy_16(to, from, there);
+#endif
+}
+/* The copies since the last one of these belong together. */
+DEVICE void copies_end() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+  cuda_host_copies_end();
+#endif
+}
+/* All have arrived but those of the last `pending` ends; the thread's own: a barrier makes it so for the block. */
+template <int pending> DEVICE void copies_wait() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+#else
+  cuda_host_copies_wait(pending);
+#endif
+}
+
+/* The rest is for whole warps. d += a b: 16 x 8 sums of 16 products. */
+#ifdef __CUDACC__
+#define MMA_16X8X16(type)                                                                                                          \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"           \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+DEVICE void mma_16x8x16(float *d, const uint32_t *a, const uint32_t *b, bf16) { MMA_16X8X16("bf16"); }
+DEVICE void mma_16x8x16(float *d, const uint32_t *a, const uint32_t *b, f16) { MMA_16X8X16("f16"); }
+#else
+template <class T> static float mma_element(uint16_t bits) { return wide(T{bits}); }
+template <class T> DEVICE void mma_16x8x16(float *d, const uint32_t *a, const uint32_t *b, T) { cuda_host_mma(d, a, b, mma_element<T>); }
+#endif
+
+/* Four 8 x 8 matrices of 2-byte elements; each lane names the row of one, 16 bytes on such a boundary. */
+template <bool transposed> DEVICE void load_matrices(uint32_t *r, const void *row) {
+#ifdef __CUDACC__
+  const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+  if (transposed) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+  else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+#else
+  cuda_host_load_matrices(r, row, transposed);
+#endif
+}
 
 /* -- Slices in shared memory ------------------------------------------------------------------------------- */
 
@@ -38,55 +82,12 @@ template <bool along> DEVICE mma_spot mma_chunk(int q) {
   return along ? mma_spot{e / MMA_SLICE, e % MMA_SLICE} : mma_spot{e % MMA_SIDE, e / MMA_SIDE};
 }
 
-/* -- Copies ------------------------------------------------------------------------------------------------ */
-
-/* 16 bytes to shared memory, both on such a boundary, that arrive later; zeros where there is nothing (from must be
- * memory of the device even so). */
-DEVICE void copy_16(void *to, const void *from, bool there) {
-#if TENSOR_CORES
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
-#else
-  BOUNDARY(to, 16), BOUNDARY(from, 16);
-  if (there) memcpy(to, from, 16);
-  else memset(to, 0, 16);
-#endif
-}
-/* The copies since the last one of these belong together. */
-DEVICE void copies_end() {
-#if TENSOR_CORES
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-/* All have arrived but those of the last `pending` ends; the thread's own: a barrier makes it so for the block. */
-template <int pending> DEVICE void copies_wait() {
-#if TENSOR_CORES
-  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
-#endif
-}
-
 /* -- A tile: 16 x 16 of the result, 16 along the sum ------------------------------------------------------- */
-
-#if TENSOR_CORES
-DEVICE void mma_16x8x16(float *d, const uint32_t *a, const uint32_t *b, bf16) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-DEVICE void mma_16x8x16(float *d, const uint32_t *a, const uint32_t *b, f16) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-template <bool transposed> DEVICE void load_matrices(uint32_t *r, const void *row) {
-  const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
-  if (transposed) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-  else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-#endif
 
 /* load and multiply are for whole warps. A thread's 8 sums of a tile: row(e), column(e) say which. */
 template <class T, bool along> struct tile_mma {
   DEVICE static int row(int e) { return (int)threadIdx.x % 32 / 4 + e / 2 % 2 * 8; }
   DEVICE static int column(int e) { return e / 4 * 8 + (int)threadIdx.x % 4 * 2 + e % 2; }
-#if TENSOR_CORES
   typedef struct { uint32_t r[4]; } fragment;
   /* Each lane names one row of the four 8 x 8 matrices that are read: for the left operand these are (i, l) = (0, 0),
    * (8, 0), (0, 8), (8, 8), for the right one (0, 0), (0, 8), (8, 0), (8, 8): two columns of mma.m16n8k16. Tiles begin at
@@ -107,15 +108,6 @@ template <class T, bool along> struct tile_mma {
     mma_16x8x16(sum, a.r, b.r, T());
     mma_16x8x16(sum + 4, a.r, b.r + 2, T());
   }
-#else
-  typedef struct { const T *slice; int i, l; } fragment; /* read when it is multiplied */
-  DEVICE static fragment left(const T *slice, int i, int l) { return fragment{slice, i, l}; }
-  DEVICE static fragment right(const T *slice, int j, int l) { return fragment{slice, j, l}; }
-  DEVICE static void multiply(float *sum, const fragment &a, const fragment &b) {
-    for (int e = 0; e < 8; e++)
-      for (int l = 0; l < MMA_TILE; l++) sum[e] += wide(a.slice[mma_place<along>(a.i + row(e), a.l + l)]) * wide(b.slice[mma_place<along>(b.i + column(e), b.l + l)]);
-  }
-#endif
 };
 
 /* -- A warp's part of the block's 128 x 128 ---------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* cuda_runtime.h - stands in for NVIDIA's header where the CUDA kernels are compiled for the host: just what they use.
  *
  * A launch runs the blocks one after the other. The threads of a block run as fibers: one runs until it meets a barrier,
- * then the next. Memory of the "device" is memory of the host; a stream does its work at once, unless it is captured.
+ * then the next, in ascending order in some launches and in descending order in others. Memory of the "device" is memory of the host; a stream does its work at once, unless it is captured.
  * host.cpp has the rest, graph.cpp the graphs. */
 #ifndef CUDA_HOST_RUNTIME_H
 #define CUDA_HOST_RUNTIME_H
@@ -35,6 +35,15 @@ static inline void cuda_host_boundary(const void *p, size_t bytes) {
 
 CUDA_HOST_SEEN void __syncthreads();
 CUDA_HOST_SEEN int __syncthreads_or(int predicate);
+
+/* Instructions for copies that arrive late and for tensor cores (warp.cpp). A thread's copies into shared memory belong to
+ * the group that the next end closes; a wait leaves `pending` groups on their way. mma and load_matrices are for the 32
+ * threads of a warp together, with the registers that PTX says: of mma.m16n8k16 and ldmatrix.x4. */
+void cuda_host_copy_16(void *to, const void *from, bool there);
+void cuda_host_copies_end();
+void cuda_host_copies_wait(unsigned pending);
+void cuda_host_mma(float *d, const uint32_t *a, const uint32_t *b, float (*element)(uint16_t bits));
+void cuda_host_load_matrices(uint32_t *r, const void *row, bool transposed);
 
 /* Runs body(context) for every thread of every block. */
 void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context);

@@ -3,6 +3,7 @@
  * A worker fiber runs the threads of a block one after the other as plain calls. When one has to wait at a barrier its
  * worker stays behind with it, and another worker takes the threads that have not run yet: a kernel without barriers
  * needs a single fiber. A barrier that some thread of the block never reaches is a launch failure, as racecheck would say.
+ * Some launches run their blocks and threads backwards: a kernel that lacks a barrier gives another result there.
  *
  * It plays two devices. Device memory is handed out at exactly the size asked for, between red zones that are checked
  * when it is freed, and is filled with rubbish, so that what hardware would silently allow is seen here. */
@@ -34,21 +35,27 @@ typedef jmp_buf place;
 typedef ucontext_t place;
 #endif
 
+enum { READY, AT_BLOCK, AT_WARP };   /* what a fiber waits for                                  */
 typedef struct {
   ucontext_t start;
   place at;
   char *stack;
-  bool started, waiting;
-  dim3 thread;                      /* the one it is running                                   */
+  bool started;
+  int waits;
+  unsigned thread;                  /* the one it is running                                   */
 } fiber;
 
 static fiber fibers[MOST_THREADS];
 static place scheduler;
 static int running;
 static unsigned next_thread, n_threads, n_waiting, n_done, vote, vote_result;
+static unsigned at_warp[MOST_THREADS / 32]; /* threads of each warp that wait for the others */
+static bool backwards;
 static void (*block_body)(void *);
 static void *block_context;
 
+unsigned cuda_host_thread() { return fibers[running].thread; }
+bool cuda_host_backwards() { return backwards; }
 static dim3 thread_of(unsigned i) { return dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y); }
 
 #ifndef DLV3_SANITIZE
@@ -74,7 +81,9 @@ static void worker() {
 #endif
   for (;;) {
     while (next_thread < n_threads) {
-      fibers[running].thread = threadIdx = thread_of(next_thread++);
+      fibers[running].thread = backwards ? n_threads - 1 - next_thread : next_thread;
+      next_thread++;
+      threadIdx = thread_of(fibers[running].thread);
       block_body(block_context);
       n_done++;
     }
@@ -86,7 +95,7 @@ static void worker() {
 static void resume(int i) {
   fiber *f = &fibers[i];
   const bool started = f->started;
-  running = i;
+  f->waits = READY, running = i;
   if (!started) {
     f->started = true;
     if (!f->stack) f->stack = (char *)malloc(STACK);
@@ -94,7 +103,7 @@ static void resume(int i) {
     f->start.uc_stack.ss_sp = f->stack, f->start.uc_stack.ss_size = STACK, f->start.uc_link = NULL;
     makecontext(&f->start, worker, 0);
   }
-  threadIdx = f->thread;
+  threadIdx = thread_of(f->thread);
 #ifndef DLV3_SANITIZE
   if (_setjmp(scheduler)) return;
   if (started) _longjmp(f->at, 1);
@@ -108,8 +117,11 @@ static void resume(int i) {
 }
 
 void __syncthreads() {
-  fiber *f = &fibers[running];
-  f->waiting = true, n_waiting++;
+  fibers[running].waits = AT_BLOCK, n_waiting++;
+  to_scheduler();
+}
+void cuda_host_sync_warp() {
+  fibers[running].waits = AT_WARP, at_warp[fibers[running].thread / 32]++;
   to_scheduler();
 }
 
@@ -120,32 +132,49 @@ int __syncthreads_or(int predicate) {
   return result;
 }
 
+/* Goes on with the warps that are complete: false when there is none. */
+static bool resume_warps(int used) {
+  bool complete[MOST_THREADS / 32], any = false;
+  for (unsigned w = 0; w < MOST_THREADS / 32; w++) {
+    complete[w] = at_warp[w] == 32;
+    if (complete[w]) at_warp[w] = 0, any = true;
+  }
+  for (int i = 0; any && i < used; i++)
+    if (fibers[i].waits == AT_WARP && complete[fibers[i].thread / 32]) resume(i);
+  return any;
+}
+
 /* One block: false when a thread ended while others wait for it. */
 static bool run_block() {
   next_thread = n_waiting = n_done = vote = 0, n_threads = blockDim.x * blockDim.y * blockDim.z;
   int used = 0;
+  cuda_host_new_block(n_threads);
   while (next_thread < n_threads) resume(used++);
   while (n_done < n_threads) {
+    if (resume_warps(used)) continue;
     if (n_waiting != n_threads) return false; /* some are done, others wait */
     vote_result = vote, vote = 0, n_waiting = 0;
     for (int i = 0; i < used; i++)
-      if (fibers[i].waiting) fibers[i].waiting = false, resume(i);
+      if (fibers[i].waits == AT_BLOCK) resume(i);
   }
   return true;
 }
 
 void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context) {
+  static uint32_t launches;
   block_body = body, block_context = context;
   gridDim = grid, blockDim = block;
-  for (unsigned z = 0; z < grid.z; z++)
-    for (unsigned y = 0; y < grid.y; y++)
-      for (unsigned x = 0; x < grid.x; x++) {
-        blockIdx = dim3(x, y, z);
-        if (run_block()) continue;
-        for (int i = 0; i < MOST_THREADS; i++) fibers[i].started = fibers[i].waiting = false;
-        last_error = cudaErrorLaunchFailure;
-        return;
-      }
+  backwards = ++launches * 0x9e3779b1u >> 31;   /* without a rhythm that a test could have too */
+  const unsigned long blocks = (unsigned long)grid.x * grid.y * grid.z;
+  for (unsigned long i = 0; i < blocks; i++) {
+    const unsigned long at = backwards ? blocks - 1 - i : i;
+    blockIdx = dim3((unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y), (unsigned)(at / grid.x / grid.y));
+    if (run_block()) continue;
+    for (int f = 0; f < MOST_THREADS; f++) fibers[f].started = false, fibers[f].waits = READY;
+    memset(at_warp, 0, sizeof at_warp);
+    last_error = cudaErrorLaunchFailure;
+    return;
+  }
 }
 
 /* -- Streams and events: everything is done at once -------------------------------------------------------- */

@@ -19,6 +19,13 @@ extern cudaError_t last_error;
 extern int64_t cuda_host_waits; /* for a stream, by the host */
 extern float cuda_host_clock;   /* what events say, in ms; only cuDNN's engines take time */
 
+/* The warp that the running thread belongs to: waits for its other threads. */
+void cuda_host_sync_warp();
+/* The running thread's number in its block; whether this launch goes through threads and blocks backwards. */
+unsigned cuda_host_thread();
+bool cuda_host_backwards();
+void cuda_host_new_block(unsigned threads);
+
 /* Does the work, or takes it down where the stream is captured. used: bytes in which the addresses of the memory lie
  * that it works on; a graph that is launched when one of those blocks is gone aborts. */
 cudaError_t cuda_host_do(cudaStream_t s, const void *used, size_t bytes, std::function<void()> work);
