@@ -73,6 +73,7 @@ template <class P, class Job> static __global__ void tile_product(Job job) {
 template <class P, class Job> static status run_tiles(const op_call *c, const Job &job, int64_t layers) {
   const dim3 grid((unsigned)ceil_div(job.m, TILE), (unsigned)ceil_div(job.n, TILE), (unsigned)layers);
   const cudaStream_t stream = stream_of(c);
+  if (ceil_div(job.n, TILE) > 65535 || layers > 65535) return DECLINED("more columns or layers than a grid has");
   if (job.m && job.n && layers) LAUNCH((tile_product<P, Job>), grid, THREADS * THREADS, stream, job);
   return LAUNCHED(c);
 }

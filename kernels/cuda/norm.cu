@@ -1,11 +1,13 @@
 /* norm.cu - batch_norm forward and backward, with optional residual input and activation.
  *
  * x is rows of channels (channels-last). Three steps: sums a channel over segments of rows; blocks of eight channels that
- * combine them in their order and make coefficients of them; one pass that applies those. Sums: runs of eight rows in the
- * computing type about a value near the mean, the runs in f64. The segments depend on the shape alone.
+ * combine them in their order into statistics (backward: into what grad_x owes to them); one pass that applies those. Sums:
+ * runs of eight rows in the computing type about a value near the mean, the runs in f64. The segments depend on the shape
+ * alone.
  *
  * The passes over x are bound by memory. A thread keeps to V neighbouring channels, whose coefficients lie in its
- * registers, and goes down the rows; it asks for several rows before it uses the first, so that enough is on its way. */
+ * registers, and goes down the rows; it asks for several rows before it uses the first, so that enough is on its way.
+ * grad_residual is dz: where it is wanted the sums write it, and the pass reads it in place of all that dz is made of. */
 #include "common.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                       /* forward  */
@@ -14,8 +16,9 @@ enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEI
 enum { ROWS = 8, COMBINED = 8 };                                                                     /* a run; channels of a block that combines */
 enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 };                                                      /* three, eight a multiprocessor of an H100 */
 
-/* y = act((x - center) scale + shift + residual); grad_x = scale dz + tilt (x - center) + level. */
-enum { CENTER, SCALE, SHIFT, TILT, LEVEL, COEFFICIENTS };
+/* y = act((x - center) scale + shift + residual); grad_x = scale dz + tilt (x - center) + level. The center is subtracted
+ * first, since an offset of both would lose digits. */
+enum { TILT, LEVEL, COEFFICIENTS };
 
 /* P: the type of parameters, f32 or f64 with f64 activations; also what is computed in. */
 template <class T> using parameter = decltype(wide(T()));
@@ -26,7 +29,7 @@ template <class T, class P> struct norm_job {
   const P *weight, *bias;
   P *running_mean, *running_var, *save_mean, *save_rstd, *grad_weight, *grad_bias;
   double *sums;                     /* [segments][2][channels]                                 */
-  P *coefficients;                  /* [COEFFICIENTS][channels]                                */
+  P *coefficients;                  /* [COEFFICIENTS][channels], backward                      */
   int64_t rows, channels;
   int32_t segments, act;
   double momentum, eps;
@@ -53,6 +56,17 @@ template <int N, class T, int V> DEVICE void load_rows(pack<T, V> *to, const T *
 template <class T, int V> BOTH constexpr int ahead() { return sizeof(pack<T, V>) > 8 ? 2 : 4; }
 
 template <int V, class T, class P> DEVICE pack<P, V> coefficient(const norm_job<T, P> &j, int which, int64_t k) { return pack_at<V>(j.coefficients + which * j.channels + k); }
+/* Of V channels, from their statistics. */
+template <class P, int V> struct affine { pack<P, V> center, scale, shift; };
+template <int V, class T, class P> DEVICE affine<P, V> affine_of(const norm_job<T, P> &j, int64_t k) {
+  affine<P, V> a;
+  UNROLL
+  for (int v = 0; v < V; v++) {
+    a.center.v[v] = j.save_mean[k + v], a.scale.v[v] = or_else(j.weight, k + v, (P)1) * j.save_rstd[k + v];
+    a.shift.v[v] = or_else(j.bias, k + v, (P)0);
+  }
+  return a;
+}
 
 /* N sums a thread. They lie in shared memory, where registers are short: the thread's are sum[n][place()]. */
 DEVICE unsigned place() { return threadIdx.y * blockDim.x + threadIdx.x; }
@@ -125,16 +139,8 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
   store_sums<V>(j, w.k, sum);
 }
 
-/* The coefficients of the channel, from its statistics: of both directions. The center is subtracted first, since an offset
- * of both would lose digits. */
-template <class T, class P> DEVICE void set_coefficients(const norm_job<T, P> &j, int64_t k) {
-  j.coefficients[CENTER * j.channels + k] = j.save_mean[k];
-  j.coefficients[SCALE * j.channels + k] = or_else(j.weight, k, (P)1) * j.save_rstd[k];
-  j.coefficients[SHIFT * j.channels + k] = or_else(j.bias, k, (P)0);
-}
-
-/* The statistics of each channel, and its coefficients. */
-template <class T, class P> static __global__ void norm_coefficients(norm_job<T, P> j) {
+/* The statistics of each channel. */
+template <class T, class P> static __global__ void norm_statistics(norm_job<T, P> j) {
   const int64_t k = (int64_t)blockIdx.x * COMBINED + threadIdx.x;
   double sum, other;
   combine(j, k, &sum, &other);
@@ -150,21 +156,14 @@ template <class T, class P> static __global__ void norm_coefficients(norm_job<T,
       }
     } else mean = (double)j.running_mean[k], var = (double)j.running_var[k];
     j.save_mean[k] = (P)mean, j.save_rstd[k] = (P)(1 / sqrt(var + j.eps));
-    set_coefficients(j, k);
   }
-}
-
-/* The coefficients from statistics that are there. */
-template <class T, class P> static __global__ void norm_coefficients_again(norm_job<T, P> j) {
-  const int64_t k = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-  if (k < j.channels) set_coefficients(j, k);
 }
 
 template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 4) norm_apply(norm_job<T, P> j) {
   enum { N = ahead<T, V>() };
   const walk w = walk_of<V>(j);
   if (!w.end) return;
-  const pack<P, V> center = coefficient<V>(j, CENTER, w.k), scale = coefficient<V>(j, SCALE, w.k), shift = coefficient<V>(j, SHIFT, w.k);
+  const affine<P, V> a = affine_of<V>(j, w.k);
   for (int64_t at = w.at; at < w.end; at += N * w.step) {
     pack<T, V> x[N], extra[N], y;
     P z[N * V];
@@ -173,7 +172,7 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
     UNROLL
     for (int i = 0; i < N * V; i++) {
       const int r = i / V, v = i % V;
-      z[i] = (wide(x[r].v[v]) - center.v[v]) * scale.v[v] + shift.v[v];
+      z[i] = (wide(x[r].v[v]) - a.center.v[v]) * a.scale.v[v] + a.shift.v[v];
       if (j.residual) z[i] += wide(extra[r].v[v]);
     }
     BY_ACT(j.act, UNROLL for (int i = 0; i < N * V; i++) z[i] = activate<P>(ACT, z[i]));
@@ -189,35 +188,25 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
 
 /* -- Backward ---------------------------------------------------------------------------------------------- */
 
-/* Whether z, and thus the coefficients that make it, are looked at. */
-template <class T, class P> DEVICE bool from_z(const norm_job<T, P> &j) { return j.act != ACT_NONE && !j.from_y; }
-
 /* Of a pack: d = x - center, dz = grad_y act'(z); told: the pack of j.told, where there is one. */
-template <class T, class P, int V> DEVICE void gradient(const norm_job<T, P> &j, const pack<T, V> &g, const pack<T, V> &x, const pack<T, V> &told, const pack<P, V> &center,
-                                                        const pack<P, V> &scale, const pack<P, V> &shift, P *d, P *dz) {
+template <class T, class P, int V> DEVICE void gradient(const norm_job<T, P> &j, const pack<T, V> &g, const pack<T, V> &x, const pack<T, V> &told, const affine<P, V> &a,
+                                                        P *d, P *dz) {
   P known[V];
   UNROLL
   for (int v = 0; v < V; v++) {
-    d[v] = wide(x.v[v]) - center.v[v], known[v] = j.told ? wide(told.v[v]) : (P)0;
-    if (!j.from_y) known[v] += d[v] * scale.v[v] + shift.v[v];
+    d[v] = wide(x.v[v]) - a.center.v[v], known[v] = j.told ? wide(told.v[v]) : (P)0;
+    if (!j.from_y) known[v] += d[v] * a.scale.v[v] + a.shift.v[v];
   }
   BY_ACT(j.act, UNROLL for (int v = 0; v < V; v++) dz[v] = wide(g.v[v]) * slope<P>(ACT, known[v], j.from_y));
 }
 
-/* Sums of dz and of dz (x - center). */
+/* Sums of dz and of dz (x - center); dz itself where it is wanted. */
 template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 3) norm_backward_sums(norm_job<T, P> j) {
   enum { N = ahead<T, V>() };
   __shared__ double sum[2 * V][BLOCK];
   const walk w = walk_of<V>(j);
-  pack<P, V> center = {}, scale = {}, shift = {};
-  if (w.end) {
-    UNROLL
-    for (int v = 0; v < V; v++) center.v[v] = j.save_mean[w.k + v];
-    if (from_z(j)) {
-      UNROLL
-      for (int v = 0; v < V; v++) scale.v[v] = or_else(j.weight, w.k + v, (P)1) * j.save_rstd[w.k + v], shift.v[v] = or_else(j.bias, w.k + v, (P)0);
-    }
-  }
+  affine<P, V> a = {};
+  if (w.end) a = affine_of<V>(j, w.k);
   start_sums<2 * V>(sum);
   for (int64_t at = w.at; at < w.end;) {
     P s[2 * V] = {};
@@ -230,9 +219,10 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
       for (int r = 0; r < N; r++) {
         if (at + r * w.step >= w.end) break;
         P d[V], dz[V];
-        gradient(j, g[r], x[r], told[r], center, scale, shift, d, dz);
+        gradient(j, g[r], x[r], told[r], a, d, dz);
         UNROLL
         for (int v = 0; v < V; v++) s[v] += dz[v], s[V + v] += dz[v] * d[v];
+        if (j.grad_residual) pack_at<V>(j.grad_residual + at + r * w.step) = narrowed<T>(dz);
       }
     }
     add_run<2 * V>(sum, s);
@@ -250,7 +240,6 @@ template <class T, class P> static __global__ void norm_backward_coefficients(no
     const double rstd = (double)j.save_rstd[k], product = other * rstd, n = j.training ? (double)j.rows : (double)INFINITY;
     if (j.grad_weight) j.grad_weight[k] = (P)((double)j.grad_weight[k] + product);
     if (j.grad_bias) j.grad_bias[k] = (P)((double)j.grad_bias[k] + sum);
-    set_coefficients(j, k);
     j.coefficients[TILT * j.channels + k] = (P)(-(double)scale * rstd * product / n);
     j.coefficients[LEVEL * j.channels + k] = (P)(-(double)scale * sum / n);
   }
@@ -260,10 +249,10 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
   enum { N = ahead<T, V>() };
   const walk w = walk_of<V>(j);
   if (!w.end) return;
-  const pack<P, V> center = coefficient<V>(j, CENTER, w.k), scale = coefficient<V>(j, SCALE, w.k), shift = coefficient<V>(j, SHIFT, w.k);
+  const affine<P, V> a = affine_of<V>(j, w.k);
   const pack<P, V> tilt = coefficient<V>(j, TILT, w.k), level = coefficient<V>(j, LEVEL, w.k);
   for (int64_t at = w.at; at < w.end; at += N * w.step) {
-    pack<T, V> g[N], x[N], told[N], grad_x, grad_residual;
+    pack<T, V> g[N], x[N], told[N], grad_x;
     load_rows<N>(g, j.grad_y, at, w);
     load_rows<N>(x, j.x, at, w);
     if (j.told) load_rows<N>(told, j.told, at, w);
@@ -271,14 +260,10 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
     for (int r = 0; r < N; r++) {
       if (at + r * w.step >= w.end) break;
       P d[V], dz[V];
-      gradient(j, g[r], x[r], told[r], center, scale, shift, d, dz);
+      gradient(j, g[r], x[r], told[r], a, d, dz);
       UNROLL
-      for (int v = 0; v < V; v++) {
-        grad_x.v[v] = narrow<T>(scale.v[v] * dz[v] + (tilt.v[v] * d[v] + level.v[v]));
-        grad_residual.v[v] = narrow<T>(dz[v]);
-      }
+      for (int v = 0; v < V; v++) grad_x.v[v] = narrow<T>(a.scale.v[v] * dz[v] + (tilt.v[v] * d[v] + level.v[v]));
       pack_at<V>(j.out + at + r * w.step) = grad_x;
-      if (j.grad_residual) pack_at<V>(j.grad_residual + at + r * w.step) = grad_residual;
     }
   }
 }
@@ -319,7 +304,7 @@ template <class T, class P, int V> static status forward(op_call *c, norm_job<T,
   TRY(scratch_of(c, &j, l.grid.y, &scratch));
   if (j.training) LAUNCH((norm_sums<T, P, V>), l.grid, l.block, stream, j);
   else j.segments = 0;
-  LAUNCH((norm_coefficients<T, P>), combine_grid(j.channels), combine_block(), stream, j);
+  LAUNCH((norm_statistics<T, P>), combine_grid(j.channels), combine_block(), stream, j);
   if (j.rows) LAUNCH((norm_apply<T, P, V>), down.grid, down.block, stream, j);
   storage_drop(scratch);
   return LAUNCHED(c);
@@ -357,11 +342,7 @@ OWN(batch_norm);
 template <class T, class P, int V> static status forward_again(op_call *c, norm_job<T, P> j) {
   const layout down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
   const cudaStream_t stream = stream_of(c);
-  storage *scratch;
-  TRY(scratch_of(c, &j, 0, &scratch));
-  LAUNCH((norm_coefficients_again<T, P>), dim3((unsigned)ceil_div(j.channels, BLOCK)), dim3(BLOCK), stream, j);
   LAUNCH((norm_apply<T, P, V>), down.grid, down.block, stream, j);
-  storage_drop(scratch);
   return LAUNCHED(c);
 }
 
@@ -387,6 +368,7 @@ template <class T, class P, int V> static status backward(op_call *c, norm_job<T
   TRY(scratch_of(c, &j, l.grid.y, &scratch));
   LAUNCH((norm_backward_sums<T, P, V>), l.grid, l.block, stream, j);
   LAUNCH((norm_backward_coefficients<T, P>), combine_grid(j.channels), combine_block(), stream, j);
+  if (j.grad_residual) j.grad_y = j.grad_residual, j.told = NULL, j.act = ACT_NONE;
   if (j.rows) LAUNCH((norm_backward_apply<T, P, V>), down.grid, down.block, stream, j);
   storage_drop(scratch);
   return LAUNCHED(c);

@@ -12,20 +12,33 @@ typedef struct {
 } sgd;
 
 /* g = grad / grad_scale + weight_decay p; buffer = momentum buffer + g; p -= lr (nesterov ? g + momentum buffer : buffer) */
-template <class T> static __global__ void sgd_step(sgd s, T *p, const T *grad, T *buffer) {
+template <class T, int V> static __global__ void sgd_step(sgd s, T *p, const T *grad, T *buffer) {
   if (s.found_inf && *s.found_inf != 0) return;
   const T unscale = s.grad_scale ? (T)(1 / (double)*s.grad_scale) : (T)1;
   const T lr = (T)*s.lr, momentum = (T)s.momentum, decay = (T)s.weight_decay;
-  FOR_ITEMS(i, s.n) {
-    const T g = grad[i] * unscale + decay * p[i];
-    T step = g;
-    if (buffer) {
-      step = momentum * buffer[i] + g;
-      buffer[i] = step;
-      if (s.nesterov) step = g + momentum * step;
+  FOR_ITEMS(i, s.n / V) {
+    const pack<T, V> raw = pack_at<V>(grad + i * V);
+    pack<T, V> now = pack_at<V>(p + i * V), kept = {};
+    if (buffer) kept = pack_at<V>(buffer + i * V);
+    UNROLL
+    for (int v = 0; v < V; v++) {
+      const T g = raw.v[v] * unscale + decay * now.v[v];
+      T step = g;
+      if (buffer) {
+        step = kept.v[v] = momentum * kept.v[v] + g;
+        if (s.nesterov) step = g + momentum * step;
+      }
+      now.v[v] -= lr * step;
     }
-    p[i] -= lr * step;
+    if (buffer) pack_at<V>(buffer + i * V) = kept;
+    pack_at<V>(p + i * V) = now;
   }
+}
+
+template <class T> static void launch_sgd(const sgd &s, cudaStream_t stream, T *p, const T *grad, T *buffer) {
+  enum { V = ALIGNMENT / sizeof(T) };
+  if (s.n % V == 0 && aligned(p) && aligned(grad) && aligned(buffer)) LAUNCH((sgd_step<T, V>), blocks_for(s.n / V), BLOCK, stream, s, p, grad, buffer);
+  else LAUNCH((sgd_step<T, 1>), blocks_for(s.n), BLOCK, stream, s, p, grad, buffer);
 }
 
 static status cuda_sgd_(op_call *c) {
@@ -35,8 +48,8 @@ static status cuda_sgd_(op_call *c) {
   const cudaStream_t stream = stream_of(c);
   if (p->dtype != DLV3_F32 && p->dtype != DLV3_F64) return fail_call(c, DLV3_ERR_DTYPE, "parameters are f32 (or f64), these are of another dtype");
   if (!s.n) return DLV3_OK;
-  if (p->dtype == DLV3_F64) LAUNCH(sgd_step<double>, blocks_for(s.n), BLOCK, stream, s, data_as<double>(p), data_as<double>(c->in[1]), data_as<double>(buffer));
-  else LAUNCH(sgd_step<float>, blocks_for(s.n), BLOCK, stream, s, data_as<float>(p), data_as<float>(c->in[1]), data_as<float>(buffer));
+  if (p->dtype == DLV3_F64) launch_sgd(s, stream, data_as<double>(p), data_as<double>(c->in[1]), data_as<double>(buffer));
+  else launch_sgd(s, stream, data_as<float>(p), data_as<float>(c->in[1]), data_as<float>(buffer));
   return LAUNCHED(c);
 }
 OWN(sgd_);

@@ -214,9 +214,10 @@ elements elements_of(tensor *const *t, int32_t n) {
   return e;
 }
 
-/* Whether packs of 16 bytes, v elements, can be moved: one float type, axis 0 a multiple of v, everything on a boundary. */
+/* Whether packs of 16 bytes, v elements, can be moved: one float type, axis 0 a multiple of v, everything on a boundary, and
+ * no more packs than 32 bits count. */
 static bool packable(const elements *e, int64_t v) {
-  if (e->dtype[0] < DLV3_F16 || e->size[0] % v || e->total >= (int64_t)1 << 31) return false;
+  if (e->dtype[0] < DLV3_F16 || e->size[0] % v || e->total / v > UINT32_MAX) return false;
   for (int32_t o = 0; o < e->n_op; o++) {
     const bool constant = o && !e->stride[o][0];
     if (e->dtype[o] != e->dtype[0] || (e->stride[o][0] != 1 && !constant)) return false;

@@ -125,21 +125,36 @@ OWN(randint_);
 
 /* -- Dropout: element i in memory order is kept where its uniform number is not below p ---------------------- */
 
-/* Four elements a thread, which is what a block of random words is for. */
-template <class T> static __global__ void drop(const T *x, T *y, const int64_t *state, double p, int64_t n) {
-  typedef typename computing<T>::type C;
-  const C scale = (C)(p < 1 ? 1 / (1 - p) : 0);
+/* Four elements a thread, which is what a block of random words is for; in packs of V, or with a rest in single ones. */
+template <class T, class C, int V> static __global__ void drop(const T *x, T *y, const int64_t *state, float p, C scale, int64_t n) {
   FOR_ITEMS(block, (n + 3) / 4) {
     uint32_t w[4];
     philox_words(w, (uint64_t)state[0], (uint64_t)state[1] + (uint64_t)block);
-    for (int k = 0; k < 4 && 4 * block + k < n; k++) y[4 * block + k] = narrow<T>(uniform_of(w[k]) >= (float)p ? wide(x[4 * block + k]) * scale : (C)0);
+    UNROLL
+    for (int k = 0; k < 4; k += V) {
+      const int64_t at = 4 * block + k;
+      if (at >= n) break;
+      const pack<T, V> from = pack_at<V>(x + at);
+      C to[V];
+      UNROLL
+      for (int v = 0; v < V; v++) to[v] = uniform_of(w[k + v]) >= p ? wide(from.v[v]) * scale : (C)0;
+      pack_at<V>(y + at) = narrowed<T>(to);
+    }
   }
+}
+
+template <class T> static void launch_drop(const T *x, T *y, const int64_t *state, double p, int64_t n, cudaStream_t stream) {
+  typedef typename computing<T>::type C;
+  enum { V = sizeof(T) == 8 ? 2 : 4 };
+  const C scale = (C)(p < 1 ? 1 / (1 - p) : 0);
+  if (n % V == 0 && aligned(x) && aligned(y)) LAUNCH((drop<T, C, V>), blocks_for((n + 3) / 4), BLOCK, stream, x, y, state, (float)p, scale, n);
+  else LAUNCH((drop<T, C, 1>), blocks_for((n + 3) / 4), BLOCK, stream, x, y, state, (float)p, scale, n);
 }
 
 static status run_drop(op_call *c, const tensor *state, double p) {
   const int64_t n = numel(c->in[0]);
   const cudaStream_t stream = stream_of(c);
-  if (n) BY_FLOAT(c->in[0]->dtype, LAUNCH(drop<T>, blocks_for((n + 3) / 4), BLOCK, stream, data_as<T>(c->in[0]), data_as<T>(c->out[0]), data_as<int64_t>(state), p, n));
+  if (n) BY_FLOAT(c->in[0]->dtype, launch_drop(data_as<T>(c->in[0]), data_as<T>(c->out[0]), data_as<int64_t>(state), p, n, stream));
   return LAUNCHED(c);
 }
 
