@@ -49,20 +49,22 @@ int32_t dtype_promote(int32_t a, int32_t b);
 /* -- Storages ---------------------------------------------------------------------------------------------- */
 
 /* Something a kernel keeps with a storage: a packed weight. Freed with the storage, or when a newer one replaces it. On a
- * device that captures graphs it is written anew in place, and only where version says so: see graph.c. */
+ * device that captures graphs it is written anew in place, and only where version says so: see graph.c. A renewed form is
+ * one that whoever changes all of the storage writes too (cuda's sgd_). */
 typedef struct prepared {
   struct prepared *next;
   uint64_t key;                     /* of the implementation: what form this is               */
   int64_t version, offset;          /* of the content it was made from                        */
   void (*destroy)(struct prepared *);
   status (*restore)(const struct prepared *, void *dst); /* the storage's bytes again; NULL: they can not be had from this form */
+  bool renewed;                     /* its version is an arena_version                        */
 } prepared;
 
 typedef struct storage {
   int32_t refs, device;
   int64_t bytes;
   char *data;                       /* NULL: released                                         */
-  int64_t own_version;              /* see storage_version                                    */
+  int64_t own_version, slice_changes; /* see storage_version, arena_version                   */
   struct storage *parent;           /* a slice of an arena: data points into the parent's     */
   struct prepared *prepared;
   bool frozen;                      /* see storage_surrender                                  */
@@ -85,6 +87,12 @@ bool storage_alive(const storage *s);
 /* Moves when the content changes, also through the arena it is a slice of. */
 static inline int64_t storage_version(const storage *s) {
   return s->own_version + (s->parent ? s->parent->own_version : 0);
+}
+/* Moves when the content changes, also through a slice of it. */
+static inline int64_t arena_version(const storage *s) { return storage_version(s) + s->slice_changes; }
+static inline void storage_changed(storage *s, int64_t times) {
+  s->own_version += times;
+  if (s->parent) s->parent->slice_changes += times;
 }
 
 /* -- Tensors ----------------------------------------------------------------------------------------------- */

@@ -293,7 +293,7 @@ static status run_impls(op_call *c) {
 status op_execute(op_call *c) {
   TRY(recording() ? record_call(c) : run_impls(c));
   for (int32_t i = 0; i < c->n_in && c->info->in_place; i++)
-    if (c->in[i] && (c->info->in_place >> i & 1)) c->in[i]->st->own_version++;
+    if (c->in[i] && (c->info->in_place >> i & 1)) storage_changed(c->in[i]->st, 1);
   return DLV3_OK;
 }
 

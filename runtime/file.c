@@ -158,7 +158,7 @@ DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t
   TRY(check_readable(f, offset, n * width));
   if (!n) return DLV3_OK;
   if (t->st->device) return read_to_device(f, t, offset);
-  t->st->own_version++;
+  storage_changed(t->st, 1);
   cursor c = {.w = walk_of(t)};
   char *straight = one_run(&c.w) ? data_of(t) : NULL;
   int64_t most = straight ? PIECE : BUFFER / width;

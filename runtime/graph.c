@@ -9,7 +9,8 @@
  *   - versions move as the calls would have moved them.
  * Kernels decide by versions whether a prepared weight is to be made anew. Of a weight that the program changes (or whose
  * version was once found moved) the prepared forms are outdated before the capture, so that making them is part of the
- * graph; of others they are not, and the graph holds as long as the version does.
+ * graph; of others they are not, and the graph holds as long as the version does. So it is with forms that the step renews:
+ * a launch begins and ends with them as they are to be.
  *
  * What can not be captured - a kernel that waits for the device, an argument that is changed in place - leaves the program
  * with call after call, which is always right. DLV3_GRAPH=0 asks for that, DLV3_SYNC and DLV3_VERBOSE imply it. */
@@ -24,9 +25,11 @@ enum { ALIGN = 64, MOST_FAILURES = 2 }; /* what a kernel made and kept in the fi
 typedef struct {
   storage *st;                      /* held by the program's headers                           */
   const char *data;                 /* where it lay                                            */
-  int64_t own_version, version;     /* before the capture; after it                            */
+  int64_t own_version, slice_changes, version; /* before the capture; after it                 */
   int64_t bumps;                    /* how far a run moves own_version                         */
   bool changed, outdated;           /* a step writes it; its prepared forms are always made    */
+  prepared *form;                   /* of an arena, right when a launch begins; NULL: not counted on */
+  bool renewed;                     /* and when it ends                                        */
 } watched;
 
 struct graph {
@@ -155,8 +158,15 @@ static status make_ready(dlv3_program *p, graph *g) {
   return st;
 }
 
-static void outdate(storage *st) {
-  for (prepared *q = st->prepared; q; q = q->next) q->version = -1;
+static void outdate(storage *st, const prepared *but) {
+  for (prepared *q = st->prepared; q; q = q->next)
+    if (q != but) q->version = -1;
+}
+/* A form that whoever changes the storage writes too, while it is right. */
+static prepared *renewed_form(const storage *st) {
+  prepared *q = st->prepared;
+  while (q && !(q->renewed && q->version == arena_version(st))) q = q->next;
+  return q;
 }
 
 /* -- Capture -------------------------------------------------------------------------------------------------- */
@@ -183,11 +193,11 @@ void graph_drop(dlv3_program *p) {
 /* As if nothing had been called: what kernels prepared meanwhile was never written. */
 static void undo(dlv3_program *p, graph *g) {
   for (int64_t i = 0; i < g->n_watched; i++) {
-    g->watched[i].st->own_version = g->watched[i].own_version;
-    outdate(g->watched[i].st);
+    g->watched[i].st->own_version = g->watched[i].own_version, g->watched[i].st->slice_changes = g->watched[i].slice_changes;
+    outdate(g->watched[i].st, NULL);
   }
   for (int32_t i = 0; i < p->n_args; i++)
-    if (g->args[i]) outdate(g->args[i]->st);
+    if (g->args[i]) outdate(g->args[i]->st, NULL);
 }
 
 /* The kernels are called, nothing runs. */
@@ -195,11 +205,12 @@ static status capture(dlv3_program *p, graph *g) {
   const backend *b = backend_of(g->device);
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
-    w->data = w->st->data, w->own_version = w->st->own_version;
-    if (w->outdated) outdate(w->st);
+    w->data = w->st->data, w->own_version = w->st->own_version, w->slice_changes = w->st->slice_changes;
+    w->form = renewed_form(w->st);
+    if (w->outdated) outdate(w->st, w->form);
   }
   for (int32_t i = 0; i < p->n_args; i++)
-    if (g->args[i]) outdate(g->args[i]->st);
+    if (g->args[i]) outdate(g->args[i]->st, NULL);
   status st = b->graph_begin(g->device);
   if (st != DLV3_OK) return keep_reason(st);
   bind_headers(p, g->args);
@@ -217,7 +228,10 @@ static status capture(dlv3_program *p, graph *g) {
   if (st != DLV3_OK) return undo(p, g), st;
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
-    w->bumps = w->st->own_version - w->own_version, w->version = storage_version(w->st);
+    w->bumps = w->st->own_version - w->own_version, w->version = arena_version(w->st);
+    prepared *form = renewed_form(w->st);
+    w->renewed = form && w->changed;
+    if (w->renewed) w->form = form;
   }
   g->arena = arena_address(), g->generation = memory_generation(g->device), g->preference = impl_preference();
   n_handles++, g->captures++, captures++;
@@ -249,8 +263,8 @@ static bool holds(const dlv3_program *p, graph *g) {
   bool same = g->generation == memory_generation(g->device) && g->preference == impl_preference() && (!p->arena_bytes || g->arena == arena_address());
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
-    same &= w->st->data == w->data;
-    if (!w->st->prepared || w->outdated || w->version == storage_version(w->st)) continue;
+    same &= w->st->data == w->data && (!w->form || w->form->version == arena_version(w->st));
+    if (!w->st->prepared || w->outdated || w->version == arena_version(w->st)) continue;
     w->outdated = true, same = false;
   }
   return same;
@@ -277,6 +291,13 @@ static status launch(dlv3_program *p, graph *g) {
   return DLV3_OK;
 }
 
+/* As the calls would have. */
+static void move_versions(graph *g) {
+  for (int64_t i = 0; i < g->n_watched; i++) storage_changed(g->watched[i].st, g->watched[i].bumps);
+  for (int64_t i = 0; i < g->n_watched; i++)
+    if (g->watched[i].renewed) g->watched[i].form->version = arena_version(g->watched[i].st);
+}
+
 status graph_run(dlv3_program *p) {
   const int32_t device = p->n_promises ? p->promises[0].st->device : 0;
   const backend *b = backend_of(device);
@@ -299,6 +320,6 @@ status graph_run(dlv3_program *p) {
     return launch(p, g);
   }
   TRY(launch(p, g));
-  for (int64_t i = 0; i < g->n_watched; i++) g->watched[i].st->own_version += g->watched[i].bumps;
+  move_versions(g);
   return DLV3_OK;
 }

@@ -50,7 +50,7 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
   const double begin = verbose_level ? dlv3_now() : 0;
   TRY(backend_of(l->kernel->device)->kernel_run(&c, l));
   for (int32_t i = 0; i < l->n; i++)
-    if (in[i] && l->kind[i]) in[i]->st->own_version++;
+    if (in[i] && l->kind[i]) storage_changed(in[i]->st, 1);
   const status st = after_kernel(l->kernel->device);
   if (st != DLV3_OK) return fail_more(st, "\n  after the kernel %s", l->kernel->name);
   if (verbose_level && !capturing()) verbose_call(&c, "source", -1, dlv3_now() - begin);
@@ -71,6 +71,6 @@ DLV3_API dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, con
   if (!recording()) return kernel_execute(&l, tensors);
   TRY(record_launch(&l, tensors));
   for (int32_t i = 0; i < n; i++)
-    if (tensors[i] && kinds[i]) tensors[i]->st->own_version++;
+    if (tensors[i] && kinds[i]) storage_changed(tensors[i]->st, 1);
   return DLV3_OK;
 }

@@ -328,7 +328,7 @@ static status lend(dlv3_program *p) {
     promise *a = &p->promises[i];
     if (a->st->device != device) return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; one is possible");
     if (a->result) TRY(storage_new(&a->lent, a->st->bytes, device));
-    a->st->own_version++; /* what a kernel prepared from the last run's content is of no use */
+    storage_changed(a->st, 1); /* what a kernel prepared from the last run's content is of no use */
   }
   bind_promises(p, false);
   return DLV3_OK;

@@ -298,7 +298,7 @@ DLV3_API dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int
     return st;
   }
   TRY(copy_bytes(t, (char *)(uintptr_t)src, n_bytes, true)); /* only read from when to_tensor */
-  t->st->own_version++;
+  storage_changed(t->st, 1);
   return DLV3_OK;
 }
 

@@ -186,6 +186,60 @@ return function(t)
     t.eq(dlv3.memory('cuda').live, before)
   end)
 
+  t.case('weights in bf16 and f16: sgd_ writes the copy that convolutions read; after what else changes them it is made anew', function()
+    for _, dtype in ipairs {'bf16', 'f16'} do
+      local first, second = dlv3.randn({8, 8, 3, 3}, {device = 'cuda'}), dlv3.randn({6, 8, 1, 1}, {device = 'cuda'})
+      for _, w in ipairs {first, second} do w.requires_grad = true end
+      local sgd = optim.SGD({first, second}, {lr = 1e-4, momentum = 0.5})
+      local x = dlv3.randn({1, 8, 5, 5}, {device = 'cuda'}):to(dtype)
+      local function forward(w) return dlv3.no_grad(function() return x:conv2d(w) end) end
+      local function right(what)
+        for i, w in ipairs {first, second} do t.eq(forward(w):to('cpu'), forward(w:detach():clone()):to('cpu'), ('%s, %s, weight %d'):format(dtype, what, i)) end
+      end
+      local function launched(w)
+        local before = streams()
+        forward(w)
+        return streams() - before
+      end
+      local function loss(a, b) return x:conv2d(a):float():square():sum() + (b and x:conv2d(b):float():sum() or 0) end
+      local function step(only)
+        sgd:zero_grad()
+        local y = loss(first, not only and second)
+        y:backward()
+        sgd:step()
+        return y
+      end
+      -- What a recorded step computes with, and that it moves a weight.
+      local function replay(fast, what)
+        local a, b = first:detach():clone(), second:detach():clone()
+        t.eq(fast():item(), loss(a, b):item(), dtype .. ', ' .. what)
+        t.ok((first - a):abs():max():item() > 0)
+        right(what)
+      end
+      right 'at first'
+      for i = 1, 3 do
+        step(i == 2) -- a part of the arena alone
+        t.eq(launched(second), launched(second), 'nothing is cast')
+        right('step ' .. i)
+      end
+      first:detach():mul_(-1)
+      right 'a weight changed by hand'
+      step()
+      right 'and a step'
+      local fast = dlv3.compile(function() return step() end)
+      local captures, launches = counted(function() for i = 1, 5 do replay(fast, 'replay ' .. i) end end)
+      t.eq({captures, launches}, {1, 4})
+      second:detach():mul_(-1)
+      for i = 1, 8 do replay(fast, 'after a change, replay ' .. i) end
+      local decayed = dlv3.compile(function()
+        local y = step()
+        first:detach():mul_(0.5)
+        return y
+      end)
+      for i = 1, 6 do replay(decayed, 'changed by hand in the function, replay ' .. i) end
+    end
+  end)
+
   if device.sanitized then return end -- fibers are slow then
 
   -- Losses, weights and the random state of a step of each size, with falling rates. Random numbers are drawn on the

@@ -44,8 +44,37 @@ status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t k
   return *out = made, DLV3_OK;
 }
 
+/* Of all parameters of an arena together: one cast until sgd_ writes it. */
+enum { ARENA = 0xa4e4a };
+static uint64_t arena_key(int32_t dtype) { return (uint64_t)ARENA << 8 | (uint64_t)dtype; }
+
+static status slice_in(const void **out, const op_call *c, tensor *w, int32_t dtype) {
+  storage *all = w->st->parent;
+  const int64_t width = dtype_bytes(dtype), n = all->bytes / dtype_bytes(w->dtype);
+  tensor from = *w, to;
+  from.st = all, from.offset = 0, from.ndim = 1, from.size[0] = n, from.stride[0] = 1;
+  weight_copy *kept;
+  TRY(weight_copy_of(&kept, c, &from, arena_key(dtype), n * width));
+  kept->base.renewed = true;
+  if (kept->base.version != arena_version(all)) {
+    to = from, to.dtype = dtype, to.st = kept->st;
+    TRY(elements_copy(c, &to, &from));
+    kept->base.version = arena_version(all);
+  }
+  return *out = kept->st->data + ((char *)data_of(w) - all->data) / dtype_bytes(w->dtype) * width, DLV3_OK;
+}
+
+weight_copy *arena_copy(const storage *all, int32_t *dtype) {
+  for (prepared *p = all->prepared; p; p = p->next) {
+    if (p->key >> 8 != ARENA || p->version != arena_version(all)) continue;
+    return *dtype = (int32_t)(p->key & 255), (weight_copy *)p;
+  }
+  return NULL;
+}
+
 status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype) {
   if (w->dtype == dtype && aligned(data_of(w))) return *out = data_of(w), DLV3_OK;
+  if (w->st->parent && w->dtype == DLV3_F32 && dtype_bytes(dtype) == 2) return slice_in(out, c, w, dtype);
   weight_copy *kept;
   TRY(weight_copy_of(&kept, c, w, 0xc0de0000u + (uint64_t)dtype, numel(w) * dtype_bytes(dtype)));
   if (kept->base.version != storage_version(w->st)) {

@@ -72,7 +72,12 @@ typedef struct {
 /* The one that key names, with memory of so many bytes; made the first time. */
 status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t key, int64_t bytes);
 
-/* Where a parameter lies in dtype, on such a boundary: itself, or a copy that is kept with it and made anew when it has changed. */
+/* A copy of all parameters of an arena in bf16 or f16 that is right; NULL: there is none. Who changes the arena may write it
+ * too, and says so by its version. */
+weight_copy *arena_copy(const storage *all, int32_t *dtype);
+
+/* Where a parameter lies in dtype, on such a boundary: itself, or a copy that is kept with it (of a slice of an arena, with
+ * the arena) and made anew when it has changed. */
 status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype);
 
 /* The implementations: cudnn.cu, cublaslt.cu, atrous.cu, direct.cu, depthwise.cu. */

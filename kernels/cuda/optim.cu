@@ -1,7 +1,8 @@
 /* optim.cu - one pass over an arena of parameters, gradients and momenta; the dynamic loss scale of f16.
  *
- * The scale and whether a step is skipped are read on the device, so that a recorded step holds for all of them. */
-#include "common.h"
+ * The scale and whether a step is skipped are read on the device, so that a recorded step holds for all of them. Where the
+ * forward pass reads the weights in bf16 or f16, that copy of the arena is written in the same pass. */
+#include "conv.h"
 
 typedef struct {
   const double *lr;
@@ -12,7 +13,7 @@ typedef struct {
 } sgd;
 
 /* g = grad / grad_scale + weight_decay p; buffer = momentum buffer + g; p -= lr (nesterov ? g + momentum buffer : buffer) */
-template <class T, int V> static __global__ void sgd_step(sgd s, T *p, const T *grad, T *buffer) {
+template <class T, class H, int V> static __global__ void sgd_step(sgd s, T *p, const T *grad, T *buffer, H *copy) {
   if (s.found_inf && *s.found_inf != 0) return;
   const T unscale = s.grad_scale ? (T)(1 / (double)*s.grad_scale) : (T)1;
   const T lr = (T)*s.lr, momentum = (T)s.momentum, decay = (T)s.weight_decay;
@@ -32,13 +33,25 @@ template <class T, int V> static __global__ void sgd_step(sgd s, T *p, const T *
     }
     if (buffer) pack_at<V>(buffer + i * V) = kept;
     pack_at<V>(p + i * V) = now;
+    if (copy) pack_at<V>(copy + i * V) = narrowed<H>(now.v);
   }
 }
 
-template <class T> static void launch_sgd(const sgd &s, cudaStream_t stream, T *p, const T *grad, T *buffer) {
+template <class T, class H> static void launch_sgd(const sgd &s, cudaStream_t stream, T *p, const T *grad, T *buffer, H *copy) {
   enum { V = ALIGNMENT / sizeof(T) };
-  if (s.n % V == 0 && aligned(p) && aligned(grad) && aligned(buffer)) LAUNCH((sgd_step<T, V>), blocks_for(s.n / V), BLOCK, stream, s, p, grad, buffer);
-  else LAUNCH((sgd_step<T, 1>), blocks_for(s.n), BLOCK, stream, s, p, grad, buffer);
+  const bool on_packs = s.n % V == 0 && aligned(p) && aligned(grad) && aligned(buffer) && (uintptr_t)copy % (V * sizeof(H)) == 0;
+  if (on_packs) LAUNCH((sgd_step<T, H, V>), blocks_for(s.n / V), BLOCK, stream, s, p, grad, buffer, copy);
+  else LAUNCH((sgd_step<T, H, 1>), blocks_for(s.n), BLOCK, stream, s, p, grad, buffer, copy);
+}
+
+/* Both, where there is one: p may be a part of the arena. */
+static void step_and_copy(const sgd &s, cudaStream_t stream, tensor *p, const float *grad, float *buffer) {
+  int32_t dtype;
+  weight_copy *copy = arena_copy(p->st, &dtype);
+  if (!copy) launch_sgd(s, stream, data_as<float>(p), grad, buffer, (bf16 *)NULL);
+  else if (dtype == DLV3_BF16) launch_sgd(s, stream, data_as<float>(p), grad, buffer, (bf16 *)copy->st->data + p->offset);
+  else launch_sgd(s, stream, data_as<float>(p), grad, buffer, (f16 *)copy->st->data + p->offset);
+  if (copy) copy->base.version = arena_version(p->st) + 1; /* what it will be after this call */
 }
 
 static status cuda_sgd_(op_call *c) {
@@ -48,8 +61,8 @@ static status cuda_sgd_(op_call *c) {
   const cudaStream_t stream = stream_of(c);
   if (p->dtype != DLV3_F32 && p->dtype != DLV3_F64) return fail_call(c, DLV3_ERR_DTYPE, "parameters are f32 (or f64), these are of another dtype");
   if (!s.n) return DLV3_OK;
-  if (p->dtype == DLV3_F64) launch_sgd(s, stream, data_as<double>(p), data_as<double>(c->in[1]), data_as<double>(buffer));
-  else launch_sgd(s, stream, data_as<float>(p), data_as<float>(c->in[1]), data_as<float>(buffer));
+  if (p->dtype == DLV3_F64) launch_sgd(s, stream, data_as<double>(p), data_as<double>(c->in[1]), data_as<double>(buffer), (bf16 *)NULL);
+  else step_and_copy(s, stream, p, data_as<float>(c->in[1]), data_as<float>(buffer));
   return LAUNCHED(c);
 }
 OWN(sgd_);
