@@ -10,7 +10,7 @@
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 6 };
+enum { DLV3_BACKEND_ABI = 7 };
 
 typedef struct {
   const char *name;

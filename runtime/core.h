@@ -188,6 +188,7 @@ typedef struct {
   bool is_view;                     /* set by the infer of a VIEW op: no kernel runs           */
   int64_t view_stride[DLV3_MAX_DIMS], view_offset; /* in elements, absolute in the storage     */
   tensor *out[DLV3_MAX_OUTPUTS];
+  bool asked;                       /* the implementation was asked for by name: being slower is no reason to decline */
 } op_call;
 
 struct backward_call;

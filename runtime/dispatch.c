@@ -283,7 +283,11 @@ static status run_impls(op_call *c) {
   status st = DLV3_DECLINED;
   for (const impl *i = list; i->run && !forced && forced_impl[0]; i++)
     if (!strcmp(i->name, forced_impl)) forced = i;
-  if (forced) st = run_impl(c, forced, device);
+  if (forced) {
+    c->asked = true;
+    st = run_impl(c, forced, device);
+    c->asked = false;
+  }
   for (const impl *i = list; i->run && st == DLV3_DECLINED; i++)
     if (i != forced) st = run_impl(c, i, device);
   return st == DLV3_DECLINED ? fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason) : st;

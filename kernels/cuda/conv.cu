@@ -123,9 +123,9 @@ status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y)
 
 /* -- Lists -------------------------------------------------------------------------------------------------- */
 
-CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"cudnn", cudnn_conv2d}, {"cublaslt", cublaslt_conv2d}, {"atrous", atrous_conv2d}, {"direct", direct_conv2d});
-CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input}, {"cublaslt", cublaslt_conv2d_backward_input},
-           {"atrous", atrous_conv2d_backward_input}, {"direct", direct_conv2d_backward_input});
-CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight}, {"cublaslt", cublaslt_conv2d_backward_weight},
-           {"atrous", atrous_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight});
+CUDA_IMPLS(conv2d, {"depthwise", depthwise_conv2d}, {"atrous", atrous_conv2d}, {"cudnn", cudnn_conv2d}, {"cublaslt", cublaslt_conv2d}, {"direct", direct_conv2d});
+CUDA_IMPLS(conv2d_backward_input, {"depthwise", depthwise_conv2d_backward_input}, {"atrous", atrous_conv2d_backward_input}, {"cudnn", cudnn_conv2d_backward_input},
+           {"cublaslt", cublaslt_conv2d_backward_input}, {"direct", direct_conv2d_backward_input});
+CUDA_IMPLS(conv2d_backward_weight, {"depthwise", depthwise_conv2d_backward_weight}, {"atrous", atrous_conv2d_backward_weight}, {"cudnn", cudnn_conv2d_backward_weight},
+           {"cublaslt", cublaslt_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight});
 CUDA_IMPLS(matmul, {"cublaslt", cublaslt_matmul}, {"direct", direct_matmul});

@@ -160,17 +160,16 @@ static problem problem_of(const op_call *c, int32_t pass, int32_t dtype) {
 /* A plan may turn out not to run: it is not asked again. */
 static bool refused(cudnnStatus_t e) { return e >= CUDNN_STATUS_NOT_SUPPORTED && e < CUDNN_STATUS_NOT_SUPPORTED + 1000; }
 
-status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *const *operands) {
+bool stream_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus is = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &is) != cudaSuccess || is != cudaStreamCaptureStatusNone;
+}
+
+cudnnStatus_t cudnn_queue(plan *p, cudnnHandle_t handle, const void *const *operands, void *workspace) {
   int64_t ids[OPERANDS], n = 0;
   const void *pointers[OPERANDS];
-  storage *scratch = NULL;
-  void *workspace = NULL;
   for (int64_t i = 0; i < OPERANDS; i++)
     if (operands[i]) ids[n] = i + 1, pointers[n++] = operands[i];
-  if (p->workspace) {
-    TRY(scratch_new(&scratch, c, p->workspace));
-    workspace = scratch->data;
-  }
   builder b = build(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   set(&b, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n, pointers);
   set(&b, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n, ids);
@@ -178,11 +177,21 @@ status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *co
   descriptor pack = finish(&b);
   const cudnnStatus_t e = pack ? cudnnBackendExecute(handle, p->descriptor, pack) : b.e;
   drop(pack);
+  return e;
+}
+
+/* What a stream that is captured refuses may well run outside of it: then the capture fails, and the plan stays. */
+status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *const *operands) {
+  storage *scratch = NULL;
+  if (p->workspace) TRY(scratch_new(&scratch, c, p->workspace));
+  const bool captured = stream_captured(stream_of(c));
+  const cudnnStatus_t e = cudnn_queue(p, handle, operands, scratch ? scratch->data : NULL);
   if (scratch) storage_drop(scratch);
+  p->captured |= captured;
   ran_by(p->engine);
   if (e == CUDNN_STATUS_SUCCESS) return LAUNCHED(c);
   cudaGetLastError(); /* or the next launch would be taken for the failed one */
-  if (!refused(e)) return cudnn_failed(c, "the convolution failed", e);
+  if (!refused(e) || captured) return cudnn_failed(c, "the convolution failed", e);
   p->refused = true;
   return DECLINED("cudnn's engine does not run it");
 }

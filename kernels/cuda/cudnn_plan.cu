@@ -1,7 +1,7 @@
 /* cudnn_plan.cu - which of cuDNN's engines a convolution is run by, and its plan.
  *
  * cuDNN's heuristics name engines for a problem, best guess first. The first that is deterministic, exact enough and has a
- * plan is kept for good, by problem and device. Where DLV3_CUDNN_BENCHMARK or dlv3.cudnn_benchmark(true) asks for it, each
+ * plan is kept, by problem and device. Where DLV3_CUDNN_BENCHMARK or dlv3.cudnn_benchmark(true) asks for it, each
  * of them is run a few times on memory of its own, and the fastest is kept; a file remembers it for later runs
  * (runtime/choices.c), so that those take the same engine without timing. Clocks differ from run to run, and engines in
  * the last digits: hence not by default. While a stream is captured nothing can be timed, and the first is taken.
@@ -16,6 +16,7 @@
 
 enum {
   BUCKETS = 1024, RUNS = 5, KEY = 700,
+  MOST_PLANS = 1024, /* of 100 KB of the host's memory each: 30 sizes of photos through ResNet-50 */
   MOST_ENGINES = 64, /* for a 3x3 convolution cuDNN 9.19 names some 30 configurations; those for f32 without TF32 come last */
   MOST_TIMED = 16
 };
@@ -23,6 +24,7 @@ static const int64_t most_workspace = (int64_t)2 << 30;
 static const char choices[] = "cudnn_engines.txt";
 
 static plan *plans[BUCKETS];
+static int n_plans;
 
 /* -- Engines ----------------------------------------------------------------------------------------------- */
 
@@ -77,21 +79,25 @@ static int64_t number_of(descriptor config) {
 
 static bool any_order(void) { return switched("DLV3_NONDETERMINISTIC", false); }
 
-/* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. f32 on tensor
- * cores is TF32; engines that convert f32 to half precision are never wanted. */
-static bool allowed(descriptor config, const problem *p) {
+/* What cuDNN says of an engine, note n as bit n; all of them where it says nothing. */
+static uint64_t notes_of(descriptor config) {
   cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
   int64_t n = 0;
+  uint64_t bits = 0;
   descriptor engine = engine_in(config);
-  bool good = engine && cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &n, notes) == CUDNN_STATUS_SUCCESS;
-  const bool nondeterministic = any_order();
-  for (int64_t i = 0; good && i < n; i++) {
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) good = nondeterministic;
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION || notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS) good = false;
-    if (notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && p->dtype == DLV3_F32) good = good && p->tf32;
-  }
+  if (!engine || cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &n, notes) != CUDNN_STATUS_SUCCESS) bits = ~(uint64_t)0;
+  for (int64_t i = 0; i < n; i++) bits |= (uint64_t)1 << notes[i];
   drop(engine);
-  return good;
+  return bits;
+}
+static bool noted(uint64_t notes, cudnnBackendNumericalNote_t note) { return notes >> note & 1; }
+
+/* Whether an engine may be used: its sums always in one order, its inputs as exact as they were asked to be. f32 on tensor
+ * cores is TF32; engines that convert f32 to half precision are never wanted. */
+static bool allowed(uint64_t notes, const problem *p) {
+  if (noted(notes, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) && !any_order()) return false;
+  if (noted(notes, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION) || noted(notes, CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS)) return false;
+  return !noted(notes, CUDNN_NUMERICAL_NOTE_TENSOR_CORE) || p->dtype != DLV3_F32 || p->tf32;
 }
 
 /* The plan of an engine configuration, or NULL; *starved where memory was wanting. */
@@ -109,20 +115,25 @@ static descriptor plan_of_config(descriptor config, cudnnHandle_t handle, int64_
 
 /* Fills the plan by the engine at a place of the list; false where that may not be used or has no plan. */
 static bool take(plan *made, const engine_list *e, int64_t at, cudnnHandle_t handle) {
-  if (allowed(e->config[at], &made->of)) made->descriptor = plan_of_config(e->config[at], handle, &made->workspace, &made->starved);
+  if (allowed(notes_of(e->config[at]), &made->of)) made->descriptor = plan_of_config(e->config[at], handle, &made->workspace, &made->starved);
   if (made->descriptor) made->engine = number_of(e->config[at]);
   return made->descriptor != NULL;
 }
 
+/* In 16 bits those on tensor cores come first. For maps of few channels the heuristics put engines before them that turn the
+ * maps round in memory: 9.19 on an H100 for 64 channels to 24 at 120 x 120 one that asks for 40 MB, both maps. */
 static void take_first(plan *made, const engine_list *e, cudnnHandle_t handle) {
-  for (int64_t i = 0; i < e->n && !take(made, e, i, handle);) i++;
+  for (int wanted = dtype_bytes(made->of.dtype) == 2; wanted >= 0; wanted--)
+    for (int64_t i = 0; i < e->n; i++)
+      if ((!wanted || noted(notes_of(e->config[i]), CUDNN_NUMERICAL_NOTE_TENSOR_CORE)) && take(made, e, i, handle)) return;
 }
 
 /* -- Timing ------------------------------------------------------------------------------------------------ */
 
-/* Memory that engines are tried on. The caller's stays as it is. */
+/* Memory that engines are tried on: the caller's stays as it is, and none of it is left to the pool, which never splits. */
 typedef struct {
-  storage *part[OPERANDS];
+  void *part[OPERANDS], *workspace;
+  int64_t workspace_bytes;
 } trial;
 
 /* Every byte 0x3c is a plain number in f32, bf16 and f16: products stay plain too, and are work, as those of zeros are not. */
@@ -133,28 +144,34 @@ static bool make_trial(trial *t, const op_call *c, const problem *p) {
   const cudaStream_t stream = stream_of(c);
   for (int i = 0; i < OPERANDS; i++) {
     const int64_t bytes = elements[i] * dtype_bytes(p->dtype);
-    if (bytes && (scratch_new(&t->part[i], c, bytes) != DLV3_OK || cudaMemsetAsync(t->part[i]->data, 0x3c, (size_t)bytes, stream) != cudaSuccess)) return false;
+    if (bytes && (cudaMalloc(&t->part[i], (size_t)bytes) != cudaSuccess || cudaMemsetAsync(t->part[i], 0x3c, (size_t)bytes, stream) != cudaSuccess)) return false;
   }
   return true;
 }
 
+static bool make_workspace(trial *t, int64_t bytes) {
+  if (bytes <= t->workspace_bytes) return true;
+  cudaFree(t->workspace);
+  t->workspace = NULL, t->workspace_bytes = 0;
+  if (cudaMalloc(&t->workspace, (size_t)bytes) != cudaSuccess) return false;
+  return t->workspace_bytes = bytes, true;
+}
+
 static void drop_trial(trial *t) {
-  for (int i = 0; i < OPERANDS; i++)
-    if (t->part[i]) storage_drop(t->part[i]);
+  for (int i = 0; i < OPERANDS; i++) cudaFree(t->part[i]);
+  cudaFree(t->workspace);
 }
 
 /* Milliseconds of the fastest of some runs, negative where it does not run. All are queued behind a first one, which loads
  * the kernels, so that the host is not waited for where the device is the slower of the two. */
-static float time_of(plan *p, const op_call *c, cudnnHandle_t handle, const trial *t) {
+static float time_of(plan *p, const op_call *c, cudnnHandle_t handle, trial *t) {
   cudaEvent_t behind[RUNS + 1] = {};
   float best = -1;
-  bool good = true;
+  bool good = make_workspace(t, p->workspace);
   const cudaStream_t stream = stream_of(c);
-  const void *at[OPERANDS];
-  for (int i = 0; i < OPERANDS; i++) at[i] = t->part[i] ? t->part[i]->data : NULL;
   for (int i = 0; good && i <= RUNS; i++) good = cudaEventCreateWithFlags(&behind[i], cudaEventDefault) == cudaSuccess;
   for (int i = 0; good && i <= RUNS; i++)
-    good = cudnn_run(c, p, handle, at) == DLV3_OK && cudaEventRecord(behind[i], stream) == cudaSuccess;
+    good = cudnn_queue(p, handle, t->part, t->workspace) == CUDNN_STATUS_SUCCESS && cudaEventRecord(behind[i], stream) == cudaSuccess;
   good = cudaStreamSynchronize(stream) == cudaSuccess && good; /* a plan may not go while it runs */
   for (int i = 0; good && i < RUNS; i++) {
     float ms = 0;
@@ -167,7 +184,7 @@ static float time_of(plan *p, const op_call *c, cudnnHandle_t handle, const tria
 }
 
 /* Fills the plan by the fastest engine of the list and returns its place, -1 where none could be timed. */
-static int64_t take_fastest(plan *made, const engine_list *e, const op_call *c, cudnnHandle_t handle, const trial *t) {
+static int64_t take_fastest(plan *made, const engine_list *e, const op_call *c, cudnnHandle_t handle, trial *t) {
   float least_ms = 0;
   int64_t best = -1, timed = 0;
   for (int64_t i = 0; i < e->n && timed < MOST_TIMED; i++) {
@@ -181,11 +198,6 @@ static int64_t take_fastest(plan *made, const engine_list *e, const op_call *c, 
     if (faster) made->descriptor = tried.descriptor, made->workspace = tried.workspace, made->engine = tried.engine, least_ms = ms, best = i;
   }
   return best;
-}
-
-static bool captured(cudaStream_t stream) {
-  cudaStreamCaptureStatus is = cudaStreamCaptureStatusNone;
-  return cudaStreamIsCapturing(stream, &is) != cudaSuccess || is != cudaStreamCaptureStatusNone;
 }
 
 /* -- Choices that are remembered --------------------------------------------------------------------------- */
@@ -234,7 +246,7 @@ static bool take_remembered(plan *made, const char *key, descriptor graph, cudnn
 /* Fills the plan from the first mode that has an engine for it: by timing and with a note of it, or by the first engine. */
 static void search(plan *made, const char *key, descriptor graph, const op_call *c, cudnnHandle_t handle) {
   trial t = {};
-  const bool timed = made->of.benchmark && !captured(stream_of(c)) && make_trial(&t, c, &made->of);
+  const bool timed = made->of.benchmark && !stream_captured(stream_of(c)) && make_trial(&t, c, &made->of);
   for (int m = 0; m < MODES && !made->descriptor; m++) {
     engine_list e;
     engines_of(&e, graph, modes[m].mode);
@@ -246,10 +258,27 @@ static void search(plan *made, const char *key, descriptor graph, const op_call 
   drop_trial(&t);
 }
 
+/* Of many sizes of maps in turn: all plans go but those that a graph may hold kernels of. */
+static void forget_plans(cudaStream_t stream) {
+  if (stream_captured(stream) || cudaStreamSynchronize(stream) != cudaSuccess) return;
+  for (plan *&bucket : plans)
+    for (plan **at = &bucket; *at;) {
+      plan *p = *at;
+      if (p->captured) {
+        at = &p->next;
+        continue;
+      }
+      *at = p->next, n_plans--;
+      drop(p->descriptor);
+      free(p);
+    }
+}
+
 status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle_t handle) {
   plan **bucket = &plans[hash_of(p, sizeof *p) % BUCKETS];
   for (plan *at = *bucket; at; at = at->next)
     if (!memcmp(&at->of, p, sizeof *p)) return *out = at, DLV3_OK;
+  if (n_plans >= MOST_PLANS) forget_plans(stream_on(p->device));
   plan *made = (plan *)calloc(1, sizeof *made);
   if (!made) return fail_call(c, DLV3_ERR_OOM, "out of memory for a plan");
   made->of = *p;
@@ -261,6 +290,6 @@ status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle
   cudnn_graph_drop(&g);
   cudaGetLastError(); /* engines that did not work out leave errors behind */
   if (!made->descriptor && made->starved) return free(made), fail_call(c, DLV3_ERR_OOM, "out of memory for cudnn's plan");
-  made->next = *bucket;
+  made->next = *bucket, n_plans++;
   return *bucket = *out = made, DLV3_OK;
 }

@@ -24,12 +24,16 @@ typedef struct plan {
   int64_t workspace, engine;           /* engine: cuDNN's number of it                            */
   bool starved;                        /* an engine was passed over for want of memory            */
   bool refused;                        /* it was made, and does not run                           */
+  bool captured;                       /* a graph has kernels of it                               */
 } plan;
 
 /* The plan of a problem, made the first time. Its descriptor is NULL where there is none. */
 status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle_t handle);
 /* Queues the convolution. The operands that the problem has not are NULL. Declines, and marks the plan, where cuDNN does not run it. */
 status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *const *operands);
+/* Its part that cuDNN does, with memory for p->workspace. */
+cudnnStatus_t cudnn_queue(plan *p, cudnnHandle_t handle, const void *const *operands, void *workspace);
+bool stream_captured(cudaStream_t stream);
 
 /* A graph and what it is made of. */
 enum { MOST_PARTS = 20 };

@@ -3,8 +3,9 @@
  *
  * It names five engines for every problem: the first is not deterministic and gives wrong results, so that a test fails
  * when it is taken; the second rounds f32 inputs to TF32 (those of other dtypes stay); the third is exact; the fourth too,
- * and faster by the clock that events show; the fifth has a plan and does not run. All need a workspace, which they fill
- * with rubbish. */
+ * and faster by the clock that events show; the fifth has a plan and does not run. For maps of 16 bits the second and third
+ * change places: there the one on tensor cores is not the first that is right. All need a workspace, which they fill with
+ * rubbish. */
 #include <cudnn.h>
 
 #include "host.h"
@@ -108,6 +109,17 @@ extern "C" __attribute__((visibility("default"))) int64_t cuda_host_cudnn_runs(i
 
 enum { WORKSPACE = 256 };
 
+/* Where the first operand of an operation of type lies, as a part of it; three more follow. */
+static int first_part(cudnnBackendDescriptorType_t type) {
+  return type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR         ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X
+         : type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR ? CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX
+                                                                                : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X;
+}
+static bool in_16_bits(const content &graph) {
+  const content &op = *graph.operations[0], &x = *op.child[first_part(op.type)];
+  return *(const cudnnDataType_t *)x.value[CUDNN_ATTR_TENSOR_DATA_TYPE].data() != CUDNN_DATA_FLOAT;
+}
+
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t, int64_t most, int64_t *n, void *values) {
   content &c = *d->c;
   cudnnBackendDescriptor_t *children = (cudnnBackendDescriptor_t *)values;
@@ -115,7 +127,11 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendA
   switch (name) {
   case CUDNN_ATTR_ENGINEHEUR_RESULTS:
     *n = ENGINES;
-    for (int i = 0; i < ENGINES && i < most; i++) children[i]->c->child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = c.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH], children[i]->c->engine = i, children[i]->c->finished = true;
+    for (int i = 0; i < ENGINES && i < most; i++) {
+      content &named = *children[i]->c;
+      named.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = c.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH], named.finished = true;
+      named.engine = in_16_bits(*c.child[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH]) && (i == TF32 || i == EXACT) ? TF32 + EXACT - i : i;
+    }
     return CUDNN_STATUS_SUCCESS;
   case CUDNN_ATTR_ENGINECFG_ENGINE:
     *n = 1, children[0]->c->engine = c.engine, children[0]->c->finished = true;
@@ -236,7 +252,7 @@ static cudnnStatus_t execute(const content &plan, const content &pack) {
   if (config.engine == REFUSING) return CUDNN_STATUS_NOT_SUPPORTED;
   cuda_host_clock += engine_ms[config.engine];
   const bool forward = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, by_input = op.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR;
-  const int first = forward ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X : by_input ? CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X;
+  const int first = first_part(op.type);
   const content &convolution = *op.child[first + 3];
   view x, w, y;
   if (!view_of(&x, *op.child[first], pack) || !view_of(&w, *op.child[first + 1], pack) || !view_of(&y, *op.child[first + 2], pack)) return CUDNN_STATUS_BAD_PARAM;
