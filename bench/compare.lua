@@ -3,6 +3,7 @@
 -- A round's figure is the median of a process's runs; a row's is the median of its rounds. From the second round on only
 -- the peers run that came close to the best one in the first: the others can not decide the row.
 
+local dlv3 = require 'dlv3'
 local run = require 'bench.run'
 local work = require 'bench.work'
 
@@ -12,8 +13,8 @@ local CLOSE = 1.2
 
 local function say(...) io.stderr:write(string.format(...), '\n') end
 
-local function measure(row, command)
-  if row.kind ~= 'start' then return run.measure(command) end
+local function measure(row, command, limit)
+  if row.kind ~= 'start' then return run.measure(command, limit) end
   local times = {}
   for i = 1, row.repeats do
     local m, reason = run.time(command)
@@ -42,13 +43,14 @@ end
 -- The rounds of one side as one figure.
 local function joined(name, rounds)
   if #rounds == 0 then return nil end
-  local values, least, most, rss = {}, math.huge, -math.huge, nil
+  local values, least, most, rss, note = {}, math.huge, -math.huge, nil, nil
   for i, m in ipairs(rounds) do
     values[i] = m.value
     least, most = math.min(least, m.least), math.max(most, m.most)
     if m.rss then rss = math.max(rss or 0, m.rss) end
+    note = m.note or note
   end
-  return {name = name, what = rounds[1].what, value = (work.median(values)), least = least, most = most, rss = rss, rounds = #rounds}
+  return {name = name, what = rounds[1].what, value = (work.median(values)), least = least, most = most, rss = rss, note = note, rounds = #rounds}
 end
 
 local function better(row, a, b) return row.kind == 'rate' and a > b or row.kind ~= 'rate' and a < b end
@@ -74,8 +76,8 @@ local function close_ones(row, sides)
   return close
 end
 
-local function one(row, side, command, round)
-  local m, reason = measure(row, command)
+local function one(row, side, command, round, limit)
+  local m, reason = measure(row, command, limit)
   if m then
     side.rounds[#side.rounds + 1] = m
     say(row.kind == 'rate' and '  round %d  %-22s %8.1f%s' or '  round %d  %-22s %8.4f s%s', round, side.name, m.value, m.rss and (', peak %d MiB'):format(m.rss) or '')
@@ -85,8 +87,16 @@ local function one(row, side, command, round)
   end
 end
 
--- Fills in row.ours, row.results (of the peers), row.best, row.least_rss. python: nil measures dlv3 alone.
-function M.row(row, rounds, python)
+-- What is done once before a row is measured.
+local function run_first(row, limit)
+  local begin = dlv3.now()
+  local text, status = run.output_within(row.first, limit)
+  say('  once before, %.1f s: %s', dlv3.now() - begin, status == 0 and 'done' or text:match '([^\n]+)%s*$' or 'no output')
+end
+
+-- Fills in row.ours, row.results (of the peers), row.best, row.least_rss. python: nil measures dlv3 alone. limit: seconds
+-- that a process may take, nil: as many as it does.
+function M.row(row, rounds, python, limit)
   local ours, sides = {name = 'dlv3', rounds = {}}, {}
   for _, peer in ipairs(row.peers) do
     local side = {name = peer.name, peer = peer, rounds = {}}
@@ -95,16 +105,17 @@ function M.row(row, rounds, python)
       if ready then sides[#sides + 1] = side else say('  %s can not be measured: %s', peer.name, reason) end
     end
   end
+  if row.first then run_first(row, limit) end
   local active = sides
   for round = 1, rounds do
-    one(row, ours, row.ours, round)
+    one(row, ours, row.ours, round, limit)
     for _, side in ipairs(active) do
-      if not side.failed then one(row, side, peer_command(side.peer, python), round) end
+      if not side.failed then one(row, side, peer_command(side.peer, python), round, limit) end
     end
     if round == 1 then active = close_ones(row, sides) end
   end
   row.ours, row.results = joined('dlv3', ours.rounds), {}
-  row.failed = ours.failed
+  if row.ours and row.ours.note then row.text = row.text .. '; ' .. row.ours.note end
   for _, side in ipairs(sides) do row.results[#row.results + 1] = joined(side.name, side.rounds) end
   row.best = best_of(row, row.results)
   for _, p in ipairs(row.results) do

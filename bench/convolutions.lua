@@ -36,12 +36,12 @@ function M.text(c)
 end
 
 -- Runs the model once; returns every call of a convolution, in order: {n, h, w, cin, cout, out_h, out_w, kernel, options,
--- name, flops}.
-function M.calls(model, x)
+-- name, flops}. With batch, those that a batch of so many images like the one in x would give.
+function M.calls(model, x, batch)
   local list, forward = {}, nn.Conv2d.forward
   local function note(self, input)
     local output = forward(self, input)
-    local c = {n = input:size(1), h = input:size(3), w = input:size(4), cin = self.channels[1], cout = self.channels[2], out_h = output:size(3),
+    local c = {n = batch or input:size(1), h = input:size(3), w = input:size(4), cin = self.channels[1], cout = self.channels[2], out_h = output:size(3),
                out_w = output:size(4), kernel = self.kernel_size, options = self.options, name = model:path_to(self)}
     c.flops = M.flops(c)
     list[#list + 1] = c

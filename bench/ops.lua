@@ -1,6 +1,6 @@
 -- ops.lua - bench.lua --ops: each distinct convolution of a model, forward and both gradients: milliseconds, useful
 -- operations a second, and their share of the machine's peak; dlv3's choice beside the other implementations. Then the ops
--- that memory bounds: gigabytes a second of what they must read and write.
+-- that memory bounds: gigabytes a second of what they must read and write. With --only nothing but some convolutions.
 
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.ffi'
@@ -16,12 +16,12 @@ local op_name = {forward = 'conv2d', backward_input = 'conv2d_backward_input', b
 local op_id = {}
 for id = 0, F.C.dlv3_op_count() - 1 do op_id[F.string(F.C.dlv3_op_name(id))] = id end
 
--- The three directions of a convolution as functions.
+-- The three directions of a convolution as functions, of operands drawn on the device.
 local function calls_of(c, precision, device)
   local o = c.options
-  local x = dlv3.randn{c.n, c.cin, c.h, c.w}:to(precision):to(device)
-  local grad = dlv3.randn{c.n, c.cout, c.out_h, c.out_w}:to(precision):to(device)
-  local w = dlv3.randn{c.cout, c.cin / o.groups, c.kernel[1], c.kernel[2]}:to(device)
+  local function draw(...) return dlv3.randn({...}, {device = device}) end
+  local x, grad = draw(c.n, c.cin, c.h, c.w):to(precision), draw(c.n, c.cout, c.out_h, c.out_w):to(precision)
+  local w = draw(c.cout, c.cin / o.groups, c.kernel[1], c.kernel[2])
   local grad_w = dlv3.zeros_like(w)
   local same = {stride = o.stride, padding = o.padding, dilation = o.dilation, groups = o.groups}
   local sized = {stride = o.stride, padding = o.padding, dilation = o.dilation, groups = o.groups, size = {c.h, c.w}}
@@ -35,7 +35,6 @@ end
 -- Seconds of a call, at least, in enough repetitions; a GPU is waited for once in ten calls.
 local function least_time(call, o)
   local best, n, at_once = math.huge, 0, work.on_gpu(o.device) and 10 or 1
-  dlv3.scope(call)
   dlv3.synchronize(o.device)
   local begin = dlv3.now()
   while n < 3 or dlv3.now() - begin < o.seconds do
@@ -49,13 +48,14 @@ local function least_time(call, o)
 end
 
 -- Of the implementation `first` before others, with its name and the engine of a library that told which; nil where another
--- one ran.
+-- one takes the call.
 local function measure(call, direction, first, o)
+  local id = op_id[op_name[direction]]
   F.check(F.C.dlv3_set_impl(first))
-  local time, chosen = least_time(call, o), F.string(F.C.dlv3_op_chosen(op_id[op_name[direction]]))
+  dlv3.scope(call)
+  local chosen, engine = F.string(F.C.dlv3_op_chosen(id)), tonumber(F.C.dlv3_op_engine(id))
+  local time = (first == '' or chosen == first) and least_time(call, o) or nil
   F.check(F.C.dlv3_set_impl '')
-  if first ~= '' and chosen ~= first then return nil end
-  local engine = tonumber(F.C.dlv3_op_engine(op_id[op_name[direction]]))
   return time, chosen, engine >= 0 and chosen .. ' ' .. engine or chosen
 end
 
@@ -67,13 +67,14 @@ end
 
 local function cell(time, flops, peak) return ('%9.3f %6.0f %4.0f%%'):format(time * 1e3, flops / time / 1e9, 100 * flops / time / peak) end
 
-local plain = {ref = true, pairs = true} -- loops to be read and checked against, a hundred times slower
+-- Loops to be read and checked against, a hundred times slower; on a GPU `direct` is one of them.
+local function is_plain(name, o) return name == 'ref' or name == 'pairs' or name == 'direct' and work.on_gpu(o.device) end
 
 -- "direct 1.23 ms 61%, onednn ...": the implementations that were not chosen, and could have been.
 local function others(c, call, direction, chosen, o, peak)
   local list = {}
   for name in F.string(F.C.dlv3_op_impls(op_id[op_name[direction]], tensor.device_id(o.device))):gmatch '%S+' do
-    if name ~= chosen and not plain[name] then
+    if name ~= chosen and not is_plain(name, o) then
       local time, _, shown = measure(call, direction, name, o)
       if time then list[#list + 1] = ('%s %.3f %.0f%%'):format(shown, time * 1e3, 100 * c.flops / time / peak) end
     end
@@ -81,21 +82,30 @@ local function others(c, call, direction, chosen, o, peak)
   return table.concat(list, ', ')
 end
 
-local function print_direction(list, direction, o, peak)
-  local sum, flops = 0, 0
-  print(('\n%s %s, %s, %dx%d batch %d; ms, GFLOP/s, share of %.0f GFLOP/s\n'):format(o.model, direction, o.precision, o.size, o.size, o.batch, peak / 1e9))
-  print(('%-42s %5s  %-22s %-10s  %s'):format('convolution', 'times', 'chosen', '', 'others: ms, share'))
-  for i, c in ipairs(list) do
-    if not (direction == 'backward_input' and i == 1) then -- nothing asks for the image's gradient
-      dlv3.scope(function()
-        local call = calls_of(c, o.precision, o.device)[direction]
-        local time, chosen, shown = measure(call, direction, '', o)
-        print(('%-42s %5d  %s %-10s  %s'):format(convolutions.text(c), c.count, cell(time, c.flops, peak), shown, others(c, call, direction, chosen, o, peak)))
-        sum, flops = sum + time * c.count, flops + c.flops * c.count
-      end)
-    end
+local said = {forward = 'forward', backward_input = 'by input', backward_weight = 'by weight'}
+
+local function print_convolutions(list, wanted, o, peak)
+  print(('\n%s, %s, %dx%d batch %d; ms, GFLOP/s, share of %.0f GFLOP/s\n'):format(o.model, o.precision, o.size, o.size, o.batch, peak / 1e9))
+  local head = '%-42s %-9s %5s  %-22s %-12s  %s'
+  print(head:format('convolution', '', 'times', 'chosen', '', 'others: ms, share'))
+  local time_of, flops_of = {}, {}
+  for _, c in ipairs(list) do
+    dlv3.scope(function()
+      local calls = calls_of(c, o.precision, o.device)
+      for _, direction in ipairs(wanted) do
+        if not (direction == 'backward_input' and c.first) then -- nothing asks for the image's gradient
+          local call = calls[direction]
+          local time, chosen, shown = measure(call, direction, '', o)
+          print(head:format(convolutions.text(c), said[direction], c.count, cell(time, c.flops, peak), shown, others(c, call, direction, chosen, o, peak)))
+          time_of[direction] = (time_of[direction] or 0) + time * c.count
+          flops_of[direction] = (flops_of[direction] or 0) + c.flops * c.count
+        end
+      end
+    end)
   end
-  print(('%-42s %5s  %s'):format('all of the model', '', cell(sum, flops, peak)))
+  for _, direction in ipairs(wanted) do
+    if time_of[direction] then print(head:format(o.only and 'all of these' or 'all of the model', said[direction], '', cell(time_of[direction], flops_of[direction], peak), '', '')) end
+  end
 end
 
 -- -- What memory bounds ------------------------------------------------------------------------------------------
@@ -103,11 +113,11 @@ end
 -- {name, call, bytes that it must move} of ops on the largest map of a ResNet's layer3, and of the loss.
 local function memory_bound(o)
   local n, size, element = o.batch, math.ceil(o.size / 8), o.precision == 'f32' and 4 or 2
-  local x = dlv3.randn{n, 1024, size, size}:to(o.precision):to(o.device)
+  local x = dlv3.randn({n, 1024, size, size}, {device = o.device}):to(o.precision)
   local y, grad = x:clone(), x:clone()
   local weight, bias = dlv3.ones({1024}):to(o.device), dlv3.zeros({1024}):to(o.device)
   local mean, var = bias:clone(), weight:clone()
-  local logits = dlv3.randn{n, 21, size, size}:to(o.precision):to(o.device)
+  local logits = dlv3.randn({n, 21, size, size}, {device = o.device}):to(o.precision)
   local target = dlv3.randint(0, 21, {n, o.size, o.size}, {dtype = 'u8'}):to(o.device)
   local map, pixels, few = x:numel() * element, target:numel(), logits:numel() * element
   local leaf, leaf_logits = x:clone():requires_grad_(), logits:clone():requires_grad_()
@@ -127,27 +137,45 @@ local function print_memory_bound(o)
   print(('\nops that memory bounds, %s, %dx%d batch %d; ms, GB/s\n'):format(o.precision, o.size, o.size, o.batch))
   dlv3.scope(function()
     for _, op in ipairs(memory_bound(o)) do
+      dlv3.scope(op[2])
       local time = least_time(op[2], o)
       print(('%-42s %9.3f %7.1f'):format(op[1], time * 1e3, op[3] / time / 1e9))
     end
   end)
 end
 
--- o: models (a list), size, batch, precisions, seconds, work, device, peak (operations a second, or 0).
+local function chosen_convolutions(list, only)
+  if not only then return list end
+  local some = {}
+  for _, c in ipairs(list) do
+    if convolutions.text(c):find(only, 1, true) then some[#some + 1] = c end
+  end
+  if #some == 0 then error("--only: no convolution has '" .. only .. "' in its line", 0) end
+  return some
+end
+
+-- o: models (a list), size, batch, precisions, seconds, work, device, only, peak (operations a second, or 0).
 function M.run(o)
   io.stdout:setvbuf 'line' -- it takes minutes and is watched
-  local peaks = M.peaks()
-  print(('measured peak of %d threads: %.0f GFLOP/s f32, %.0f bf16'):format(dlv3.num_threads(), peaks.f32 / 1e9, peaks.bf16 / 1e9))
-  local assumed = o.peak > 0 and o.peak or work.on_gpu(o.device) and 790e12 or nil
-  local function one(precision, name) return {model = name, size = o.size, batch = o.batch, precision = precision, seconds = o.seconds, device = o.device} end
+  local peak, peaks = o.peak, nil
+  if peak == 0 and work.on_gpu(o.device) then peak = 790e12 end
+  if peak == 0 then
+    peaks = M.peaks()
+    print(('measured peak of %d threads: %.0f GFLOP/s f32, %.0f bf16'):format(dlv3.num_threads(), peaks.f32 / 1e9, peaks.bf16 / 1e9))
+  end
+  local function one(precision, name)
+    return {model = name, size = o.size, batch = o.batch, precision = precision, seconds = o.seconds, device = o.device, only = o.only}
+  end
   for _, name in ipairs(o.models) do
     local training = o.work == 'train'
-    local calls = convolutions.calls(models[name]{num_classes = 21, aux = training}, dlv3.randn{o.batch, 3, o.size, o.size})
-    local list = convolutions.distinct(calls)
+    local calls = convolutions.calls(models[name]{num_classes = 21, aux = training}, dlv3.randn{1, 3, o.size, o.size}, o.batch)
+    calls[1].first = true
+    local list = chosen_convolutions(convolutions.distinct(calls), o.only)
     for _, precision in ipairs(o.precisions) do
-      for _, direction in ipairs(training and directions or {'forward'}) do print_direction(list, direction, one(precision, name), assumed or peaks[precision]) end
+      print_convolutions(list, training and directions or {'forward'}, one(precision, name), peaks and peaks[precision] or peak)
     end
   end
+  if o.only then return end
   for _, precision in ipairs(o.precisions) do print_memory_bound(one(precision)) end
 end
 

@@ -93,20 +93,22 @@ local function versions(rows)
   return #list > 0 and table.concat(list, ', ') or 'none'
 end
 
--- The file bench/RESULTS.md. about: command, rounds, picture (its name or nil), peaks.
+-- The file bench/RESULTS.md. about: command, rounds, picture (its name or nil), peaks (of the processor, where that is timed).
 function M.markdown(rows, share, about)
   local lines = {
     '# Measured', '', 'Written by `' .. about.command .. '` on ' .. os.date '%Y-%m-%d' .. '.', '',
     '- Machine: ' .. M.machine() .. '.',
-    ('- Its peak, by multiply-adds on registers alone: %.0f GFLOP/s f32, %.0f bf16.'):format(about.peaks.f32 / 1e9, about.peaks.bf16 / 1e9),
+    about.peaks and ('- Its peak, by multiply-adds on registers alone: %.0f GFLOP/s f32, %.0f bf16.'):format(about.peaks.f32 / 1e9, about.peaks.bf16 / 1e9) or
+      '- Ten steps in a row to one wait for the device. Memory: what the allocator took from the device, at its largest. Targets are of an H200.\n' ..
+      '- cuDNN\'s engines are chosen by timing on both sides: PyTorch with cudnn.benchmark, dlv3 with DLV3_CUDNN_BENCHMARK=1, by a process before the measured one.',
     '- dlv3 ' .. dlv3.version .. ': ' .. F.string(F.C.dlv3_build_info()):gsub('%s*\n', '; '):gsub('; $', ''):gsub('  +', ' ') .. '.',
     '- Peers: ' .. versions(rows) .. '.',
     ('- Both sides alternately, each in a process of its own, %d rounds; a figure is the median of the rounds\' medians, in brackets least and most of all runs.'):format(about.rounds),
     '  From the second round on only the peer\'s modes run that came within 20 % of its best one. Same model, size and heads (training: with the auxiliary one, SGD step',
     '  included; inference: without, to the class map); random data, 21 classes. The best peer of a row is the fastest of all modes of that precision.',
-    about.device == 'cpu' and '- Memory: the process\'s resident set, at its largest.' or
-      '- Ten steps in a row to one wait for the device. Memory: what the allocator took from the device, at its largest. PyTorch with cudnn.benchmark. Targets are of an H200.', '',
   }
+  if about.peaks then lines[#lines + 1] = '- Memory: the process\'s resident set, at its largest.' end
+  lines[#lines + 1] = ''
   for _, line in ipairs(M.tables(rows, share)) do lines[#lines + 1] = line end
   if about.picture then lines[#lines + 1] = '\n![times beside the best peer](' .. about.picture .. ')' end
   lines[#lines + 1] = '\nAll peers:\n\n| work | medians |\n|---|---|'

@@ -115,38 +115,52 @@ local gpu_modes = {
 -- One wait for the device in STEPS steps, on both sides.
 local STEPS = 10
 
--- r: short, work, size, batch, precision, modes, time, memory and tag (of an id that another row has too).
-local function gpu_row(device, r)
-  local what = ('--model %s --work %s --size %d --batch %d --device %s --steps %d --runs 5'):format(models[r.short], r.work, r.size, r.batch, device, STEPS)
-  local peers = {}
-  for i, mode in ipairs(r.modes) do peers[i] = {name = gpu_modes[mode], script = 'torch_peer.py', words = what .. ' --mode ' .. mode} end
+-- The kinds of rows, by the last word of their ids.
+local said = {eager = '', compiled = ', PyTorch compiled', autotune = ', PyTorch compiled for long', order = ', in one order or any', engines = ', engines timed or not'}
+
+-- cuDNN's engines by timing, as the peers choose theirs, and kept in a file.
+local timed = ('DLV3_CUDNN_BENCHMARK=1 DLV3_CACHE=%s '):format(run.quote(run.scratch .. '/engines'))
+
+-- A row of M.of_gpu. A first process of dlv3 times the engines, which costs it time and memory, and another is measured.
+local function gpu_row(r)
+  local what = ('--model %s --work %s --size %d --batch %d --device %s --steps %d --runs '):format(models[r.short], r.work, r.size, r.batch, r.device, r.steps or STEPS)
+  local runs, peers = r.runs or 5, {}
+  for i, mode in ipairs(r.modes or {}) do peers[i] = {name = gpu_modes[mode], script = 'torch_peer.py', words = ('%s%d --mode %s'):format(what, runs, mode)} end
+  local dlv3 = run.dlv3(('bench --precision %s %s'):format(r.precision, what))
+  for _, other in ipairs(r.others or {}) do peers[#peers + 1] = {name = other[1], command = other[2] .. dlv3 .. runs} end
   return {
-    id = ('%s-%s-%d-b%d-%s%s'):format(r.short, r.work, r.size, r.batch, r.precision, r.tag or ''), kind = 'seconds', time = r.time, memory = r.memory,
-    text = text_of(r.short, r.work, r.size, r.batch, r.precision) .. (r.tag and r.tag:gsub('%-', ', ') or ''),
-    ours = run.dlv3(('bench --precision %s '):format(r.precision) .. what), peers = peers,
+    id = ('%s-%s-%d-b%d-%s-%s'):format(r.short, r.work, r.size, r.batch, r.precision, r.kind), kind = 'seconds', time = r.time, memory = r.memory,
+    text = text_of(r.short, r.work, r.size, r.batch, r.precision) .. said[r.kind],
+    first = timed .. dlv3 .. 1, ours = timed .. dlv3 .. runs, peers = peers,
   }
 end
 
--- dlv3 as it is, sums in one order, beside dlv3 when sums may be made in any.
-local function order_row(device)
-  local row = gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', tag = '-order', modes = {}, time = {1 / 1.15, 1}})
-  row.peers[1] = {name = 'dlv3, any order', command = 'DLV3_NONDETERMINISTIC=1 ' .. row.ours}
-  return row
-end
-
--- The rows of a GPU; the targets are those of an H200.
-function M.of_gpu(device)
-  local eager, compiled, memory = {'bf16'}, {'bf16_compiled', 'bf16_max_autotune'}, {0.8, 0.65}
-  return {
-    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', modes = eager, time = {1.2, 1.5}, memory = memory}),
-    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', tag = '-compiled', modes = compiled, time = {1.1, 1.3}}),
-    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 4, precision = 'bf16', modes = eager, time = {1.4, 1.8}, memory = memory}),
-    gpu_row(device, {short = 'mbv3', work = 'train', size = 480, batch = 16, precision = 'bf16', modes = eager, time = {1.5, 2}, memory = memory}),
-    gpu_row(device, {short = 'r50', work = 'infer', size = 520, batch = 8, precision = 'bf16', modes = {'bf16', 'bf16_compiled'}, time = {1.4, 1.9}}),
-    gpu_row(device, {short = 'r50', work = 'infer', size = 520, batch = 1, precision = 'bf16', modes = {'bf16', 'bf16_compiled'}, time = {1.7, 2.3}}),
-    gpu_row(device, {short = 'r50', work = 'train', size = 480, batch = 4, precision = 'f32', modes = {'nchw', 'channels_last', 'compiled'}, memory = memory}),
-    order_row(device),
+-- The rows of a GPU, the most telling first: PyTorch as most people run it, then compiled, which takes it minutes, then dlv3
+-- beside itself. The targets are those of an H200. change: size, batch, steps, runs instead of theirs, for a rehearsal.
+function M.of_gpu(device, change)
+  local memory, compiled = {0.8, 0.65}, {'bf16_compiled'}
+  local any_order, untimed = {{'dlv3, any order', 'DLV3_NONDETERMINISTIC=1 ' .. timed}}, {{'dlv3, first engines', ''}}
+  local list = {
+    {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', kind = 'eager', modes = {'bf16'}, time = {1.2, 1.5}, memory = memory},
+    {short = 'r50', work = 'train', size = 480, batch = 4, precision = 'bf16', kind = 'eager', modes = {'bf16'}, time = {1.4, 1.8}, memory = memory},
+    {short = 'mbv3', work = 'train', size = 480, batch = 16, precision = 'bf16', kind = 'eager', modes = {'bf16'}, time = {1.5, 2}, memory = memory},
+    {short = 'r50', work = 'infer', size = 520, batch = 8, precision = 'bf16', kind = 'eager', modes = {'bf16'}, time = {1.4, 1.9}},
+    {short = 'r50', work = 'infer', size = 520, batch = 1, precision = 'bf16', kind = 'eager', modes = {'bf16'}, time = {1.7, 2.3}},
+    {short = 'r50', work = 'train', size = 480, batch = 4, precision = 'f32', kind = 'eager', modes = {'nchw', 'channels_last'}, memory = memory},
+    {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', kind = 'compiled', modes = compiled, time = {1.1, 1.3}},
+    {short = 'r50', work = 'infer', size = 520, batch = 8, precision = 'bf16', kind = 'compiled', modes = compiled, time = {1.4, 1.9}},
+    {short = 'r50', work = 'infer', size = 520, batch = 1, precision = 'bf16', kind = 'compiled', modes = compiled, time = {1.7, 2.3}},
+    {short = 'r50', work = 'train', size = 480, batch = 4, precision = 'f32', kind = 'compiled', modes = {'compiled'}},
+    {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', kind = 'autotune', modes = {'bf16_max_autotune'}, time = {1.1, 1.3}},
+    {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', kind = 'engines', others = untimed},
+    {short = 'r50', work = 'train', size = 480, batch = 16, precision = 'bf16', kind = 'order', others = any_order, time = {1 / 1.15, 1}},
   }
+  for i, r in ipairs(list) do
+    r.device = device
+    for key, value in pairs(change or {}) do r[key] = value end
+    list[i] = gpu_row(r)
+  end
+  return list
 end
 
 return M

@@ -1,7 +1,7 @@
 -- run.lua - runs benchmark programs as processes of their own and reads the one line that each prints.
 --
 -- The line ends with "0.071 s (0.070 to 0.072), peak 316 MiB" or, of the input pipeline, "218 samples a second and core
--- (207 to 221)"; what stands before the first colon says what ran.
+-- (207 to 221)"; what stands before the first colon says what ran, what stands behind a semicolon what is to be known.
 
 local host = require 'dlv3.host'
 local dlv3 = require 'dlv3'
@@ -28,14 +28,23 @@ local function last_line(text)
   return last
 end
 
--- {what, value, least, most, rss, text} of a command's line, or nil and why it failed.
-function M.measure(command)
-  local text, status = M.output(command)
+-- All that a command printed, and its exit status, after so many seconds at most (nil: as many as it takes). In the
+-- foreground: it stays in this group of processes, so that it ends with it.
+function M.output_within(command, limit)
+  if not limit then return M.output(command) end
+  local text, status = M.output(('timeout --foreground -k 10 %d env %s'):format(limit, command))
+  if status == 124 or status == 137 then return ('it took longer than %d s'):format(limit), status end
+  return text, status
+end
+
+-- {what, value, least, most, rss, note} of a command's line, or nil and why it failed.
+function M.measure(command, limit)
+  local text, status = M.output_within(command, limit)
   if status ~= 0 then return nil, last_line(text) end
   for line in text:gmatch '[^\n]+' do
     local what, value, unit, least, most = line:match '^(.-): ([%d.]+) (%a+).-%(([%d.]+) to ([%d.]+)%)'
     if what and (unit == 's' or unit == 'samples') then
-      return {what = what, value = tonumber(value), least = tonumber(least), most = tonumber(most), rss = tonumber(line:match 'peak ([%d.]+) MiB')}
+      return {what = what, value = tonumber(value), least = tonumber(least), most = tonumber(most), rss = tonumber(line:match 'peak ([%d.]+) MiB'), note = line:match '; (.+)$'}
     end
   end
   return nil, last_line(text)

@@ -3,7 +3,8 @@
 --   dlv3 bench                       the whole comparison, each side in processes of its own; writes bench/RESULTS.md
 --   dlv3 bench --rows r50-train      only the rows whose names have one of these words
 --   dlv3 bench --work train ...      one work, in this process: what the comparison runs for dlv3's side
---   dlv3 bench --device cuda         the same for a GPU: rows of its own, PyTorch on that GPU; writes bench/RESULTS_GPU.md
+--   dlv3 bench --device cuda         the same for a GPU: rows of its own, PyTorch on that GPU; writes bench/RESULTS_GPU.md.
+--                                    --rows eager, compiled, autotune, engines, order: a part of them
 --   dlv3 bench --ops                 each distinct convolution of the models, by implementation, and what memory bounds
 --   dlv3 bench --threads-curve       a work on 1, 2, ... threads
 
@@ -23,8 +24,9 @@ local opt, given = options.parse({
   {'quick', false, 'one round, and few runs: for a look, not for the record'},
   {'peers', true, 'measure the peers too'},
   {'data-path', nil, 'folder with VOCdevkit for the input pipeline; without it a set is drawn', value = 'DIR'},
+  {'limit', 0, 'seconds that a process of a row may take, 0: as many as it does', min = 0},
   {'output', nil, 'where the tables go (all rows: bench/RESULTS.md, of a GPU bench/RESULTS_GPU.md); a picture of the same name beside it', value = 'FILE.md'},
-  'One work:',
+  'One work (of a GPU\'s rows size, batch, steps and runs can be given too, for a rehearsal):',
   {'work', 'train', 'train (forward, backward, SGD step, aux head) or infer (to the class map)', choices = {'train', 'infer'}},
   {'model', 'deeplabv3_mobilenet_v3_large', 'model to time', choices = work.models},
   {'size', 240, 'height and width of the images', min = 1},
@@ -38,6 +40,7 @@ local opt, given = options.parse({
   {'checkpoint-activations', false, 'make activations again in backward'},
   'More:',
   {'ops', false, 'each distinct convolution of the models (or of --model): forward and gradients, by implementation; then ops bound by memory'},
+  {'only', nil, 'of --ops only the convolutions whose line has this in it, such as "3x3 rate"', value = 'TEXT'},
   {'peak', 0, 'TFLOP/s that --ops gives shares of; 0: measured on the cpu, 790 (bf16 on an H200) on a GPU', type = 'number', min = 0},
   {'seconds', 0.1, 'for each of them', type = 'number'},
   {'threads-curve', false, 'the work of --model, --work, --size, ... on 1, 2, ... threads; --output FILE.png draws it'},
@@ -49,13 +52,22 @@ local on_gpu = work.on_gpu(opt.device)
 
 -- -- One work ---------------------------------------------------------------------------------------------------
 
+-- Why a recorded work was not one launch a step, or ''.
+local function graph_note(launches)
+  if not (on_gpu and opt.compile) or launches >= opt.runs * opt.steps then return '' end
+  local reason = F.string(F.C.dlv3_graph_refused()):gsub('[|;%c]', ' ')
+  return ('; not one CUDA graph: %s'):format(reason ~= '' and reason or 'none was asked for')
+end
+
 local function work_line()
+  local before = F.C.dlv3_graph_launches()
   local times = work.times(work.make(opt), opt.runs, opt)
+  local note = graph_note(tonumber(F.C.dlv3_graph_launches() - before))
   local median, least, most = work.median(times)
   local memory = dlv3.memory(opt.device)
   local peak = on_gpu and math.max(memory.reserved, memory.peak) or tonumber(F.C.dlv3_peak_rss()) -- what other programs can not have meanwhile
-  return ('dlv3 %s %s%s: %.4f s (%.4f to %.4f), peak %.0f MiB, tensors %.0f MiB'):format(
-    dlv3.version, opt.precision, on_gpu and ' ' .. opt.device or '', median, least, most, peak / 2 ^ 20, memory.peak / 2 ^ 20)
+  return ('dlv3 %s %s%s: %.4f s (%.4f to %.4f), peak %.0f MiB, tensors %.0f MiB%s'):format(
+    dlv3.version, opt.precision, on_gpu and ' ' .. opt.device or '', median, least, most, peak / 2 ^ 20, memory.peak / 2 ^ 20, note)
 end
 
 -- -- Threads ----------------------------------------------------------------------------------------------------
@@ -114,7 +126,7 @@ local function share_of(rows, peaks)
   for _, row in ipairs(rows) do
     if row.id == 'r50-train-480-f32' and row.ours then
       local o = row.work
-      local flops = convolutions.total(convolutions.calls(models[o.model]{num_classes = 21, aux = true}, dlv3.randn{o.batch, 3, o.size, o.size}), true)
+      local flops = convolutions.total(convolutions.calls(models[o.model]{num_classes = 21, aux = true}, dlv3.randn{1, 3, o.size, o.size}, o.batch), true)
       return {gflops = flops / row.ours.value / 1e9, peak = peaks.f32 / 1e9}
     end
   end
@@ -140,19 +152,21 @@ end
 
 local function comparison()
   local compare, report, rows = require 'bench.compare', require 'bench.report', require 'bench.rows'
-  local list = chosen_rows(on_gpu and rows.of_gpu(opt.device) or rows.list(make_inputs()))
+  local change = {}
+  for _, key in ipairs {'size', 'batch', 'steps', 'runs'} do change[key] = given[key] and opt[key] or nil end
+  local list = chosen_rows(on_gpu and rows.of_gpu(opt.device, change) or rows.list(make_inputs()))
   local python = opt.peers and rows.python() or nil
   if opt.peers and not python then io.stderr:write(rows.how_to_get_peers, '\n\n') end
   local rounds = opt.quick and not given.rounds and 1 or opt.rounds
   local output = opt.output or #opt.rows == 0 and not opt.quick and run.root .. (on_gpu and '/bench/RESULTS_GPU.md' or '/bench/RESULTS.md') or nil
   local words = {}
   for i = 1, #arg do words[i] = arg[i]:gsub('^/.*/', '') end -- folders of this machine say nothing to a reader
-  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, device = opt.device, peaks = require 'bench.ops'.peaks()}
+  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, peaks = not on_gpu and require 'bench.ops'.peaks() or nil}
   local done = {}
   for i, row in ipairs(list) do
     io.stderr:write(('[%d/%d] %s\n'):format(i, #list, row.text))
     if opt.quick then few_runs(row) end
-    compare.row(row, rounds, python)
+    compare.row(row, rounds, python, opt.limit > 0 and opt.limit or nil)
     done[i] = row
     if output then write_results(output, done, nil, about) end
   end
@@ -166,8 +180,8 @@ end
 
 if opt.ops then
   local all = not given.model
-  require 'bench.ops'.run{models = all and work.models or {opt.model}, size = opt.size, batch = opt.batch, work = opt.work, seconds = opt.seconds, device = opt.device, peak = opt.peak * 1e12,
-                          precisions = given.precision and {opt.precision} or {'f32', 'bf16'}}
+  require 'bench.ops'.run{models = all and work.models or {opt.model}, size = opt.size, batch = opt.batch, work = opt.work, seconds = opt.seconds, device = opt.device, only = opt.only,
+                          peak = opt.peak * 1e12, precisions = given.precision and {opt.precision} or {'f32', 'bf16'}}
 elseif opt.threads_curve then threads_curve()
 elseif given.work or given.model then print(work_line())
 else comparison() end

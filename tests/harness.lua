@@ -317,6 +317,38 @@ function H.run_device(t, families, device)
   end)
 end
 
+-- Samples that these of our own kernels take; others they would leave to a library.
+local suits = {
+  depthwise = function(s) return (s.attrs.groups or 1) > 4 end,
+  atrous = function(s, dtype)
+    local dilation = s.attrs.dilation or 1
+    return dtype == 'bf16' and (type(dilation) == 'table' and dilation[2] or dilation) > 5
+  end,
+}
+local libraries = {cudnn = true, cublaslt = true}
+
+-- Runs samples once, by each kernel that is not a library's, and looks at nothing: a tool does that, which slows kernels down
+-- many times and libraries' more than others.
+function H.run_own_kernels(t, families, device)
+  local function run_sample(s, dtype)
+    local tensors = inputs_of(s, dtype)
+    for i = 1, #s.inputs do tensors[i] = F.is_tensor(tensors[i]) and tensors[i]:to(device) or tensors[i] end
+    for _, impl in ipairs(impls_for(s, require('dlv3.tensor').device_id(device))) do
+      if not libraries[impl] and (not suits[impl] or suits[impl](s, dtype)) then with_impl(impl, function() run(s, tensors) end) end
+    end
+  end
+  for _, family in ipairs(families) do
+    t.case(device .. ' ' .. family .. ', own kernels once', function()
+      for _, s in ipairs(dofile(t.directory .. '/ops/' .. family .. '.lua')) do
+        for _, dtype in ipairs(not s.error and (s.dtypes or {'f32', 'bf16'}) or {}) do
+          if dtype ~= 'f64' and dtype ~= 'f16' then run_sample(s, dtype) end
+        end
+      end
+      dlv3.synchronize(device)
+    end)
+  end
+end
+
 -- Runs all samples of the families, then looks for ops without a sample, an error case, a gradcheck or a used kernel.
 function H.run(t, families)
   local seen, errors, grads = {}, {}, {}

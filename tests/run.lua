@@ -19,9 +19,11 @@ local opt = require 'dlv3.options'.parse({
   {'verbose', false, 'a line a test, with its time', short = 'v'},
   {'jobs', 1, 'files at once, each in a process of its own', min = 1},
   {'file', nil, 'the one file of this name, without test_ and .lua', value = 'NAME'},
+  {'own-kernels', false, 'of --file cuda only the samples of ops, once, by kernels of our own: what NVIDIA\'s checking tools have time for'},
   {'pattern', nil, 'words', positional = true},
 }, arg)
 local verbose = opt.verbose
+t.own_kernels = opt.own_kernels
 
 -- -- Assertions -------------------------------------------------------------------------------------------------
 

@@ -46,16 +46,28 @@ return function(t)
     local gpu = dofile(t.directory .. '/gpu.lua')(t)
     local reason = gpu.missing()
     if reason then t.skip(reason) end
-    local seen, command = {}, nil
+    local seen = {}
     for _, row in ipairs(require 'bench.rows'.of_gpu('cuda')) do
       t.ok(not seen[row.id], row.id)
       seen[row.id] = true
-      if row.id:find '^mbv3%-train' then command = row.ours end
     end
-    command = command:gsub('train', 'infer'):gsub('%-%-size %d+', '--size 17'):gsub('%-%-batch %d+', '--batch 2'):gsub('%-%-steps %d+', '--steps 2'):gsub('%-%-runs %d+', '--runs 1')
-    local text, status = t.run(("DLV3_CUDA_LIBRARY='%s' %s"):format(gpu.library, command))
-    t.eq(status, 0, text)
-    t.ok(text:find '^dlv3 %S+ bf16 cuda: [%d.]+ s %([%d.]+ to [%d.]+%), peak %d+ MiB', text)
+    local function shown(environment, words)
+      local text, status = t.run(("DLV3_CUDA_LIBRARY='%s' %s %s --device cuda %s"):format(gpu.library, environment, bench, words))
+      t.eq(status, 0, text)
+      return text
+    end
+    local path = t.folder() .. '/gpu.md'
+    shown('', '--no-peers --rounds 1 --rows mbv3 --size 17 --batch 2 --steps 1 --runs 1 --output ' .. path)
+    local file = assert(io.open(path))
+    local text = file:read '*a'
+    file:close()
+    t.ok(text:find '\n| MobileNetV3 training step 17, batch 2, bf16 | [%d.]+ s ' and text:find 'DLV3_CUDNN_BENCHMARK=1', text)
+    t.ok(shown('', '--no-peers --rounds 1 --rows mbv3 --limit 1 --size 65'):find 'failed: it took longer than 1 s')
+    local words = '--work infer --precision bf16 --size 17 --batch 2 --steps 2 --runs 1'
+    t.ok(shown('', words):find '^dlv3 %S+ bf16 cuda: [%d.]+ s %([%d.]+ to [%d.]+%), peak %d+ MiB, tensors %d+ MiB\n')
+    local row = {text = 'a row', kind = 'seconds', peers = {}, ours = ("DLV3_GRAPH=0 DLV3_CUDA_LIBRARY='%s' %s --device cuda %s"):format(gpu.library, bench, words)}
+    require 'bench.compare'.row(row, 1)
+    t.eq(row.text, 'a row; not one CUDA graph: none was asked for')
   end)
 
   t.case('the peer in PyTorch, several steps a run', function()
@@ -73,6 +85,10 @@ return function(t)
     t.eq(status, 0, text)
     t.ok(text:find('\nall of the model ', 1, true), text)
     t.ok(text:find '\nbatch_norm and its gradient%s+[%d.]+%s+[%d.]+\n', text)
+    local three = bench .. '--ops --model deeplabv3_mobilenet_v3_large --size 33 --batch 1 --seconds 0.001 --precision f32 --only '
+    text = t.run(three .. "'3x3 rate'")
+    t.ok(text:find '\n960>256 3x3 rate 36 on 3x3 +by weight' and not text:find('1x1', 1, true) and not text:find('GB/s', 1, true), text)
+    t.ok(t.run(three .. 'nothing'):find "no convolution has 'nothing'")
   end)
 
   t.case('the comparison without peers', function()

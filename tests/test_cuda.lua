@@ -158,6 +158,16 @@ local function devices(t, gpu, library_played)
     t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: must be true or false, on came')
   end)
 
+  t.case('--own-kernels: of no library', function()
+    if gpu.sanitized or not library_played then t.skip 'the host plays no GPU, or slowly' end
+    local output, status = t.run(("DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' '%s/run.lua' --file cuda --own-kernels"):format(
+      gpu.library, require 'dlv3.host'.executable, t.directory))
+    t.eq(status, 0)
+    for impl, wanted in pairs {atrous = true, depthwise = true, direct = true, cudnn = false, cublaslt = false} do
+      t.eq(output:find('\nconv2d cuda:0 ' .. impl .. ' ', 1, true) ~= nil, wanted, impl)
+    end
+  end)
+
   if gpu.sanitized then return end -- fibers are slow then; the op suite says what there is to say
   t.case('MobileNetV3 trains there as on the cpu, and twice the same', function()
     local want = train(training_step, 'cpu', 'f32')
@@ -379,6 +389,7 @@ return function(t)
     t.case('a device cuda:0', function() t.skip(why) end)
     return
   end
+  if t.own_kernels then return dofile(t.directory .. '/harness.lua').run_own_kernels(t, {'conv', 'norm', 'loss', 'pool', 'reduce'}, 'cuda:0') end
   local tf32 = dlv3.allow_tf32()
   dlv3.allow_tf32(false) -- results are compared to the digits of f32
   devices(t, gpu, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
