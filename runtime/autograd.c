@@ -256,6 +256,13 @@ status grad_into(backward_call *b, int32_t i, tensor **out) {
   return DLV3_OK;
 }
 
+tensor *grad_so_far(const backward_call *b, int32_t i) {
+  const edge *e = &b->n->edges[i];
+  if (e->leaf) return e->leaf->grad && is_dense(e->leaf->grad) ? e->leaf->grad : NULL; /* as add_to_leaf does */
+  tensor *sum = e->node->grad_out[e->out];
+  return sum && owned_alone(sum) ? sum : NULL;
+}
+
 /* -- Backward ---------------------------------------------------------------------------------------------- */
 
 struct dlv3_backward_run {

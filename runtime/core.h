@@ -262,7 +262,7 @@ typedef struct node {
 } node;
 
 /* What a backward rule sees. grad_y[i]: gradient of output i, NULL where none arrived. The rule stores new references
- * in grad_x[i] for inputs with needs[i], of the input's own shape and dtype, or adds into grad_into(b, i). */
+ * in grad_x[i] for inputs with needs[i], of the input's own shape and dtype, or adds into grad_into(b, i) or grad_so_far(b, i). */
 typedef struct backward_call {
   node *n;
   const void *attr;
@@ -281,6 +281,8 @@ void node_drop(node *n);
 /* The tensor that the gradient of input i is to be added to in place: the leaf's .grad or a zero tensor of this run.
  * Borrowed. For kernels that accumulate (gradients of parameters). */
 status grad_into(backward_call *b, int32_t i, tensor **out);
+/* The sum of the gradients of input i that there are so far, where a kernel may add to it; else NULL. */
+tensor *grad_so_far(const backward_call *b, int32_t i);
 
 /* -- Random numbers ---------------------------------------------------------------------------------------- */
 

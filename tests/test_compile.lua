@@ -39,11 +39,11 @@ return function(t)
     end)
   end
 
-  for _, name in ipairs {'deeplabv3_mobilenet_v3_large', 'deeplabv3_resnet50'} do
-    t.case(name .. ': training that makes its activations again is the same to the last bit, plain and compiled', function()
-      local want = trained(name, 'f32', false, false)
+  for _, case in ipairs {{'deeplabv3_mobilenet_v3_large', 'f32'}, {'deeplabv3_mobilenet_v3_large', 'bf16'}, {'deeplabv3_resnet50', 'f32'}, {'deeplabv3_resnet50', 'bf16'}} do
+    t.case(('%s, %s: training that makes its activations again is the same to the last bit, plain and compiled'):format(case[1], case[2]), function()
+      local want = trained(case[1], case[2], false, false)
       for _, compiled in ipairs {false, true} do
-        local got = trained(name, 'f32', compiled, false, true)
+        local got = trained(case[1], case[2], compiled, false, true)
         t.eq(got.losses, want.losses)
         t.eq(got.rng, want.rng)
         for i, entry in ipairs(want.state) do t.ok(entry[2] == got.state[i][2], entry[1]) end

@@ -7,7 +7,7 @@
 conv conv_of(const op_call *c) {
   const tensor *x, *w, *y;
   if (c->op == OP_conv2d) x = c->in[0], w = c->in[1], y = c->out[0];
-  else if (c->op == OP_conv2d_backward_input) y = c->in[0], w = c->in[1], x = c->out[0];
+  else if (c->op == OP_conv2d_backward_input) y = c->in[0], w = c->in[1], x = grad_x_of(c);
   else x = c->in[0], y = c->in[1], w = c->in[2];
   conv v = {x->size[0], x->size[1], x->size[2], x->size[3], w->size[0], w->size[2], w->size[3], y->size[2], y->size[3], .groups = 1};
   if (c->op == OP_conv2d) {
@@ -28,7 +28,7 @@ conv conv_of(const op_call *c) {
 typedef struct {
   conv v;
   tensor *x, *w, *b, *y; /* or their gradients */
-  const tensor *residual;
+  const tensor *residual; /* forward: or NULL; backward by input: what is added to, which is x, or NULL */
   int64_t act;
 } conv_job;
 
@@ -71,7 +71,7 @@ static int64_t output_at(int64_t in, int64_t tap, int64_t stride, int64_t paddin
   return at >= 0 && at % stride == 0 && at / stride < n_out ? at / stride : -1;
 }
 
-/* grad_x[n,c,iy,ix] = sum over (k, r, s) of grad_y[n, k, oy, ox] w[k,c,r,s]; one item is a row of input pixels. */
+/* grad_x[n,c,iy,ix] (+)= sum over (k, r, s) of grad_y[n, k, oy, ox] w[k,c,r,s]; one item is a row of input pixels. */
 static void backward_input_rows(void *ctx, int64_t begin, int64_t end) {
   const conv_job *j = ctx;
   const conv *v = &j->v;
@@ -87,13 +87,14 @@ static void backward_input_rows(void *ctx, int64_t begin, int64_t end) {
             if (oy < 0 || ox < 0) continue;
             for (int64_t k = c / cg * kg; k < (c / cg + 1) * kg; k++) sum += at(j->y, at4(j->y, n, k, oy, ox)) * at(j->w, at4(j->w, k, c % cg, r, s));
           }
-        set(j->x, at4(j->x, n, c, iy, ix), sum);
+        const int64_t i = at4(j->x, n, c, iy, ix);
+        set(j->x, i, sum + at_or(j->residual, i, 0));
       }
   }
 }
 
 static status ref_conv2d_backward_input(op_call *c) {
-  conv_job job = {conv_of(c), .x = c->out[0], .w = c->in[1], .y = c->in[0]};
+  conv_job job = {conv_of(c), .x = grad_x_of(c), .w = c->in[1], .y = c->in[0], .residual = c->in[2]};
   parallel_for(job.v.n * job.v.h, 1, backward_input_rows, &job);
   return DLV3_OK;
 }
@@ -207,10 +208,23 @@ static void epilogue_elements_f64(void *ctx, int64_t begin, int64_t end) {
   activate_piece_f64(y + begin, end - begin, j->act);
 }
 
-void conv_epilogue(const op_call *c) {
-  epilogue_job job = {c->out[0], c->in[3], ((const conv2d_attr *)c->attr)->activation};
+static void run_epilogue(epilogue_job job) {
   if (!job.residual && job.act == ACT_NONE) return;
   parallel_for(numel(job.y), 32 * PIECE, job.y->dtype == DLV3_F64 ? epilogue_elements_f64 : epilogue_elements, &job);
+}
+void conv_epilogue(const op_call *c) { run_epilogue((epilogue_job){c->out[0], c->in[3], ((const conv2d_attr *)c->attr)->activation}); }
+
+status add_apart(op_call *c, status (*run)(op_call *c)) {
+  tensor *sum = c->in[2];
+  if (!sum) return run(c);
+  tensor *made;
+  TRY(tensor_new(&made, sum->dtype, sum->ndim, sum->size, 0));
+  c->in[2] = NULL, c->out[0] = made;
+  status st = run(c);
+  c->in[2] = sum, c->out[0] = NULL;
+  if (st == DLV3_OK) run_epilogue((epilogue_job){sum, made, ACT_NONE});
+  tensor_drop(made);
+  return st;
 }
 
 /* -- Lists -------------------------------------------------------------------------------------------------- */

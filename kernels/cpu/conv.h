@@ -14,6 +14,8 @@ typedef struct {
 
 /* Of a call of conv2d, conv2d_backward_input or conv2d_backward_weight. */
 conv conv_of(const op_call *c);
+/* What a call of conv2d_backward_input writes: a new tensor, or the sum that it adds to. */
+static inline tensor *grad_x_of(const op_call *c) { return c->in[2] ? c->in[2] : c->out[0]; }
 
 static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->groups == v->k && v->groups > 1; }
 
@@ -46,6 +48,9 @@ status depthwise_conv2d_backward_weight(op_call *c);
 
 /* y = act(y + residual) where the call of conv2d asks for it: for implementations that do not do so as they store. */
 void conv_epilogue(const op_call *c);
+
+/* A call of conv2d_backward_input by an implementation that can not add: to memory of its own, which is added. */
+status add_apart(op_call *c, status (*run)(op_call *c));
 
 /* grad_b[k] += sum of grad_y over pixels. */
 void add_bias_gradient(tensor *grad_b, const tensor *grad_y);

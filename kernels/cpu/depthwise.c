@@ -156,11 +156,12 @@ status depthwise_conv2d(op_call *c) {
   return run(c, &g, true);
 }
 
-status depthwise_conv2d_backward_input(op_call *c) {
+static status backward_input(op_call *c) {
   const conv g = conv_of(c);
   if (not_depthwise(&g)) return DECLINED(not_depthwise(&g));
   return run(c, &g, false);
 }
+status depthwise_conv2d_backward_input(op_call *c) { return add_apart(c, backward_input); }
 
 /* -- Backward-weights -------------------------------------------------------------------------------------- */
 

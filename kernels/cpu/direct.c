@@ -271,7 +271,7 @@ int64_t residues_of(const conv *g) { return residues(g->stride.h, g->h) * residu
  * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
 void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s) {
   const int64_t of_row = residues(g->stride.w, g->w > 0 ? g->w : 1), a = residue / of_row, b = residue % of_row;
-  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(c->out[0]), .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c, .matrices = g->r * g->s,
+  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(grad_x_of(c)), .residual = c->in[2] ? data_of(c->in[2]) : NULL, .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c, .matrices = g->r * g->s,
                     .out_h = (g->h - a + g->stride.h - 1) / g->stride.h, .out_w = (g->w - b + g->stride.w - 1) / g->stride.w,
                     .out_image = g->h * g->w * g->c, .out_row = g->stride.h * g->w * g->c, .out_column = g->stride.w * g->c,
                     .out_first = (a * g->w + b) * g->c, .step_h = 1, .step_w = 1};

@@ -12,7 +12,8 @@ enum { MAX_TAPS = 225, GROUP = 8 /* blocks of columns a task has at most */, MOS
 typedef struct { int64_t dh, dw, index, from, to; } tap;
 
 /* out[o] = act(bias + residual + sum over taps of in[o * step + d] matrix[tap]). Strides of out are in elements: for
- * backward-data of a strided convolution the output is one of stride x stride interleaved grids. */
+ * backward-data of a strided convolution the output is one of stride x stride interleaved grids. residual may be out
+ * itself, which is then added to. */
 typedef struct {
   const void *in, *panels, *bias, *residual;
   void *out;

@@ -382,7 +382,7 @@ status onednn_conv2d(op_call *c) {
   return DLV3_OK;
 }
 
-status onednn_conv2d_backward_input(op_call *c) {
+static status backward_input(op_call *c) {
   kept *p;
   void *w;
   const char *why = conv_lookup(&p, c);
@@ -390,6 +390,7 @@ status onednn_conv2d_backward_input(op_call *c) {
   TRY(packed_weight(&w, p, c->in[1]));
   return run_step(&p->main, (void *[]){data_of(c->in[0]), w, data_of(c->out[0])});
 }
+status onednn_conv2d_backward_input(op_call *c) { return add_apart(c, backward_input); }
 
 status onednn_conv2d_backward_weight(op_call *c) {
   kept *p;

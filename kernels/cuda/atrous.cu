@@ -206,13 +206,15 @@ tap_product(conv v, region_list regions, const T *x, const T *w, int64_t padded,
 
 static bool on_chunks(const void *p, int64_t channels) { return aligned(p) && channels % MMA_CHUNK == 0; }
 
-template <class T> static status convolve(const op_call *c, const conv &v, const region_list &regions, bool turned, const epilogue<T, float> &end) {
+template <class T> static status convolve(const op_call *c, const conv &v, const region_list &regions, bool turned) {
+  const epilogue<T, float> end = epilogue_of<T, float>(c);
   const T *w, *x = data_as<T>(c->in[0]);
+  T *y = data_as<T>(turned ? grad_x_of(c) : c->out[0]);
   TRY(weights_of<T>(&w, c, c->in[1], v, turned));
   const dim3 grid((unsigned)regions.blocks, (unsigned)ceil_div(v.k, MMA_SIDE));
   const cudaStream_t stream = stream_of(c);
-  if (on_chunks(x, v.c)) LAUNCH((tap_product<T, true>), grid, MMA_THREADS, stream, v, regions, x, w, padded_depth(v.c), data_as<T>(c->out[0]), end);
-  else LAUNCH((tap_product<T, false>), grid, MMA_THREADS, stream, v, regions, x, w, padded_depth(v.c), data_as<T>(c->out[0]), end);
+  if (on_chunks(x, v.c)) LAUNCH((tap_product<T, true>), grid, MMA_THREADS, stream, v, regions, x, w, padded_depth(v.c), y, end);
+  else LAUNCH((tap_product<T, false>), grid, MMA_THREADS, stream, v, regions, x, w, padded_depth(v.c), y, end);
   return LAUNCHED(c);
 }
 
@@ -360,8 +362,7 @@ status atrous_conv2d(op_call *c) {
   region_list regions;
   TRY(suits(v, c->in[0]->dtype));
   TRY(plan(&regions, c, v));
-  if (c->in[0]->dtype == DLV3_BF16) return convolve<bf16>(c, v, regions, false, epilogue_of<bf16, float>(c));
-  return convolve<f16>(c, v, regions, false, epilogue_of<f16, float>(c));
+  return c->in[0]->dtype == DLV3_BF16 ? convolve<bf16>(c, v, regions, false) : convolve<f16>(c, v, regions, false);
 }
 
 /* The convolution of grad_y that gives grad_x: tap r is v's tap 2 - r. */
@@ -377,8 +378,7 @@ status atrous_conv2d_backward_input(op_call *c) {
   region_list regions;
   TRY(suits(v, c->in[0]->dtype));
   TRY(plan(&regions, c, t));
-  if (c->in[0]->dtype == DLV3_BF16) return convolve<bf16>(c, t, regions, true, epilogue<bf16, float>{NULL, NULL, ACT_NONE});
-  return convolve<f16>(c, t, regions, true, epilogue<f16, float>{NULL, NULL, ACT_NONE});
+  return c->in[0]->dtype == DLV3_BF16 ? convolve<bf16>(c, t, regions, true) : convolve<f16>(c, t, regions, true);
 }
 
 status atrous_conv2d_backward_weight(op_call *c) {

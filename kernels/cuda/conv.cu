@@ -8,7 +8,7 @@
 conv conv_of(const op_call *c) {
   const tensor *x, *w, *y;
   if (c->op == OP_conv2d) x = c->in[0], w = c->in[1], y = c->out[0];
-  else if (c->op == OP_conv2d_backward_input) y = c->in[0], w = c->in[1], x = c->out[0];
+  else if (c->op == OP_conv2d_backward_input) y = c->in[0], w = c->in[1], x = grad_x_of(c);
   else x = c->in[0], y = c->in[1], w = c->in[2];
   conv v = {x->size[0], x->size[1], x->size[2], x->size[3], w->size[0], w->size[2], w->size[3], y->size[2], y->size[3], 1, {}, {}, {}};
   if (c->op == OP_conv2d) {

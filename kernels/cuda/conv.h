@@ -14,10 +14,13 @@ typedef struct {
 
 /* Of a call of conv2d, conv2d_backward_input or conv2d_backward_weight. */
 conv conv_of(const op_call *c);
+/* What a call of conv2d_backward_input writes: a new tensor, or the sum that it adds to. */
+static inline tensor *grad_x_of(const op_call *c) { return c->in[2] ? c->in[2] : c->out[0]; }
 
 static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->groups == v->k && v->groups > 1; }
 
-/* What is left to do with a sum of products before it is stored: y = act(sum + bias[k] + residual). */
+/* What is left to do with a sum of products before it is stored: y = act(sum + bias[k] + residual). Backward by input: the
+ * residual is what is added to, which is also where the result goes. */
 template <class T, class P> struct epilogue {
   const P *bias;
   const T *residual;
@@ -42,6 +45,7 @@ template <class T, class P> struct epilogue {
   }
 };
 template <class T, class P> static inline epilogue<T, P> epilogue_of(const op_call *c) {
+  if (c->op == OP_conv2d_backward_input) return epilogue<T, P>{NULL, data_as<T>(c->in[2]), ACT_NONE};
   return epilogue<T, P>{data_as<P>(c->in[2]), data_as<T>(c->in[3]), ((const conv2d_attr *)c->attr)->activation};
 }
 

@@ -265,15 +265,16 @@ status cublaslt_conv2d(op_call *c) {
   return run_product(c, &p, data_of(x), w, bias, residual ? data_of(residual) : NULL, data_of(c->out[0]));
 }
 
-/* grad_x [pixels,c] = grad_y [pixels,k] w */
+/* grad_x [pixels,c] (+)= grad_y [pixels,k] w */
 status cublaslt_conv2d_backward_input(op_call *c) {
   const conv v = conv_of(c);
   const tensor *grad_y = c->in[0];
   const void *w = NULL;
-  const product p = product_of_conv(c, grad_y->dtype, v.n * v.oh * v.ow, v.c, v.k);
+  product p = product_of_conv(c, grad_y->dtype, v.n * v.oh * v.ow, v.c, v.k);
   if (!is_product(&v)) return NOT_PRODUCT;
+  p.add = c->in[2] != NULL;
   TRY(weight_in(&w, c, c->in[1], grad_y->dtype));
-  return run_product(c, &p, data_of(grad_y), w, NULL, NULL, data_of(c->out[0]));
+  return run_product(c, &p, data_of(grad_y), w, NULL, c->in[2] ? data_of(c->in[2]) : NULL, data_of(grad_x_of(c)));
 }
 
 /* grad_w [k,c] += grad_y^T [k,pixels] x, in the parameters' dtype */

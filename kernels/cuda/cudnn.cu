@@ -121,7 +121,7 @@ void cudnn_graph_make(graph_of *g, const problem *p, cudnnHandle_t handle) {
   builder b = build(names->type);
   set_part(&b, names->x, &x), set_part(&b, names->w, &w), set_part(&b, names->y, &now), set_part(&b, names->convolution, &convolution);
   set(&b, names->alpha, CUDNN_TYPE_FLOAT, 1, &one);
-  set(&b, names->beta, CUDNN_TYPE_FLOAT, 1, &zero);
+  set(&b, names->beta, CUDNN_TYPE_FLOAT, 1, p->add ? &one : &zero);
   operations[n++] = part(g, b);
   const int32_t wanted[3] = {p->residual, p->bias, p->relu};
   for (int i = 0; i < 3; i++) {
@@ -265,8 +265,9 @@ status cudnn_conv2d(op_call *c) {
 }
 
 status cudnn_conv2d_backward_input(op_call *c) {
-  const tensor *grad_y = c->in[0], *grad_x = c->out[0];
-  const problem p = problem_of(c, BACKWARD_INPUT, grad_y->dtype);
+  const tensor *grad_y = c->in[0], *grad_x = grad_x_of(c);
+  problem p = problem_of(c, BACKWARD_INPUT, grad_y->dtype);
+  p.add = c->in[2] != NULL;
   plan *plan_;
   cudnnHandle_t handle;
   const void *at[OPERANDS] = {data_of(grad_x), NULL, data_of(grad_y)};

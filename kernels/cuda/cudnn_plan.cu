@@ -211,7 +211,7 @@ static void key_of(char *text, size_t n, const problem *p) {
   memset(&gpu, 0, sizeof gpu);
   cudaGetDeviceProperties(&gpu, p->device - 1);
   snprintf(text, n, "%.250s sm_%d%d, cudnn %lld: %s %s%s%s%s%s%s, nhwc, n %lld, c %lld, h %lld, w %lld, k %lld, r %lld, s %lld, oh %lld, ow %lld, groups %lld, stride %lld %lld, padding %lld %lld, dilation %lld %lld",
-           gpu.name, gpu.major, gpu.minor, (long long)cudnnGetVersion(), names[p->pass], dtype(p->dtype), p->residual ? " + residual" : "", p->bias ? " + bias" : "", p->relu ? " relu" : "", p->tf32 ? ", tf32" : "", any_order() ? ", any order" : "",
+           gpu.name, gpu.major, gpu.minor, (long long)cudnnGetVersion(), names[p->pass], dtype(p->dtype), p->residual ? " + residual" : "", p->bias ? " + bias" : "", p->relu ? " relu" : p->add ? " added" : "", p->tf32 ? ", tf32" : "", any_order() ? ", any order" : "",
            (long long)v->n, (long long)v->c, (long long)v->h, (long long)v->w, (long long)v->k, (long long)v->r, (long long)v->s, (long long)v->oh, (long long)v->ow, (long long)v->groups,
            (long long)v->stride.h, (long long)v->stride.w, (long long)v->padding.h, (long long)v->padding.w, (long long)v->dilation.h, (long long)v->dilation.w);
 }

@@ -14,6 +14,7 @@ typedef struct {
   conv v;
   int32_t pass, dtype, device, tf32; /* dtype: of all operands; tf32: the inputs may be rounded to it */
   int32_t bias, residual, relu;      /* forward: y = relu(sums + residual + bias) as far as these are set   */
+  int32_t add;                       /* backward by input: to what is there                                 */
   int32_t benchmark;                 /* the engine is chosen by timing                                      */
 } problem;
 

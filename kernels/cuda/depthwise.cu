@@ -86,7 +86,7 @@ template <class T, class P, int V> static __global__ void depthwise_forward(conv
 /* The pixels of a thread are a stride apart, so that the same taps meet them; in a map narrower than that there is one. */
 static int64_t step_of(const conv &v) { return least(v.stride.w, v.w); }
 
-template <class T, class P, int V> static __global__ void depthwise_backward(conv v, int32_t step, const T *grad_y, const P *w, T *grad_x, int64_t spots) {
+template <class T, class P, int V> static __global__ void depthwise_backward(conv v, int32_t step, const T *grad_y, const P *w, T *grad_x, epilogue<T, P> end, int64_t spots) {
   const int32_t width = (int32_t)v.ow, taps = (int32_t)v.s, channels = (int32_t)v.k;
   FOR_ITEMS(item, spots) {
     const spot o = spot_of<V, PIXELS>(item, v.c, v.h, v.w, step);
@@ -105,7 +105,8 @@ template <class T, class P, int V> static __global__ void depthwise_backward(con
     UNROLL
     for (int q = 0; q < PIXELS; q++) {
       if (o.x + q * step >= v.w) break;
-      pack_at<V>(grad_x + ((o.n * v.h + o.y) * v.w + o.x + q * step) * v.c + o.k) = narrowed<T>(sum[q]);
+      const int64_t at = ((o.n * v.h + o.y) * v.w + o.x + q * step) * v.c + o.k;
+      pack_at<V>(grad_x + at) = end.of_pack(sum[q], at, o.k);
     }
   }
 }
@@ -207,15 +208,15 @@ template <class T, class P, int V> static status backward(op_call *c, const conv
   const cudaStream_t stream = stream_of(c);
   const P *w;
   TRY(weights_of(&w, c, v));
-  LAUNCH((depthwise_backward<T, P, V>), blocks_for(spots), BLOCK, stream, v, (int32_t)step_of(v), data_as<T>(c->in[0]), w, data_as<T>(c->out[0]), spots);
+  LAUNCH((depthwise_backward<T, P, V>), blocks_for(spots), BLOCK, stream, v, (int32_t)step_of(v), data_as<T>(c->in[0]), w, data_as<T>(grad_x_of(c)), (epilogue_of<T, P>(c)), spots);
   return LAUNCHED(c);
 }
 
 status depthwise_conv2d_backward_input(op_call *c) {
   const conv v = conv_of(c);
   TRY(suits(v));
-  if (!numel(c->out[0])) return DLV3_OK;
-  BY_ACTIVATION(c->in[0]->dtype, BY_PACK(T, in_packs<T>(v.c, data_of(c->in[0]), data_of(c->out[0])), return (backward<T, P, V>(c, v))));
+  if (!numel(grad_x_of(c))) return DLV3_OK;
+  BY_ACTIVATION(c->in[0]->dtype, BY_PACK(T, in_packs<T>(v.c, data_of(c->in[0]), data_of(grad_x_of(c))), return (backward<T, P, V>(c, v))));
   return DLV3_OK;
 }
 

@@ -122,6 +122,7 @@ template <class T, class P> struct backward_job {
   const T *grad_y;
   const P *w;
   T *grad_x;
+  epilogue<T, P> end;
   int64_t m, n, taps, group;
   static constexpr bool left_along = true, right_along = false;
   DEVICE void start() { group = blockIdx.z; }
@@ -134,12 +135,15 @@ template <class T, class P> struct backward_job {
   DEVICE int64_t column(int64_t tap, int64_t j) const { return (group * depth() * taps + tap) * n + j; }
   DEVICE P left(int64_t at, int64_t l) const { return wide(grad_y[at + l]); }
   DEVICE P right(int64_t at, int64_t l) const { return w[at + l * taps * n]; }
-  DEVICE void store(int64_t i, int64_t j, P sum) const { grad_x[i * v.c + group * n + j] = narrow<T>(sum); }
+  DEVICE void store(int64_t i, int64_t j, P sum) const {
+    const int64_t k = group * n + j, at = i * v.c + k;
+    grad_x[at] = end(sum, at, k);
+  }
 };
 
 template <class T, class P> static status backward(op_call *c) {
   const conv v = conv_of(c);
-  const backward_job<T, P> job = {v, data_as<T>(c->in[0]), data_as<P>(c->in[1]), data_as<T>(c->out[0]), v.n * v.h * v.w, v.c / v.groups, v.r * v.s, 0};
+  const backward_job<T, P> job = {v, data_as<T>(c->in[0]), data_as<P>(c->in[1]), data_as<T>(grad_x_of(c)), epilogue_of<T, P>(c), v.n * v.h * v.w, v.c / v.groups, v.r * v.s, 0};
   return run_tiles<P>(c, job, v.groups);
 }
 

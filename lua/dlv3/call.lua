@@ -229,7 +229,7 @@ local function finish(op, tensors, n_in)
   local first, second
   for i, output in ipairs(op.outputs) do
     local p = out_buf[i - 1]
-    if output.hidden then
+    if output.hidden or p == nil then -- p is nil where an operand was changed instead
       if p ~= nil then C.dlv3_tensor_free(p) end
     elseif first then second = F.wrap(p)
     else first = F.wrap(p) end

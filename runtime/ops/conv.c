@@ -101,7 +101,7 @@ status conv2d_backward_rule(backward_call *b) {
   if (b->needs[RESIDUAL]) b->grad_x[RESIDUAL] = tensor_retain(b->grad_y[0]);
   if (b->needs[X]) {
     conv2d_backward_input_attr back = {{size[2], size[3]}, a->stride, a->padding, a->dilation, a->groups};
-    TRY(op_run(OP_conv2d_backward_input, IN(b->grad_y[0], b->in[W]), &back, &b->grad_x[X]));
+    TRY(op_run(OP_conv2d_backward_input, IN(b->grad_y[0], b->in[W], grad_so_far(b, X)), &back, &b->grad_x[X]));
   }
   if (b->needs[W]) {
     tensor *grad_w, *grad_b = NULL;
@@ -133,7 +133,10 @@ status conv2d_backward_input_infer(op_call *c) {
   TRY(check_grad_y(c, 0, grad_y->size[0], w->size[0], out));
   TRY(check_parameter(c, 1, grad_y->dtype));
   spec_set(&c->spec[0], grad_y->dtype, 4, (int64_t[]){grad_y->size[0], channels, a->size.h, a->size.w});
-  return DLV3_OK;
+  if (!c->in[2]) return DLV3_OK;
+  c->spec[0].none = true;
+  TRY(check_sizes(c, 2, 4, c->spec[0].size));
+  return check_dtype(c, 2, grad_y->dtype);
 }
 
 status conv2d_backward_weight_infer(op_call *c) {

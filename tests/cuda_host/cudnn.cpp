@@ -263,6 +263,8 @@ static cudnnStatus_t execute(const content &plan, const content &pack) {
   view out = forward ? y : by_input ? x : w;
   const std::vector<float> a = load(forward ? x : y, tf32), b = load(by_input || forward ? w : x, tf32);
   std::vector<double> sum((size_t)(out.size[0] * out.size[1] * out.size[2] * out.size[3]), config.engine == WRONG ? 1 : 0);
+  const float beta = *(const float *)op.value[first + 5].data();
+  for (size_t i = 0; beta != 0 && i < sum.size(); i++) sum[i] += (double)(beta * out.get((int64_t)i));
   const int64_t *stride = numbers(convolution, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES), *padding = numbers(convolution, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS);
   const int64_t *dilation = numbers(convolution, CUDNN_ATTR_CONVOLUTION_DILATIONS);
   if (forward) products(x, w, y, stride, padding, dilation, [&](int64_t px, int64_t pw, int64_t py) { sum[(size_t)py] += (double)a[(size_t)px] * (double)b[(size_t)pw]; });

@@ -26,6 +26,7 @@ local function conv(x, kernel, out, attrs, grad, slack)
   add{op = 'conv2d', inputs = {x, parameter(w), parameter{k}}, attrs = attrs, atol = atol, grad = grad}
   add{op = 'conv2d', inputs = {x, parameter(w)}, attrs = attrs, atol = atol, grad = false}
   add{op = 'conv2d_backward_input', inputs = {y, parameter(w)}, attrs = with_size, atol = atol_x}
+  add{op = 'conv2d_backward_input', inputs = {y, parameter(w), x}, attrs = with_size, atol = atol_x}
   add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w), parameter{k}}, attrs = attrs, atol = atol_w}
   add{op = 'conv2d_backward_weight', inputs = {x, y, parameter(w)}, attrs = attrs, atol = atol_w, dtypes = {'f32'}}
 end
