@@ -97,6 +97,8 @@ function t.skip(reason) error({skip_mark, reason}, 0) end
 
 local function live()
   require 'dlv3.call'.default_rng(0) -- it comes back to the cpu
+  collectgarbage()
+  require 'dlv3.autograd'.forget_freed() -- what Lua functions keep for a backward that did not come
   jit.flush() -- a compiled trace may hold a tensor as a constant
   collectgarbage()
   collectgarbage()

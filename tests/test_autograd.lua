@@ -149,6 +149,21 @@ return function(t)
     t.eq(v[1][1]:item(), 1)
   end)
 
+  t.case('the slopes of norm, std, max and min where they have none are those of PyTorch', function()
+    local function slope(fn, values)
+      local x = dlv3.tensor(values, {requires_grad = true})
+      fn(x):sum():backward()
+      return x.grad:totable()
+    end
+    t.eq(slope(function(x) return x:norm() end, {0, 0}), {0, 0})
+    t.close(slope(function(x) return x:norm(2, 2) end, {{0, 0}, {3, 4}}), {{0, 0}, {0.6, 0.8}})
+    t.eq(slope(function(x) return x:norm(math.huge) end, {1, -1, 0.5}), {0.5, -0.5, 0})
+    t.eq(slope(function(x) return x:std() end, {2, 2, 2}), {0, 0, 0})
+    t.close(slope(function(x) return x:std(2) end, {{2, 2}, {1, 3}}), {{0, 0}, {-math.sqrt(0.5), math.sqrt(0.5)}})
+    t.eq(slope(function(x) return x:max() * 3 end, {2, 2, 1}), {1.5, 1.5, 0})
+    t.eq(slope(function(x) return x:min() end, {{2, 1}, {1, 5}}), {{0, 0.5}, {0.5, 0}})
+  end)
+
   t.case('a Lua function as an op', function()
     local double = dlv3.Function{
       forward = function(ctx, x, factor) ctx.factor = factor return x * factor end,

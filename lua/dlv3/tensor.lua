@@ -320,6 +320,9 @@ local function moved(t, id)
   return F.take(out)
 end
 
+-- Whether what is made of t goes on the tape.
+local function tracked(t) return C.dlv3_requires_grad(t.p) ~= 0 and C.dlv3_grad_enabled() == 1 end
+
 local move -- with a gradient, made on first use
 local function moved_on_tape(t, id)
   move = move or require 'dlv3.autograd'.Function {
@@ -341,8 +344,7 @@ function T.to(t, a, b)
   if device then
     local id = M.device_id(device)
     if id ~= C.dlv3_tensor_device(t.p) then
-      local tracked = C.dlv3_requires_grad(t.p) ~= 0 and C.dlv3_grad_enabled() == 1
-      t = tracked and moved_on_tape(t, id) or moved(t, id)
+      t = tracked(t) and moved_on_tape(t, id) or moved(t, id)
     end
   end
   if dtype and dtype_of(dtype) ~= C.dlv3_tensor_dtype(t.p) then t = T.cast(t, dtype) end
@@ -451,12 +453,31 @@ function T.linear(x, w, b)
   return T.reshape(y, sizes)
 end
 
+-- The extreme of all elements; those that are equal to it share the gradient, as in PyTorch.
+local share -- a function with that gradient, made on first use
+local function whole(op, t)
+  t = T.reshape(t, -1)
+  if not tracked(t) then return (op(t, 1)) end
+  share = share or require 'dlv3.autograd'.Function {
+    forward = function(ctx, x, extreme_of)
+      local y = extreme_of(x, 1)
+      ctx.ties = T.eq(x, y)
+      return y
+    end,
+    backward = function(ctx, grad)
+      local dtype = T.dtype_name(grad)
+      return T.mul(T.to(ctx.ties, dtype), T.div(grad, T.to(T.sum(ctx.ties), dtype)))
+    end,
+  }
+  return (share(t, op))
+end
+
 -- max() is one element; max(axis, keepdim) the values and their positions (from 0); likewise min, argmax, argmin.
 local function extreme(name, op)
   T[name] = function(t, axis, keepdim)
     if is_tensor(axis) or type(axis) == 'table' then raise(name .. ': takes an axis; for two tensors use maximum and minimum') end
     if axis then return op(t, axis, {keepdim = keepdim or false}) end
-    return (op(T.reshape(t, -1), 1))
+    return whole(op, t)
   end
   T['arg' .. name] = function(t, axis, keepdim)
     local _, index = op(axis and t or T.reshape(t, -1), axis or 1, {keepdim = axis and keepdim or false})
@@ -466,11 +487,18 @@ end
 extreme('max', T.max_dim)
 extreme('min', T.min_dim)
 
-function T.std(t, ...) return T.sqrt(T.var(t, ...)) end
+-- sqrt of a sum of squares. Where that is 0 the slope is infinite, and the squares' 0: the gradient is 0, as PyTorch's, not nan.
+local function root(squares)
+  if not tracked(squares) then return T.sqrt(squares) end
+  local zero = T.eq(squares, 0)
+  return T.where(zero, squares, T.sqrt(T.masked_fill(squares, zero, 1)))
+end
+
+function T.std(t, ...) return root(T.var(t, ...)) end
 
 -- The p-norm of all elements, or along axes: p = 2 (default), 1 or math.huge.
 function T.norm(t, p, axes)
-  if p == nil or p == 2 then return T.sqrt(T.sum(T.square(t), {axes = axes})) end
+  if p == nil or p == 2 then return root(T.sum(T.square(t), {axes = axes})) end
   if p == 1 then return T.sum(T.abs(t), {axes = axes}) end
   if p == math.huge and axes == nil then return T.max(T.abs(t)) end
   raise('norm: p must be 1, 2 or (of all elements) math.huge; ' .. (type(p) == 'table' and 'a table' or tostring(p)) .. ' came')
