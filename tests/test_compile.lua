@@ -74,6 +74,8 @@ return function(t)
     local x = dlv3.randn({2}, {requires_grad = true})
     t.error(function() dlv3.checkpoint(function(y) return y end) end, 'takes a function and a tensor')
     t.error(function() dlv3.checkpoint(function() return 1 end, x * 1) end, 'must return one tensor, it returned a number')
+    t.error(function() dlv3.checkpoint(function(y) return y, y end, x * 1) end, 'must return one tensor, it returned more')
+    t.error(function() dlv3.checkpoint(function(y) return y end, x, x) end, 'a function of one tensor, more came')
   end)
 
   for _, name in ipairs {'deeplabv3_mobilenet_v3_large', 'deeplabv3_resnet50', 'deeplabv3_resnet101'} do

@@ -27,7 +27,8 @@ local node = autograd.Function{
   forward = function(ctx, x, fn)
     ctx.x, ctx.fn, ctx.rng = x, fn, call.default_rng(C.dlv3_tensor_device(x.p))
     ctx.state = ctx.rng:clone()
-    local y = autograd.scope(fn, x)
+    local y, more = autograd.scope(fn, x)
+    if more ~= nil then F.raise('checkpoint: the function must return one tensor, it returned more; what is small can be made outside of it') end
     if not F.is_tensor(y) then F.raise('checkpoint: the function must return one tensor, it returned ' .. (y == nil and 'nothing' or 'a ' .. type(y))) end
     return y
   end,
@@ -41,8 +42,9 @@ local node = autograd.Function{
 }
 
 -- fn(x) of a tensor x, one tensor. Parameters that fn uses get their gradients; other tensors that need some must come as x.
-function M.checkpoint(fn, x)
+function M.checkpoint(fn, x, ...)
   if not F.is_tensor(x) then F.raise('checkpoint: takes a function and a tensor, as in dlv3.checkpoint(block, x); ' .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came') end
+  if select('#', ...) > 0 then F.raise('checkpoint: takes a function of one tensor, more came; what needs no gradient can be an upvalue of the function') end
   if C.dlv3_grad_enabled() == 0 or C.dlv3_requires_grad(x.p) == 0 then return fn(x) end
   return node(x, fn)
 end
