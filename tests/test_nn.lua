@@ -123,6 +123,7 @@ return function(t)
     t.ok(net.conv.weight.requires_grad and net.conv.weight.is_leaf)
     t.error(function() net:to('cpu', 'bf16') end, "to: parameters stay f32 .* the images' dtype selects the precision: model%(x:to%('bf16'%)%)")
     t.error(function() net:to('cpu', 'f46') end, "the dtype must be one of f32, f64; 'f46' came; did you mean 'f64'")
+    t.error(function() net:to 'float16' end, "no dtype is called 'float16': it is 'f16' here")
     t.error(function() net:to('cpux') end, 'cpux')
   end)
 

@@ -135,6 +135,12 @@ return function(t)
     t.ok(tostring(dlv3.tensor{0 / 0, 1 / 0}):find('nan') ~= nil)
   end)
 
+  t.case('whole numbers are printed with all their digits', function()
+    t.eq(tostring(dlv3.tensor({12345678901, -3}, {dtype = 'i64'})), '[12345678901,          -3] [i64 cpu 2]')
+    t.eq(tostring(dlv3.frombytes('\1\0\0\0\0\0\32\0' .. ('\0'):rep(7) .. '\128', {2}, {dtype = 'i64'})),
+         '[    9007199254740993, -9223372036854775808] [i64 cpu 2]')
+  end)
+
   t.case('released handles', function()
     local x = dlv3.ones{2}
     x:release()
@@ -198,5 +204,28 @@ return function(t)
     t.error(function() return dlv3.ones{2}:size 'a' end, 'size: an axis is a number')
     t.error(function() dlv3.ones{2}.requires_grad = nil end, 'requires_grad: true or false')
     t.eq(dlv3.tensor(dlv3.ones{2}, {dtype = 'i64'}).dtype, 'i64')
+    local x, one = dlv3.ones{2, 3}, dlv3.zeros({2, 3}, {dtype = 'i64'})
+    t.error(function() x:to 'float16' end, "no dtype is called 'float16': it is 'f16' here")
+    t.error(function() x:to('cpu', 'torch.bfloat16') end, "it is 'bf16' here")
+    t.error(function() x:cast 'int64' end, "cast: .*it is 'i64' here")
+    t.error(function() return x[{1, 2, 3}] end, '3 indices for a tensor of 2 dimensions')
+    t.error(function() return x[1][1][1] end, '1 index for a tensor of 0 dimensions: .*item')
+    t.error(function() return x % 2 end, 'tensors have no %%')
+    t.error(function() x(1) end, 'a tensor is no function')
+    t.error(function() ipairs(x) end, 'ipairs: a tensor is no table')
+    t.error(function() pairs(x) end, 'pairs: a tensor is no table')
+    t.error(function() x:gather(1, one) end, 'gather: axis must be an integer, a tensor came; tensors come first: x index, then axis')
+    t.error(function() x:cross_entropy(dlv3.zeros({2}, {dtype = 'u8'}), {1, 2, 3}) end, 'weight must be a tensor, a table came: dlv3.tensor')
+    t.error(function() dlv3.stack{x, dlv3.ones{2, 4}} end, 'the first is {2, 3}, number 2 is {2, 4}')
+    t.error(function() dlv3.zeros{2 ^ 60} end, 'size 1 must be a whole number from 0 to 2^53')
+  end)
+
+  t.case('sizes are tables with a text', function()
+    local x = dlv3.zeros{2, 3}
+    t.eq(tostring(x:size()), '{2, 3}')
+    t.eq('sizes ' .. x.shape, 'sizes {2, 3}')
+    t.eq(require 'dlv3.show'.text(x.shape), '{2, 3}')
+    local same = dlv3.compile(function(y) return {y * 2, sizes = y:size()} end)
+    for _ = 1, 2 do t.eq(same(x).sizes[2], 3) end
   end)
 end

@@ -56,7 +56,9 @@ end
 
 local function bad(op, a, value, expected)
   local shown = type(value) == 'string' and "'" .. value .. "'" or type(value) == 'table' and 'a table' or tostring(value)
-  raise(('%s: %s must be %s, %s came'):format(op.name, a.name, expected, shown))
+  local hint = ''
+  if is_tensor(value) then shown, hint = 'a tensor', ('; tensors come first: %s, then %s'):format(op.signature:match('^(.-)%s*%->'):gsub('[%*!%?]', ''), M.attrs_text(op)) end
+  raise(('%s: %s must be %s, %s came%s'):format(op.name, a.name, expected, shown, hint))
 end
 
 local function integer(op, a, v)
@@ -100,7 +102,7 @@ local fill = {
   axes = function(op, a, slots, v) fill_list(op, a, slots, v == 'all' and {} or v, from_one) end,
   dtype = function(op, a, slots, v)
     local id = F.dtype_id[v]
-    if not id then bad(op, a, v, 'a dtype (' .. table.concat(F.dtypes, ' ') .. ')') end
+    if not id then raise(('%s: %s must be a dtype: %s'):format(op.name, a.name, F.no_dtype(v))) end
     slots[a.slot].i = id
   end,
   act = function(op, a, slots, v)
@@ -173,11 +175,16 @@ local function scalar(value, like)
 end
 M.scalar = scalar
 
+local function not_a_tensor(op, input, v)
+  raise(('%s: %s must be a tensor, a %s came%s'):format(op.name, input.name, type(v), type(v) == 'table' and ': dlv3.tensor{...} makes one of numbers' or ''))
+end
+
 -- Splits a call's arguments: the tensors, the options table, the positional attributes and how many.
 local function sort_arguments(op, n, args)
   local tensors, named, positional, at = {}, {}, {}, 1
   local last = args[n]
   local list_first = op.attrs[1] and (op.attrs[1].kind == 'dims' or op.attrs[1].kind == 'axes') -- reshape({}) makes 0-d
+  local takes_table = op.attrs[1] and slots_of[op.attrs[1].kind] ~= nil
   if n > 1 and type(last) == 'table' and (type((next(last))) == 'string' or next(last) == nil and not list_first) then
     named, n = last, n - 1
   end
@@ -187,6 +194,7 @@ local function sort_arguments(op, n, args)
     elseif named[input.name] ~= nil then tensors[i] = named[input.name]
     elseif at <= n and (is_tensor(v) or v == nil and input.optional) then tensors[i], at = v, at + 1
     elseif at <= n and type(v) == 'number' and not input.optional then tensors[i], at = v, at + 1
+    elseif at <= n and at > 1 and input.optional and type(v) == 'table' and v[1] ~= nil and not takes_table then not_a_tensor(op, input, v)
     elseif not input.optional then
       raise(('%s: %s must be a tensor, %s came; it is called as %s'):format(
             op.name, input.name, v == nil and 'nothing' or 'a ' .. type(v), op.signature))
@@ -205,7 +213,7 @@ local function numbers_to_tensors(op, tensors)
   for i = 1, #op.inputs do
     local v = tensors[i]
     if type(v) == 'number' and like then tensors[i] = scalar(v, like)
-    elseif v ~= nil and not is_tensor(v) then raise(('%s: %s must be a tensor, a %s came'):format(op.name, op.inputs[i].name, type(v))) end
+    elseif v ~= nil and not is_tensor(v) then not_a_tensor(op, op.inputs[i], v) end
   end
 end
 

@@ -49,7 +49,7 @@ local function flatten(value, tensors, parts)
       if first <= its_last and other <= last then parts[#parts + 1] = ('=%d%+d'):format(i, first - other) end
     end
   elseif type(value) == 'number' then parts[#parts + 1] = ('%.17g'):format(value) -- all of its digits
-  elseif type(value) == 'table' and getmetatable(value) == nil then
+  elseif type(value) == 'table' and not getmetatable(value) then
     local keys = {}
     for k in pairs(value) do keys[#keys + 1] = k end
     table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
@@ -69,7 +69,7 @@ local function take_apart(value, tensors, seen)
     tensors[#tensors + 1] = value
     return {tensor = #tensors}
   end
-  if type(value) ~= 'table' or getmetatable(value) ~= nil then return {value = value} end
+  if type(value) ~= 'table' or getmetatable(value) then return {value = value} end
   if seen[value] then raise 'compile: the function returns a table that contains itself' end
   seen[value] = true
   local fields = {}

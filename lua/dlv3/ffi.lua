@@ -5,6 +5,7 @@
 -- reference to it; its methods are attached by tensor.lua.
 
 local ffi = require 'ffi'
+local nearest = require 'dlv3.nearest'
 local path = require 'dlv3.path'
 
 assert(ffi.abi('64bit') and ffi.abi('gc64'), 'dlv3 needs a 64-bit LuaJIT with GC64 (package luajit 2.1)')
@@ -109,5 +110,18 @@ M.dtypes = {'bool', 'u8', 'i32', 'i64', 'f16', 'bf16', 'f32', 'f64'} -- in the o
 M.width = {bool = 1, u8 = 1, i32 = 4, i64 = 8, f16 = 2, bf16 = 2, f32 = 4, f64 = 8} -- bytes of an element
 M.dtype_id = {}
 for i, name in ipairs(M.dtypes) do M.dtype_id[name] = i - 1 end
+
+-- What PyTorch calls them.
+M.dtype_elsewhere = {
+  float16 = 'f16', half = 'f16', bfloat16 = 'bf16', float32 = 'f32', float = 'f32', float64 = 'f64', double = 'f64', uint8 = 'u8', byte = 'u8',
+  int32 = 'i32', int = 'i32', int64 = 'i64', long = 'i64', boolean = 'bool',
+}
+
+-- Why there is no dtype of this name, with the one that is meant.
+function M.no_dtype(name)
+  name = tostring(name)
+  local meant = M.dtype_elsewhere[name:match '[^.]*$']
+  return ("no dtype is called '%s'%s (there are: %s)"):format(name, meant and (": it is '%s' here"):format(meant) or nearest.text(name, M.dtypes), table.concat(M.dtypes, ' '))
+end
 
 return M

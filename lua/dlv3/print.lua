@@ -23,14 +23,21 @@ local function positions(n, summarise)
   return list
 end
 
+-- The element at a position, as a number; of i64 what a number does not hold, as its digits.
+local function element(t, at, value)
+  F.check(C.dlv3_tensor_at(value, t.p, at))
+  local v = value[0]
+  if t.dtype ~= 'i64' or math.abs(v) < 2 ^ 53 then return v end
+  return tostring(F.cast('int64_t *', t:detach():reshape(-1):narrow(1, at + 1, 1):tobytes())[0]):match '^[^L]*'
+end
+
 -- Nested tables of the shown numbers, '...' for gaps, and all the numbers in a list.
 local function collect(t, sizes, summarise)
   local numbers, value = {}, F.new('double[1]')
   local function walk(depth, at)
     if depth > #sizes then
-      F.check(C.dlv3_tensor_at(value, t.p, at))
-      numbers[#numbers + 1] = value[0]
-      return value[0]
+      numbers[#numbers + 1] = element(t, at, value)
+      return numbers[#numbers]
     end
     local rows = {}
     for i, p in ipairs(positions(sizes[depth], summarise)) do rows[i] = p and walk(depth + 1, at * sizes[depth] + p) or '...' end
@@ -41,6 +48,8 @@ end
 
 -- One format for all numbers: integers, four decimals, or exponents where the range asks for them.
 local function format_of(numbers, dtype)
+  if dtype == 'bool' then return function(v) return v ~= 0 and 'true' or 'false' end end
+  if not dtype:find '^[bf]' then return function(v) return type(v) == 'string' and v or ('%.0f'):format(v) end end
   local largest, smallest, whole = 0, math.huge, true
   for _, v in ipairs(numbers) do
     local a = math.abs(v)
@@ -50,8 +59,7 @@ local function format_of(numbers, dtype)
       if v ~= math.floor(v) then whole = false end
     end
   end
-  if dtype == 'bool' then return function(v) return v ~= 0 and 'true' or 'false' end end
-  if whole and largest < 1e9 then return function(v) return ('%.0f'):format(v) .. (dtype:find '^[bf]' and '.' or '') end end
+  if whole and largest < 1e9 then return function(v) return ('%.0f.'):format(v) end end
   if largest >= 1e5 or smallest < 1e-4 or largest / smallest > 1e6 then return function(v) return ('%.4e'):format(v) end end
   return function(v) return ('%.4f'):format(v) end
 end

@@ -15,7 +15,7 @@ local M = {methods = T}
 local function dtype_of(name, default)
   if name == nil then return F.dtype_id[default] end
   local id = F.dtype_id[name]
-  if not id then raise(("no dtype is called '%s'%s (there are: %s)"):format(tostring(name), nearest.text(tostring(name), F.dtypes), table.concat(F.dtypes, ' '))) end
+  if not id then raise(F.no_dtype(name)) end
   return id
 end
 
@@ -60,7 +60,7 @@ local function new(what, sizes, options)
   if #sizes > C.DLV3_MAX_DIMS then raise(('%s: a tensor has at most %d dimensions, %d came'):format(what, tonumber(C.DLV3_MAX_DIMS), #sizes)) end
   for i, n in ipairs(sizes) do
     if type(n) ~= 'number' or n ~= math.floor(n) or n < 0 or n > 2 ^ 53 then
-      raise(('%s: size %d must be a whole number from 0, %s came'):format(what, i, tostring(n)))
+      raise(('%s: size %d must be a whole number from 0%s, %s came'):format(what, i, type(n) == 'number' and n > 2 ^ 53 and ' to 2^53' or '', tostring(n)))
     end
     size_buf[i - 1] = n
   end
@@ -177,8 +177,14 @@ end
 function M.cat(list, axis) return T.cat(list, axis or 1) end
 
 function M.stack(list, axis)
+  if type(list) ~= 'table' or not is_tensor(list[1]) then raise('stack: a table of tensors is expected') end
   local wider = {}
-  for i, t in ipairs(list) do wider[i] = T.unsqueeze(t, axis or 1) end
+  for i, t in ipairs(list) do
+    if is_tensor(t) and tostring(t.shape) ~= tostring(list[1].shape) then
+      raise(('stack: tensors of the same sizes are expected; the first is %s, number %d is %s'):format(tostring(list[1].shape), i, tostring(t.shape)))
+    end
+    wider[i] = T.unsqueeze(t, axis or 1)
+  end
   return T.cat(wider, axis or 1)
 end
 
@@ -222,6 +228,11 @@ end
 
 -- -- Sizes and properties --------------------------------------------------------------------------------------
 
+-- A list of sizes is a plain table, but for its text.
+local Sizes = {__metatable = false}
+function Sizes.__tostring(sizes) return '{' .. table.concat(sizes, ', ') .. '}' end
+function Sizes.__concat(a, b) return tostring(a) .. tostring(b) end
+
 function T.size(t, axis)
   if axis then
     if type(axis) ~= 'number' then raise('size: an axis is a number, ' .. tostring(axis) .. ' came') end
@@ -232,13 +243,13 @@ function T.size(t, axis)
   end
   local sizes = {}
   for i = 1, C.dlv3_tensor_ndim(t.p) do sizes[i] = tonumber(C.dlv3_tensor_size(t.p, i - 1)) end
-  return sizes
+  return setmetatable(sizes, Sizes)
 end
 
 function T.stride(t)
   local strides = {}
   for i = 1, C.dlv3_tensor_ndim(t.p) do strides[i] = tonumber(C.dlv3_tensor_stride(t.p, i - 1)) end
-  return strides
+  return setmetatable(strides, Sizes)
 end
 
 function T.dim(t) return C.dlv3_tensor_ndim(t.p) end
@@ -339,7 +350,7 @@ end
 function T.to(t, a, b)
   local device, dtype
   if is_tensor(a) then device, dtype = T.device_name(a), T.dtype_name(a)
-  elseif F.dtype_id[a] then dtype = a
+  elseif F.dtype_id[a] or F.dtype_elsewhere[a] then dtype = a
   else device, dtype = a, b end
   if device then
     local id = M.device_id(device)
@@ -550,6 +561,10 @@ function T.leaky_relu(t, slope) return T.where(T.gt(t, 0), t, T.mul(t, slope or 
 -- x[i]; x[{i, {from, to}, {}, tensor}]: an index drops the axis, {from, to} or {from, to, step} narrows, {} keeps it,
 -- an i64 tensor picks (its numbers count from 0, as argmax's do).
 local function index(t, key)
+  local count = type(key) == 'number' and 1 or #key
+  if count > T.dim(t) then
+    raise(('%d %s for a tensor of %d dimensions%s'):format(count, count == 1 and 'index' or 'indices', T.dim(t), T.dim(t) == 0 and ': its number is x:item()' or ''))
+  end
   if type(key) == 'number' then return T.select(t, 1, key) end
   local axis = 1
   for i = 1, #key do
@@ -609,6 +624,10 @@ F.seal {
   __lt = function() raise('tensors are compared elementwise with a:lt(b), a:gt(b), ...') end,
   __le = function() raise('tensors are compared elementwise with a:le(b), a:ge(b), ...') end,
   __concat = function(a, b) return tostring(a) .. tostring(b) end,
+  __mod = function() raise('tensors have no %: the rest of x / n is x - (x / n):floor() * n') end,
+  __call = function() raise('a tensor is no function: its elements are x[i] and x[{i, j}], its methods x:name()') end,
+  __ipairs = function() raise('ipairs: a tensor is no table: its rows are x[i], for i = 1, #x; x:totable() makes a table') end,
+  __pairs = function() raise('pairs: a tensor is no table: its rows are x[i], for i = 1, #x; x:totable() makes a table') end,
 }
 
 return M

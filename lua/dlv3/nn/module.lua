@@ -269,8 +269,9 @@ end
 
 -- Moves parameters and buffers in place: to('cuda:0'), to('cpu', 'f64'). An optimiser is made afterwards.
 function Module:to(device, dtype)
-  if dtype == nil and F.dtype_id[device] then device, dtype = nil, device end
+  if dtype == nil and (F.dtype_id[device] or F.dtype_elsewhere[device]) then device, dtype = nil, device end
   if dtype and dtype ~= 'f32' and dtype ~= 'f64' then
+    if F.dtype_elsewhere[dtype] then raise('to: ' .. F.no_dtype(dtype)) end
     if F.dtype_id[dtype] == nil then given.one_of('to', 'the dtype', dtype, {'f32', 'f64'}) end
     raise(("to: parameters stay f32 (f64 for checks), not %s; the images' dtype selects the precision: model(x:to('%s'))"):format(dtype, dtype))
   end

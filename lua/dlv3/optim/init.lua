@@ -32,6 +32,7 @@ local function own_changes(slice) return tonumber(C.dlv3_tensor_version(slice.gr
 local function key_of(p) return tonumber(F.cast('intptr_t', p)) end
 
 local slices_of = setmetatable({}, {__mode = 'v'}) -- by the address of their gradients
+local owners = setmetatable({}, {__mode = 'v'}) -- slices too, the last made, by the address of their parameters
 
 -- Whether no backward pass reached a gradient since zero_grad: it is there, and zeros.
 local function untouched(grad)
@@ -63,7 +64,7 @@ local function arena_of(params)
     slice.address = C.dlv3_tensor_address(p.p)
     slice.all = arena.grad
     slice.seen = own_changes(slice)
-    slices_of[key_of(slice.grad.p)] = slice
+    slices_of[key_of(slice.grad.p)], owners[key_of(p.p)] = slice, slice
     p.grad = slice.grad
   end
   return arena
@@ -145,6 +146,7 @@ end
 -- Whether a slice has a gradient since zero_grad. One that somebody put in place of ours is copied to where it belongs.
 local function has_gradient(slice)
   if C.dlv3_tensor_address(slice.p.p) ~= slice.address then
+    if owners[key_of(slice.p.p)] ~= slice then raise('SGD: a parameter belongs to an optimiser that was made after this one; one has it, with groups for different rates') end
     raise('SGD: a parameter was moved or released after the optimiser was made: move the model first (model:to), then make the optimiser')
   end
   local grad = C.dlv3_tensor_grad(slice.p.p)
