@@ -253,8 +253,8 @@ DLV3_API int64_t dlv3_getpid(void);
 /* -- Images ----------------------------------------------------------------------------------------------- */
 
 /* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3: see dlv3_image_read), alpha dropped, palettes
- * and grey expanded, CMYK converted, 16 bit reduced to 8; orient = 1 applies the EXIF orientation. */
-DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, const char *path, int32_t orient);
+ * and grey expanded, CMYK converted, 16 bit reduced to 8. orient = 1 applies the EXIF orientation; orientation receives it, 1 to 8. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, int32_t *orientation, const char *path, int32_t orient);
 /* A mask: the indices of a palette PNG (1, 2, 4, 8 bits) or the values of a grey one, u8 [h,w]; RGB is refused. */
 DLV3_API DLV3_MUST dlv3_status dlv3_mask_read(dlv3_tensor **mask, const char *path);
 /* Resized exactly as PIL does it. image u8 [3,h,w]: bilinear with antialiasing; mask u8 [h,w]: nearest. */

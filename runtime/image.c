@@ -220,14 +220,14 @@ enum { LABELS = 1 << 1, RGB = 1 << 3, RGBA = 1 << 4 };
 
 status picture_from_tensor(picture *p, const tensor *t, const char *what, bool mask) { return from_tensor(p, t, what, mask ? LABELS : RGB); }
 
-DLV3_API dlv3_status dlv3_image_read(dlv3_tensor **image, const char *path, int32_t orient) {
+DLV3_API dlv3_status dlv3_image_read(dlv3_tensor **image, int32_t *orientation, const char *path, int32_t orient) {
   picture read = {0}, turned = {0}, *result = &read;
   byte_buffer file = {0};
-  int32_t orientation = 1;
-  status st = picture_read(&read, path, &file, orient ? &orientation : NULL);
+  *orientation = 1;
+  status st = picture_read(&read, path, &file, orientation);
   bytes_free(&file);
-  if (st == DLV3_OK && orientation > 1) {
-    st = picture_orient(&turned, &read, orientation);
+  if (st == DLV3_OK && orient && *orientation > 1) {
+    st = picture_orient(&turned, &read, *orientation);
     result = &turned;
   }
   if (st == DLV3_OK) st = to_tensor(image, result);

@@ -12,7 +12,7 @@ local text = require 'dlv3.text'
 
 local opt = options.parse({
   doc = 'Lists every problem of a data set in VOC layout, and the pixels of every class. Exit status 1 when there is one.',
-  {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'data-path', 'data', data.voc_doc, value = 'DIR'},
   {'num-classes', 20, 'classes without the background: labels are 0..N', min = 1, max = 255},
   {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'splits', {'train', 'val'}, 'lists to check'},
@@ -22,13 +22,13 @@ local ignored_label = 255 -- as in training and evaluation
 local problems = 0
 local function problem(format, ...)
   problems = problems + 1
-  print('  ' .. format:format(...):gsub('\n%s*', ' '))
+  print('  ' .. format:format(...):gsub('\n%s*', '; '))
 end
 
 -- Reads with fn; a problem where it fails.
-local function try(fn, path, o)
-  local ok, result = pcall(fn, path, o)
-  if ok then return result end
+local function try(fn, path)
+  local ok, result, more = pcall(fn, path)
+  if ok then return result, more end
   problem('%s', (tostring(result):gsub('^[^\n]-%.lua:%d+: ', '')))
 end
 
@@ -38,9 +38,12 @@ local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
 local pixels, photos = {}, {}                                   -- over all lists: pixels of a label, masks that have it
 for v = 0, 255 do pixels[v], photos[v] = 0, 0 end
 
+local binary = 0                                                -- masks that hold 0 and 255 alone
+
 local function check_labels(mask, path)
   F.check(F.C.dlv3_mask_count(counts, first, mask.p))
   local width, counted = mask:size(2), 0
+  if counts[0] > 0 and counts[255] > 0 and counts[0] + counts[255] == mask:numel() then binary = binary + 1 end
   for v = 0, 255 do
     local n = tonumber(counts[v])
     if n > 0 then
@@ -59,12 +62,17 @@ end
 -- -- One list -------------------------------------------------------------------------------------------------
 
 local void = 0                                                  -- masks in which no pixel counts
+local turned = 0                                                -- photos with an EXIF orientation
 
 local function check_sample(photo_path, mask_path)
-  local photo = F.C.dlv3_path_kind(photo_path) == 1 and try(image.read, photo_path, {orient = false})
+  local photo, orientation
+  if F.C.dlv3_path_kind(photo_path) == 1 then photo, orientation = try(image.read_stored, photo_path) end
+  if photo and orientation > 1 then turned = turned + 1 end
   local mask = F.C.dlv3_path_kind(mask_path) == 1 and try(image.read_mask, mask_path)
   if photo and mask and (photo:size(2) ~= mask:size(1) or photo:size(3) ~= mask:size(2)) then
-    problem('%s: the mask is %dx%d pixels but its photo %dx%d (width x height)', mask_path, mask:size(2), mask:size(1), photo:size(3), photo:size(2))
+    local swapped = photo:size(2) == mask:size(2) and photo:size(3) == mask:size(1)
+    problem('%s: the mask is %dx%d pixels but its photo %dx%d (width x height)%s', mask_path, mask:size(2), mask:size(1), photo:size(3), photo:size(2),
+            swapped and orientation > 4 and '; the photo is stored turned (EXIF orientation), the mask as it is seen: store the photo so too' or '')
   end
   if mask and check_labels(mask, mask_path) == 0 then void = void + 1 end
   if photo then photo:release() end
@@ -76,7 +84,7 @@ local seen = {}                                                 -- id -> the lis
 local function check_list(split)
   local set = data.voc{root = opt.data_path, year = opt.year, split = split, check = false}
   print(('%s: %d samples'):format(set.list, set.size))
-  for _, m in ipairs(set.missing) do problem('%s is missing; line %d of the list asks for it', m[1], m[2]) end
+  for _, m in ipairs(set.missing) do problem('%s is missing; line %d of the list asks for it%s', m[1], m[2], m[3]) end
   local progress, twice = log.progress{label = split, total = set.size, unit = 'samples'}, {}
   for i, id in ipairs(set.ids) do
     if twice[id] then problem("'%s' is in the list twice", id) end
@@ -110,6 +118,18 @@ io.write(text.columns(rows, 'rlrrr'))
 print()
 for v = 0, opt.num_classes do
   if pixels[v] == 0 and v ~= ignored_label then print(('note: no mask has label %d%s'):format(v, names[v + 1] and ' (' .. names[v + 1] .. ')' or '')) end
+end
+if turned > 0 then
+  print(('note: %d photo%s an EXIF orientation. Training takes pixels as they are stored, as PIL does, and masks must lie on those; predict turns photos as they are seen')
+        :format(turned, turned == 1 and ' has' or 's have'))
+end
+local objects = 0
+for v = 1, opt.num_classes do if v ~= ignored_label then objects = objects + pixels[v] end end
+if objects == 0 and binary > 0 then
+  problem('no mask has a class beside the background: they hold 0 and 255, and 255 does not count. Where 255 is an object, its pixels must be 1')
+elseif binary > 0 then
+  print(('note: %d mask%s 0 and 255 alone, and 255 does not count: where it is an object, its pixels must have the number of its class')
+        :format(binary, binary == 1 and ' holds' or 's hold'))
 end
 if void > 0 then print(('note: in %d mask%s no pixel counts'):format(void, void == 1 and '' or 's')) end
 print(problems == 0 and 'no problems' or problems == 1 and '1 problem' or problems .. ' problems')

@@ -102,6 +102,12 @@ return function(t)
     t.error(function() data.voc{root = root, split = 'missing'} end,
             "'.*/JPEGImages/no_such.jpg' is missing; line 3 of '.*/missing.txt' asks for it %(and 1 more; scripts/check_data.lua lists them%)")
     t.eq(#data.voc{root = root, split = 'missing', check = false}.missing, 2)
+    for _, line in ipairs {'shapes_00001.jpg', 'JPEGImages/shapes_00001', 'JPEGImages/shapes_00001.jpg SegmentationClass/shapes_00001.png', 'shapes_00001 1'} do
+      write_file(lists .. 'odd.txt', line .. '\n')
+      t.error(function() data.voc{root = root, split = 'odd'} end, "asks for it; the list holds ids, one a line, without folder and extension")
+    end
+    write_file(lists .. 'odd.txt', 'shapes_00001.jpg\n')
+    t.ok(t.run(scripts .. 'check_data.lua --splits odd --data-path ' .. root):find 'line 1 of the list asks for it; the list holds ids')
     t.run('mv ' .. base .. '/JPEGImages/shapes_00001.jpg ' .. base .. '/JPEGImages/shapes_00001.PNG')
     t.ok(data.voc{root = root}.files(1):find 'shapes_00001.PNG$')
   end)
@@ -378,12 +384,32 @@ return function(t)
     t.eq(status, 1)
     for _, pattern in ipairs {
       'shapes_00001.png: label 77 %(1 pixels, the first at x 10, y 2%); labels are 0..5 and 255', 'shapes_00002.png: the mask is 9x9 pixels but its photo 64x48',
-      'shapes_00003.png: an RGB mask', 'shapes_00004.jpg is missing; line 4 of the list', 'shapes_00005.jpg: .*JPEG', "'shapes_00011' is in the list twice",
+      'shapes_00003.png: an RGB mask: colours are .* numbers; a mask', 'shapes_00004.jpg is missing; line 4 of the list', 'shapes_00005.jpg: .*JPEG', "'shapes_00011' is in the list twice",
       "note: 'shapes_00007' is in train too", 'note: no mask has label 5', 'note: in 1 mask no pixel counts', '   77  %(outside the classes%)', '\n6 problems\n$',
     } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
     text, status = t.run(scripts .. 'check_data.lua --data-path ' .. root .. '/VOCdevkit')
     t.eq(status, 1)
     t.ok(text:find 'is one level too deep', text)
+  end)
+
+  t.case('check_data: masks of 0 and 255, and photos that are stored turned', function()
+    local root, base = copy()
+    local lists = base .. '/ImageSets/Segmentation/'
+    for i, mask in ipairs {{37, 23}, {23, 37}} do
+      local name = '/turned' .. i
+      t.run(('cp %sorient6.jpg %s/JPEGImages%s.jpg'):format(golden, base, name))
+      local binary = dlv3.zeros(mask, {dtype = 'u8'})
+      binary[1] = 255
+      image.write_png(base .. '/SegmentationClass' .. name .. '.png', binary)
+    end
+    write_file(lists .. 'two.txt', 'turned1\nturned2\n')
+    local text, status = t.run(scripts .. 'check_data.lua --splits two --num-classes 1 --data-path ' .. root)
+    t.eq(status, 1)
+    t.ok(text:find('turned1.png: the mask is 23x37 pixels but its photo 37x23 (width x height); the photo is stored turned (EXIF orientation)', 1, true), text)
+    t.ok(text:find 'note: 2 photos have an EXIF orientation' and text:find 'no mask has a class beside the background: they hold 0 and 255', text)
+    t.ok(text:find '\n2 problems\n$', text)
+    text, status = t.run(scripts .. 'check_data.lua --splits train,two --num-classes 4 --data-path ' .. root)
+    t.ok(status == 1 and text:find 'note: 2 masks hold 0 and 255 alone' and text:find '\n1 problem\n$', text)
   end)
 
   t.case('epochs without a number follow one another, and switches are true or false', function()

@@ -7,7 +7,7 @@ local F = require 'dlv3.ffi'
 local voc = require 'dlv3.data.voc'
 local loader = require 'dlv3.data.loader'
 
-local M = {voc = voc.open, voc_classes = voc.classes, loader = loader.new}
+local M = {voc = voc.open, voc_classes = voc.classes, voc_doc = voc.doc, loader = loader.new}
 
 -- The numbers 1..n in an order that depends on seed and stream (an epoch, say) only.
 function M.permutation(n, seed, stream)

@@ -16,6 +16,9 @@ M.classes = {
   'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor',
 }
 
+-- What --data-path means.
+M.doc = 'folder that holds VOCdevkit; class_names.txt in it, if there is one, names the classes, one a line, background first'
+
 local extensions = {'.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG'}
 
 local function is_file(path) return C.dlv3_path_kind(path) == 1 end
@@ -121,15 +124,22 @@ local function find_image(base, id)
   end
 end
 
--- The files that are missing: a list of {path, line of the list}.
+-- The files that are missing: a list of {path, line of the list, what may be wrong with that}.
 local function find_missing(set, at)
   local missing = {}
   for i = 1, set.size do
     local image, mask = set.files(i)
-    if not is_file(image) then missing[#missing + 1] = {image, at[i]} end
-    if mask and not is_file(mask) then missing[#missing + 1] = {mask, at[i]} end
+    local hint = M.id_hint(set.ids[i])
+    if not is_file(image) then missing[#missing + 1] = {image, at[i], hint} end
+    if mask and not is_file(mask) then missing[#missing + 1] = {mask, at[i], hint} end
   end
   return missing
+end
+
+-- "; the list holds ids ...": for a missing file whose line is no id, such as a.jpg, JPEGImages/a.jpg or a.jpg a.png; else ''.
+function M.id_hint(id)
+  local odd = id:find '/' or id:find '%s' or id:lower():find '%.jpe?g$' or id:lower():find '%.png$'
+  return odd and '; the list holds ids, one a line, without folder and extension' or ''
 end
 
 -- The names in a file, one a line, background first; empty lines do not count.
@@ -169,7 +179,7 @@ function M.open(options)
   set.missing = find_missing(set, at)
   if options.check ~= false and #set.missing > 0 then
     local more = #set.missing > 1 and (' (and %d more; scripts/check_data.lua lists them)'):format(#set.missing - 1) or ''
-    raise(("data.voc: '%s' is missing; line %d of '%s' asks for it%s"):format(set.missing[1][1], set.missing[1][2], list, more))
+    raise(("data.voc: '%s' is missing; line %d of '%s' asks for it%s%s"):format(set.missing[1][1], set.missing[1][2], list, set.missing[1][3], more))
   end
   return set
 end

@@ -21,12 +21,17 @@ local function make(fn, ...)
   return F.take(out)
 end
 
+local orientation = F.new 'int32_t[1]'
+
 -- A JPEG or PNG (by content) as u8 [3,h,w]: grey and palettes expanded, alpha dropped, CMYK converted, 16 bits reduced
 -- to 8. The EXIF orientation is applied unless options.orient is false.
 function M.read(path, options)
   local orient = not (options and options.orient == false)
-  return make(C.dlv3_image_read, path_of('read', path), orient and 1 or 0)
+  return make(C.dlv3_image_read, orientation, path_of('read', path), orient and 1 or 0)
 end
+
+-- The same as it is stored, and the EXIF orientation: 1 as it is seen, 2 to 8 mirrored or turned.
+function M.read_stored(path) return M.read(path, {orient = false}), orientation[0] end
 
 -- A mask PNG as u8 [h,w]: the indices of a palette, or the values of grey.
 function M.read_mask(path) return make(C.dlv3_mask_read, path_of('read_mask', path)) end
