@@ -83,8 +83,8 @@ DLV3_API double      dlv3_measure_peak(int32_t dtype);  /* floating-point operat
 
 /* Signals: from _catch on SIGINT and SIGTERM only raise a flag; a second one, 0.3 s later or more, ends the process. With
  * interrupt = 1 dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls
- * (training). */
-DLV3_API void    dlv3_signals_catch(int32_t interrupt);
+ * (training). note: what the first one writes to stderr, up to 159 bytes; NULL: nothing. */
+DLV3_API void    dlv3_signals_catch(int32_t interrupt, const char *note);
 DLV3_API int32_t dlv3_signal_pending(void); /* the signal's number, 0 = none */
 DLV3_API void    dlv3_signal_clear(void);
 

@@ -1,7 +1,9 @@
 /* signals.c - SIGINT and SIGTERM as a flag: a script finishes its step and saves, the REPL returns to its prompt. */
 #include "core.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t pending, interrupts;
@@ -11,19 +13,26 @@ static volatile sig_atomic_t pending, interrupts;
 static const double same_wish = 0.3;
 static volatile double first_at;
 
+/* Said at once: a step may take a minute, and a person who sees nothing asks again. */
+static char said[160];
+
 static void on_signal(int number) {
   double now = dlv3_now(); /* clock_gettime is allowed in a handler */
   if (!pending) {
     pending = number;
     first_at = now;
+    int kept = errno;
+    if (said[0] && write(2, said, strlen(said)) < 0) {} /* nobody listens */
+    errno = kept;
   } else if (now - first_at > same_wish) {
     signal(number, SIG_DFL);
     raise(number);
   }
 }
 
-DLV3_API void dlv3_signals_catch(int32_t interrupt) {
+DLV3_API void dlv3_signals_catch(int32_t interrupt, const char *note) {
   struct sigaction action;
+  snprintf(said, sizeof said, "%s", note ? note : "");
   memset(&action, 0, sizeof action);
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);

@@ -15,7 +15,7 @@ local metrics = require 'dlv3.vision.metrics'
 local spec = {
   doc = 'Trains DeepLabV3 on data in PASCAL VOC layout and evaluates it after every epoch.',
   'data and model',
-  {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'data-path', 'data', data.voc_doc, value = 'DIR'},
   {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'model', 'deeplabv3_resnet50', 'architecture', choices = train.model_names},
   {'num-classes', 20, 'classes, without the background', min = 1},
@@ -33,7 +33,7 @@ local spec = {
   {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number', min = 0},
   {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs some hundred steps)", type = 'number', min = 0, max = 1},
   {'checkpoint-activations', false, 'keep less for backward and make it again there: less memory, more time'},
-  {'precision', 'f32', 'of the activations; f16 comes with a loss scale', choices = {'f32', 'bf16', 'f16'}},
+  {'precision', 'f32', 'of the activations; f16 comes with a loss scale and is for GPUs, slow on a CPU', choices = train.precisions},
   {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32, as PyTorch does'},
   {'compile', true, 'record a step once and replay it: quicker, with less memory, the same bits'},
   {'seed', 0, 'of initial weights, order, crops and dropout', min = 0},
@@ -77,6 +77,8 @@ else
   if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone)) end
   if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
 end
+local origin = opt.resume or opt.weights or opt.weights_backbone
+if origin then train.check_finite(model, origin) end
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device)
 if opt.checkpoint_activations then model:checkpoint_activations() end
@@ -102,10 +104,10 @@ local results = log.start_results(opt.output_dir) -- a folder that can not be wr
 local last, best = opt.output_dir .. '/last.pth', opt.output_dir .. '/best.pth'
 local function best_is_there() return F.C.dlv3_path_kind(best) == 1 end
 if not best_is_there() then state.best = -1 end -- resumed into another folder: its first epoch is its best
-print(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
+log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
       opt.model, classes, model:num_parameters(), train_set.size, val_set.size, #loader, opt.batch_size,
       leftover and ' (the last single image is left out)' or ''))
-F.C.dlv3_signals_catch(0)
+F.C.dlv3_signals_catch(0, (F.C.dlv3_is_terminal(2) == 1 and '\n' or '') .. 'finishing this step, then saving; Ctrl-C again ends without saving\n')
 
 -- -- One step ----------------------------------------------------------------------------------------------------------
 
@@ -213,6 +215,10 @@ local function train_epoch()
   if not figures then stop_on_signal() end
   local lines, mean_loss = metrics.reference_text(figures), state.loss_sum / math.max(1, state.next_step)
   print(lines)
+  if #state.history == 0 and figures.truth[1] > 0 and figures.present == 1 then
+    print(('warning: the masks of %s hold no class but the background, so these figures say nothing. A mask has the number of a class in its pixels: 1, not 255, '
+           .. 'which does not count; scripts/check_data.lua counts them'):format(val_set.list))
+  end
   if figures.present < classes then
     print(('mean IoU of the %d classes that occur: %.1f'):format(figures.present, figures.mean_present))
   end

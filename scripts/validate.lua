@@ -9,11 +9,11 @@ local metrics = require 'dlv3.vision.metrics'
 local opt, given = options.parse({
   doc = "Evaluates a checkpoint. Model, classes and sizes come from it.",
   {'weights', nil, 'checkpoint or bare weights', value = 'FILE'},
-  {'data-path', 'data', 'folder that holds VOCdevkit', value = 'DIR'},
+  {'data-path', 'data', data.voc_doc, value = 'DIR'},
   {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'split', 'val', 'list in ImageSets/Segmentation'},
   {'base-size', 520, 'photos are resized to this shorter side', min = 8},
-  {'precision', 'f32', 'of the activations', choices = {'f32', 'bf16', 'f16'}},
+  {'precision', 'f32', 'of the activations; f16 is for GPUs, slow on a CPU', choices = train.precisions},
   {'device', 'auto', 'device to run on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32, as PyTorch does'},
   {'compile', true, 'record the network once a size and replay it'},

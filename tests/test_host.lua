@@ -107,7 +107,7 @@ return function(t)
   t.case('a script sees SIGINT and SIGTERM as a flag', function()
     local path = script [[
       local F = require 'dlv3.ffi'
-      F.C.dlv3_signals_catch(0)
+      F.C.dlv3_signals_catch(0, nil)
       for _, name in ipairs {'INT', 'TERM'} do
         io.popen('kill -' .. name .. ' $PPID'):close()
         print(F.C.dlv3_signal_pending())

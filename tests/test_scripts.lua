@@ -144,6 +144,7 @@ dlv3.scope = function(...)
   return scope(...)
 end]], resumable .. data() .. ' --output-dir ' .. out)
     t.eq(status, 130, output)
+    t.eq(select(2, output:gsub('finishing this step, then saving; Ctrl%-C again ends without saving\n', '')), 1, output)
     t.ok(output:find 'after step 2 of epoch 0; go on with\n  %S*dlv3 %S+hooked.lua %-%-resume .*/signals/last.pth', output)
 
     output, status = hooked([[
@@ -286,6 +287,37 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
       t.eq(status, 1)
       t.ok(output:find('part.pth: not the weights of a whole deeplabv3_mobilenet_v3_large', 1, true), output)
       t.ok(output:find('classifier.0.project.0.weight', 1, true), output)
+    end
+  end)
+
+  t.case('weights that are not numbers, and masks without a class, are told', function()
+    local models, dict = require 'models', require 'dlv3.dict'
+    local weights, path = dict.new(), folder .. '/nan.pth'
+    for name, tensor in dict.items(models.deeplabv3_mobilenet_v3_large{num_classes = 2, aux = false}:state_dict()) do weights[name] = tensor:clone() end
+    weights['classifier.4.bias'][1] = 3e38 -- a large number is one
+    weights['classifier.4.bias'][2] = 3e38
+    dlv3.save(path, weights)
+    local masks = folder .. '/binary'
+    t.run(('cp -r %s %s'):format(data(), masks))
+    local image, mask = require 'dlv3.vision.image', dlv3.zeros({48, 64}, {dtype = 'u8'})
+    local photo = dlv3.full({3, 48, 64}, 100, {dtype = 'u8'})
+    mask[9] = 255
+    for name in t.run('ls ' .. masks .. '/VOCdevkit/VOC2012/SegmentationClass'):gmatch '(%S+)%.png' do
+      image.write_png(masks .. '/VOCdevkit/VOC2012/SegmentationClass/' .. name .. '.png', mask)
+      image.write_jpeg(masks .. '/VOCdevkit/VOC2012/JPEGImages/' .. name .. '.jpg', photo)
+    end
+    local train = small .. ' --num-classes 1 --lr 0 --epochs 2 --data-path ' .. masks .. ' --output-dir ' .. masks .. ' --weights ' .. path
+    local output, status = script('train_voc', train)
+    t.eq(status, 0, output)
+    t.eq(select(2, output:gsub('warning: the masks of %S+val.txt hold no class but the background', '')), 1, output)
+
+    weights['backbone.0.0.weight'][1] = 0 / 0
+    weights['classifier.4.bias'][2] = 1 / 0
+    dlv3.save(path, weights)
+    for _, command in ipairs {{'train_voc', train}, {'validate', '--data-path ' .. masks .. ' --weights ' .. path}, {'predict', masks .. ' --weights ' .. path}} do
+      output, status = script(command[1], command[2])
+      t.eq(status, 1, output)
+      t.ok(output:find('nan.pth: nan or infinity in 2 of its tensors: backbone.0.0.weight, classifier.4.bias; ', 1, true), output)
     end
   end)
 

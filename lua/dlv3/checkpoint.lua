@@ -212,7 +212,7 @@ function M.load_weights(model, source, options)
   local share = dict.size(fitting) / math.min(dict.size(own), #names)
   if share < 0.25 and not options.prefix then
     F.raise(('%s: the weights of another architecture: only %d of its %d tensors fit the model\n  the file has   %s\n  the model has  %s\n'
-             .. "  (prefix = '' among the options takes them all the same)"):format(path, dict.size(fitting), #names, first_keys(given, 4), first_keys(own, 4)))
+             .. "  (in a script, checkpoint.load_weights(model, path, {prefix = ''}) takes them all the same)"):format(path, dict.size(fitting), #names, first_keys(given, 4), first_keys(own, 4)))
   end
   for name in dict.items(own) do
     if fitting[name] then report.loaded[#report.loaded + 1] = name

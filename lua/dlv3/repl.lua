@@ -167,7 +167,7 @@ end
 -- more than the speed of Lua, which only strings ops together.
 jit.off()
 jit.flush()
-C.dlv3_signals_catch(1)
+C.dlv3_signals_catch(1, nil)
 
 local file_path = on_terminal and history_path() or nil
 if on_terminal then

@@ -13,6 +13,7 @@ local init = require 'dlv3.nn.initialise'
 
 local M = {}
 
+M.precisions = {'f32', 'bf16', 'f16'}
 M.model_names = {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'deeplabv3_mobilenet_v3_large'}
 
 -- The figures of a model over a loader of single, uncropped images (metrics.lua's table); nil when a caught signal
@@ -136,6 +137,19 @@ function M.note(history, entry)
   history[last and last.epoch == entry.epoch and #history or #history + 1] = entry
 end
 
+-- Raises where weights of a model, from the file at path, are not numbers: they would make every picture background.
+function M.check_finite(model, path)
+  local bad = {}
+  for name, t in dict.items(model:state_dict()) do
+    local sum = t.dtype:find 'f' and t:sum():item() or 0
+    -- of numbers that are merely large the sum alone is infinite
+    if sum - sum ~= 0 and (t * 0):sum():item() ~= 0 then bad[#bad + 1] = name end
+  end
+  if #bad == 0 then return end
+  F.raise(('%s: nan or infinity in %d of its tensors: %s%s; the training that made it had come apart (a smaller --lr)'):format(
+          path, #bad, table.concat(bad, ', ', 1, math.min(#bad, 4)), #bad > 4 and ', ...' or ''))
+end
+
 local function read_model(path)
   local value = files.load(path)
   local args = type(value) == 'table' and dict.is(value) and dict.is(value.args) and value.args or {}
@@ -159,6 +173,7 @@ local function read_model(path)
   end)
   local report = checkpoint.load_weights(model, weights, {name = path, take = true})
   if #report.missing + #report.skipped > 0 then F.raise(('%s: not the weights of a whole %s, and no result could be trusted\n%s'):format(path, name, report:text())) end
+  M.check_finite(model, path)
   return model, args, classes, name
 end
 
