@@ -68,6 +68,15 @@ return function(t)
     t.eq(image.read(folder .. '/strip.png'):max():item(), 100)
     t.eq(image.read_mask(folder .. '/strip_2.png'):size(), {2, 3000})
 
+    -- what is left out, renamed and can not be written
+    t.run(('mkdir -p %s/mixed/inner && cd %s/mixed && touch a.webp b.webp c.tif && cp ../strip.png x.png && cp %s/%s.jpg x.jpg'):format(folder, folder, photos, id))
+    report, code = script('predict', ('--quiet --weights %s/best.pth --output-dir %s/mixed/inner %s/mixed'):format(out, folder, folder))
+    t.eq(code, 0, report)
+    t.ok(report:find '/mixed: left out: 1 %.tif, 1 folder, 2 %.webp %(JPEG', report)
+    t.ok(report:find('/mixed/x.png: its picture is ' .. folder .. '/mixed/inner/x_2.png', 1, true), report)
+    report, code = script('predict', ('--quiet --weights %s/best.pth --output-dir /proc/self %s/mixed'):format(out, folder))
+    t.ok(code == 1 and report:find 'no picture can be written: /proc/self', report)
+
     -- bare weights: the model and its classes are read off the names
     dlv3.save(folder .. '/bare.pth', dlv3.load(out .. '/best.pth').model)
     report, code = script('predict', ('--quiet --weights %s/bare.pth --base-size 66 --output-dir %s/bare %s/%s.jpg'):format(folder, folder, photos, id))
