@@ -70,6 +70,18 @@ static void add_traceback(lua_State *L, luaL_Buffer *b) {
   }
 }
 
+/* Replaces the message on the top by what lua/dlv3/hint.lua makes of it. */
+static void add_hint(lua_State *L) {
+  if (!strstr(lua_tostring(L, -1), "attempt to call method")) return;
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "dlv3.hint");
+  if (lua_pcall(L, 1, 1, 0) == 0) {
+    lua_pushvalue(L, -2);
+    if (lua_pcall(L, 1, 1, 0) == 0 && lua_isstring(L, -1)) lua_replace(L, -2);
+    else lua_pop(L, 1);
+  } else lua_pop(L, 1);
+}
+
 /* Turns any error object into text with a short traceback. */
 static int message_handler(lua_State *L) {
   if (!lua_isstring(L, 1)) {
@@ -78,6 +90,7 @@ static int message_handler(lua_State *L) {
   }
   lua_settop(L, 1);
   push_short(L, lua_tostring(L, 1));
+  add_hint(L);
   luaL_Buffer b;
   luaL_buffinit(L, &b);
   lua_pushvalue(L, 2);

@@ -6,6 +6,7 @@
 local F = require 'dlv3.ffi'
 local path = require 'dlv3.path'
 local show = require 'dlv3.show'
+local strict = require 'dlv3.strict'
 local terminal = require 'dlv3.terminal'
 local C = F.C
 
@@ -49,10 +50,12 @@ end
 
 -- -- Running ----------------------------------------------------------------------------------------------------
 
--- A local would be gone with its line; without the word, lines of scripts can be pasted.
+-- A local would be gone with its line; without the word, lines of scripts can be pasted. Those that do go are noted.
 local function keep_locals(source)
-  if source:find '^%s*local%s+function%s' then return (source:gsub('^%s*local%s+', '', 1)) end
-  if source:find '^%s*local%s+[%w_,%s]+=' then return (source:gsub('^%s*local%s+', '', 1)) end
+  if source:find '^%s*local%s+function%s' or source:find '^%s*local%s+[%w_,%s]+=' then source = source:gsub('^%s*local%s+', '', 1) end
+  for names in source:gmatch '%f[%w_]local%s+([%w_,%s]+)' do
+    for name in names:gsub('^function%s+', ''):gmatch '[%a_][%w_]*' do strict.lost[name] = true end
+  end
   return source
 end
 
@@ -73,7 +76,9 @@ local function compile(source)
     local head = 'local pack = ... return pack(' .. body
     return loadstring(head .. ')', '=line') or loadstring(head .. '\n)', '=line')
   end
+  local before, last = source:match '^(.*;)(.*)$' -- x = 3; x
   local chunk, message = loadstring(keep_locals(source), '=line')
+  if not chunk and before then chunk = loadstring(keep_locals(before .. ' return ' .. last), '=line') end
   if chunk then return function() return pack(chunk()) end end
   if message:find "near '<eof>'$" or expected:find "near '<eof>'$" then return nil end
   return nil, message
@@ -86,7 +91,7 @@ local function describe(e)
     e = type(mt) == 'table' and mt.__tostring and tostring(e) or 'an error object: ' .. show.text(e)
   end
   local plain = F.root == '' and e or e:gsub(F.root:gsub('%p', '%%%0'), '')
-  local lines = {(without_line(plain))}
+  local lines = {require 'dlv3.hint'(without_line(plain))}
   for level = 2, 40 do
     local info = debug.getinfo(level, 'Sl')
     if not info then break end
@@ -150,7 +155,8 @@ local function loop(file_path)
     else
       if line:find '%S' then remember(file_path, line) end
       if not pending and (line == 'exit' or line == 'quit') and rawget(_G, line) == nil then return end
-      if not pending and line:find '^%s*%?' then help(line)
+      if not pending and line:find '^%s*help%s*$' and rawget(_G, 'help') == nil then help '?'
+      elseif not pending and line:find '^%s*%?' then help(line)
       elseif pending or line:find '%S' then
         local source = pending and pending .. '\n' .. line or line
         local chunk, message = compile(source)

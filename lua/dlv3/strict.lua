@@ -4,7 +4,7 @@
 
 local nearest = require 'dlv3.nearest'
 
-local M = {open = false, offered = {}}
+local M = {open = false, offered = {}, lost = {}} -- lost: names of locals of earlier lines of the REPL
 
 -- Modules by the names under which the REPL knows them; a script requires them.
 M.modules = {dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', image = 'dlv3.vision.image', models = 'models'}
@@ -19,6 +19,7 @@ end
 local function check(name, what)
   local module = M.modules[name]
   local hint = module and (" (local %s = require '%s')"):format(name, module) or nearest.text(tostring(name), names())
+  if M.lost[name] then hint = (' (a local ends with its line here: %s = ...)'):format(name) end
   if what == 'sets' and not module then hint = (' (local %s = ...)'):format(tostring(name)) end
   error(('%s a variable that was never declared: %s%s'):format(what, tostring(name), hint), 3)
 end
