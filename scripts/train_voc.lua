@@ -18,7 +18,7 @@ local spec = {
   {'data-path', 'data', data.voc_doc, value = 'DIR'},
   {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'model', 'deeplabv3_resnet50', 'architecture', choices = train.model_names},
-  {'num-classes', 20, 'classes, without the background', min = 1},
+  {'num-classes', 20, 'classes, without the background', min = 1, max = 255},
   {'aux', true, 'train the auxiliary head too (loss weight 0.5, 10 times the learning rate)'},
   {'weights', nil, 'start from these weights (a .pth or .safetensors; what fits is taken)', value = 'FILE'},
   {'weights-backbone', nil, 'start the backbone from an ImageNet classifier', value = 'FILE'},

@@ -247,6 +247,8 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
     t.ok(output:find '/nowhere', output)
     output, status = script('train_voc', '-b 1')
     t.ok(status == 2 and output:find 'two values a channel', output)
+    output, status = script('train_voc', '--num-classes 300')
+    t.ok(status == 2 and output:find '%-%-num%-classes: must be at most 255, 300 came', output)
     output, status = script('validate', '--data-path ' .. data())
     t.eq(status, 2)
     t.ok(output:find('--weights', 1, true), output)

@@ -55,7 +55,8 @@ end
 local function whole(o, name, least, most)
   local v = o[name]
   if type(v) ~= 'number' or v ~= math.floor(v) or v < least or v >= (most or 2 ^ 31) then
-    raise(('data.loader: %s must be a whole number from %d, %s came'):format(name, least, tostring(v)))
+    local limit = type(v) == 'number' and v >= (most or 2 ^ 31) and (' to %.0f'):format((most or 2 ^ 31) - 1) or ''
+    raise(('data.loader: %s must be a whole number from %d%s, %s came'):format(name, least, limit, tostring(v)))
   end
   return v
 end
