@@ -258,13 +258,14 @@ static void search(plan *made, const char *key, descriptor graph, const op_call 
   drop_trial(&t);
 }
 
-/* Of many sizes of maps in turn: all plans go but those that a graph may hold kernels of. */
-static void forget_plans(cudaStream_t stream) {
-  if (stream_captured(stream) || cudaStreamSynchronize(stream) != cudaSuccess) return;
+/* Of many sizes of maps in turn: all plans of a device go but those that a graph may hold kernels of. None may run meanwhile. */
+static void forget_plans(int32_t device) {
+  const cudaStream_t stream = stream_on(device);
+  if (!stream || stream_captured(stream) || cudaStreamSynchronize(stream) != cudaSuccess) return;
   for (plan *&bucket : plans)
     for (plan **at = &bucket; *at;) {
       plan *p = *at;
-      if (p->captured) {
+      if (p->captured || p->of.device != device) {
         at = &p->next;
         continue;
       }
@@ -278,7 +279,7 @@ status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle
   plan **bucket = &plans[hash_of(p, sizeof *p) % BUCKETS];
   for (plan *at = *bucket; at; at = at->next)
     if (!memcmp(&at->of, p, sizeof *p)) return *out = at, DLV3_OK;
-  if (n_plans >= MOST_PLANS) forget_plans(stream_on(p->device));
+  if (n_plans >= MOST_PLANS) forget_plans(p->device);
   plan *made = (plan *)calloc(1, sizeof *made);
   if (!made) return fail_call(c, DLV3_ERR_OOM, "out of memory for a plan");
   made->of = *p;
