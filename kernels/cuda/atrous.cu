@@ -365,14 +365,6 @@ status atrous_conv2d(op_call *c) {
   return c->in[0]->dtype == DLV3_BF16 ? convolve<bf16>(c, v, regions, false) : convolve<f16>(c, v, regions, false);
 }
 
-/* The convolution of grad_y that gives grad_x: tap r is v's tap 2 - r. */
-static conv turned_conv(const conv &v) {
-  conv t = v;
-  t.c = v.k, t.h = v.oh, t.w = v.ow, t.k = v.c, t.oh = v.h, t.ow = v.w;
-  t.padding.h = 2 * v.dilation.h - v.padding.h, t.padding.w = 2 * v.dilation.w - v.padding.w; /* may be less than 0 */
-  return t;
-}
-
 status atrous_conv2d_backward_input(op_call *c) {
   const conv v = conv_of(c), t = turned_conv(v);
   region_list regions;

@@ -17,6 +17,14 @@ conv conv_of(const op_call *c);
 /* What a call of conv2d_backward_input writes: a new tensor, or the sum that it adds to. */
 static inline tensor *grad_x_of(const op_call *c) { return c->in[2] ? c->in[2] : c->out[0]; }
 
+/* The convolution of grad_y that gives grad_x where v has no stride: its tap r is v's r from the end. */
+static inline conv turned_conv(const conv &v) {
+  conv t = v;
+  t.c = v.k, t.h = v.oh, t.w = v.ow, t.k = v.c, t.oh = v.h, t.ow = v.w;
+  t.padding.h = (v.r - 1) * v.dilation.h - v.padding.h, t.padding.w = (v.s - 1) * v.dilation.w - v.padding.w; /* may be less than 0 */
+  return t;
+}
+
 static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->groups == v->k && v->groups > 1; }
 
 /* What is left to do with a sum of products before it is stored: y = act(sum + bias[k] + residual). Backward by input: the

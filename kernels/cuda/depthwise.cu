@@ -1,7 +1,8 @@
 /* depthwise.cu - convolution with one filter a channel: bound by memory.
  *
  * Forward and backward by input: a thread takes a pack of channels at four pixels of a row, which share the weights that it
- * reads; those are kept as [tap][channel], so that neighbours read neighbours. Backward by weight: a thread takes a pack of
+ * reads; those are kept as [tap][channel], so that neighbours read neighbours. Where nothing is strided the pixels share what
+ * they read of the map too, and both passes are one kernel. Backward by weight: a thread takes a pack of
  * channels and the taps of a kernel row, which share what it reads of grad_y. */
 #include "conv.h"
 
@@ -55,6 +56,53 @@ template <class T, class P, int V> DEVICE void add_tap(P (&sum)[PIXELS][V], cons
     widen(factor, read[q]);
     UNROLL
     for (int i = 0; i < V; i++) sum[q][i] += factor[i] * weights.v[i];
+  }
+}
+
+/* Without a stride. A thread's pixels are a dilation apart, so that a row of S taps meets PIXELS + S - 1 pixels of x: each is
+ * read and widened once, for all sums that it is a part of. apart: elements of x from one of those to the next; to_next: of w
+ * from a tap to the next, which is less than 0 where they are gone through backwards. Arguments of their own, or the compiler
+ * multiplies anew for every pixel. */
+template <class T, class P, int V, int S> static __global__ void __launch_bounds__(BLOCK, 2) depthwise_shared(conv v, int64_t apart, int64_t to_next, const T *x, const P *w, T *y, epilogue<T, P> end, int64_t spots) {
+  enum { READ = PIXELS + S - 1 };
+  const int32_t width = (int32_t)v.w, step = (int32_t)v.dilation.w;
+  FOR_ITEMS(item, spots) {
+    const spot o = spot_of<V, PIXELS>(item, v.k, v.oh, v.ow, step);
+    const int32_t x0 = o.x - (int32_t)v.padding.w;
+    P sum[PIXELS][V];
+    clear(sum);
+    const P *tap = w + o.k;
+    for (int32_t r = 0; r < v.r; r++) {
+      const int32_t iy = o.y - (int32_t)v.padding.h + r * (int32_t)v.dilation.h;
+      const T *from = x + ((o.n * v.h + iy) * v.w + x0) * v.c + o.k;
+      pack<T, V> read[READ];
+      pack<P, V> weights[S];
+      UNROLL
+      for (int s = 0; s < S; s++, tap += to_next) weights[s] = pack_at<V>(tap);
+      if (!inside(iy, (int32_t)v.h)) continue;
+      UNROLL
+      for (int i = 0; i < READ; i++, from += apart)
+        if (inside(x0 + i * step, width)) read[i] = pack_at<V>(from);
+      UNROLL
+      for (int i = 0; i < READ; i++) {
+        if (!inside(x0 + i * step, width)) continue;
+        P factor[V];
+        widen(factor, read[i]);
+        UNROLL
+        for (int s = 0; s < S; s++) {
+          const int q = i - s; /* whose tap s is at i */
+          if (q < 0 || q >= PIXELS) continue;
+          UNROLL
+          for (int k = 0; k < V; k++) sum[q][k] += factor[k] * weights[s].v[k];
+        }
+      }
+    }
+    UNROLL
+    for (int q = 0; q < PIXELS; q++) {
+      if (o.x + q * step >= v.ow) break;
+      const int64_t at = ((o.n * v.oh + o.y) * v.ow + o.x + q * step) * v.k + o.k;
+      pack_at<V>(y + at) = end.of_pack(sum[q], at, o.k);
+    }
   }
 }
 
@@ -182,11 +230,27 @@ template <class P> static __global__ void depthwise_finish(const P *partial, int
 static status suits(const conv &v) {
   const int64_t most = INT32_MAX / 8; /* coordinates go a few strides or taps beyond the map */
   if (!is_depthwise(&v)) return DECLINED("not one filter a channel");
-  if (v.h + 2 * v.padding.h > most || v.w + 2 * v.padding.w > most || v.stride.w > most || v.dilation.w > most || v.k > most) return DECLINED("coordinates of more than 32 bits");
+  const int64_t h = v.h + 2 * v.padding.h + v.r * v.dilation.h, w = v.w + 2 * v.padding.w + v.s * v.dilation.w;
+  if (h > most || w > most || v.stride.w > most || v.dilation.w > most || v.k > most) return DECLINED("coordinates of more than 32 bits");
   return DLV3_OK;
 }
 
+/* The passes without a stride, by a kernel row of 3 or 5 taps. backward: v is turned round, the taps come in reverse. */
+static bool is_shared(const conv &v) { return v.stride.h == 1 && v.stride.w == 1 && (v.s == 3 || v.s == 5); }
+template <class T, class P, int V> static status run_shared(op_call *c, const conv &v, bool backward) {
+  const int64_t spots = v.n * v.oh * spots_in_row<PIXELS>(v.ow, v.dilation.w) * (v.k / V), to_next = backward ? -v.k : v.k;
+  const cudaStream_t stream = stream_of(c);
+  T *y = data_as<T>(backward ? grad_x_of(c) : c->out[0]);
+  const P *w;
+  TRY(weights_of(&w, c, v));
+  if (backward) w += (v.r * v.s - 1) * v.k;
+  if (v.s == 3) LAUNCH((depthwise_shared<T, P, V, 3>), blocks_for(spots), BLOCK, stream, v, v.dilation.w * v.c, to_next, data_as<T>(c->in[0]), w, y, (epilogue_of<T, P>(c)), spots);
+  else LAUNCH((depthwise_shared<T, P, V, 5>), blocks_for(spots), BLOCK, stream, v, v.dilation.w * v.c, to_next, data_as<T>(c->in[0]), w, y, (epilogue_of<T, P>(c)), spots);
+  return LAUNCHED(c);
+}
+
 template <class T, class P, int V> static status forward(op_call *c, const conv &v) {
+  if (is_shared(v)) return run_shared<T, P, V>(c, v, false);
   const int64_t spots = v.n * v.oh * spots_in_row<PIXELS>(v.ow, 1) * (v.k / V);
   const cudaStream_t stream = stream_of(c);
   const P *w;
@@ -204,6 +268,7 @@ status depthwise_conv2d(op_call *c) {
 }
 
 template <class T, class P, int V> static status backward(op_call *c, const conv &v) {
+  if (is_shared(v)) return run_shared<T, P, V>(c, turned_conv(v), true);
   const int64_t spots = v.n * v.h * spots_in_row<PIXELS>(v.w, step_of(v)) * (v.c / V);
   const cudaStream_t stream = stream_of(c);
   const P *w;
