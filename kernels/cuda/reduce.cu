@@ -21,18 +21,34 @@ BOTH int64_t offset_of(int64_t i, int32_t n, const int64_t *size, const int64_t 
   return at + i * stride[n - 1];
 }
 
-/* partial[segment][output] = sum of x, or of its squared distance from mean[output]. */
-template <class S> static __global__ void sum_segments(reduction r, const double *mean, S *partial) {
+template <class T> DEVICE double number(T v) { return (double)wide(v); }
+DEVICE int64_t number(int64_t v) { return v; }
+DEVICE int64_t number(int32_t v) { return v; }
+DEVICE int64_t number(uint8_t v) { return v; }
+
+/* partial[segment][output] = sum of x, or of its squared distance from mean[output]. Four elements are on their way before
+ * the first is used. */
+template <class S, class T> static __global__ void sum_segments(reduction r, const double *mean, S *partial) {
+  enum { N = 4 };
   __shared__ S buf[BLOCK];
   const int64_t output = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, from = (int64_t)blockIdx.y * r.segment;
   const int64_t to = from + r.segment < r.count ? from + r.segment : r.count;
   S sum = 0;
   if (output < r.outputs) {
-    const int64_t base = offset_of(output, r.n_kept, r.kept_size, r.kept_stride);
+    const T *x = (const T *)r.x + offset_of(output, r.n_kept, r.kept_size, r.kept_stride);
     const S center = mean ? (S)mean[output] : 0;
-    for (int64_t i = from + threadIdx.y; i < to; i += blockDim.y) {
-      const S v = load_as<S>(r.x, r.dtype, base + offset_of(i, r.n_reduced, r.size, r.stride));
-      sum += mean ? (v - center) * (v - center) : v;
+    const int64_t step = blockDim.y;
+    for (int64_t i = from + threadIdx.y; i < to; i += N * step) {
+      T read[N];
+      UNROLL
+      for (int k = 0; k < N; k++)
+        if (i + k * step < to) read[k] = x[offset_of(i + k * step, r.n_reduced, r.size, r.stride)];
+      UNROLL
+      for (int k = 0; k < N; k++) {
+        if (i + k * step >= to) break;
+        const S v = (S)number(read[k]);
+        sum += mean ? (v - center) * (v - center) : v;
+      }
     }
   }
   sum = sum_over_y(sum, buf);
@@ -97,6 +113,17 @@ static reduction reduction_of(const tensor *x, tensor *y, uint32_t mask, const i
   return r;
 }
 
+static void launch_sums(const reduction &r, dim3 grid, dim3 block, cudaStream_t stream, const double *mean, double *partial) {
+  BY_FLOAT(r.dtype, LAUNCH((sum_segments<double, T>), grid, block, stream, r, mean, partial));
+}
+static void launch_sums(const reduction &r, dim3 grid, dim3 block, cudaStream_t stream, const double *mean, int64_t *partial) {
+  switch (r.dtype) {
+  case DLV3_I64: LAUNCH((sum_segments<int64_t, int64_t>), grid, block, stream, r, mean, partial); break;
+  case DLV3_I32: LAUNCH((sum_segments<int64_t, int32_t>), grid, block, stream, r, mean, partial); break;
+  default: LAUNCH((sum_segments<int64_t, uint8_t>), grid, block, stream, r, mean, partial); break;
+  }
+}
+
 template <class S> static status run_passes(const op_call *c, reduction *r, double divisor, bool variance) {
   const bool along_outputs = r->kept_stride[0] == 1 || r->stride[0] != 1; /* the contiguous axis is kept */
   const dim3 block = along_outputs ? dim3(32, BLOCK / 32) : dim3(1, BLOCK);
@@ -110,10 +137,10 @@ template <class S> static status run_passes(const op_call *c, reduction *r, doub
   S *partial = (S *)scratch->data;
   double *mean = (double *)(partial + r->segments * r->outputs);
   const dim3 grid((unsigned)blocks, (unsigned)r->segments);
-  LAUNCH(sum_segments<S>, grid, block, stream, *r, (const double *)NULL, partial);
+  launch_sums(*r, grid, block, stream, NULL, partial);
   if (variance) {
     LAUNCH(finish_sums<S>, (unsigned)ceil_div(r->outputs, 8), dim3(8, BLOCK / 8), stream, *r, (const S *)partial, (double)r->count, mean);
-    LAUNCH(sum_segments<S>, grid, block, stream, *r, (const double *)mean, partial);
+    launch_sums(*r, grid, block, stream, mean, partial);
   }
   LAUNCH(finish_sums<S>, (unsigned)ceil_div(r->outputs, 8), dim3(8, BLOCK / 8), stream, *r, (const S *)partial, divisor, (double *)NULL);
   storage_drop(scratch);
