@@ -162,11 +162,15 @@ static void outdate(storage *st, const prepared *but) {
   for (prepared *q = st->prepared; q; q = q->next)
     if (q != but) q->version = -1;
 }
-/* A form that whoever changes the storage writes too, while it is right. */
+/* The form that whoever changes the storage writes too, while it is right. Of several, bf16 and f16, only one is written, and
+ * none is counted on. */
 static prepared *renewed_form(const storage *st) {
-  prepared *q = st->prepared;
-  while (q && !(q->renewed && q->version == arena_version(st))) q = q->next;
-  return q;
+  prepared *found = NULL;
+  for (prepared *q = st->prepared; q; q = q->next) {
+    if (q->renewed && found) return NULL;
+    if (q->renewed) found = q;
+  }
+  return found && found->version == arena_version(st) ? found : NULL;
 }
 
 /* -- Capture -------------------------------------------------------------------------------------------------- */

@@ -240,6 +240,30 @@ return function(t)
     end
   end)
 
+  t.case('a step that reads its weights in bf16 and in f16', function()
+    local x, from = dlv3.randn({1, 8, 5, 5}, {device = 'cuda'}), dlv3.randn({8, 8, 3, 3}, {device = 'cuda'})
+    local function losses(compiled)
+      local w = from:clone():requires_grad_()
+      local sgd = optim.SGD({w}, {lr = 1e-3})
+      local function part(dtype) return x:to(dtype):conv2d(w):float():square():mean() end
+      local function step()
+        sgd:zero_grad()
+        local loss = part 'bf16' + part 'f16'
+        loss:backward()
+        sgd:step()
+        return loss
+      end
+      if compiled then step = dlv3.compile(step) end
+      local list = {}
+      for i = 1, 6 do
+        if i == 2 then w:detach():mul_(0.5) dlv3.no_grad(function() return x:to 'bf16':conv2d(w) end) end
+        list[i] = step():item()
+      end
+      return list
+    end
+    t.eq(losses(true), losses(false))
+  end)
+
   if device.sanitized then return end -- fibers are slow then
 
   -- Losses, weights and the random state of a step of each size, with falling rates. Random numbers are drawn on the
