@@ -256,9 +256,14 @@ status grad_into(backward_call *b, int32_t i, tensor **out) {
   return DLV3_OK;
 }
 
+static const storage *whole_of(const tensor *t) { return t->st->parent ? t->st->parent : t->st; }
+
 tensor *grad_so_far(const backward_call *b, int32_t i) {
   const edge *e = &b->n->edges[i];
-  if (e->leaf) return e->leaf->grad && is_dense(e->leaf->grad) ? e->leaf->grad : NULL; /* as add_to_leaf does */
+  if (e->leaf) { /* as add_to_leaf does; but y:backward(x.grad) reads what would be added to */
+    tensor *g = e->leaf->grad;
+    return g && is_dense(g) && whole_of(g) != whole_of(b->grad_y[0]) ? g : NULL;
+  }
   tensor *sum = e->node->grad_out[e->out];
   return sum && owned_alone(sum) ? sum : NULL;
 }

@@ -202,6 +202,7 @@ static void undo(dlv3_program *p, graph *g) {
   }
   for (int32_t i = 0; i < p->n_args; i++)
     if (g->args[i]) outdate(g->args[i]->st, NULL);
+  for (int64_t i = 0; i < p->n_promises; i++) outdate(p->promises[i].st, NULL);
 }
 
 /* The kernels are called, nothing runs. */

@@ -3,6 +3,20 @@
 local dlv3 = require 'dlv3'
 
 return function(t)
+  t.case('y:backward(x.grad) of a convolution: what is read is not added to meanwhile', function()
+    for _, kernel in ipairs {1, 3} do
+      local w, g = dlv3.randn({4, 4, kernel, kernel}), dlv3.randn {1, 4, 6, 5}
+      local function gradients(own)
+        local x, v = dlv3.randn({1, 4, 6, 5}):mul(0):add(1):requires_grad_(), w:clone():requires_grad_()
+        x.grad = g:clone()
+        x:conv2d(v, nil, {padding = (kernel - 1) / 2}):backward(own and x.grad or g)
+        return {x.grad, v.grad}
+      end
+      local got, want = gradients(true), gradients(false)
+      t.close(got[1], want[1], 1e-5, 1e-5)
+      t.eq(got[2], want[2])
+    end
+  end)
   t.case('chain, branch, accumulate', function()
     local x = dlv3.tensor({2, 3}, {requires_grad = true})
     local y = x * x + x * 3
