@@ -176,6 +176,7 @@ return function(t)
     t.close(slope(function(x) return x:std(2) end, {{2, 2}, {1, 3}}), {{0, 0}, {-math.sqrt(0.5), math.sqrt(0.5)}})
     t.eq(slope(function(x) return x:max() * 3 end, {2, 2, 1}), {1.5, 1.5, 0})
     t.eq(slope(function(x) return x:min() end, {{2, 1}, {1, 5}}), {{0, 0.5}, {0.5, 0}})
+    t.eq(slope(function(x) return x:max() end, {1, 0 / 0, 3}), {0, 1, 0})
   end)
 
   t.case('a Lua function as an op', function()

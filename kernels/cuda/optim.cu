@@ -3,6 +3,7 @@
  * The scale and whether a step is skipped are read on the device, so that a recorded step holds for all of them. Where the
  * forward pass reads the weights in bf16 or f16, that copy of the arena is written in the same pass. */
 #include "conv.h"
+#include "pixels.h"
 
 typedef struct {
   const double *lr;
@@ -38,10 +39,9 @@ template <class T, class H, int V> static __global__ void sgd_step(sgd s, T *p, 
 }
 
 template <class T, class H> static void launch_sgd(const sgd &s, cudaStream_t stream, T *p, const T *grad, T *buffer, H *copy) {
-  enum { V = ALIGNMENT / sizeof(T) };
-  const bool on_packs = s.n % V == 0 && aligned(p) && aligned(grad) && aligned(buffer) && (uintptr_t)copy % (V * sizeof(H)) == 0;
-  if (on_packs) LAUNCH((sgd_step<T, H, V>), blocks_for(s.n / V), BLOCK, stream, s, p, grad, buffer, copy);
-  else LAUNCH((sgd_step<T, H, 1>), blocks_for(s.n), BLOCK, stream, s, p, grad, buffer, copy);
+  const int64_t pack = ALIGNMENT / sizeof(T);
+  const bool on_packs = s.n % pack == 0 && aligned(p) && aligned(grad) && aligned(buffer) && (uintptr_t)copy % (pack * sizeof(H)) == 0;
+  BY_PACK(T, on_packs, LAUNCH((sgd_step<T, H, V>), blocks_for(s.n / V), BLOCK, stream, s, p, grad, buffer, copy));
 }
 
 /* Both, where there is one: p may be a part of the arena. */

@@ -78,7 +78,7 @@ local function compile(source)
   end
   local before, last = source:match '^(.*;)(.*)$' -- x = 3; x
   local chunk, message = loadstring(keep_locals(source), '=line')
-  if not chunk and before then chunk = loadstring(keep_locals(before .. ' return ' .. last), '=line') end
+  if not chunk and before and loadstring('return ' .. last) then chunk = loadstring(keep_locals(before .. ' return ' .. last), '=line') end
   if chunk then return function() return pack(chunk()) end end
   if message:find "near '<eof>'$" or expected:find "near '<eof>'$" then return nil end
   return nil, message

@@ -464,7 +464,7 @@ function T.linear(x, w, b)
   return T.reshape(y, sizes)
 end
 
--- The extreme of all elements; those that are equal to it share the gradient, as in PyTorch.
+-- The extreme of all elements; those that are equal to it share the gradient, as in PyTorch. Where one is nan, those are it.
 local share -- a function with that gradient, made on first use
 local function whole(op, t)
   t = T.reshape(t, -1)
@@ -472,7 +472,7 @@ local function whole(op, t)
   share = share or require 'dlv3.autograd'.Function {
     forward = function(ctx, x, extreme_of)
       local y = extreme_of(x, 1)
-      ctx.ties = T.eq(x, y)
+      ctx.ties = T.logical_or(T.eq(x, y), T.ne(x, x))
       return y
     end,
     backward = function(ctx, grad)
