@@ -99,7 +99,7 @@ local function network_size(photo)
   return {math.max(1, math.floor(h * scale)), math.max(1, math.floor(w * scale))}
 end
 
-local model, args, classes, name = train.model_from(opt.weights)
+local model, args, classes, name = train.model_from(opt.weights, given)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end

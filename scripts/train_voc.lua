@@ -50,7 +50,7 @@ local spec = {
 local opt, given = options.parse(spec, arg)
 
 if opt.resume and (opt.weights or opt.weights_backbone) then options.fail('--resume brings its own weights: leave out --weights and --weights-backbone', arg) end
-local resumed = opt.resume and checkpoint.load(opt.resume)
+local resumed = opt.resume and train.load(opt.resume)
 if resumed then train.inherit(opt, given, resumed, spec) end
 if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
 
@@ -72,7 +72,7 @@ local val_loader = loader_of(val_set, {train = false, batch_size = 1, shuffle = 
 
 dlv3.manual_seed(opt.seed)
 local model = models[opt.model]{num_classes = classes, aux = opt.aux}
-if resumed then model:load_state_dict(resumed.model)
+if resumed then train.restore_model(model, resumed, opt.resume)
 else
   if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone)) end
   if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end

@@ -22,7 +22,7 @@ local opt, given = options.parse({
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
 
-local model, args, classes, name = train.model_from(opt.weights)
+local model, args, classes, name = train.model_from(opt.weights, given)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
