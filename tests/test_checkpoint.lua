@@ -174,7 +174,7 @@ return function(t)
     for name, tensor in dict.items(mobilenet:state_dict()) do given[#given + 1] = {'model.' .. name, tensor} end
     local report = checkpoint.load_weights(mobilenet, {state_dict = dict.from(given)})
     t.eq(#report.missing, 0)
-    t.eq(report.mapping, "the part under 'model.'")
+    t.eq(report.mapping, "without the prefix 'model.'")
   end)
 
   -- A checkpoint as train_voc saves it, of a model with one layer.
@@ -293,5 +293,67 @@ return function(t)
     dlv3.save(path, {model = weights, args = {base_size = 'abc', year = dlv3.none}})
     local _, args = train.model_from(path, {base_size = true})
     t.eq(dict.size(args), 0)
+  end)
+
+  t.case('prefixes and wrappers of other projects', function()
+    local function given(prefix) return state(names_and_shapes(21), 1, function(n) return prefix .. n end) end
+    for _, prefix in ipairs{'net.', 'model.module.', 'model.model.', '_orig_mod.module.', 'module.', 'segmentation_model.', 'ema.module.'} do
+      local model = model_of(names_and_shapes(21))
+      local weights = given(prefix)
+      weights.n_averaged = filled({}, 1, 'i64')
+      local report = checkpoint.load_weights(model, {state_dict = weights})
+      t.eq({#report.loaded, report.unexpected}, {7, {'n_averaged'}}, prefix)
+      t.eq(report.mapping, ("without the prefix '%s'"):format(prefix:gsub('_orig_mod%.', '')))
+      t.ok(tostring(report):find(report.mapping, 1, true))
+      for name in dict.items(model.own) do t.eq(first_byte(model, name), 1) end
+    end
+    for _, key in ipairs{'ema_state_dict', 'params', 'model_ema', 'params_ema'} do
+      t.eq(#checkpoint.load_weights(model_of(names_and_shapes(21)), {epoch = 3, [key] = given 'module.'}).loaded, 7, key)
+    end
+    -- torch.compile of a part of a model, and a classifier's weights under a prefix
+    local compiled = state(names_and_shapes(21), 1, function(n) return (n:gsub('^backbone%.', 'backbone._orig_mod.')) end)
+    t.eq(#checkpoint.load_weights(model_of(names_and_shapes(21)), compiled).loaded, 7)
+    local classifier = state(names_and_shapes(21), 1, function(n) return n:match '^backbone%.(.*)$' and 'module.encoder.' .. n:match '^backbone%.(.*)$' or false end)
+    local report = checkpoint.load_weights(model_of(names_and_shapes(21)), classifier)
+    t.eq({#report.loaded, report.mapping}, {4, "without the prefix 'module.encoder.', names put under 'backbone.'"})
+  end)
+
+  t.case('a key chooses among the weights of a file', function()
+    local a, b = state(names_and_shapes(21), 1), state(names_and_shapes(21), 2, function(n) return 'module.' .. n end)
+    local both = state(names_and_shapes(21), 3, function(n) return 'student.' .. n end)
+    for name, x in dict.items(state(names_and_shapes(21), 4, function(n) return 'teacher.' .. n end)) do both[name] = x end
+    local file = {model = a, model_ema = {state_dict = b}, pair = both}
+    for _, case in ipairs{{nil, 1, 'model'}, {'model', 1, 'model'}, {'model_ema', 2, 'model_ema.state_dict'}, {'model_ema.state_dict', 2, 'model_ema.state_dict'}} do
+      local model = model_of(names_and_shapes(21))
+      local report = checkpoint.load_weights(model, file, {key = case[1]})
+      t.eq({first_byte(model, 'classifier.4.weight'), report.inside}, {case[2], case[3]})
+    end
+    for _, case in ipairs{{'student', 3}, {'teacher', 4}} do
+      local model = model_of(names_and_shapes(21))
+      checkpoint.load_weights(model, both, {key = case[1]})
+      t.eq(first_byte(model, 'backbone.conv1.weight'), case[2])
+    end
+    t.error(function() checkpoint.load_weights(model_of(names_and_shapes(21)), file, {key = 'ema', name = 'x.pth'}) end,
+            "x.pth: no weights under 'ema': weights are in model, model_ema, pair; %-%-weights%-key NAME")
+    t.error(function() checkpoint.load_weights(model_of(names_and_shapes(21)), {teacher_1 = a, epoch = 3}, {name = 'x.pth'}) end,
+            'x.pth: holds no weights: weights are in teacher_1; %-%-weights%-key NAME says where')
+  end)
+
+  t.case('a whole model under its prefix, and a resumed one', function()
+    local small = models.deeplabv3_mobilenet_v3_large{num_classes = 2, aux = false}
+    local path, weights = t.folder() .. '/prefixed.pth', dict.new()
+    for name, x in dict.items(small:state_dict()) do weights['net.module.' .. name] = x end
+    dlv3.save(path, {model = dict.from{{'unet.weight', filled({1}, 1)}, {'unet.bias', filled({1}, 1)}}, model_ema = weights})
+    t.error(function() train.model_from(path) end, 'not the weights of a DeepLabV3.*the file has   unet.weight, unet.bias.*%-%-weights%-key')
+    local print_, printed = print, nil
+    rawset(_G, 'print', function(report) printed = tostring(report) end)
+    local ok, model = pcall(train.model_from, path, nil, 'model_ema')
+    rawset(_G, 'print', print_)
+    t.ok(ok, tostring(model))
+    t.ok(printed:find("its 'model_ema', without the prefix 'net.module.'", 1, true), printed)
+    t.eq(model:state_dict()['classifier.4.weight'], small:state_dict()['classifier.4.weight'])
+    dlv3.no_grad(function() small.classifier['4'].weight:fill_(0) end)
+    train.restore_model(small, {model = dlv3.load(path).model_ema}, path)
+    t.eq(model:state_dict()['classifier.4.weight']:sum():item(), small.classifier['4'].weight:sum():item())
   end)
 end

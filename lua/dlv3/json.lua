@@ -5,6 +5,7 @@
 
 local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
+local opaque = require 'dlv3.opaque'
 local fault = bytes.fault
 
 local M = {}
@@ -129,6 +130,7 @@ local function write(v, out, depth)
   elseif type(v) == 'number' then
     if v ~= v or v == math.huge or v == -math.huge then fault('JSON: %s can not be written', tostring(v)) end
     out[#out + 1] = v == math.floor(v) and math.abs(v) < 2 ^ 53 and ('%.0f'):format(v) or ('%.17g'):format(v)
+  elseif opaque.is(v) then fault('JSON: %s can not be written', opaque.text(v))
   elseif type(v) ~= 'table' then fault('JSON: a %s can not be written', type(v))
   elseif not dict.is(v) and (#v > 0 or next(v) == nil) then
     out[#out + 1] = '['

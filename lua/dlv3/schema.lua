@@ -6,6 +6,7 @@
 local F = require 'dlv3.ffi'
 local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
+local opaque = require 'dlv3.opaque'
 
 local M = {}
 
@@ -16,6 +17,7 @@ function M.shown(v)
   if F.is_tensor(v) then return 'a tensor of sizes [' .. table.concat(v:size(), ', ') .. ']' end
   if type(v) == 'string' then return "'" .. bytes.shown(v) .. "'" end
   if dict.is(v) then return 'a dict' end
+  if opaque.is(v) then return opaque.text(v) end
   if type(v) == 'table' then return getmetatable(v) and 'an object' or 'a list' end
   return bytes.shown((tostring(v):gsub('U?LL$', '')))
 end

@@ -14,6 +14,7 @@ local init = require 'dlv3.nn.initialise'
 
 local M = {}
 
+M.weights_key_doc = "the part of the --weights file to take, such as model_ema (without it: the first of model, state_dict, ... with weights)"
 M.precisions = {'f32', 'bf16', 'f16'}
 M.model_names = {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'deeplabv3_mobilenet_v3_large'}
 
@@ -138,7 +139,7 @@ end
 -- Options of a resumed run are the saved ones where the command line does not give others. spec: the script's, which they must fit.
 function M.inherit(opt, given, saved, spec)
   local args = args_of(saved)
-  local own = {resume = true, max_steps = true, quiet = true, start_epoch = true, device = not is_own(saved)} -- a reference's 'cuda' is not ours
+  local own = {resume = true, max_steps = true, quiet = true, start_epoch = true, weights_key = true, device = not is_own(saved)} -- a reference's 'cuda' is not ours
   for name, value in dict.items(args) do
     if opt[name] ~= nil and not given[name] and not own[name] then
       local message = misfit(spec, name, value)
@@ -160,7 +161,10 @@ local function about(path, fn, ...)
 end
 
 -- Sets the model to the weights of a checkpoint.
-function M.restore_model(model, saved, path) about(path, model.load_state_dict, model, saved.model) end
+function M.restore_model(model, saved, path)
+  local weights = checkpoint.without_prefix(saved.model)
+  about(path, model.load_state_dict, model, weights)
+end
 
 -- Sets state, optimiser, loss scale (if any) and random numbers to where a checkpoint left them. What the command line gives goes before:
 -- rates, momentum and weight decay, and --start-epoch.
@@ -212,15 +216,15 @@ local MAX_CLASSES = 256
 local function architecture(weights, path)
   local name, head, aux
   local blocks = 0
-  for key, t in dict.items(weights) do
-    local k = checkpoint.bare(tostring(key)):gsub('^model%.', '') -- Lightning's
-    if k:find '^backbone%.layer3%.%d+%.conv1%.weight$' then blocks = blocks + 1
-    elseif k == 'backbone.0.0.weight' then name = 'deeplabv3_mobilenet_v3_large'
-    elseif k == 'classifier.4.weight' then head = t
-    elseif k == 'aux_classifier.4.weight' then aux = true end
+  for key, t in dict.items((checkpoint.without_prefix(weights))) do
+    if key:find '^backbone%.layer3%.%d+%.conv1%.weight$' then blocks = blocks + 1
+    elseif key == 'backbone.0.0.weight' then name = 'deeplabv3_mobilenet_v3_large'
+    elseif key == 'classifier.4.weight' then head = t
+    elseif key == 'aux_classifier.4.weight' then aux = true end
   end
   if blocks > 0 then name = blocks > 6 and 'deeplabv3_resnet101' or 'deeplabv3_resnet50' end
-  if not name then F.raise(path .. ': these are not the weights of a DeepLabV3 (no backbone of one among the names)') end
+  if not name then F.raise(path .. ': these are not the weights of a DeepLabV3, whose names begin with backbone. and classifier.; the file has   '
+                              .. checkpoint.first_names(weights) .. "\n  --weights-key names the part of the file that has them") end
   if head == nil then
     F.raise(path .. ": no 'classifier.4.weight' among the names, so the head is not DeepLabV3's: a script of your own can load it into a model with that head (checkpoint.load_weights)")
   end
@@ -232,7 +236,7 @@ local function architecture(weights, path)
   return name, classes, aux or false
 end
 
-local function read_model(path, given)
+local function read_model(path, given, weights_key)
   local value = files.load(path)
   local args = args_of(value)
   for key in pairs(given or {}) do args[key] = nil end
@@ -241,22 +245,24 @@ local function read_model(path, given)
     F.raise(('%s: %s; %sor save the weights alone, as in torch.save(torch.load(path)["model"], "weights.pth")'):format(
             path, message, message:find 'base_size' and 'give --base-size, ' or ''))
   end
-  local weights = checkpoint.unwrap(value, path)
+  local weights = checkpoint.unwrap(value, path, weights_key)
   local name, classes, aux = architecture(weights, path)
   local model = init.skipped(function() -- neither filled nor copied to: the weights are in memory once
     return about(path, models[name], {num_classes = classes, aux = aux, output_stride = args.output_stride, atrous_rates = args.atrous_rates})
   end)
-  local report = checkpoint.load_weights(model, weights, {name = path, take = true})
+  local report = checkpoint.load_weights(model, value, {name = path, take = true, key = weights_key})
   if #report.missing + #report.skipped > 0 then F.raise(('%s: not the weights of a whole %s, and no result could be trusted\n%s'):format(path, name, report:text())) end
   M.check_finite(model, path)
+  if report.mapping then print(report) end
   return model, args, classes, name
 end
 
 -- A model from any weights file: the architecture, the number of classes and the auxiliary head are read off its
--- names, or from the options a checkpoint remembers. given: which options the command line gives, which go before those.
+-- names, or from the options a checkpoint remembers. given: which options the command line gives, which go before those;
+-- weights_key: the part of the file to take (load_weights' key).
 -- Returns the model, the options of the checkpoint (an empty dict for bare weights), the number of classes, the architecture's name.
-function M.model_from(path, given)
-  local model, args, classes, name = read_model(path, given)
+function M.model_from(path, given, weights_key)
+  local model, args, classes, name = read_model(path, given, weights_key)
   collectgarbage() -- what else was in the file, such as momenta, goes back to the system
   collectgarbage()
   F.C.dlv3_memory_flush(0)
