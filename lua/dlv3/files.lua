@@ -45,12 +45,12 @@ local function read_zip(file)
     if member.size < root.numel * root.dtype[2] then
       fault("the storage '%s' has %.0f bytes where its tensors expect %.0f", bytes.shown(root.key), member.size, root.numel * root.dtype[2])
     end
-    root.at = zip.place(file, member)
+    root.at, root.member = zip.place(file, member), member
   end)
   local data = members[top .. 'data.pkl']
   if data.size > pickle.MAX_BYTES then fault('a pickle of %.0f bytes', data.size) end
-  local at = zip.place(file, data)
-  return torch_file.resolve(session, file, pickle.read(file:read(at, data.size), session.handlers, at))
+  local text, at = zip.read(file, data)
+  return torch_file.resolve(session, file, pickle.read(text, session.handlers, at))
 end
 
 -- What else people try to load.

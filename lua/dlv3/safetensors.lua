@@ -65,11 +65,12 @@ function M.read(file)
   if length > MAX_HEADER then fault('a header of %.0f bytes', length) end
   local header = json.decode(file:read(8, length, 'the header'))
   if not dict.is(header) then fault 'the header is no JSON object' end
-  local result, read = dict.new(), 0
+  local result, read, last = dict.new(), 0, 8 + length
   for name, entry in dict.items(header) do
     if name ~= '__metadata__' then
       local dtype, shape, at, count = entry_of(file, name, entry, 8 + length)
       local kind = narrow[dtype]
+      last = math.max(last, at + count * (kind and kind[2] or width[ours[dtype]]))
       read = read + count * (kind and kind[2] or width[ours[dtype]])
       if read > file.size then fault("its tensors overlap: '%s' and those before it have more bytes than the file", bytes.shown(name)) end
       if kind then
@@ -79,6 +80,9 @@ function M.read(file)
         file:read_tensor(result[name], at)
       end
     end
+  end
+  if last ~= file.size then
+    fault('the file has %.0f bytes, its tensors end at %.0f: it is damaged; copy or download it again', file.size, last)
   end
   return result
 end

@@ -10,6 +10,7 @@ local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
 local opaque = require 'dlv3.opaque'
 local pickle = require 'dlv3.pickle'
+local zip = require 'dlv3.zip'
 local C, fault, none = F.C, bytes.fault, dict.none
 
 local M = {}
@@ -281,6 +282,17 @@ local function window(flat, n, first)
   return F.take(out)
 end
 
+-- The elements from first on, of a storage whose archive has a CRC: all of its bytes are read for that, and no others into the tensor.
+local function read_checked(file, root, at, n_bytes, sizes)
+  if not root.member then return read_elements(file, root, at, sizes) end
+  file:crc()
+  file:skim(root.at, at - root.at)
+  local t = read_elements(file, root, at, sizes)
+  file:skim(at + n_bytes, root.at + root.member.size - at - n_bytes)
+  zip.check_crc(file:crc(), root.member)
+  return t
+end
+
 -- The bytes that will be read, counted before: overlapping members could otherwise stand for more than there is.
 local function claim(session, file, root, n_bytes)
   session.claimed = (session.claimed or 0) + n_bytes
@@ -301,15 +313,15 @@ local function read_storage(session, file, root)
     first, stop = math.min(first, n.offset), math.max(stop, reach)
     alone = alone and same_geometry(n, notes[1])
   end
-  local at = root.at + first * width
-  file:check(at, (stop - first) * width, ("the storage '%s'"):format(bytes.shown(root.key)))
-  claim(session, file, root, (stop - first) * width)
+  local at, n_bytes = root.at + first * width, (stop - first) * width
+  file:check(at, n_bytes, ("the storage '%s'"):format(bytes.shown(root.key)))
+  claim(session, file, root, root.member and root.member.size or n_bytes)
   if alone then
-    notes[1].tensor = read_elements(file, root, at, notes[1].size)
+    notes[1].tensor = read_checked(file, root, at, n_bytes, notes[1].size)
     for i = 2, #notes do notes[i].tensor = notes[1].tensor:detach() end
     return
   end
-  local flat = read_elements(file, root, at, {stop - first})
+  local flat = read_checked(file, root, at, n_bytes, {stop - first})
   for _, n in ipairs(notes) do n.tensor = window(flat, n, first) end
 end
 
