@@ -353,6 +353,37 @@ return function(t)
     t.eq(#dlv3.load(path), 2)
   end)
 
+  t.case('small files take little memory and time, whatever they say', function()
+    local folder, binary = t.folder(), require('dlv3.host').executable
+    write(folder .. '/load.lua', [==[
+local dlv3, F = require 'dlv3', require 'dlv3.ffi'
+local base, begin = tonumber(F.C.dlv3_peak_rss()), dlv3.now()
+local ok, result = pcall(dlv3.load, arg[1])
+local bytes = tonumber(F.C.dlv3_peak_rss()) - base
+print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv3.now() - begin))
+]==])
+    -- mebibytes: what was measured, and half of it again
+    local function loaded(path, pattern, mebibytes)
+      local output, status = t.run(('%s %s/load.lua %s'):format(binary, folder, path))
+      local used, seconds = output:match '(%d+) MiB (%S+) s\n$'
+      t.ok(status == 0 and output:find(pattern), output)
+      t.ok(tonumber(used) < mebibytes and tonumber(seconds) < 10, output)
+    end
+    local function safetensors(n)
+      local entries = {}
+      for i = 1, n do entries[i] = ('"t%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'):format(i) end
+      local header = '{' .. table.concat(entries, ',') .. '}'
+      return write(folder .. '/many.safetensors', bytes.le64(#header) .. header)
+    end
+    loaded(safetensors(50000), 'fine', 180)
+    loaded(safetensors(300000), 'many.safetensors: JSON: too many values: .*split the file', 180)
+    local header = '{"__metadata__":[' .. ('{},'):rep(2000000) .. '0]}'
+    loaded(write(folder .. '/objects.safetensors', bytes.le64(#header) .. header), 'JSON: too many values', 150)
+    loaded(pth(folder .. '/dicts.pth', '](' .. ('}'):rep(7000000) .. 'e.'), 'more than 8000000 objects', 400)
+    loaded(pth(folder .. '/opaque.pth', '](ca\nb\nq\0' .. ('h\0)R'):rep(2000000) .. 'e.'), 'more than 8000000 objects', 400)
+    loaded(pth(folder .. '/lists.pth', '](' .. ('](e'):rep(2600000) .. 'e.'), 'fine', 650)
+  end)
+
   t.case('absurd tensors are refused before memory is asked for', function()
     local path = t.folder() .. '/x.pth'
     local four = ('\0'):rep(16)

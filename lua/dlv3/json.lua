@@ -11,6 +11,10 @@ local fault = bytes.fault
 local M = {}
 
 local MAX_DEPTH = 64
+local MAX_COST = 4e6 -- of all values: 1 each, an object OBJECT_COST, which is its share of the memory
+local OBJECT_COST = 8
+
+local left -- of the cost, while a text is read
 
 local escapes = {b = '\b', f = '\f', n = '\n', r = '\r', t = '\t', ['"'] = '"', ['\\'] = '\\', ['/'] = '/'}
 
@@ -68,6 +72,7 @@ local function read_list(s, i, depth)
 end
 
 local function read_object(s, i, depth)
+  left = left - OBJECT_COST
   local d = dict.new()
   local key
   i = skip(s, i + 1)
@@ -92,6 +97,8 @@ local words = {['true'] = true, ['false'] = false, null = dict.none}
 
 function read_value(s, i, depth)
   if depth > MAX_DEPTH then fault('JSON: nested deeper than %d', MAX_DEPTH) end
+  left = left - 1
+  if left < 0 then fault('JSON: too many values: what stands behind byte %d is more than is read; split the file', i - 1) end
   i = skip(s, i)
   local c = s:sub(i, i)
   if c == '{' then return read_object(s, i, depth + 1) end
@@ -106,8 +113,9 @@ function read_value(s, i, depth)
   fault('JSON: no value at %d', i - 1)
 end
 
--- The value that the text s is.
-function M.decode(s)
+-- The value that the text s is. max_cost: bounds memory and time, see MAX_COST.
+function M.decode(s, max_cost)
+  left = max_cost or MAX_COST
   local value, i = read_value(s, 1, 1)
   i = skip(s, i)
   if i <= #s then fault('JSON: more text after the value, at %d', i - 1) end

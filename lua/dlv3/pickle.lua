@@ -12,6 +12,7 @@ local opaque = require 'dlv3.opaque'
 local fault, none = bytes.fault, dict.none
 
 local M = {MAX_BYTES = 2 ^ 28, MAX_OBJECTS = 8e6, MAX_DEPTH = 200}
+local DICT, OPAQUE = 16, 8 -- objects that these count as: their share of the memory
 
 -- -- The machine ---------------------------------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ end
 -- Calls a global with an argument list.
 local function call(m, f, args)
   if opaque.is(f) or type(f) == 'table' and getmetatable(f) == Global and not f.call then
-    count(m)
+    count(m, OPAQUE)
     return call_unknown(f, args)
   end
   if type(f) ~= 'table' or getmetatable(f) ~= Global then fault('the pickle is damaged at byte %.0f: it calls %s', at(m), kind(f)) end
@@ -215,6 +216,7 @@ local function call(m, f, args)
     if bytes.is_fault(v) then fault('%s, in a call of %s at byte %.0f', v.text, f.name, at(m)) end
     error(v, 0)
   end
+  if dict.is(v) then count(m, DICT) end
   if build then m.builders[v] = build end
   return v
 end
@@ -323,7 +325,10 @@ op('\142', function(m) push(m, sized(m, 8)) end)
 op('\150', function(m) push(m, sized(m, 8)) end)
 
 op(']', function(m) new(m, {}) end)
-op('}', function(m) new(m, dict.new()) end)
+op('}', function(m)
+  count(m, DICT)
+  new(m, dict.new())
+end)
 op(')', function(m) new(m, {}) end)
 op('\143', function(m) new(m, {}) end)
 op('l', function(m) new(m, (pop_mark(m))) end)
@@ -335,6 +340,7 @@ op('\135', function(m) new(m, last(m, 3)) end)
 op('d', function(m)
   local items, n = pop_mark(m)
   local d = dict.new()
+  count(m, DICT)
   set_items(m, d, items, n)
   new(m, d)
 end)
