@@ -61,6 +61,9 @@ typedef union { int64_t i; double f; } dlv3_attr;
 /* -- Errors, build, devices ------------------------------------------------------------------------------- */
 
 DLV3_API const char *dlv3_last_error(void);
+/* s with control characters (but newline and tab), changes of direction and what is no UTF-8 as \xNN; as much as fits into room bytes with
+ * a 0 at the end (4 n + 1 are enough for all). Returns the bytes before that. */
+DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t n);
 DLV3_API const char *dlv3_version(void);       /* "0.1.0"                                             */
 DLV3_API const char *dlv3_build_info(void);    /* one line a library: what this binary was built with */
 DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu, 1 is cuda:0; looks for them */

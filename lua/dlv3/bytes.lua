@@ -20,11 +20,11 @@ end
 
 function M.is_fault(e) return type(e) == 'table' and getmetatable(e) == fault_mt end
 
--- Bytes of a file in a message: what can not be shown becomes '?', long text is cut.
+-- Bytes of a file in a message, on one line: what can not be shown is escaped, long text is cut.
 function M.shown(s)
   s = type(s) == 'table' and 'a list or an object' or tostring(s)
   if #s > 80 then s = s:sub(1, 77) .. '...' end
-  return (s:gsub('[%c\128-\255]', '?'))
+  return (F.printable(s):gsub('[\n\t]', {['\n'] = '\\n', ['\t'] = '\\t'}))
 end
 
 -- -- Numbers -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 -- what the file lacks, what it has besides. A file in which nothing fits is an error.
 
 local F = require 'dlv3.ffi'
+local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
 local files = require 'dlv3.files'
 local opaque = require 'dlv3.opaque'
@@ -26,7 +27,7 @@ end
 local function first_keys(d, n)
   local list = {}
   for k in dict.items(d) do
-    list[#list + 1] = tostring(k)
+    list[#list + 1] = bytes.shown(k)
     if #list == n then return table.concat(list, ', ') .. ', ...' end
   end
   return #list > 0 and table.concat(list, ', ') or 'none'
@@ -64,7 +65,7 @@ end
 local function keys_text(value)
   if not is_table(value) then return 'it is a ' .. type(value) end
   local holders = {}
-  for k, v in dict.items(value) do if inner_dict(v, 3, '') then holders[#holders + 1] = tostring(k) end end
+  for k, v in dict.items(value) do if inner_dict(v, 3, '') then holders[#holders + 1] = bytes.shown(k) end end
   return #holders > 0 and 'weights are in ' .. table.concat(holders, ', ', 1, math.min(#holders, 8)) or 'its keys are ' .. first_keys(value, 8)
 end
 
@@ -172,7 +173,7 @@ end
 local function all_mappings(names)
   local prefix, list = prefix_of(names), {unpack(mappings)}
   if prefix == '' then return list end
-  local text = ("without the prefix '%s'"):format(prefix)
+  local text = ("without the prefix '%s'"):format(bytes.shown(prefix))
   for _, m in ipairs(mappings) do
     list[#list + 1] = {text = text .. (m.text and ', ' .. m.text or ''), fn = after(function(name) return without(prefix, name) end, m.fn)}
   end
@@ -207,8 +208,11 @@ local function shape(t) return '[' .. table.concat(t:size(), ', ') .. ']' end
 
 -- Names one by one when they are few, else by their first part: "classifier.* (44)".
 local function names_text(names)
-  if #names <= 6 then return table.concat(names, ', ') end
   local groups, order, parts = {}, {}, {}
+  if #names <= 6 then
+    for i, name in ipairs(names) do parts[i] = bytes.shown(name) end
+    return table.concat(parts, ', ')
+  end
   for _, name in ipairs(names) do
     local first = name:match '^[^.]*'
     if not groups[first] then order[#order + 1] = first end
@@ -219,7 +223,7 @@ local function names_text(names)
       parts[i] = '...'
       break
     end
-    parts[i] = ('%s.* (%d)'):format(first, groups[first])
+    parts[i] = ('%s.* (%d)'):format(bytes.shown(first), groups[first])
   end
   return table.concat(parts, ', ')
 end
