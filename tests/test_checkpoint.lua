@@ -164,6 +164,11 @@ return function(t)
     dlv3.save(folder .. '/w.pth', state(names_and_shapes(21), 1))
     t.error(function() checkpoint.load(folder .. '/w.pth') end, 'w.pth: holds weights but no state of a training')
     dlv3.save(folder .. '/v.pth', {epoch = 1})
+    local load = require 'dlv3.files'.load
+    require 'dlv3.files'.load = function() return dict.from{{'model', require 'dlv3.opaque'.new 'my.Net'}, {'epoch', 3}} end
+    local ok, message = pcall(checkpoint.load, 'w.pth')
+    require 'dlv3.files'.load = load
+    t.ok(not ok and message:find("w.pth: holds no weights: its 'model' is an object of the class my.Net; if it is a model, in PyTorch", 1, true), message)
     t.error(function() checkpoint.load(folder .. '/v.pth') end, 'v.pth: is no training checkpoint: its keys are epoch')
   end)
 

@@ -345,6 +345,7 @@ function M.save(path, value) files.save(path, value) end
 function M.load(path)
   local value = files.load(path)
   if is_table(value) and is_table(value.model) then return value end
+  if is_table(value) and opaque.is(value.model) then no_weights(value, path, 'holds no weights') end
   if is_table(value) and has_tensors(value) then
     F.raise(path .. ': holds weights but no state of a training to go on from: start a new training with them (--weights)')
   end

@@ -88,7 +88,8 @@ local function with_file(file, path, fn, ...)
 end
 
 -- What the file at path holds: PyTorch's .pth in any of its containers, or safetensors, by content. dicts come back ordered
--- (dlv3.items), lists and tuples as arrays, None as dlv3.none, tensors on the cpu in their own dtype.
+-- (dlv3.items), lists and tuples as arrays, None as dlv3.none, tensors on the cpu in their own dtype. An object of another class
+-- than those is opaque: it has its class's name as text, and using it is an error.
 function M.load(path)
   check_path('load', path)
   return with_file(bytes.open(path), path, read_any)

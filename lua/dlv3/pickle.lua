@@ -197,7 +197,7 @@ end
 -- What a call of a name off the allow-list gives. Functions that make an object of a class have the class first.
 local function call_unknown(f, args)
   if opaque.is(f) then return f end
-  local class = (f.name:find '_reconstruct' or f.name:find '%.getattr$') and is_list(args) and args[1]
+  local class = (f.name:find '_reconstruct' or f.name:find '__newobj' or f.name:find '%.getattr$') and is_list(args) and args[1]
   return opaque.new(type(class) == 'table' and getmetatable(class) == Global and class.name or f.name)
 end
 

@@ -101,13 +101,13 @@ local group = schema.fields{
 }
 local optimizer = schema.fields{{'param_groups', schema.list_of(group)}, {'state', schema.map_of(schema.fields{{'momentum_buffer', optional(schema.tensor)}})}}
 local whole_epochs = schema.fields{
-  {'model', schema.map_of(schema.tensor)}, {'optimizer', optimizer}, {'epoch', optional(schema.whole(-1))}, {'args', optional(schema.map_of(schema.any))},
+  {'model', schema.map_of(schema.tensor)}, {'optimizer', optimizer}, {'epoch', optional(schema.whole(-1))},
   {'scaler', optional(schema.map_of(schema.number))},
 }
 local figures = schema.fields{{'epoch', count}, {'loss', schema.number_or_nan}, {'miou', schema.number_or_nan}}
 local steps = schema.fields{
   {'epoch', count}, {'next_epoch', count}, {'next_step', count}, {'steps_per_epoch', schema.whole(1)}, {'loss_sum', schema.number}, {'best', schema.number_or_nan},
-  {'history', schema.list_of(figures)}, {'rng', optional(schema.list_of(schema.whole(), 2))},
+  {'history', schema.list_of(figures)}, {'args', schema.map_of(schema.any)}, {'rng', optional(schema.list_of(schema.whole(), 2))},
 }
 
 local function is_there(v) return v ~= nil and v ~= dict.none end

@@ -1,4 +1,4 @@
--- test_hostile_files.lua - weight files that are damaged, absurd or made to do harm: the message, and what it costs to get there.
+-- test_damaged_files.lua - weight files that are damaged, absurd or made to do harm: the message, and what it costs to get there.
 
 local dlv3 = require 'dlv3'
 local bytes = require 'dlv3.bytes'
