@@ -247,6 +247,43 @@ return function(t)
     t.eq(train.load(path).next_step, 4)
   end)
 
+  t.case('no value of any field ends in an error without the file', function()
+    local sound, model, sgd = training()
+    local spec = {{'base-size', 520, ''}, {'aux', true, ''}, {'model', 'deeplabv3_resnet50', '', choices = train.model_names}, {'lr', 0.1, '', type = 'number'}}
+    local fields = {}
+    local function collect(value, name)
+      for k, v in dict.items(value) do
+        local field = name == '' and tostring(k) or name .. '.' .. tostring(k)
+        fields[#fields + 1] = field
+        if type(v) == 'table' and v ~= dlv3.none then collect(v, field) end
+      end
+    end
+    collect(train.load(sound), '')
+    t.ok(#fields > 40, #fields)
+    local values = {'abc', -1, 0.5, 2 ^ 60, 0 / 0, true, dlv3.none, {}, {1, {2}}, dict.new(), filled({}, 1), filled({0}, 1), require 'dlv3.opaque'.new 'my.Class', 2LL ^ 62}
+    local load, tried = require 'dlv3.files'.load, 0
+    for _, field in ipairs(fields) do
+      for i = 0, #values do -- 0: the field is not there
+        local ok, message = pcall(function()
+          local saved = load(sound)
+          set_field(saved, field, values[i])
+          require 'dlv3.files'.load = function() return saved end
+          saved = train.load(sound)
+          train.inherit({base_size = 520, aux = true, model = 'deeplabv3_resnet50', lr = 0.1, resume = sound}, {}, saved, spec)
+          train.restore_model(model, saved, sound)
+          train.restore({next_epoch = 0, next_step = 0, steps_per_epoch = 4, loss_sum = 0, best = -1, history = {}}, sgd, saved, {resume = sound}, {})
+        end)
+        tried = tried + 1
+        if not ok and not tostring(message):find('sound.pth', 1, true) then
+          require 'dlv3.files'.load = load
+          error(('%s, value %d: %s'):format(field, i, tostring(message)), 0)
+        end
+      end
+    end
+    require 'dlv3.files'.load = load
+    t.ok(tried > 600, tried)
+  end)
+
   t.case('what does not fit the model, the optimiser or the options names the file', function()
     local sound, model, sgd = training()
     local saved = train.load(sound)
