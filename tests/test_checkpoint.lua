@@ -376,9 +376,10 @@ return function(t)
       t.eq(first_byte(model, 'backbone.conv1.weight'), case[2])
     end
     t.error(function() checkpoint.load_weights(model_of(names_and_shapes(21)), file, {key = 'ema', name = 'x.pth'}) end,
-            "x.pth: no weights under 'ema': weights are in model, model_ema, pair; %-%-weights%-key NAME")
+            "x.pth: no weights under 'ema': weights are in model, model_ema, pair %(%-%-weights%-key NAME")
+    t.error(function() checkpoint.load_weights(model_of(names_and_shapes(21)), file, {key = 'model_emma'}) end, "pair; did you mean 'model_ema'%?")
     t.error(function() checkpoint.load_weights(model_of(names_and_shapes(21)), {teacher_1 = a, epoch = 3}, {name = 'x.pth'}) end,
-            'x.pth: holds no weights: weights are in teacher_1; %-%-weights%-key NAME says where')
+            'x.pth: holds no weights: weights are in teacher_1 %(%-%-weights%-key NAME says where')
   end)
 
   t.case('a whole model under its prefix, and a resumed one', function()
@@ -386,7 +387,8 @@ return function(t)
     local path, weights = t.folder() .. '/prefixed.pth', dict.new()
     for name, x in dict.items(small:state_dict()) do weights['net.module.' .. name] = x end
     dlv3.save(path, {model = dict.from{{'unet.weight', filled({1}, 1)}, {'unet.bias', filled({1}, 1)}}, model_ema = weights})
-    t.error(function() train.model_from(path) end, 'not the weights of a DeepLabV3.*the file has   unet.weight, unet.bias.*%-%-weights%-key')
+    t.error(function() train.model_from(path) end,
+            'not the weights of a DeepLabV3.*the file has   unet.weight, unet.bias.*%-%-weights%-key NAME takes another part of it; weights are in model, model_ema')
     local print_, printed = print, nil
     rawset(_G, 'print', function(report) printed = tostring(report) end)
     local ok, model = pcall(train.model_from, path, nil, 'model_ema')

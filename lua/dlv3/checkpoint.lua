@@ -8,6 +8,7 @@ local F = require 'dlv3.ffi'
 local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
 local files = require 'dlv3.files'
+local nearest = require 'dlv3.nearest'
 local opaque = require 'dlv3.opaque'
 
 local M = {}
@@ -61,22 +62,24 @@ local function chosen(value, key)
   return next(part) and part
 end
 
--- The keys that lead to weights, or what else there is.
-local function keys_text(value)
+-- The keys that lead to weights, or what else there is. key: the one that was asked for, or nil.
+local function keys_text(value, key)
   if not is_table(value) then return 'it is a ' .. type(value) end
   local holders = {}
   for k, v in dict.items(value) do if inner_dict(v, 3, '') then holders[#holders + 1] = bytes.shown(k) end end
-  return #holders > 0 and 'weights are in ' .. table.concat(holders, ', ', 1, math.min(#holders, 8)) or 'its keys are ' .. first_keys(value, 8)
+  if #holders == 0 then return 'its keys are ' .. first_keys(value, 8) end
+  return 'weights are in ' .. table.concat(holders, ', ', 1, math.min(#holders, 8)) .. (key and nearest.text(key, holders) or '')
 end
+M.keys_text = keys_text
 
--- Raises that there are no weights in what the file at path held. what: as far as a key was given, "no weights under 'x'".
-local function no_weights(value, path, what)
+-- Raises that there are no weights in what the file at path held; what: how to say that, key: where they were looked for.
+local function no_weights(value, path, what, key)
   for k, v in dict.items(is_table(value) and value or {}) do
     if opaque.is(v) and type(k) == 'string' then
       F.raise(("%s: %s: its '%s' is %s; if it is a model, %s"):format(path, what, k, opaque.text(v), opaque.conversion(path, 'torch.load', k)))
     end
   end
-  F.raise(('%s: %s: %s; --weights-key NAME says where the weights are'):format(path, what, keys_text(value)))
+  F.raise(('%s: %s: %s (--weights-key NAME says where the weights are)'):format(path, what, keys_text(value, key)))
 end
 
 -- The dict of tensors in what the file at path held, and the path of keys to it. key: where to look; default: in the usual places.
@@ -87,7 +90,7 @@ local function unwrap(value, path, key)
     return found, way
   end
   local found, way = inner_dict(is_table(value) and chosen(value, key), 3, '')
-  if not found then no_weights(value, path, ("no weights under '%s'"):format(key)) end
+  if not found then no_weights(value, path, ("no weights under '%s'"):format(key), key) end
   return found, way == '' and key or key .. '.' .. way
 end
 M.unwrap = unwrap

@@ -213,7 +213,8 @@ local model_args = schema.fields{
 local MAX_CLASSES = 256
 
 -- The architecture that tensors of these names and sizes are of: its name, the number of classes, whether it has the auxiliary head.
-local function architecture(weights, path)
+-- value: all that the file at path holds.
+local function architecture(weights, path, value)
   local name, head, aux
   local blocks = 0
   for key, t in dict.items((checkpoint.without_prefix(weights))) do
@@ -224,7 +225,7 @@ local function architecture(weights, path)
   end
   if blocks > 0 then name = blocks > 6 and 'deeplabv3_resnet101' or 'deeplabv3_resnet50' end
   if not name then F.raise(path .. ': these are not the weights of a DeepLabV3, whose names begin with backbone. and classifier.; the file has   '
-                              .. checkpoint.first_names(weights) .. "\n  --weights-key names the part of the file that has them") end
+                              .. checkpoint.first_names(weights) .. '\n  --weights-key NAME takes another part of it; ' .. checkpoint.keys_text(value)) end
   if head == nil then
     F.raise(path .. ": no 'classifier.4.weight' among the names, so the head is not DeepLabV3's: a script of your own can load it into a model with that head (checkpoint.load_weights)")
   end
@@ -246,7 +247,7 @@ local function read_model(path, given, weights_key)
             path, message, message:find 'base_size' and 'give --base-size, ' or ''))
   end
   local weights = checkpoint.unwrap(value, path, weights_key)
-  local name, classes, aux = architecture(weights, path)
+  local name, classes, aux = architecture(weights, path, value)
   local model = init.skipped(function() -- neither filled nor copied to: the weights are in memory once
     return about(path, models[name], {num_classes = classes, aux = aux, output_stride = args.output_stride, atrous_rates = args.atrous_rates})
   end)
