@@ -327,6 +327,7 @@ for protocol in (2, 3, 4, 5):
             t.error(function() return v < v end, 'can not be used')
             t.error(function() v.x = 1 end, 'can not be used')
             t.error(function() v() end, 'can not be used')
+            t.error(function() return dlv3.items(v) end, 'can not be used')
             count = count + 1
           end
         end

@@ -5,6 +5,7 @@
 -- A dict has no methods, since every name may be a key: dict.items(d) iterates, dict.size(d) counts.
 
 local F = require 'dlv3.ffi'
+local opaque = require 'dlv3.opaque'
 
 local dict = {}
 
@@ -105,6 +106,7 @@ end
 -- From a plain table: numbers first, then names, each sorted.
 function dict.from_table(t)
   if type(t) ~= 'table' then error('a dict or a table is expected, a ' .. type(t) .. ' came', 3) end
+  if opaque.is(t) then opaque.use(t) end
   local names = {}
   for k in pairs(t) do names[#names + 1] = k end
   table.sort(names, function(a, b)

@@ -22,6 +22,7 @@ function M.class(v) return classes[v] end
 -- "an object of the class numpy.ndarray"
 function M.text(v) return 'an object of the class ' .. bytes.shown(classes[v]) end
 
+-- Raises that v, or the other operand, is used.
 local function use(v, other)
   if not M.is(v) then v = other end
   F.raise(M.text(v) .. ' can not be used: files are read without executing anything of them, which leaves plain values and tensors; '
@@ -30,6 +31,7 @@ end
 
 for _, event in ipairs{'index', 'newindex', 'call', 'concat', 'unm', 'add', 'sub', 'mul', 'div', 'mod', 'pow', 'lt', 'le'} do Opaque['__' .. event] = use end
 Opaque.__tostring = M.text
+M.use = use
 
 -- The two lines of PyTorch that make weights of a whole pickled model, or of a TorchScript (loader: torch.jit.load). key: where in the file
 -- the model is, or nil.
