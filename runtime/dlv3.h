@@ -61,6 +61,9 @@ typedef union { int64_t i; double f; } dlv3_attr;
 /* -- Errors, build, devices ------------------------------------------------------------------------------- */
 
 DLV3_API const char *dlv3_last_error(void);
+/* s with control characters (but newline and tab), changes of direction and what is no UTF-8 as \xNN; as much as fits into room bytes with
+ * a 0 at the end (4 n + 1 are enough for all). Returns the bytes before that. */
+DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t n);
 DLV3_API const char *dlv3_version(void);       /* "0.1.0"                                             */
 DLV3_API const char *dlv3_build_info(void);    /* one line a library: what this binary was built with */
 DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu, 1 is cuda:0; looks for them */
@@ -228,6 +231,7 @@ DLV3_API void dlv3_permutation(int64_t *out, int64_t n, uint64_t seed, uint64_t 
 
 DLV3_API DLV3_MUST dlv3_status dlv3_file_open(dlv3_file **f, const char *path);        /* for reading             */
 DLV3_API int64_t dlv3_file_size(const dlv3_file *f);
+/* dst NULL: read for dlv3_file_crc alone */
 DLV3_API DLV3_MUST dlv3_status dlv3_file_read(dlv3_file *f, void *dst, int64_t offset, int64_t n_bytes);
 /* Little-endian elements of t's dtype at offset, in row-major order of t's logical shape. */
 DLV3_API DLV3_MUST dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t offset);
@@ -236,7 +240,8 @@ DLV3_API DLV3_MUST dlv3_status dlv3_file_create(dlv3_file **f, const char *path)
 DLV3_API DLV3_MUST dlv3_status dlv3_file_write(dlv3_file *f, const void *src, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t); /* row-major bytes      */
 DLV3_API int64_t  dlv3_file_position(const dlv3_file *f);
-DLV3_API uint32_t dlv3_file_crc(dlv3_file *f);  /* CRC-32 of what was written since the last call of this         */
+/* CRC-32 of what was read or written since the last call of this; the first call begins to count. */
+DLV3_API uint32_t dlv3_file_crc(dlv3_file *f);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_patch(dlv3_file *f, int64_t offset, const void *src, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_commit(dlv3_file *f);
 DLV3_API void dlv3_file_close(dlv3_file *f);

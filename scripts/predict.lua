@@ -12,6 +12,7 @@ local metrics = require 'dlv3.vision.metrics'
 local opt, given = options.parse({
   doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files.',
   {'weights', nil, 'checkpoint or bare weights (PyTorch .pth or .safetensors)', value = 'FILE'},
+  {'weights-key', nil, train.weights_key_doc, value = 'NAME'},
   {'output-dir', 'predictions', 'folder for the pictures', value = 'DIR'},
   {'overlay', false, 'also paint the classes over the photo, with a legend'},
   {'base-size', 520, 'photos are resized to this shorter side for the network', min = 8},
@@ -99,7 +100,7 @@ local function network_size(photo)
   return {math.max(1, math.floor(h * scale)), math.max(1, math.floor(w * scale))}
 end
 
-local model, args, classes, name = train.model_from(opt.weights)
+local model, args, classes, name = train.model_from(opt.weights, given, opt.weights_key)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end

@@ -21,6 +21,7 @@ local spec = {
   {'num-classes', 20, 'classes, without the background', min = 1, max = 255},
   {'aux', true, 'train the auxiliary head too (loss weight 0.5, 10 times the learning rate)'},
   {'weights', nil, 'start from these weights (a .pth or .safetensors; what fits is taken)', value = 'FILE'},
+  {'weights-key', nil, train.weights_key_doc, value = 'NAME'},
   {'weights-backbone', nil, 'start the backbone from an ImageNet classifier', value = 'FILE'},
   {'base-size', 520, 'photos are resized to 0.5 .. 2 times this (shorter side); evaluation to it', min = 8},
   {'crop-size', 480, 'training crop, height and width', min = 8},
@@ -49,8 +50,9 @@ local spec = {
 }
 local opt, given = options.parse(spec, arg)
 
+if opt.weights_key and not opt.weights then options.fail('--weights-key says which part of the --weights file to take: give --weights too', arg) end
 if opt.resume and (opt.weights or opt.weights_backbone) then options.fail('--resume brings its own weights: leave out --weights and --weights-backbone', arg) end
-local resumed = opt.resume and checkpoint.load(opt.resume)
+local resumed = opt.resume and train.load(opt.resume)
 if resumed then train.inherit(opt, given, resumed, spec) end
 if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
 
@@ -72,10 +74,10 @@ local val_loader = loader_of(val_set, {train = false, batch_size = 1, shuffle = 
 
 dlv3.manual_seed(opt.seed)
 local model = models[opt.model]{num_classes = classes, aux = opt.aux}
-if resumed then model:load_state_dict(resumed.model)
+if resumed then train.restore_model(model, resumed, opt.resume)
 else
   if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone)) end
-  if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
+  if opt.weights then print(checkpoint.load_weights(model, opt.weights, {key = opt.weights_key})) end
 end
 local origin = opt.resume or opt.weights or opt.weights_backbone
 if origin then train.check_finite(model, origin) end

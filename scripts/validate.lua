@@ -9,6 +9,7 @@ local metrics = require 'dlv3.vision.metrics'
 local opt, given = options.parse({
   doc = "Evaluates a checkpoint. Model, classes and sizes come from it.",
   {'weights', nil, 'checkpoint or bare weights', value = 'FILE'},
+  {'weights-key', nil, train.weights_key_doc, value = 'NAME'},
   {'data-path', 'data', data.voc_doc, value = 'DIR'},
   {'year', '2012', 'the folder VOCdevkit/VOC<year>'},
   {'split', 'val', 'list in ImageSets/Segmentation'},
@@ -22,7 +23,7 @@ local opt, given = options.parse({
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
 
-local model, args, classes, name = train.model_from(opt.weights)
+local model, args, classes, name = train.model_from(opt.weights, given, opt.weights_key)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end

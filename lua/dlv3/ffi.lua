@@ -46,11 +46,18 @@ function M.user_line()
   end
 end
 
+-- A text that may hold anything, such as a name from a file, for a message: what a terminal would obey and what is no UTF-8 as \xNN.
+function M.printable(s)
+  if not s:find '[%c\127-\255]' then return s end
+  local out = ffi.new('char[?]', 4 * #s + 1)
+  return ffi.string(out, C.dlv3_printable(out, 4 * #s + 1, s, #s))
+end
+
 -- Raises message at the user's line with the module path in front. Messages are data, never formats.
 function M.raise(message)
   local line, where = M.user_line(), path.text()
   path.reset() -- the error leaves all modules that are being called
-  error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. message, 0)
+  error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. M.printable(message), 0)
 end
 
 function M.last_error() return ffi.string(C.dlv3_last_error()) end

@@ -1,7 +1,8 @@
 -- files.lua - dlv3.load and dlv3.save: PyTorch's .pth in its three containers, and safetensors.
 --
 -- load goes by content, not by name; nothing in a file is executed (pickle.lua). dicts come back as dicts (dict.lua),
--- lists and tuples as arrays, None as dlv3.none, a Namespace as a dict, tensors on the cpu in their own dtype.
+-- lists and tuples as arrays, None as dlv3.none, a Namespace as a dict, tensors on the cpu in their own dtype, objects
+-- of other classes as opaque values: using one is an error.
 -- save writes a zip that torch.load reads, also with weights_only=True, or safetensors where the name ends so; at any
 -- moment the path holds the old file or the new one.
 
@@ -10,6 +11,7 @@ local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
 local json = require 'dlv3.json'
 local legacy = require 'dlv3.legacy'
+local opaque = require 'dlv3.opaque'
 local pickle = require 'dlv3.pickle'
 local safetensors = require 'dlv3.safetensors'
 local torch_file = require 'dlv3.torch_file'
@@ -21,20 +23,20 @@ local M = {none = dict.none}
 -- -- Reading -------------------------------------------------------------------------------------------------------
 
 -- The folder of the archive that PyTorch wrote into: 'archive', or the file's own first name.
-local function top_of(members)
+local function top_of(members, path)
   local top
   for name in pairs(members) do
     local folder = name:match '^(.-)data%.pkl$'
     if folder and (folder == '' or folder:sub(-1) == '/') and (not top or #folder < #top) then top = folder end
   end
   if not top then fault "a zip archive without data.pkl: not one of torch.save" end
-  if members[top .. 'constants.pkl'] then fault 'a TorchScript archive: save model.state_dict() with torch.save instead' end
+  if members[top .. 'constants.pkl'] then fault('a TorchScript program, not weights; %s', opaque.conversion(path, 'torch.jit.load')) end
   return top
 end
 
 local function read_zip(file)
   local members = zip.members(file)
-  local top = top_of(members)
+  local top = top_of(members, file.path)
   local order = members[top .. 'byteorder']
   if order and order.size < 16 and zip.read(file, order) ~= 'little' then fault 'was written on a big-endian machine, which is not supported' end
   local session = torch_file.session(function(root)
@@ -43,12 +45,12 @@ local function read_zip(file)
     if member.size < root.numel * root.dtype[2] then
       fault("the storage '%s' has %.0f bytes where its tensors expect %.0f", bytes.shown(root.key), member.size, root.numel * root.dtype[2])
     end
-    root.at = zip.place(file, member)
+    root.at, root.member = zip.place(file, member), member
   end)
   local data = members[top .. 'data.pkl']
   if data.size > pickle.MAX_BYTES then fault('a pickle of %.0f bytes', data.size) end
-  local at = zip.place(file, data)
-  return torch_file.resolve(session, file, pickle.read(file:read(at, data.size), session.handlers, at))
+  local text, at = zip.read(file, data)
+  return torch_file.resolve(session, file, pickle.read(text, session.handlers, at))
 end
 
 -- What else people try to load.
@@ -86,7 +88,8 @@ local function with_file(file, path, fn, ...)
 end
 
 -- What the file at path holds: PyTorch's .pth in any of its containers, or safetensors, by content. dicts come back ordered
--- (dlv3.items), lists and tuples as arrays, None as dlv3.none, tensors on the cpu in their own dtype.
+-- (dlv3.items), lists and tuples as arrays, None as dlv3.none, tensors on the cpu in their own dtype. An object of another class
+-- than those is opaque: it has its class's name as text, and using it is an error.
 function M.load(path)
   check_path('load', path)
   return with_file(bytes.open(path), path, read_any)

@@ -17,6 +17,7 @@
 -- opt has the values, opt.batch_size; given says which of them came from the command line.
 
 local nearest = require 'dlv3.nearest'
+local schema = require 'dlv3.schema'
 
 local M = {}
 
@@ -121,11 +122,14 @@ local function value_of(o, text, spelling)
   return v
 end
 
+local kinds = {string = {'string', 'a text'}, number = {'number', 'a number'}, integer = {'number', 'a whole number'}, boolean = {'boolean', 'true or false'}, list = {'table', 'a list'}}
+
 -- What is wrong with a value of the option with this key, from elsewhere than the command line; nil where it fits.
 function M.misfit(spec, key, v)
   for _, o in ipairs(read(spec).list) do
     if o.key == key then
-      if o.type == 'integer' and v ~= math.floor(v) then return ("--%s: expected a whole number, '%s' came"):format(o.name, v) end
+      local kind = kinds[o.type]
+      if type(v) ~= kind[1] or o.type == 'integer' and v ~= math.floor(v) then return ('--%s: expected %s, got %s'):format(o.name, kind[2], schema.shown(v)) end
       return misfit(o, v, tostring(v), '--' .. o.name)
     end
   end
