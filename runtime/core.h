@@ -293,6 +293,9 @@ static inline float philox_uniform(uint32_t word) { return (float)(word >> 8) * 
 /* -- The interrupt flag of dlv3_signals_catch --------------------------------------------------------------- */
 bool interrupt_wanted(void);
 
+/* What this process may use of the machine's processors: its affinity and the quotas of its control groups. */
+int32_t processors_allowed(void);
+
 /* Threads of the cpu backend (kernels/cpu/parallel.c): n independent items in chunks that depend on n and grain only. */
 void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begin, int64_t end), void *ctx);
 int32_t parallel_threads(void);

@@ -48,6 +48,8 @@ return function(t)
     expect("-e 'os.exit(false)'", nil, '', 1)
     expect("-e 'error(\"no such thing\", 0)'", nil, 'dlv3: no such thing\n', 1)
     expect("-e 'error(setmetatable({}, {__tostring = function() return \"an object\" end}))'", nil, 'dlv3: an object\n', 1)
+    expect([[-e 'error("a\0b\27[31mc\r\127 \228\184\173\ttab", 0)']], nil, 'dlv3: a\\x00b\\x1b[31mc\\x0d\\x7f \228\184\173\ttab\n', 1)
+    expect([[-e 'error(setmetatable({}, {__tostring = function() return "an\27object" end}))']], nil, 'dlv3: an\\x1bobject\n', 1)
     local path = script 'local function f() error("deep") end\nlocal function g() f() return 1 end\ng()\n'
     expect(path, nil, ('dlv3: %s:1: deep\n  from %s:2 in g\n  from %s:3\n'):format(path, path, path), 1)
     local text, status = dlv3 '/nowhere.lua'

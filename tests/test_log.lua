@@ -86,6 +86,13 @@ return function(t)
                    '\r\27[Kpredict  4/4  0.5 photos/s  0:00:00 left  d.jpg', '\r\27[K'})
   end)
 
+  t.case('unprintable bytes are escaped, characters of UTF-8 stay', function()
+    t.eq(text.printable 'plain \n\ttext, 中文, é, 😀', 'plain \n\ttext, 中文, é, 😀')
+    t.eq(text.printable 'a\0b\27[2J\r\127', 'a\\x00b\\x1b[2J\\x0d\\x7f')
+    t.eq(text.printable '\255\254p\0 \194\155 \155 \195', '\\xff\\xfep\\x00 \\xc2\\x9b \\x9b \\xc3')
+    t.eq(text.printable '\195\169\169', '\\xc3\\xa9\\xa9')
+  end)
+
   t.case('numbers and tables as text', function()
     t.eq(text.duration(312.9), '0:05:12')
     t.eq(text.duration(86400 * 2 + 3600), '2 days, 1:00:00')

@@ -7,6 +7,7 @@
 local ffi = require 'ffi'
 local nearest = require 'dlv3.nearest'
 local path = require 'dlv3.path'
+local text = require 'dlv3.text'
 
 assert(ffi.abi('64bit') and ffi.abi('gc64'), 'dlv3 needs a 64-bit LuaJIT with GC64 (package luajit 2.1)')
 
@@ -46,11 +47,11 @@ function M.user_line()
   end
 end
 
--- Raises message at the user's line with the module path in front. Messages are data, never formats.
+-- Raises message at the user's line with the module path in front, its unprintable bytes escaped. Messages are data, never formats.
 function M.raise(message)
   local line, where = M.user_line(), path.text()
   path.reset() -- the error leaves all modules that are being called
-  error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. message, 0)
+  error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. text.printable(message), 0)
 end
 
 function M.last_error() return ffi.string(C.dlv3_last_error()) end

@@ -17,6 +17,7 @@
 -- opt has the values, opt.batch_size; given says which of them came from the command line.
 
 local nearest = require 'dlv3.nearest'
+local printable = require 'dlv3.text'.printable
 
 local M = {}
 
@@ -312,7 +313,7 @@ end
 -- Ends the script with "script.lua: message" on stderr and status 2: bad usage.
 function M.fail(message, arg)
   io.stdout:flush()
-  io.stderr:write((arg and arg[0] and arg[0]:match '[^/]*$' or 'dlv3'), ': ', message, '\n')
+  io.stderr:write((arg and arg[0] and arg[0]:match '[^/]*$' or 'dlv3'), ': ', printable(message), '\n')
   os.exit(2)
 end
 

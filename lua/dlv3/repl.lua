@@ -7,6 +7,7 @@ local F = require 'dlv3.ffi'
 local path = require 'dlv3.path'
 local show = require 'dlv3.show'
 local strict = require 'dlv3.strict'
+local printable = require 'dlv3.text'.printable
 local terminal = require 'dlv3.terminal'
 local C = F.C
 
@@ -104,7 +105,7 @@ end
 
 local function complain(message)
   io.stdout:flush()
-  io.stderr:write('error: ', message, '\n')
+  io.stderr:write('error: ', printable(message), '\n')
   io.stderr:flush()
 end
 

@@ -46,6 +46,23 @@ function M.width(s)
   return n
 end
 
+local function hex(bytes) return (bytes:gsub('.', function(c) return ('\\x%02x'):format(c:byte()) end)) end
+
+-- A character of UTF-8 as it is; what is none, and control characters above ASCII, as \x9b and the like.
+local function character(lead, tail)
+  local code = lead:byte() or 0
+  local expected = code >= 240 and 3 or code >= 224 and 2 or 1
+  local whole = code >= 194 and code <= 244 and #tail == expected and not (code == 194 and tail < '\160')
+  return whole and lead .. tail or hex(lead .. tail)
+end
+
+-- Text for a message or a terminal: a name from a file may hold any bytes, and a terminal obeys control characters. Line breaks
+-- and tabs stay.
+function M.printable(s)
+  s = s:gsub('[%z\1-\8\11-\31\127]', hex)
+  return (s:gsub('([\192-\255]?)([\128-\191]*)', character))
+end
+
 -- A word for a shell: as it is where that is safe, else in quotes.
 function M.shell_word(s)
   if s:find '^[%w%./_+:=@,-]+$' then return s end
