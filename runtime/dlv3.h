@@ -294,9 +294,8 @@ typedef struct {
   uint64_t seed;
 } dlv3_loader_config;
 
-/* images, masks: n paths each, '\n'-terminated, in index order; masks may be "" (no targets). images NULL: samples are
- * handed in with dlv3_loader_put. */
-DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, const char *images, const char *masks, int64_t n);
+/* Of a data set of n samples, which are handed in with dlv3_loader_put. */
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, int64_t n);
 /* Starts an epoch: order holds n indices (0-based) to deliver, `first` of them are passed over (resume). */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch);
 /* The next batch: image [b,3,h,w], target u8 [b,h,w] (NULL without masks); *image = NULL at the end of the epoch. */

@@ -22,7 +22,7 @@ local ignored_label = 255 -- as in training and evaluation
 local problems = 0
 local function problem(format, ...)
   problems = problems + 1
-  print('  ' .. format:format(...):gsub('\n%s*', '; '))
+  print('  ' .. text.printable((format:format(...):gsub('\n%s*', '; '))))
 end
 
 -- Reads with fn; a problem where it fails.
@@ -89,7 +89,7 @@ local function check_list(split)
   for i, id in ipairs(set.ids) do
     if twice[id] then problem("'%s' is in the list twice", id) end
     if not twice[id] then check_sample(set.files(i)) end
-    if seen[id] and seen[id] ~= split then print(("  note: '%s' is in %s too"):format(id, seen[id])) end
+    if seen[id] and seen[id] ~= split then print(text.printable(("  note: '%s' is in %s too"):format(id, seen[id]))) end
     twice[id], seen[id] = true, split
     progress:step(id)
   end

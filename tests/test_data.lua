@@ -102,14 +102,85 @@ return function(t)
     t.error(function() data.voc{root = root, split = 'missing'} end,
             "'.*/JPEGImages/no_such.jpg' is missing; line 3 of '.*/missing.txt' asks for it %(and 1 more; scripts/check_data.lua lists them%)")
     t.eq(#data.voc{root = root, split = 'missing', check = false}.missing, 2)
-    for _, line in ipairs {'shapes_00001.jpg', 'JPEGImages/shapes_00001', 'JPEGImages/shapes_00001.jpg SegmentationClass/shapes_00001.png', 'shapes_00001 1'} do
-      write_file(lists .. 'odd.txt', line .. '\n')
-      t.error(function() data.voc{root = root, split = 'odd'} end, "asks for it; the list holds ids, one a line, without folder and extension")
+    for _, line in ipairs {'shapes_00001 1', 'no_such.jpg', '/JPEGImages/no_such.jpg', '/JPEGImages/shapes_00001.jpg /Masks/shapes_00001.png'} do
+      write_file(lists .. 'odd.txt', '\n' .. line .. '\n')
+      t.error(function() data.voc{root = root, split = 'odd'} end, "is missing; line 2 of .*/odd.txt' asks for it; a line of a list is an id, or the path of a photo, or those of a photo and its mask")
     end
-    write_file(lists .. 'odd.txt', 'shapes_00001.jpg\n')
-    t.ok(t.run(scripts .. 'check_data.lua --splits odd --data-path ' .. root):find 'line 1 of the list asks for it; the list holds ids')
+    t.ok(t.run(scripts .. 'check_data.lua --splits odd --data-path ' .. root):find '/Masks/shapes_00001.png is missing; line 2 of the list asks for it; a line of a list is')
     t.run('mv ' .. base .. '/JPEGImages/shapes_00001.jpg ' .. base .. '/JPEGImages/shapes_00001.PNG')
     t.ok(data.voc{root = root}.files(1):find 'shapes_00001.PNG$')
+  end)
+
+  -- id, photo and mask of the first sample of a list with this content.
+  local function first_of(root, base, content)
+    write_file(base .. '/ImageSets/Segmentation/own.txt', content)
+    local set = data.voc{root = root, split = 'own'}
+    local photo, mask = set.files(1)
+    return {set.size, set.ids[1], photo, mask}
+  end
+
+  t.case('voc: lists in other encodings and with other line ends', function()
+    local root, base = copy()
+    local plain = first_of(root, base, 'shapes_00001\nshapes_00002\n')
+    t.eq({plain[1], plain[2]}, {2, 'shapes_00001'})
+    local function utf16(text, big) return (text:gsub('.', big and '\0%0' or '%0\0')) end
+    for name, content in pairs {
+      cr = 'shapes_00001\rshapes_00002\r', crlf = 'shapes_00001\r\nshapes_00002\r\n', bom = '\239\187\191shapes_00001\nshapes_00002', blank = '\n\n \t\nshapes_00001 \n\r\n\n shapes_00002\n\n',
+      little = '\255\254' .. utf16 'shapes_00001\r\nshapes_00002\r\n', big = '\254\255' .. utf16('shapes_00001\nshapes_00002', true),
+      little_without_mark = utf16 'shapes_00001\nshapes_00002\n', big_without_mark = utf16('shapes_00001\nshapes_00002\n', true), odd_length = '\255\254' .. utf16 'shapes_00001\nshapes_00002\n' .. 'x',
+    } do t.eq(first_of(root, base, content), plain, name) end
+    t.run(('cp %s/JPEGImages/shapes_00001.jpg %s/JPEGImages/é中😀.jpg; cp %s/SegmentationClass/shapes_00001.png %s/SegmentationClass/é中😀.png'):format(base, base, base, base))
+    t.eq(first_of(root, base, '\255\254\233\0\45\78\61\216\0\222')[2], 'é中😀')
+    write_file(base .. '/class_names.txt', '\255\254' .. utf16 'background\r\nx\r\n')
+    t.eq(data.voc{root = root}.class_names, {'background', 'x'})
+  end)
+
+  t.case('voc: lists of paths', function()
+    local root, base = copy()
+    local plain = first_of(root, base, 'shapes_00001\n')
+    for _, line in ipairs {
+      'shapes_00001.jpg', 'JPEGImages/shapes_00001', '/JPEGImages/shapes_00001.jpg', './JPEGImages/shapes_00001.jpg', 'JPEGImages\\shapes_00001.jpg', 'VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg',
+      'VOC2012/JPEGImages/shapes_00001.jpg', plain[3], '/JPEGImages/shapes_00001.jpg /SegmentationClass/shapes_00001.png', 'JPEGImages/shapes_00001.jpg\tSegmentationClass/shapes_00001.png',
+      'shapes_00001.jpg shapes_00001.png', plain[3] .. ' ' .. plain[4],
+    } do t.eq(first_of(root, base, line .. '\n'), plain, line) end
+    -- masks in a folder of their own, photos outside of the data, upper case, an id with a folder or a space
+    t.run(('cp -r %s/SegmentationClass %s/SegmentationClassAug'):format(base, base))
+    t.eq(first_of(root, base, '/JPEGImages/shapes_00001.jpg /SegmentationClassAug/shapes_00001.png')[4], base .. '/SegmentationClassAug/shapes_00001.png')
+    local outside = t.folder() .. '/photo one.jpg'
+    t.run(('cp %s "%s"; cp %s "%s/SegmentationClass/photo one.png"'):format(plain[3], outside, plain[4], base))
+    t.eq(first_of(root, base, outside), {1, 'photo one', outside, base .. '/SegmentationClass/photo one.png'})
+    t.run(('mkdir %s/JPEGImages/a %s/SegmentationClass/a; cp %s %s/JPEGImages/a/b.PNG; cp %s %s/SegmentationClass/a/b.png'):format(base, base, plain[3], base, plain[4], base))
+    t.eq(first_of(root, base, 'a/b'), {1, 'a/b', base .. '/JPEGImages/a/b.PNG', base .. '/SegmentationClass/a/b.png'})
+    t.run(('mv %s %s'):format(plain[4], plain[4]:gsub('png$', 'PNG')))
+    t.eq(first_of(root, base, 'shapes_00001')[4], (plain[4]:gsub('png$', 'PNG')))
+  end)
+
+  t.case('voc: control characters of a list are shown, not obeyed', function()
+    local root, base = copy()
+    write_file(base .. '/ImageSets/Segmentation/odd.txt', 'shapes_00001\0\27[31m\n')
+    t.error(function() data.voc{root = root, split = 'odd'} end, "'.*/JPEGImages/shapes_00001\\x00\\x1b%[31m.jpg' is missing; line 1")
+    write_file(base .. '/ImageSets/Segmentation/odd.txt', 'shapes_00001\nshapes\27[2Jx\nshapes\27[2Jx\n')
+    local output = t.run(scripts .. 'check_data.lua --num-classes 4 --splits odd --data-path ' .. root)
+    t.ok(output:find('shapes\\x1b[2Jx', 1, true) and not output:find '\27', output)
+    write_file(base .. '/ImageSets/Segmentation/odd.txt', '\128\0\1\2') -- no text at all
+    t.error(function() data.voc{root = root, split = 'odd'} end, 'is missing; line 1')
+    t.error(function() data.voc{root = root, split = 'JPEG'} end, 'there is no list')
+  end)
+
+  t.case('a million ids take two seconds and 150 MB', function()
+    if dofile(t.directory .. '/gpu.lua')(t).sanitized then t.skip 'sanitizers take memory and time' end
+    local root, base = copy()
+    write_file(base .. '/ImageSets/Segmentation/million.txt', (table.concat(data.voc{root = root}.ids, '\r\n') .. '\r\n'):rep(100000))
+    local output, status = t.run(([[%s -e 'local data, begin = data, dlv3.now()
+      local set = data.voc{root = "%s", split = "million"}
+      local loader = data.loader(set, {train = true, batch_size = 4, base_size = 32, crop_size = 32, workers = 1})
+      local batch = loader:epoch(0)()
+      print(set.size, #batch.indices, dlv3.now() - begin, tonumber(require "dlv3.ffi".C.dlv3_peak_rss()) / 1e6)' </dev/null]]):format(require('dlv3.host').executable, root))
+    t.eq(status, 0, output)
+    local size, n, seconds, megabytes = output:match '(%d+)%s(%d+)%s(%S+)%s(%S+)'
+    t.eq({size, n}, {'1000000', '4'})
+    t.ok(tonumber(megabytes) < 150, output)
+    t.ok(tonumber(seconds) < 2, output)
   end)
 
   -- -- Samples ----------------------------------------------------------------------------------------------------
