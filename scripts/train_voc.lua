@@ -5,6 +5,7 @@ local F = require 'dlv3.ffi'
 local models = require 'models'
 local optim = require 'dlv3.optim'
 local data = require 'dlv3.data'
+local look = require 'dlv3.data.look'
 local options = require 'dlv3.options'
 local checkpoint = require 'dlv3.checkpoint'
 local log = require 'dlv3.log'
@@ -66,6 +67,8 @@ local function loader_of(set, own)
   for k, v in pairs(common) do own[k] = v end
   return data.loader(set, own)
 end
+metrics.class_names(train_set, classes) -- a wrong number of them is an error
+look.check(train_set, val_set)
 -- A last batch of one can not train: batch norm after the image pooling needs two values a channel.
 if train_set.size == 1 then F.raise(train_set.list .. ': a single image can not train: batches of two or more are needed') end
 local leftover = train_set.size % opt.batch_size == 1
@@ -231,11 +234,8 @@ local function train_epoch()
   if not figures.finite then diverged(('nan or infinity in the outputs of the evaluation after step %d of epoch %d'):format(state.next_step, epoch)) end
   local lines, mean_loss = metrics.reference_text(figures), state.loss_sum / math.max(1, state.next_step)
   print(lines)
-  if #state.history == 0 and figures.truth[1] > 0 and figures.present == 1 then
-    print(('warning: the masks of %s hold no class but the background, so these figures say nothing. A mask has the number of a class in its pixels: 1, not 255, '
-           .. 'which does not count; scripts/check_data.lua counts them'):format(val_set.list))
-  end
-  if figures.present < classes then
+  if figures.present == 0 then print('no pixel of the validation masks counts: no weights are best')
+  elseif figures.present < classes then
     print(('mean IoU of the %d classes that occur: %.1f'):format(figures.present, figures.mean_present))
   end
   log.append_results(folder:file(results), epoch, mean_loss, sgd.groups[1].lr, lines)
@@ -260,5 +260,5 @@ if not ok then
   if savable and total > begun then pcall(stop) end
   error(message, 0)
 end
-local weights = folder.has_best and ('; best mean IoU %.1f; weights: %s/best.pth'):format(state.best, folder.path) or ''
-print(('training time %s%s'):format(log.duration(dlv3.now() - begin), weights))
+local weights = folder.has_best and ('; best mean IoU %.1f; weights: %s/best.pth'):format(state.best, folder.path)
+print(('training time %s%s'):format(log.duration(dlv3.now() - begin), weights or ''))

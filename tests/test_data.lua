@@ -127,7 +127,8 @@ return function(t)
     for name, content in pairs {
       cr = 'shapes_00001\rshapes_00002\r', crlf = 'shapes_00001\r\nshapes_00002\r\n', bom = '\239\187\191shapes_00001\nshapes_00002', blank = '\n\n \t\nshapes_00001 \n\r\n\n shapes_00002\n\n',
       little = '\255\254' .. utf16 'shapes_00001\r\nshapes_00002\r\n', big = '\254\255' .. utf16('shapes_00001\nshapes_00002', true),
-      little_without_mark = utf16 'shapes_00001\nshapes_00002\n', big_without_mark = utf16('shapes_00001\nshapes_00002\n', true), odd_length = '\255\254' .. utf16 'shapes_00001\nshapes_00002\n' .. 'x',
+      little_without_mark = utf16 'shapes_00001\nshapes_00002\n', big_without_mark = utf16('shapes_00001\nshapes_00002\n', true),
+      odd_length = '\255\254' .. utf16 'shapes_00001\nshapes_00002\n' .. 'x',
     } do t.eq(first_of(root, base, content), plain, name) end
     t.run(('cp %s/JPEGImages/shapes_00001.jpg %s/JPEGImages/é中😀.jpg; cp %s/SegmentationClass/shapes_00001.png %s/SegmentationClass/é中😀.png'):format(base, base, base, base))
     t.eq(first_of(root, base, '\255\254\233\0\45\78\61\216\0\222')[2], 'é中😀')
@@ -452,12 +453,13 @@ return function(t)
     write_file(photos .. 'shapes_00005.jpg', read_file(photos .. 'shapes_00005.jpg'):sub(1, 600))
     image.write_png(masks .. 'shapes_00006.png', dlv3.full({48, 64}, 255, {dtype = 'u8'}))
     write_file(base .. '/ImageSets/Segmentation/val.txt', 'shapes_00011\nshapes_00011\nshapes_00007\n')
+    write_file(base .. '/class_names.txt', 'background\ndisc\nsquare\ntriangle\nstar\nmoon\n')
     local text, status = t.run(scripts .. 'check_data.lua --num-classes 5 --data-path ' .. root)
     t.eq(status, 1)
     for _, pattern in ipairs {
       'shapes_00001.png: label 77 %(1 pixels, the first at x 10, y 2%); labels are 0..5 and 255', 'shapes_00002.png: the mask is 9x9 pixels but its photo 64x48',
       'shapes_00003.png: an RGB mask: colours are .* numbers; a mask', 'shapes_00004.jpg is missing; line 4 of the list', 'shapes_00005.jpg: .*JPEG', "'shapes_00011' is in the list twice",
-      "note: 'shapes_00007' is in train too", 'note: no mask has label 5', 'note: in 1 mask no pixel counts', '   77  %(outside the classes%)', '\n6 problems\n$',
+      "note: 'shapes_00007' is in train too", 'note: no mask has label 5 %(moon%)', 'note: in 1 mask no pixel counts', '   77  %(outside the classes%)', '\n6 problems\n$',
     } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
     text, status = t.run(scripts .. 'check_data.lua --data-path ' .. root .. '/VOCdevkit')
     t.eq(status, 1)
@@ -467,6 +469,7 @@ return function(t)
   t.case('check_data: masks of 0 and 255, and photos that are stored turned', function()
     local root, base = copy()
     local lists = base .. '/ImageSets/Segmentation/'
+    t.run('rm ' .. base .. '/class_names.txt')
     for i, mask in ipairs {{37, 23}, {23, 37}} do
       local name = '/turned' .. i
       t.run(('cp %sorient6.jpg %s/JPEGImages%s.jpg'):format(golden, base, name))
@@ -482,6 +485,62 @@ return function(t)
     t.ok(text:find '\n2 problems\n$', text)
     text, status = t.run(scripts .. 'check_data.lua --splits train,two --num-classes 4 --data-path ' .. root)
     t.ok(status == 1 and text:find 'note: 2 masks hold 0 and 255 alone' and text:find '\n1 problem\n$', text)
+  end)
+
+  t.case('masks of 255 alone are found before a training, and by check_data', function()
+    local look = require 'dlv3.data.look'
+    local root, base = copy()
+    local set = data.voc{root = root}
+    t.eq(look.complaint(set), nil)
+    local function paint(ids, value)
+      for _, id in ipairs(ids) do image.write_png(base .. '/SegmentationClass/' .. id .. '.png', dlv3.full({48, 64}, value, {dtype = 'u8'})) end
+    end
+    paint(set.ids, 255)
+    local message, certain = look.complaint(set)
+    t.ok(certain and message:find('no pixel counts in the masks of .*/train.txt: all are 255. A mask has the number'), message)
+    paint({set.ids[3]}, 0)
+    message, certain = look.complaint(set)
+    t.ok(certain == false and message:find('the masks of .*/train.txt hold no class but the background. A mask has the number'), message)
+    paint({set.ids[3]}, 4)
+    t.eq(look.complaint(set), nil)
+    paint(set.ids, 255)
+    paint(data.voc{root = root, split = 'val'}.ids, 255)
+    local text, status = t.run(scripts .. 'check_data.lua --num-classes 4 --data-path ' .. root)
+    t.eq(status, 1, text)
+    t.ok(text:find 'no pixel of any mask counts: all are 255' and text:find '\n1 problem\n$', text)
+    text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large --data-path ' .. root .. ' --output-dir ' .. root .. '/out')
+    t.ok(status == 1 and text:find 'no pixel counts in the masks of' and not text:find 'Epoch', text)
+    -- of many masks some are looked at
+    write_file(base .. '/ImageSets/Segmentation/many.txt', (table.concat(set.ids, '\n') .. '\n'):rep(50))
+    message, certain = look.complaint(data.voc{root = root, split = 'many'})
+    t.ok(not certain and message:find('many.txt %(64 of 500 were looked at%): all are 255'), message)
+  end)
+
+  t.case('a wrong number of class names is an error with both numbers', function()
+    local root, base = copy()
+    local names = base .. '/class_names.txt'
+    local metrics = require 'dlv3.vision.metrics'
+    local expected = "class_names.txt: has 4 names, expected 5 (4 classes and the background): one name a line, background first; the first line must be the background's, it is 'disc'"
+    write_file(names, 'disc\nsquare\ntriangle\nstar\n')
+    t.error(function() metrics.class_names(data.voc{root = root}, 5) end, (expected:gsub('%p', '%%%0')))
+    for _, command in ipairs {'check_data.lua', 'train_voc.lua --model deeplabv3_mobilenet_v3_large --output-dir ' .. root .. '/out'} do
+      local text, status = t.run(scripts .. command .. ' --num-classes 4 --data-path ' .. root)
+      t.eq(status, 1, text)
+      t.ok(text:find(expected, 1, true) and not text:find 'Epoch', text)
+      t.ok(not text:find '1  disc', text) -- not shifted by one
+    end
+    write_file(names, 'background\ndisc\nsquare\ntriangle\nstar\nsixth\n')
+    t.error(function() metrics.class_names(data.voc{root = root}, 5) end, 'has 6 names, expected 5 %(4 classes and the background%): one name a line, background first$')
+    t.eq(metrics.class_names(data.voc{root = root}, 6)[6], 'sixth')
+    -- VOC's names: for its data, or where nothing says otherwise, which is said
+    t.run('rm ' .. names)
+    local set = data.voc{root = root}
+    t.eq(metrics.class_names(set, 5), nil)
+    t.eq({metrics.class_names(set, 21)}, {data.voc_classes, 'class names: those of PASCAL VOC, since there are 21 classes and no class_names.txt'})
+    t.eq({metrics.class_names(nil, 21)}, {metrics.class_names(set, 21)})
+    t.eq({metrics.class_names({size = 2, ids = {'2007_000032', '2011_003271'}}, 21)}, {data.voc_classes})
+    local text = t.run(scripts .. 'check_data.lua --data-path ' .. root)
+    t.ok(text:find 'note: class names: those of PASCAL VOC' and text:find '1  aeroplane', text)
   end)
 
   t.case('epochs without a number follow one another, and switches are true or false', function()

@@ -210,6 +210,23 @@ function M.names_of(root, year)
   end
 end
 
+-- Raises unless there are n names; path: of their file.
+function M.check_names(names, path, n)
+  if #names == n then return end
+  local hint = #names == n - 1 and names[1]:lower() ~= 'background' and ("; the first line must be the background's, it is '%s'"):format(names[1]) or ''
+  raise(('%s: has %d names, expected %d (%d %s and the background): one name a line, background first%s')
+        :format(path, #names, n, n - 1, n == 2 and 'class' or 'classes', hint))
+end
+
+-- Whether a data set is VOC's own: its ids are those of VOC's photos.
+function M.is_voc(set)
+  if not set.ids then return false end
+  for _, i in ipairs {1, math.ceil(set.size / 2), set.size} do
+    if not set.ids[i]:find '^20[01]%d_%d%d%d%d%d%d$' then return false end
+  end
+  return true
+end
+
 local known = {root = true, split = true, year = true, masks = true, check = true}
 
 -- {root = DIR, split = 'train', year = '2012'}; masks = false: photos only; check = false: without a look whether every
@@ -232,8 +249,8 @@ function M.open(options)
   local above = {base, root, root .. '/VOCdevkit'}
   local place = {base = base, photos = {base .. '/JPEGImages', unpack(above)}, masks = {base .. '/SegmentationClass', unpack(above)}}
   local places, missing = locate(place, ids, with_masks)
-  local names, names_path = M.names_of(root, year)
-  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', missing = missing, class_names = names, class_names_path = names_path}
+  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', missing = missing}
+  set.class_names, set.class_names_path = M.names_of(root, year)
   function set.files(i)
     local found = places[i]
     if type(found) == 'table' then return found.photo, with_masks and found.mask or nil end
