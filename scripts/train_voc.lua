@@ -108,7 +108,7 @@ end
 
 folder:clear()
 local results = log.start_results(folder.path):match '[^/]*$'
-if not folder.has_best then state.best = -1 end -- resumed into another folder: its first epoch is its best
+if not folder.has_best or state.best ~= state.best then state.best = -1 end -- resumed into another folder: its first epoch is its best
 log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
       opt.model, classes, model:num_parameters(), train_set.size, val_set.size, #loader, opt.batch_size,
       leftover and ' (the last single image is left out)' or ''))
