@@ -77,6 +77,8 @@ DLV3_API int32_t     dlv3_tf32_allowed(void);  /* whether f32 convolutions on a 
 DLV3_API void        dlv3_allow_tf32(int32_t allow);
 DLV3_API int32_t     dlv3_cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing; DLV3_CUDNN_BENCHMARK at first */
 DLV3_API void        dlv3_set_cudnn_benchmark(int32_t on);
+DLV3_API int32_t     dlv3_processors(void);    /* of the machine */
+DLV3_API double      dlv3_cpu_quota(const char *root); /* of the process's control groups, in processors; infinite: none. root: "", or where a test has its files */
 DLV3_API int32_t     dlv3_num_threads(void);
 DLV3_API DLV3_MUST dlv3_status dlv3_set_num_threads(int32_t n);
 DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE                     */
@@ -84,9 +86,9 @@ DLV3_API DLV3_MUST dlv3_status dlv3_set_impl(const char *name); /* as DLV3_IMPL;
 DLV3_API double      dlv3_now(void);                    /* seconds, monotonic                  */
 DLV3_API double      dlv3_measure_peak(int32_t dtype);  /* floating-point operations a second of f32 or bf16; 0: not known here */
 
-/* Signals: from _catch on SIGINT and SIGTERM only raise a flag; a second one, 0.3 s later or more, ends the process. With
- * interrupt = 1 dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls
- * (training). note: what the first one writes to stderr, up to 159 bytes; NULL: nothing. */
+/* Signals: from _catch on SIGINT only raises a flag; a second one, 0.3 s later or more, ends the process. With interrupt = 1
+ * dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls (training), and
+ * SIGTERM, SIGHUP (unless it was ignored, as by nohup) and SIGPIPE raise the flag too. note: what the first one writes to stderr, up to 159 bytes; NULL: nothing. */
 DLV3_API void    dlv3_signals_catch(int32_t interrupt, const char *note);
 DLV3_API int32_t dlv3_signal_pending(void); /* the signal's number, 0 = none */
 DLV3_API void    dlv3_signal_clear(void);
@@ -246,6 +248,13 @@ DLV3_API DLV3_MUST dlv3_status dlv3_file_patch(dlv3_file *f, int64_t offset, con
 DLV3_API DLV3_MUST dlv3_status dlv3_file_commit(dlv3_file *f);
 DLV3_API void dlv3_file_close(dlv3_file *f);
 
+/* A folder that one process at a time works in: *out is NULL where another one has it. is_of: whether the folder at path is the locked
+ * one; another one may have taken its place. */
+typedef struct dlv3_lock dlv3_lock;
+DLV3_API DLV3_MUST dlv3_status dlv3_lock_folder(dlv3_lock **out, const char *path);
+DLV3_API int32_t dlv3_lock_is_of(const dlv3_lock *lock, const char *path);
+DLV3_API void dlv3_lock_free(dlv3_lock *lock);
+
 /* Directories and the like, for scripts. kind: 0 nothing there, 1 a file, 2 a directory. */
 DLV3_API int32_t dlv3_path_kind(const char *path);
 DLV3_API DLV3_MUST dlv3_status dlv3_make_dir(const char *path);             /* with its parents                     */
@@ -290,9 +299,8 @@ typedef struct {
   uint64_t seed;
 } dlv3_loader_config;
 
-/* images, masks: n paths each, '\n'-terminated, in index order; masks may be "" (no targets). images NULL: samples are
- * handed in with dlv3_loader_put. */
-DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, const char *images, const char *masks, int64_t n);
+/* Of a data set of n samples, which are handed in with dlv3_loader_put. */
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, int64_t n);
 /* Starts an epoch: order holds n indices (0-based) to deliver, `first` of them are passed over (resume). */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch);
 /* The next batch: image [b,3,h,w], target u8 [b,h,w] (NULL without masks); *image = NULL at the end of the epoch. */

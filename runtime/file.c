@@ -32,7 +32,8 @@ struct dlv3_file {
 
 static status fail_errno(const char *path, const char *what) {
   int reason = errno;
-  return fail(DLV3_ERR_IO, "%s: %s: %s", path, what, strerror(reason));
+  const char *remedy = reason == EFBIG ? "; a larger limit on the size of files is needed (ulimit -f)" : reason == ENOSPC ? "; free some space" : "";
+  return fail(DLV3_ERR_IO, "%s: %s: %s%s", path, what, strerror(reason), remedy);
 }
 
 static status file_new(dlv3_file **out, const char *path) {

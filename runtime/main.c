@@ -2,11 +2,13 @@
  *
  * One of the two files that know Lua's C API (the other is repl.c) and may print and end the process. Everything else
  * that a script sees of the runtime goes through dlv3.h and LuaJIT's FFI. */
+#define _GNU_SOURCE /* environ */
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
 
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +31,7 @@ static const char usage[] =
   "  --help      this text; `dlv3 script.lua --help` is the script's own\n"
   "\n"
   "environment:\n"
-  "  DLV3_NUM_THREADS=N   threads of the cpu kernels\n"
+  "  DLV3_NUM_THREADS=N   threads of the cpu kernels; without it, the processors that affinity and cgroups allow\n"
   "  DLV3_VERBOSE=1       print every op with its implementation, time and shapes; 2: also why others declined\n"
   "  DLV3_IMPL=NAME       prefer that implementation: ref, onednn, ... (ref: the plain loops)\n"
   "\n"
@@ -40,6 +42,23 @@ static char executable[PATH_MAX];
 static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a slash at the end */
 
 /* -- Errors ------------------------------------------------------------------------------------------------ */
+
+/* Replaces the text on the top by itself with control characters as \\x1b and the like: a name in a message may hold any, a
+ * terminal would obey them, and C ends a text at the first zero. */
+static void escape(lua_State *L) {
+  static const char digits[] = "0123456789abcdef";
+  size_t length;
+  const char *text = lua_tolstring(L, -1, &length);
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  for (const char *p = text; p < text + length; p++) {
+    unsigned char c = (unsigned char)*p;
+    if ((c >= ' ' && c != 127) || c == '\n' || c == '\t') luaL_addchar(&b, *p);
+    else luaL_addlstring(&b, (char[]){'\\', 'x', digits[c >> 4], digits[c & 15]}, 4);
+  }
+  luaL_pushresult(&b);
+  lua_remove(L, -2);
+}
 
 /* Pushes text without the root in front of file names. */
 static void push_short(lua_State *L, const char *text) {
@@ -89,6 +108,7 @@ static int message_handler(lua_State *L) {
     else lua_pushfstring(L, "(the error is a %s)", luaL_typename(L, 1)), lua_replace(L, 1);
   }
   lua_settop(L, 1);
+  escape(L);
   push_short(L, lua_tostring(L, 1));
   add_hint(L);
   luaL_Buffer b;
@@ -102,6 +122,7 @@ static int message_handler(lua_State *L) {
 
 static int report(lua_State *L, int failed) {
   if (!failed) return 0;
+  if (lua_isstring(L, -1)) escape(L);
   const char *message = lua_tostring(L, -1);
   fflush(stdout);
   fprintf(stderr, "dlv3: %s\n", message ? message : "an error without a message");
@@ -146,7 +167,19 @@ static int find_root(void) {
   return fprintf(stderr, "dlv3: the Lua library is missing: no lua/dlv3/ffi.lua in %s, two levels above, or in %s/../share/dlv3\n", exe, exe), 1;
 }
 
-/* The module dlv3.host: {executable, root}, for scripts and tests that run others. */
+/* Pushes {NAME = value} of the variables that begin with DLV3_. */
+static void push_environment(lua_State *L) {
+  lua_newtable(L);
+  for (char **variable = environ; variable && *variable; variable++) {
+    const char *value = strchr(*variable, '=');
+    if (strncmp(*variable, "DLV3_", 5) || !value) continue;
+    lua_pushlstring(L, *variable, (size_t)(value - *variable));
+    lua_pushstring(L, value + 1);
+    lua_rawset(L, -3);
+  }
+}
+
+/* The module dlv3.host: {executable, root, environment}, for scripts and tests that run others. */
 static void set_host_module(lua_State *L) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "loaded");
@@ -155,6 +188,8 @@ static void set_host_module(lua_State *L) {
   lua_setfield(L, -2, "executable");
   lua_pushstring(L, root);
   lua_setfield(L, -2, "root");
+  push_environment(L);
+  lua_setfield(L, -2, "environment");
   lua_setfield(L, -2, "dlv3.host");
   lua_pop(L, 2);
 }
@@ -258,7 +293,7 @@ static int run_script(lua_State *L, const command *c) {
 static int run(lua_State *L, const command *c) {
   bool script = c->script < c->argc, from_stdin = !script && !c->has_code && !c->interactive && !isatty(0);
   bool repl = c->interactive || (!script && !c->has_code && !from_stdin);
-  if (require(L, "dlv3.strict")) return 1;
+  if (require(L, "dlv3.strict") || require(L, "dlv3.environment")) return 1;
   if ((c->has_code || repl) && require(L, "dlv3.session")) return 1;
   if (c->has_code && run_codes(L, c)) return 1;
   if (script && run_script(L, c) && !repl) return 1;
@@ -293,6 +328,7 @@ static void spin_shortly(char **argv) {
 }
 
 int main(int argc, char **argv) {
+  signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is an error of the write, with a message */
   find_executable();
   spin_shortly(argv);
   command c = parse(argc, argv);

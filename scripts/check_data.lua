@@ -7,6 +7,7 @@ local F = require 'dlv3.ffi'
 local data = require 'dlv3.data'
 local image = require 'dlv3.vision.image'
 local log = require 'dlv3.log'
+local metrics = require 'dlv3.vision.metrics'
 local options = require 'dlv3.options'
 local text = require 'dlv3.text'
 
@@ -22,7 +23,7 @@ local ignored_label = 255 -- as in training and evaluation
 local problems = 0
 local function problem(format, ...)
   problems = problems + 1
-  print('  ' .. format:format(...):gsub('\n%s*', '; '))
+  print('  ' .. F.printable((format:format(...):gsub('\n%s*', '; '))))
 end
 
 -- Reads with fn; a problem where it fails.
@@ -89,7 +90,7 @@ local function check_list(split)
   for i, id in ipairs(set.ids) do
     if twice[id] then problem("'%s' is in the list twice", id) end
     if not twice[id] then check_sample(set.files(i)) end
-    if seen[id] and seen[id] ~= split then print(("  note: '%s' is in %s too"):format(id, seen[id])) end
+    if seen[id] and seen[id] ~= split then print(F.printable(("  note: '%s' is in %s too"):format(id, seen[id]))) end
     twice[id], seen[id] = true, split
     progress:step(id)
   end
@@ -97,12 +98,13 @@ local function check_list(split)
   return set
 end
 
-local names
-for _, split in ipairs(opt.splits) do names = check_list(split).class_names or names end
+local set
+for _, split in ipairs(opt.splits) do set = check_list(split) end
 
 -- -- The classes ----------------------------------------------------------------------------------------------
 
-names = names or opt.num_classes == 20 and data.voc_classes or {}
+local names, note = try(function() return metrics.class_names(set, opt.num_classes + 1) end)
+names = names or {}
 local total, rows = 0, {{'label', 'class', 'pixels', 'share', 'masks'}}
 for v = 0, 255 do if v ~= ignored_label then total = total + pixels[v] end end
 for v = 0, 255 do
@@ -116,6 +118,7 @@ end
 print()
 io.write(text.columns(rows, 'rlrrr'))
 print()
+if note then print('note: ' .. note) end
 for v = 0, opt.num_classes do
   if pixels[v] == 0 and v ~= ignored_label then print(('note: no mask has label %d%s'):format(v, names[v + 1] and ' (' .. names[v + 1] .. ')' or '')) end
 end
@@ -131,6 +134,8 @@ elseif binary > 0 then
   print(('note: %d mask%s 0 and 255 alone, and 255 does not count: where it is an object, its pixels must have the number of its class')
         :format(binary, binary == 1 and ' holds' or 's hold'))
 end
-if void > 0 then print(('note: in %d mask%s no pixel counts'):format(void, void == 1 and '' or 's')) end
+if total == 0 and pixels[ignored_label] > 0 then
+  problem('no pixel of any mask counts: all are 255. The pixels of a mask are numbers of classes, from 0 for the background')
+elseif void > 0 then print(('note: in %d mask%s no pixel counts'):format(void, void == 1 and '' or 's')) end
 print(problems == 0 and 'no problems' or problems == 1 and '1 problem' or problems .. ' problems')
 os.exit(problems == 0 and 0 or 1)

@@ -83,12 +83,11 @@ end
 
 local function names_of(classes, args)
   if opt.class_names then
-    local names = voc.read_names(opt.class_names)
-    if #names ~= classes then F.raise(('%s has %d names, the model %d classes (with the background)'):format(opt.class_names, #names, classes)) end
-    return names
+    return metrics.class_names({class_names = voc.read_names(opt.class_names), class_names_path = opt.class_names}, classes)
   end
-  local trained_on = type(args.data_path) == 'string' and {class_names = voc.names_of(args.data_path, args.year or '2012')}
-  return metrics.class_names(trained_on, classes)
+  local own, path
+  if type(args.data_path) == 'string' then own, path = voc.names_of(args.data_path, args.year or '2012') end
+  return metrics.class_names({class_names = own, class_names_path = path}, classes)
 end
 
 -- The size for the network: the shorter side as it was trained, the longer one at most 8 times that: a strip of a few
@@ -104,7 +103,8 @@ local model, args, classes, name = train.model_from(opt.weights, given, opt.weig
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
-local names = names_of(classes, args)
+local names, note = names_of(classes, args)
+if note then print(note) end
 local overlay = opt.overlay and require 'dlv3.vision.overlay'
 local photos, empty, others = photos_of(opt.photo)
 for _, line in ipairs(others) do print(line) end

@@ -1,6 +1,7 @@
 -- validate.lua - the quality of a checkpoint on data in PASCAL VOC's layout.
 
 local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
 local data = require 'dlv3.data'
 local options = require 'dlv3.options'
 local train = require 'dlv3.train'
@@ -31,8 +32,11 @@ local set = data.voc{root = opt.data_path, year = opt.year, split = opt.split}
 local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false, num_classes = classes, base_size = opt.base_size,
                                  workers = opt.workers, precision = opt.precision})
 print(('%s, %d classes; %d images of %s at %d'):format(name, classes, set.size, set.list, opt.base_size))
+local names, note = metrics.class_names(set, classes)
+if note then print(note) end
 local figures = train.evaluate(model, loader, classes, {device = opt.device, quiet = opt.quiet, compile = opt.compile})
+if not figures.finite then F.raise(opt.weights .. ': the model gives nan or infinity, and no figure could be trusted: take other weights, or --precision f32') end
 print(metrics.reference_text(figures))
-io.write('\n', metrics.table_text(figures, metrics.class_names(set, classes)))
+io.write('\n', metrics.table_text(figures, names))
 print(('mean IoU over the %d classes that occur in the masks: %.1f%s'):format(figures.present, figures.mean_present,
       figures.present < classes and (" (the reference's, over all %d: %s)"):format(classes, figures.mean ~= figures.mean and 'nan' or ('%.1f'):format(figures.mean)) or ''))

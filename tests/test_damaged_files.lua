@@ -125,7 +125,8 @@ return function(t)
     local F = require 'dlv3.ffi'
     for _, case in ipairs{{'plain', 'plain'}, {'gr\195\188n \240\159\152\128', 'gr\195\188n \240\159\152\128'}, {'a\27[31mb', 'a\\x1b[31mb'}, {'a\0b\r\127', 'a\\x00b\\x0d\\x7f'},
                           {'\194\155', '\\xc2\\x9b'}, {'\255\192\175\195', '\\xff\\xc0\\xaf\\xc3'}, {'\237\160\128', '\\xed\\xa0\\x80'}, {'\226\128\174x', '\\xe2\\x80\\xaex'},
-                          {'two\nlines\t', 'two\nlines\t'}, {'\244\144\128\128', '\\xf4\\x90\\x80\\x80'}, {'\226\130\172', '\226\130\172'}, {'\240\159\152', '\\xf0\\x9f\\x98'}} do
+                          {'two\nlines\t', 'two\nlines\t'}, {'\244\144\128\128', '\\xf4\\x90\\x80\\x80'}, {'\226\130\172', '\226\130\172'},
+                          {'\195\169\169', '\195\169\\xa9'}, {'\240\159\152', '\\xf0\\x9f\\x98'}} do
       t.eq(F.printable(case[1]), case[2])
       t.eq(F.printable(case[2]), case[2], 'a second time changes nothing')
     end

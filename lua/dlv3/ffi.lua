@@ -53,7 +53,7 @@ function M.printable(s)
   return ffi.string(out, C.dlv3_printable(out, 4 * #s + 1, s, #s))
 end
 
--- Raises message at the user's line with the module path in front. Messages are data, never formats.
+-- Raises message at the user's line with the module path in front, its unprintable bytes escaped. Messages are data, never formats.
 function M.raise(message)
   local line, where = M.user_line(), path.text()
   path.reset() -- the error leaves all modules that are being called

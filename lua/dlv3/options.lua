@@ -16,6 +16,7 @@
 -- or type = 'number', 'integer', 'boolean', 'string', 'list'. A string in the table is a heading of --help.
 -- opt has the values, opt.batch_size; given says which of them came from the command line.
 
+local F = require 'dlv3.ffi'
 local nearest = require 'dlv3.nearest'
 local schema = require 'dlv3.schema'
 
@@ -316,7 +317,7 @@ end
 -- Ends the script with "script.lua: message" on stderr and status 2: bad usage.
 function M.fail(message, arg)
   io.stdout:flush()
-  io.stderr:write((arg and arg[0] and arg[0]:match '[^/]*$' or 'dlv3'), ': ', message, '\n')
+  io.stderr:write((arg and arg[0] and arg[0]:match '[^/]*$' or 'dlv3'), ': ', F.printable(message), '\n')
   os.exit(2)
 end
 

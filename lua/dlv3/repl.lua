@@ -104,7 +104,7 @@ end
 
 local function complain(message)
   io.stdout:flush()
-  io.stderr:write('error: ', message, '\n')
+  io.stderr:write('error: ', F.printable(message), '\n')
   io.stderr:flush()
 end
 

@@ -7,6 +7,7 @@ local checkpoint = require 'dlv3.checkpoint'
 local dict = require 'dlv3.dict'
 local log = require 'dlv3.log'
 local metrics = require 'dlv3.vision.metrics'
+local text = require 'dlv3.text'
 local files = require 'dlv3.files'
 local schema = require 'dlv3.schema'
 local misfit = require 'dlv3.options'.misfit
@@ -18,8 +19,8 @@ M.weights_key_doc = "the part of the --weights file to take, such as model_ema (
 M.precisions = {'f32', 'bf16', 'f16'}
 M.model_names = {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'deeplabv3_mobilenet_v3_large'}
 
--- The figures of a model over a loader of single, uncropped images (metrics.lua's table); nil when a caught signal
--- came. quiet: no progress line; log: the reference's `Test:` lines; compile: replay the network.
+-- The figures of a model over a loader of single, uncropped images (metrics.lua's table, and finite: whether every output was);
+-- nil when a caught signal came. quiet: no progress line; log: the reference's `Test:` lines; compile: replay the network.
 function M.evaluate(model, loader, num_classes, options)
   options = options or {}
   local confusion = metrics.confusion(num_classes, options.device)
@@ -29,7 +30,12 @@ function M.evaluate(model, loader, num_classes, options)
     local logger = log.logger{write = function(line) progress:done() log.line(line) end}
     batches = logger:every({total = #loader, print_freq = 100, header = 'Test:'}, batches)
   end
-  local function classes_of(x) return model:logits(x, {aux = false}).out:upsample_argmax{size = {x:size(3), x:size(4)}} end
+  local found_inf = dlv3.zeros({}, {device = options.device})
+  local function classes_of(x)
+    local logits = model:logits(x, {aux = false}).out
+    found_inf:amp_non_finite_check_(logits)
+    return logits:upsample_argmax{size = {x:size(3), x:size(4)}}
+  end
   if options.compile then classes_of = dlv3.compile(classes_of) end
   model:eval()
   for batch in batches do
@@ -48,7 +54,9 @@ function M.evaluate(model, loader, num_classes, options)
     end
   end
   progress:done()
-  return confusion:compute()
+  local figures = confusion:compute()
+  figures.finite = found_inf:item() == 0
+  return figures
 end
 
 -- fn(loss) for the loss of each step, a read as x:item_later() gives it: at once on the cpu; on a GPU when the next one comes, so that
@@ -139,7 +147,8 @@ end
 -- Options of a resumed run are the saved ones where the command line does not give others. spec: the script's, which they must fit.
 function M.inherit(opt, given, saved, spec)
   local args = args_of(saved)
-  local own = {resume = true, max_steps = true, quiet = true, start_epoch = true, weights_key = true, device = not is_own(saved)} -- a reference's 'cuda' is not ours
+  local own = {resume = true, overwrite = true, max_steps = true, quiet = true, start_epoch = true, weights_key = true,
+               device = not is_own(saved)} -- a reference's 'cuda' is not ours
   for name, value in dict.items(args) do
     if opt[name] ~= nil and not given[name] and not own[name] then
       local message = misfit(spec, name, value)
@@ -193,17 +202,51 @@ function M.note(history, entry)
   history[last and last.epoch == entry.epoch and #history or #history + 1] = entry
 end
 
--- Raises where weights of a model, from the file at path, are not numbers: they would make every picture background.
-function M.check_finite(model, path)
-  local bad = {}
+-- The names of a model's tensors that hold nan or infinity.
+local function non_finite(model)
+  local names = {}
   for name, t in dict.items(model:state_dict()) do
     local sum = t.dtype:find 'f' and t:sum():item() or 0
     -- of numbers that are merely large the sum alone is infinite
-    if sum - sum ~= 0 and (t * 0):sum():item() ~= 0 then bad[#bad + 1] = name end
+    if sum - sum ~= 0 and (t * 0):sum():item() ~= 0 then names[#names + 1] = name end
   end
+  return names
+end
+
+local function first_names(names)
+  return table.concat(names, ', ', 1, math.min(#names, 4)) .. (#names > 4 and ', ...' or '')
+end
+
+-- Raises where weights of a model, from the file at path, are not numbers: they would make every picture background.
+function M.check_finite(model, path)
+  local bad = non_finite(model)
   if #bad == 0 then return end
-  F.raise(('%s: nan or infinity in %d of its tensors: %s%s; the training that made it had come apart (a smaller --lr)'):format(
-          path, #bad, table.concat(bad, ', ', 1, math.min(#bad, 4)), #bad > 4 and ', ...' or ''))
+  F.raise(('%s: nan or infinity in %d of its tensors: %s; the training that made it diverged: take an earlier checkpoint, or train again with a smaller --lr')
+          :format(path, #bad, first_names(bad)))
+end
+
+-- -- A training that diverges ---------------------------------------------------------------------------------------
+
+-- The command that goes on with a checkpoint, as this script was called.
+function M.resume_command(path)
+  return ('%s %s --resume %s'):format(text.shell_word(arg[-1] or 'dlv3'), text.shell_word(arg[0]), text.shell_word(path))
+end
+
+-- Raises that the training diverged. what: what shows it, and at which step; folder: the run's (run_folder.lua); lr: of the script's option.
+function M.diverged(what, folder, lr)
+  local way
+  if folder.sound then
+    way = ('The last checkpoint with finite weights is %s; go on from it with a smaller learning rate, or from an earlier one if its loss was large already:\n  %s --lr %g')
+          :format(folder.sound, M.resume_command(folder.sound), lr / 10)
+  else way = ('No checkpoint was saved before; start again with a smaller learning rate, such as --lr %g'):format(lr / 10) end
+  F.raise(('the training diverged: %s. These weights are not saved. %s'):format(what, way))
+end
+
+-- What shows that the weights diverged, after the steps of state; nil while they are finite.
+function M.divergence(model, state)
+  local bad = non_finite(model)
+  if #bad == 0 then return nil end
+  return ('nan or infinity in %d tensors of the model after step %d of epoch %d (%s)'):format(#bad, state.next_step, state.epoch, first_names(bad))
 end
 
 -- What is used of the options that a file of weights remembers.
