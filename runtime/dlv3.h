@@ -243,6 +243,10 @@ DLV3_API void dlv3_file_close(dlv3_file *f);
 
 /* Directories and the like, for scripts. kind: 0 nothing there, 1 a file, 2 a directory. */
 DLV3_API int32_t dlv3_path_kind(const char *path);
+/* What a path names, by whatever road: device and inode of what exists; of what does not, those of the nearest folder above it
+ * that does, and the rest of the path. Equal texts: the same file. dlv3_text_free. */
+DLV3_API DLV3_MUST dlv3_status dlv3_path_identity(char **identity, const char *path);
+DLV3_API int64_t dlv3_name_max(const char *folder);                         /* the longest name of a file in it, bytes */
 DLV3_API DLV3_MUST dlv3_status dlv3_make_dir(const char *path);             /* with its parents                     */
 DLV3_API DLV3_MUST dlv3_status dlv3_list_dir(char **names, const char *path); /* sorted, one a line; dlv3_text_free */
 DLV3_API void    dlv3_text_free(char *text);

@@ -7,6 +7,7 @@ local optim = require 'dlv3.optim'
 local data = require 'dlv3.data'
 local options = require 'dlv3.options'
 local checkpoint = require 'dlv3.checkpoint'
+local files = require 'dlv3.files'
 local log = require 'dlv3.log'
 local text = require 'dlv3.text'
 local train = require 'dlv3.train'
@@ -102,6 +103,7 @@ end
 F.check(F.C.dlv3_make_dir(opt.output_dir))
 local results = log.start_results(opt.output_dir) -- a folder that can not be written to is found here, not after an epoch
 local last, best = opt.output_dir .. '/last.pth', opt.output_dir .. '/best.pth'
+for _, path in ipairs {last, best} do files.check_output(path, {opt.weights, opt.weights_backbone}, '--output-dir') end
 local function best_is_there() return F.C.dlv3_path_kind(best) == 1 end
 if not best_is_there() then state.best = -1 end -- resumed into another folder: its first epoch is its best
 log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(

@@ -6,6 +6,7 @@
 --   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (optional; or DIR/)
 
 local F = require 'dlv3.ffi'
+local files = require 'dlv3.files'
 local nearest = require 'dlv3.nearest'
 local C, raise = F.C, F.raise
 
@@ -23,15 +24,6 @@ local extensions = {'.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG'}
 
 local function is_file(path) return C.dlv3_path_kind(path) == 1 end
 local function is_folder(path) return C.dlv3_path_kind(path) == 2 end
-
--- The names in a folder, sorted.
-local function names_in(folder)
-  local out, names = F.new('char *[1]'), {}
-  F.check(C.dlv3_list_dir(out, folder))
-  for name in F.string(out[0]):gmatch '[^\n]+' do names[#names + 1] = name end
-  C.dlv3_text_free(out[0])
-  return names
-end
 
 local function lines_of(path, what)
   local file, reason = io.open(path)
@@ -74,11 +66,11 @@ local function explain(root, year)
   end
   if is_folder(root .. '/VOCdevkit') then
     local years = {}
-    for _, name in ipairs(names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
+    for _, name in ipairs(files.names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
     local has = #years > 0 and ' has ' .. table.concat(years, ', ') or ' has no data'
     return ("'%s/VOCdevkit'%s but no VOC%s (the year is an option: --year, or year = in data.voc)"):format(root, has, year)
   end
-  for _, name in ipairs(names_in(root)) do
+  for _, name in ipairs(files.names_in(root)) do
     if is_folder(root .. '/' .. name .. '/' .. wanted) then
       return ("'%s' is one level too high: give '%s/%s'"):format(root, root, name)
     end
@@ -102,7 +94,7 @@ local function split_path(base, split)
   if is_file(path) then return path end
   if not is_folder(folder) then raise(("data.voc: '%s' has no folder ImageSets/Segmentation with the lists"):format(base)) end
   local splits = {}
-  for _, name in ipairs(names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
+  for _, name in ipairs(files.names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
   raise(("data.voc: there is no list '%s'%s%s"):format(path, nearest.text(split, splits),
         #splits > 0 and ' (there are: ' .. table.concat(splits, ', ') .. ')' or ''))
 end
