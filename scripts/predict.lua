@@ -75,8 +75,29 @@ local function write(path, picture, colors)
   pictures:written(path)
 end
 
+local function complain(message)
+  progress:done()
+  io.stderr:write('dlv3: ', message, '\n')
+end
+
+local damaged, dark_is_said = 0, false
+
+local function read(path)
+  local photo, info = image.read_with_info(path, {tolerant = true})
+  if info.damage then
+    damaged = damaged + 1
+    complain(('warning: %s: %s; what could be decoded of it is predicted'):format(path, info.damage))
+  end
+  local dark = not dark_is_said and image.too_dark(photo, info)
+  if dark then
+    dark_is_said = true
+    complain(('warning: %s: %s (said once)'):format(path, dark))
+  end
+  return photo
+end
+
 local function predict(path)
-  local photo = image.read(path)
+  local photo = read(path)
   local x = image.normalize(image.resize(photo, network_size(photo)), {dtype = opt.precision}):to(opt.device)
   local mask = scores_of(x):upsample_argmax{size = {photo:size(2), photo:size(3)}}[1]:to('cpu')
   local stem, number = pictures:of(path)
@@ -86,11 +107,6 @@ local function predict(path)
   end
   write(stem .. '.png', mask, palette)
   if overlay then write(stem .. '_overlay.png', overlay.draw(photo, mask, names)) end
-end
-
-local function complain(message)
-  progress:done()
-  io.stderr:write('dlv3: ', message, '\n')
 end
 
 local begin, failed = dlv3.now(), 0
@@ -106,5 +122,5 @@ end
 progress:done()
 local seconds = dlv3.now() - begin
 print(('%s: %d photos in %.1f s, %.2f photos/s, to %s/%s'):format(name, #photos - failed, seconds, (#photos - failed) / seconds, opt.output_dir,
-      failed > 0 and ('; %d failed'):format(failed) or ''))
+      (failed > 0 and ('; %d failed'):format(failed) or '') .. (damaged > 0 and ('; %d damaged'):format(damaged) or '')))
 os.exit(failed + #empty == 0 and 0 or 1)

@@ -25,6 +25,7 @@ local spec = {
   {'weights-backbone', nil, 'start the backbone from an ImageNet classifier', value = 'FILE'},
   {'base-size', 520, 'photos are resized to 0.5 .. 2 times this (shorter side); evaluation to it', min = 8},
   {'crop-size', 480, 'training crop, height and width', min = 8},
+  train.skip_damaged_option,
   'training',
   {'device', 'auto', 'device to train on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'batch-size', 4, 'crops a step', short = 'b', min = 1},
@@ -60,6 +61,7 @@ if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch no
 local classes = opt.num_classes + 1
 local train_set = data.voc{root = opt.data_path, year = opt.year, split = 'train'}
 local val_set = data.voc{root = opt.data_path, year = opt.year, split = 'val'}
+if opt.skip_damaged then train_set, val_set = train.skip_damaged(train_set, opt.workers), train.skip_damaged(val_set, opt.workers) end
 local common = {workers = opt.workers, num_classes = classes, base_size = opt.base_size}
 local function loader_of(set, own)
   for k, v in pairs(common) do own[k] = v end

@@ -169,4 +169,44 @@ return function(t)
     t.ok(not list(folder):find '%.part')
     t.error(function() dlv3.save(folder .. '/' .. ('k'):rep(256), {x = 1}) end, 'File name too long')
   end)
+
+  -- -- Damaged and odd photos ---------------------------------------------------------------------------------------
+
+  local golden = t.directory .. '/golden/images/'
+
+  -- Cuts the last bytes of a file off.
+  local function cut(path, bytes) t.run(('truncate -s -%d %s'):format(bytes, path)) end
+
+  t.case('what is there of a damaged photo is predicted, with a warning', function()
+    local folder = t.folder()
+    t.run(('cp %s420.jpg %sprogressive.jpg %srgb.png %s'):format(golden, golden, golden, folder))
+    cut(folder .. '/420.jpg', 9)
+    cut(folder .. '/progressive.jpg', 9)
+    local output, status = predict(('--output-dir %s/out %s'):format(folder, folder))
+    t.eq(status, 0, output)
+    t.ok(output:find '420.jpg: a damaged JPEG: Premature end of JPEG file %(at row 14 of 23%); what could be decoded of it is predicted', output)
+    t.ok(output:find ' 3 photos in .*/out/; 2 damaged\n$', output)
+    t.eq(list(folder .. '/out'), '420.png progressive.png rgb.png ')
+    cut(folder .. '/rgb.png', 400)
+    output, status = predict(('--output-dir %s/out %s'):format(folder, folder))
+    t.eq(status, 1)
+    t.ok(output:find 'rgb.png: a damaged PNG' and output:find '/out/; 1 failed; 2 damaged\n$', output)
+  end)
+
+  t.case('photos are predicted as they are seen, whatever says so', function()
+    local folder = t.folder()
+    t.run(('cp %sxmp6.png %sraw6.png %sxmp6.jpg %s'):format(golden, golden, golden, folder))
+    local output, status = predict(('--output-dir %s/out %s/xmp6.png %s/raw6.png %s/xmp6.jpg'):format(folder, folder, folder, folder))
+    t.eq(status, 0, output)
+    for _, name in ipairs {'xmp6', 'raw6', 'xmp6_2'} do t.eq(image.read_mask(folder .. '/out/' .. name .. '.png'):size(), {9, 6}, name) end
+  end)
+
+  t.case('12 bits in 16 are said once', function()
+    local folder = t.folder()
+    t.run(('cp %sgrey16.png %s/a.png && cp %sdark12.png %s/b.png && cp %sdark12.png %s/c.png'):format(golden, folder, golden, folder, golden, folder))
+    local output, status = predict(('--output-dir %s/out %s'):format(folder, folder))
+    t.eq(status, 0, output)
+    t.ok(output:find 'b.png: 16 bits a channel, of which only the low 12 are used', output)
+    t.eq(select(2, output:gsub('16 bits a channel', '')), 1, output)
+  end)
 end
