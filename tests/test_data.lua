@@ -112,6 +112,28 @@ return function(t)
     t.ok(data.voc{root = root}.files(1):find 'shapes_00001.PNG$')
   end)
 
+  t.case('voc: masks in capitals, and files of other kinds are named', function()
+    local root, base = copy()
+    local masks, photos = base .. '/SegmentationClass/shapes_0000', base .. '/JPEGImages/shapes_0000'
+    t.run(('mv %s1.png %s1.PNG'):format(masks, masks))
+    t.ok(select(2, data.voc{root = root}.files(1)):find 'shapes_00001.PNG$')
+    t.ok(select(2, data.voc{root = root}.files(2)):find 'shapes_00002.png$')
+    t.eq(#epoch_bytes(data.voc{root = root}, {base_size = 40}), 3)
+    local function expect(pattern)
+      t.error(function() data.voc{root = root} end, pattern)
+      local text = t.run(scripts .. 'check_data.lua --splits train --data-path ' .. root)
+      t.ok(text:find "is missing; line %d of the list asks for it; '[sS]hapes_0000", text)
+    end
+    t.run(('mv %s2.png %s2.bmp && touch %s/._shapes_00002.png'):format(masks, masks, base .. '/SegmentationClass'))
+    expect "shapes_00002.png' is missing; line 2 of .*; 'shapes_00002.bmp' is there: PNG files are read; convert it, with Pillow: Image.open%('shapes_00002.bmp'%).save%('shapes_00002.png'%)"
+    t.run(('mv %s2.bmp %s2.jpg'):format(masks, masks))
+    expect "'shapes_00002.jpg' is there: a JPEG can not be a mask, .* save the masks as PNG"
+    t.run(('mv %s2.jpg %s2.png && mv %s3.jpg %s3.tif'):format(masks, masks, photos, photos))
+    expect "shapes_00003.jpg' is missing; .*; 'shapes_00003.tif' is there: JPEG and PNG files are read; convert it"
+    t.run(('mv %s3.tif %s/Shapes_00003.jpg'):format(photos, base .. '/JPEGImages'))
+    expect "'Shapes_00003.jpg' is there: rename it or change the list, upper and lower case must match"
+  end)
+
   -- -- Samples ----------------------------------------------------------------------------------------------------
 
   t.case('evaluation: what Pillow and the reference make', function()

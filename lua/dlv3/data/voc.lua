@@ -1,13 +1,14 @@
 -- voc.lua - data sets in PASCAL VOC's layout:
 --
 --   DIR/VOCdevkit/VOC2012/JPEGImages/<id>.jpg               the photo (.jpeg, .png, .JPG too; read by content)
---   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask: class numbers, 255 where a pixel does not count
+--   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask (or .PNG): class numbers, 255 where a pixel does not count
 --   DIR/VOCdevkit/VOC2012/ImageSets/Segmentation/<split>.txt  the ids of a set, one a line
 --   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (optional; or DIR/)
 
 local F = require 'dlv3.ffi'
 local files = require 'dlv3.files'
 local nearest = require 'dlv3.nearest'
+local similar = require 'dlv3.data.similar'
 local C, raise = F.C, F.raise
 
 local M = {}
@@ -116,14 +117,22 @@ local function find_image(base, id)
   end
 end
 
+local function mask_path(base, id)
+  local path = base .. '/SegmentationClass/' .. id .. '.png'
+  local upper = base .. '/SegmentationClass/' .. id .. '.PNG'
+  return not is_file(path) and is_file(upper) and upper or path
+end
+
 -- The files that are missing: a list of {path, line of the list, what may be wrong with that}.
 local function find_missing(set, at)
-  local missing = {}
+  local missing, found_instead = {}, similar.finder()
+  local function look(i, path, is_mask)
+    if not is_file(path) then missing[#missing + 1] = {path, at[i], M.id_hint(set.ids[i]) .. found_instead(path, is_mask)} end
+  end
   for i = 1, set.size do
     local image, mask = set.files(i)
-    local hint = M.id_hint(set.ids[i])
-    if not is_file(image) then missing[#missing + 1] = {image, at[i], hint} end
-    if mask and not is_file(mask) then missing[#missing + 1] = {mask, at[i], hint} end
+    look(i, image, false)
+    if mask then look(i, mask, true) end
   end
   return missing
 end
@@ -167,7 +176,7 @@ function M.open(options)
   local images = {}
   for i, id in ipairs(ids) do images[i] = find_image(base, id) or base .. '/JPEGImages/' .. id .. '.jpg' end
   local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', class_names = M.names_of(root, year)}
-  function set.files(i) return images[i], options.masks ~= false and base .. '/SegmentationClass/' .. ids[i] .. '.png' or nil end
+  function set.files(i) return images[i], options.masks ~= false and mask_path(base, ids[i]) or nil end
   set.missing = find_missing(set, at)
   if options.check ~= false and #set.missing > 0 then
     local more = #set.missing > 1 and (' (and %d more; scripts/check_data.lua lists them)'):format(#set.missing - 1) or ''
