@@ -49,6 +49,7 @@ local model, args, classes, name = train.model_from(opt.weights)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
+F.memory_advice = ('a --base-size below %d needs less memory, for coarser class maps'):format(opt.base_size)
 local names = names_of(classes, args)
 local overlay = opt.overlay and require 'dlv3.vision.overlay'
 local photos, empty, others = photos_of.find(opt.photo)

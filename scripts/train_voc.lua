@@ -56,6 +56,8 @@ local resumed = opt.resume and checkpoint.load(opt.resume)
 if resumed then train.inherit(opt, given, resumed, spec) end
 if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
 
+F.memory_advice = 'a smaller --batch-size or --crop-size, or --checkpoint-activations, needs less memory; in the evaluation a smaller --base-size'
+
 -- -- Data, model, optimiser -------------------------------------------------------------------------------------------
 
 local classes = opt.num_classes + 1

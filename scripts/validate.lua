@@ -1,6 +1,7 @@
 -- validate.lua - the quality of a checkpoint on data in PASCAL VOC's layout.
 
 local dlv3 = require 'dlv3'
+local F = require 'dlv3.ffi'
 local data = require 'dlv3.data'
 local options = require 'dlv3.options'
 local train = require 'dlv3.train'
@@ -27,6 +28,7 @@ local model, args, classes, name = train.model_from(opt.weights)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
+F.memory_advice = ('a --base-size below %d needs less memory, for other figures'):format(opt.base_size)
 local set = data.voc{root = opt.data_path, year = opt.year, split = opt.split}
 if opt.skip_damaged then set = train.skip_damaged(set, opt.workers) end
 local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false, num_classes = classes, base_size = opt.base_size,

@@ -209,4 +209,24 @@ return function(t)
     t.ok(output:find 'b.png: 16 bits a channel, of which only the low 12 are used', output)
     t.eq(select(2, output:gsub('16 bits a channel', '')), 1, output)
   end)
+
+  t.case('out of memory: the option that helps, and the other photos are predicted', function()
+    local folder = photos('a.png', 'b.png')
+    local hooked = folder .. '/limited.lua'
+    files.save_text(hooked, ([[
+local C, image = require 'dlv3.ffi'.C, require 'dlv3.vision.image'
+local read = image.read_with_info
+image.read_with_info = function(path, options)
+  C.dlv3_memory_limit(path:find '/a.png' and C.dlv3_memory_live(0) + 2 ^ 20 or 0)
+  return read(path, options)
+end
+dofile '%s/scripts/predict.lua'
+]]):format(root))
+    local output, status = t.run(('%s %s --quiet --base-size 300 --weights %s --output-dir %s/out %s/a.png %s/b.png </dev/null')
+                                 :format(binary, hooked, weights(), folder, folder, folder))
+    t.eq(status, 1, output)
+    t.ok(output:find 'out of memory' and output:find '\n  a %-%-base%-size below 300 needs less memory' and not output:find 'batch', output)
+    t.ok(output:find ' 1 photos in .*; 1 failed', output)
+    t.eq(image.read_mask(folder .. '/out/b.png'):size(), {20, 30})
+  end)
 end

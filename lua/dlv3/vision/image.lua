@@ -21,6 +21,13 @@ local function make(fn, ...)
   return F.take(out)
 end
 
+-- The same of a tensor: fn(out, its pointer, ...).
+local function make_from(tensor, fn, ...)
+  local result = make(fn, F.ptr(tensor), ...)
+  F.ptr(tensor) -- used until here: when memory is short, handles that are not used any more are collected, and their tensors freed
+  return result
+end
+
 local read_info = F.new 'dlv3_image_info'
 
 -- The same as read, and what the file says: {orientation = 1 to 8 (EXIF's, or XMP's), bits = of a channel as stored, damage = nil
@@ -65,13 +72,13 @@ end
 -- Pillow's BILINEAR: antialiased when shrinking.
 function M.resize(image, size)
   local h, w = target_size('resize', image, size)
-  return make(C.dlv3_image_resize, F.ptr(image), h, w)
+  return make_from(image, C.dlv3_image_resize, h, w)
 end
 
 -- Pillow's NEAREST, for masks.
 function M.resize_mask(mask, size)
   local h, w = target_size('resize_mask', mask, size)
-  return make(C.dlv3_mask_resize, F.ptr(mask), h, w)
+  return make_from(mask, C.dlv3_mask_resize, h, w)
 end
 
 -- Three numbers as a C array.
@@ -86,7 +93,7 @@ function M.normalize(image, options)
   options = options or {}
   local dtype = F.dtype_id[options.dtype or 'f32'] or F.raise(("normalize: no dtype is called '%s'"):format(tostring(options.dtype)))
   local mean, std = M.triple('normalize: mean', options.mean or M.mean), M.triple('normalize: std', options.std or M.std)
-  return make(C.dlv3_image_normalize, F.ptr(image), mean, std, dtype)
+  return make_from(image, C.dlv3_image_normalize, mean, std, dtype)
 end
 
 -- -- Palettes -------------------------------------------------------------------------------------------------
