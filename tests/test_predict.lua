@@ -229,4 +229,43 @@ dofile '%s/scripts/predict.lua'
     t.ok(output:find ' 1 photos in .*; 1 failed', output)
     t.eq(image.read_mask(folder .. '/out/b.png'):size(), {20, 30})
   end)
+
+  -- -- Memory -------------------------------------------------------------------------------------------------------
+
+  -- predict, and its peak memory in MiB.
+  local function measured(arguments)
+    local hooked = t.folder() .. '/measured.lua'
+    files.save_text(hooked, ([[
+local exit = os.exit
+os.exit = function(code)
+  print(('peak %%d MiB'):format(tonumber(require 'dlv3.ffi'.C.dlv3_peak_rss()) / 2 ^ 20))
+  exit(code)
+end
+dofile '%s/scripts/predict.lua'
+]]):format(root))
+    local output, status = t.run(('%s %s --quiet --base-size 33 --weights %s %s </dev/null'):format(binary, hooked, weights(), arguments))
+    t.eq(status, 0, output)
+    return tonumber(output:match 'peak (%d+) MiB'), output
+  end
+
+  t.case('many sizes of photos take no more memory than few', function()
+    local folder = t.folder()
+    for i = 1, 96 do
+      local sub = folder .. (i <= 24 and '/few' or '/many')
+      if i == 1 or i == 25 then F.check(F.C.dlv3_make_dir(sub)) end
+      image.write_png(('%s/%d.png'):format(sub, i), dlv3.full({3, 30 + i * 7 % 50, 30 + i}, i, {dtype = 'u8'}))
+    end
+    local few = measured(('--output-dir %s/out %s/few'):format(folder, folder))
+    local many = measured(('--output-dir %s/out %s/few %s/many'):format(folder, folder, folder))
+    t.ok(many < few + 24, ('%d MiB for 24 sizes, %d for 96'):format(few, many))
+  end)
+
+  t.case('a photo of 24 megapixels', function()
+    local folder = t.folder()
+    image.write_png(folder .. '/large.png', dlv3.full({3, 4000, 6000}, 90, {dtype = 'u8'}))
+    local peak, output = measured(('--output-dir %s/out %s/large.png'):format(folder, folder))
+    t.ok(output:find ' 1 photos in', output)
+    t.eq(image.read_mask(folder .. '/out/large.png'):size(), {4000, 6000})
+    t.ok(peak < 500, peak .. ' MiB')
+  end)
 end
