@@ -105,6 +105,19 @@ static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int64_t n) {
     }
 }
 
+/* Each block of 8x8 takes a bit or more of a Huffman-coded file. One that is too short for that holds next to nothing of its picture,
+ * and is refused before libjpeg sets memory aside for all of it. */
+static status check_length(const struct jpeg_decompress_struct *info, int64_t bytes) {
+  int64_t most = 0;
+  for (int i = 0; i < info->num_components; i++) {
+    int64_t blocks = (int64_t)info->comp_info[i].width_in_blocks * info->comp_info[i].height_in_blocks;
+    if (blocks > most) most = blocks;
+  }
+  if (info->arith_code || bytes >= most / 8) return DLV3_OK;
+  return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: its %lld bytes can not hold the %ux%u pixels that it claims", (long long)bytes, info->image_width,
+              info->image_height);
+}
+
 /* Between setjmp and the end: everything that libjpeg may leave by longjmp. */
 static status decode(decoder *d, picture *out, const byte_buffer *file) {
   struct jpeg_decompress_struct *info = &d->info;
@@ -125,6 +138,7 @@ static status decode(decoder *d, picture *out, const byte_buffer *file) {
     return fail(DLV3_ERR_FORMAT, "a JPEG with %d channels; 1 (grey), 3 (colour) or 4 (CMYK) are read", info->num_components);
   info->out_color_space = info->num_components == 4 ? JCS_CMYK : JCS_RGB;
   TRY(picture_reserve(out, info->image_height, info->image_width, 3));
+  TRY(check_length(info, file->size));
   if (info->num_components == 4 && !(d->row = malloc((size_t)info->image_width * 4)))
     return fail(DLV3_ERR_OOM, "out of memory for a row of %u pixels", info->image_width);
   jpeg_start_decompress(info);

@@ -11,7 +11,7 @@ local image = require 'dlv3.vision.image'
 local metrics = require 'dlv3.vision.metrics'
 
 local opt, given = options.parse({
-  doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files.',
+  doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files; of damaged ones what can be decoded is predicted.',
   {'weights', nil, 'checkpoint or bare weights (PyTorch .pth or .safetensors)', value = 'FILE'},
   {'output-dir', 'predictions', 'folder for the pictures', value = 'DIR'},
   {'overlay', false, 'also paint the classes over the photo, with a legend'},

@@ -289,6 +289,23 @@ return function(t)
     end
   end)
 
+  t.case('a JPEG that claims more pixels than its bytes can hold takes no memory for them', function()
+    local path = t.folder() .. '/claim.jpg'
+    local least = select(2, read_apart(golden .. '420.jpg'))
+    for name, frame in pairs {['420.jpg'] = '\255\192', ['progressive.jpg'] = '\255\194'} do
+      local bytes = read_file(golden .. name)
+      local at = bytes:find(frame, 1, true)
+      write_file(path, bytes:sub(1, at + 4) .. '\62\128\62\128' .. bytes:sub(at + 9))
+      local output, peak = read_apart(path)
+      t.ok(output:find 'claim.jpg: a damaged JPEG: its %d+ bytes can not hold the 16000x16000 pixels that it claims', output)
+      t.ok(peak < least + 16 * 2 ^ 20, ('%s: %d MiB'):format(name, peak / 2 ^ 20))
+      t.error(function() image.read(path, {tolerant = true}) end, 'can not hold')
+    end
+    -- as few bytes as a picture can take are enough
+    image.write_jpeg(path, dlv3.full({3, 2000, 2000}, 255, {dtype = 'u8'}), {quality = 1})
+    t.eq(image.read(path):min():item(), 255)
+  end)
+
   t.case('text that unpacks to gigabytes costs a bounded look', function()
     -- a megabyte of one letter in a kilobyte, as a stored table of a thousand chunks
     local python, reason = t.python('zlib')
