@@ -33,7 +33,8 @@ static void on_damage(j_common_ptr info) {
   if (!e->tolerant) on_error(info);
   if (!e->facts || *e->facts->damage) return;
   e->base.format_message(info, e->text);
-  snprintf(e->facts->damage, sizeof e->facts->damage, "a damaged JPEG: %s (at row %u of %u)", e->text, d->output_scanline, d->image_height);
+  snprintf(e->facts->damage, sizeof e->facts->damage, "a damaged JPEG: %s (at row %u of %u)", e->text, d->output_scanline,
+           d->image_height);
 }
 
 static void on_message(j_common_ptr info, int level) {
@@ -92,7 +93,9 @@ static void check_scans(j_common_ptr common) {
   if (most < FEWEST_SCANS) most = FEWEST_SCANS;
   if (info->input_scan_number <= most) return;
   error_manager *e = (error_manager *)info->err;
-  snprintf(e->text, sizeof e->text, "it has more than %d scans, the most that are read of a picture of this size; save it anew with an image program", (int)most);
+  snprintf(e->text, sizeof e->text,
+           "it has more than %d scans, the most that are read of a picture of this size; save it anew with an image program",
+           (int)most);
   longjmp(e->escape, 1);
 }
 
@@ -114,8 +117,8 @@ static status check_length(const struct jpeg_decompress_struct *info, int64_t by
     if (blocks > most) most = blocks;
   }
   if (info->arith_code || bytes >= most / 8) return DLV3_OK;
-  return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: its %lld bytes can not hold the %ux%u pixels that it claims", (long long)bytes, info->image_width,
-              info->image_height);
+  return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: its %lld bytes can not hold the %ux%u pixels that it claims", (long long)bytes,
+              info->image_width, info->image_height);
 }
 
 /* Between setjmp and the end: everything that libjpeg may leave by longjmp. */

@@ -138,7 +138,10 @@ if turned > 0 then
   print(('note: %d photo%s an orientation (EXIF or XMP). Training takes pixels as they are stored, as PIL does, and masks must lie on those; predict turns photos as they are seen')
         :format(turned, turned == 1 and ' has' or 's have'))
 end
-if damaged > 0 then print(('note: %d damaged photo%s can be decoded in part; train_voc and validate leave damaged files out with --skip-damaged'):format(damaged, damaged == 1 and '' or 's')) end
+if damaged > 0 then
+  print(('note: %d damaged photo%s can be decoded in part; train_voc and validate leave damaged files out with --skip-damaged')
+        :format(damaged, damaged == 1 and '' or 's'))
+end
 if dark > 0 then print(('note: %d photo%s: %s'):format(dark, dark == 1 and '' or 's', dark_reason)) end
 local objects = 0
 for v = 1, opt.num_classes do if v ~= ignored_label then objects = objects + pixels[v] end end

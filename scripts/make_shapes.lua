@@ -155,14 +155,17 @@ local function check_own(name, is_own)
   if F.C.dlv3_path_kind(base .. '/' .. name) == 0 then return end
   for line in io.lines(base .. '/' .. name) do
     if line ~= '' and not is_own(line) then
-      F.raise(("'%s/%s' belongs to a data set that make_shapes did not draw (its line '%s'): choose another --output-dir"):format(base, name, shown(line)))
+      F.raise(("'%s/%s' belongs to a data set that make_shapes did not draw (its line '%s'): choose another --output-dir")
+              :format(base, name, shown(line)))
     end
   end
 end
 
 local is_name = {}
 for _, name in ipairs(names) do is_name[name] = true end
-for _, list in ipairs(lists) do check_own('ImageSets/Segmentation/' .. list .. '.txt', function(line) return line:find '^shapes_%d+$' end) end
+for _, list in ipairs(lists) do
+  check_own('ImageSets/Segmentation/' .. list .. '.txt', function(line) return line:find '^shapes_%d+$' end)
+end
 check_own('class_names.txt', function(line) return is_name[line] end)
 
 for _, folder in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do F.check(F.C.dlv3_make_dir(base .. '/' .. folder)) end

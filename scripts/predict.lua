@@ -11,7 +11,8 @@ local image = require 'dlv3.vision.image'
 local metrics = require 'dlv3.vision.metrics'
 
 local opt, given = options.parse({
-  doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files; of damaged ones what can be decoded is predicted.',
+  doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files; of damaged ones what can be decoded is '
+        .. 'predicted.',
   {'weights', nil, 'checkpoint or bare weights (PyTorch .pth or .safetensors)', value = 'FILE'},
   {'output-dir', 'predictions', 'folder for the pictures', value = 'DIR'},
   {'overlay', false, 'also paint the classes over the photo, with a legend'},
@@ -101,10 +102,10 @@ local function predict(path)
   local photo = read(path)
   local x = image.normalize(image.resize(photo, network_size(photo)), {dtype = opt.precision}):to(opt.device)
   local mask = scores_of(x):upsample_argmax{size = {photo:size(2), photo:size(3)}}[1]:to('cpu')
-  local stem, number = pictures:of(path)
-  if number > 1 then
+  local stem, why_renamed = pictures:of(path)
+  if why_renamed then
     progress:done()
-    print(('%s: its picture is %s.png, another file has the name'):format(path, stem))
+    print(('%s: its picture is %s.png, %s'):format(path, stem, why_renamed))
   end
   write(stem .. '.png', mask, palette)
   if overlay then write(stem .. '_overlay.png', overlay.draw(photo, mask, names)) end

@@ -56,14 +56,18 @@ local resumed = opt.resume and checkpoint.load(opt.resume)
 if resumed then train.inherit(opt, given, resumed, spec) end
 if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
 
-F.memory_advice = 'a smaller --batch-size or --crop-size, or --checkpoint-activations, needs less memory; in the evaluation a smaller --base-size'
+F.memory_advice = 'a smaller --batch-size or --crop-size, or --checkpoint-activations, needs less memory; '
+                  .. 'in the evaluation a smaller --base-size'
 
 -- -- Data, model, optimiser -------------------------------------------------------------------------------------------
 
 local classes = opt.num_classes + 1
 local train_set = data.voc{root = opt.data_path, year = opt.year, split = 'train'}
 local val_set = data.voc{root = opt.data_path, year = opt.year, split = 'val'}
-if opt.skip_damaged then train_set, val_set = train.skip_damaged(train_set, opt.workers), train.skip_damaged(val_set, opt.workers) end
+if opt.skip_damaged then
+  train_set = train.skip_damaged(train_set, opt.workers)
+  val_set = train.skip_damaged(val_set, opt.workers)
+end
 local common = {workers = opt.workers, num_classes = classes, base_size = opt.base_size}
 local function loader_of(set, own)
   for k, v in pairs(common) do own[k] = v end

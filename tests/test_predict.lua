@@ -155,6 +155,7 @@ return function(t)
     local expected = {cut .. '.png', cut .. '_overlay.png', ('x'):rep(243) .. '.png', ('x'):rep(243) .. '_overlay.png', ('x'):rep(241) .. '_2.png', ('x'):rep(241) .. '_2_overlay.png'}
     table.sort(expected)
     t.eq(list(folder .. '/out'), table.concat(expected, ' ') .. ' ')
+    t.ok(output:find(cut .. '.png, its name is too long', 1, true) and output:find('_2.png, another file has the name', 1, true), output)
 
     -- a file whose name leaves no room for .part, beside one with the same beginning that another process is writing
     local a, b = folder .. '/' .. ('k'):rep(251) .. '.pth', folder .. '/' .. ('k'):rep(250) .. 'j.pth'

@@ -167,7 +167,8 @@ end
 -- Raises where writing to path, which `option` names, would replace one of the input files (a list that may have gaps).
 function M.check_output(path, inputs, option)
   local input = M.identities(inputs)[M.identity(path)]
-  if input then F.raise(("'%s' would be written over the input '%s': choose another %s"):format(path, input, option)) end
+  if not input then return end
+  F.raise(("'%s' would be written over the input '%s': choose another %s"):format(path, input, option))
 end
 
 -- Files that a system puts beside the user's own, under names that may end in .jpg: macOS's ._x.jpg is no photo.

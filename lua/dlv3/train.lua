@@ -51,11 +51,16 @@ function M.evaluate(model, loader, num_classes, options)
 end
 
 -- The option of the scripts that train and validate, and what it does: a data set without its damaged files, which are listed.
-M.skip_damaged_option = {'skip-damaged', false, 'leave out photos and masks that are damaged, and list them: every file is decoded once before the start'}
+M.skip_damaged_option = {
+  'skip-damaged', false, 'leave out photos and masks that are damaged, and list them: every file is decoded once before the start',
+}
 
 function M.skip_damaged(set, workers)
+  print(('%s: decoding %d samples to find damaged ones'):format(set.list, set.size))
   local rest, messages = data.skip_damaged(set, {workers = workers})
-  if #messages > 0 then print(('%s: %d of %d samples are damaged and left out:\n  %s'):format(set.list, #messages, set.size, table.concat(messages, '\n  '))) end
+  if #messages > 0 then
+    print(('%d of %d samples are damaged and left out:\n  %s'):format(#messages, set.size, table.concat(messages, '\n  ')))
+  end
   return rest
 end
 

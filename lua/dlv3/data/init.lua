@@ -26,7 +26,9 @@ function M.skip_damaged(set, options)
   for i, found in ipairs(looking:damaged()) do skipped[found[1]], messages[i] = true, found[2] end
   looking:close()
   for i = 1, set.size do if not skipped[i] then kept[#kept + 1] = i end end
-  if #kept == 0 then F.raise(('data.skip_damaged: all %d samples are damaged, the first: %s'):format(set.size, messages[1])) end
+  if #kept == 0 then
+    F.raise(('data.skip_damaged: all %d samples are damaged, the first: %s'):format(set.size, messages[1]))
+  end
   local rest = {}
   for name, value in pairs(set) do rest[name] = value end
   rest.size = #kept

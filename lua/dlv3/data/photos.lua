@@ -8,7 +8,9 @@ local M = {}
 -- "2 folders, 3 .webp, 1 .tif" from counts by kind.
 local function counts_text(counts)
   local parts = {}
-  for kind, n in pairs(counts) do parts[#parts + 1] = ('%d %s%s'):format(n, kind, kind == 'folder' and n > 1 and 's' or '') end
+  for kind, n in pairs(counts) do
+    parts[#parts + 1] = ('%d %s%s'):format(n, kind, kind == 'folder' and n > 1 and 's' or '')
+  end
   table.sort(parts)
   return table.concat(parts, ', ')
 end
@@ -41,7 +43,8 @@ function M.find(list)
     if F.C.dlv3_path_kind(path) == 2 then
       local before, left_out = #photos, add_folder(photos, path)
       if next(left_out) then
-        others[#others + 1] = ('%s: left out: %s (JPEG and PNG files are read, folders within a folder are not searched)'):format(path, counts_text(left_out))
+        others[#others + 1] = ('%s: left out: %s (JPEG and PNG files are read, folders within a folder are not searched)')
+                              :format(path, counts_text(left_out))
       end
       if #photos == before then empty[#empty + 1] = path end
     elseif not files.is_system_file(path:match '[^/]*$') then
@@ -56,8 +59,8 @@ end
 local endings = {'.png', '_overlay.png', '.png.part', '_overlay.png.part'} -- .part: until a file is whole
 
 -- Names for the pictures in a folder, which exists, such that no file of `inputs` and no earlier picture is written over:
---   stem, n = names:of(photo)    the path of its pictures without ending; n > 1 where the photo's own name was taken
---   names:written(path)          after a file was written
+--   stem, reason = names:of(photo)   the path of its pictures without ending, and why it is not the photo's own name (nil: it is)
+--   names:written(path)              after a file was written
 function M.names(folder, inputs)
   local taken, names = files.identities(inputs), {}
   local function is_free(stem)
@@ -65,13 +68,14 @@ function M.names(folder, inputs)
     return true
   end
   function names.of(_, photo)
-    local name, n = photo:match '([^/]+)%.%w+$' or photo:match '[^/]+$', 1
-    local stem = folder .. '/' .. files.fit_name(folder, name, '', #'_overlay.png')
+    local name = photo:match '([^/]+)%.%w+$' or photo:match '[^/]+$'
+    local fitting = files.fit_name(folder, name, '', #'_overlay.png')
+    local stem, n, reason = folder .. '/' .. fitting, 1, fitting ~= name and 'its name is too long' or nil
     while not is_free(stem) do
-      n = n + 1
+      n, reason = n + 1, 'another file has the name'
       stem = folder .. '/' .. files.fit_name(folder, name, '_' .. n, #'_overlay.png')
     end
-    return stem, n
+    return stem, reason
   end
   function names.written(_, path) taken[files.identity(path)] = path end
   return names

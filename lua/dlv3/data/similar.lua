@@ -8,9 +8,11 @@ local photo_kinds = {['.jpg'] = true, ['.jpeg'] = true, ['.png'] = true}
 
 -- How a file of another kind becomes what is read. Pillow keeps the numbers of a mask; many programs do not.
 local function conversion(name, stem, mask)
-  local quoted = ("Image.open('%s').save('%s.png')"):format(name, stem)
-  if mask and name:lower():find '%.jpe?g$' then return 'a JPEG can not be a mask, its compression changes the class numbers; save the masks as PNG where they were drawn' end
-  return ("%s files are read; convert it, with Pillow: %s"):format(mask and 'PNG' or 'JPEG and PNG', quoted)
+  if mask and name:lower():find '%.jpe?g$' then
+    return 'a JPEG can not be a mask, its compression changes the class numbers; save the masks as PNG where they were drawn'
+  end
+  local kinds = mask and 'PNG' or 'JPEG and PNG'
+  return ("%s files are read; convert it, with Pillow: Image.open('%s').save('%s.png')"):format(kinds, name, stem)
 end
 
 -- A function from the path of a missing photo or mask to "; 'p000.bmp' is there: ...", or ''. Each folder is listed once.
@@ -31,7 +33,8 @@ function M.finder()
     if not name or name == wanted then return '' end
     local extension = (name:match '%.[^.]*$' or ''):lower()
     local readable = is_mask and extension == '.png' or not is_mask and photo_kinds[extension]
-    local advice = readable and 'rename it or change the list, upper and lower case must match' or conversion(name, stem, is_mask)
+    local advice = conversion(name, stem, is_mask)
+    if readable then advice = 'rename it or change the list, upper and lower case must match' end
     return ("; '%s' is there: %s"):format(name, advice)
   end
 end

@@ -127,7 +127,8 @@ end
 local function find_missing(set, at)
   local missing, found_instead = {}, similar.finder()
   local function look(i, path, is_mask)
-    if not is_file(path) then missing[#missing + 1] = {path, at[i], M.id_hint(set.ids[i]) .. found_instead(path, is_mask)} end
+    if is_file(path) then return end
+    missing[#missing + 1] = {path, at[i], M.id_hint(set.ids[i]) .. found_instead(path, is_mask)}
   end
   for i = 1, set.size do
     local image, mask = set.files(i)

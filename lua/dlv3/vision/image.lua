@@ -24,7 +24,7 @@ end
 -- The same of a tensor: fn(out, its pointer, ...).
 local function make_from(tensor, fn, ...)
   local result = make(fn, F.ptr(tensor), ...)
-  F.ptr(tensor) -- used until here: when memory is short, handles that are not used any more are collected, and their tensors freed
+  F.ptr(tensor) -- a use: when memory is short, handles without further use are collected, and their tensors freed
   return result
 end
 
@@ -48,8 +48,8 @@ function M.read(path, options) return (M.read_with_info(path, options)) end
 -- cameras and microscopes that count to 4095 leave little in it.
 function M.too_dark(photo, info)
   if info.bits ~= 16 or photo:max():item() > 15 then return nil end
-  return '16 bits a channel, of which only the low 12 are used (values up to 4095): of 16 bits the high byte is taken, so it is nearly black; '
-         .. 'multiply its values by 16 and save it again'
+  return '16 bits a channel, of which only the low 12 are used (values up to 4095): of 16 bits the high byte is taken, '
+         .. 'so it is nearly black; multiply its values by 16 and save it again'
 end
 
 -- A mask PNG as u8 [h,w]: the indices of a palette, or the values of grey, of 1, 2 and 4 bits too: they are not scaled.
