@@ -126,6 +126,9 @@ static status decode(decoder *d, picture *out, const byte_buffer *file) {
   struct jpeg_decompress_struct *info = &d->info;
   info->err = error_manager_init(&d->errors);
   if (setjmp(d->errors.escape)) {
+    int code = info->err->msg_code;
+    if (code == JERR_BAD_PRECISION || code == JERR_SOF_UNSUPPORTED)
+      return fail(DLV3_ERR_FORMAT, "a JPEG of a kind that is not read: %s; save it as a usual 8-bit JPEG or PNG", d->errors.text);
     if (!info->output_scanline) return fail(DLV3_ERR_DAMAGED, "the JPEG can not be decoded: %s", d->errors.text);
     return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: %s (at row %u of %u)", d->errors.text, info->output_scanline, info->image_height);
   }

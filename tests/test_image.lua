@@ -360,6 +360,15 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
     t.eq(select(2, image.read_with_info(golden .. '420.jpg', {tolerant = true})).damage, nil)
   end)
 
+  t.case('a JPEG of 12 bits or with differential frames is not damaged but of another kind', function()
+    local bytes, path = read_file(golden .. '420.jpg'), t.folder() .. '/kind.jpg'
+    local at = bytes:find('\255\192', 1, true)
+    write_file(path, bytes:sub(1, at + 3) .. '\12' .. bytes:sub(at + 5))
+    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: Unsupported JPEG data precision 12; save it')
+    write_file(path, bytes:sub(1, at) .. '\197' .. bytes:sub(at + 2))
+    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: .*; save it as a usual 8%-bit JPEG or PNG')
+  end)
+
   t.case('a wrong checksum beside the pixels of a PNG', function()
     local path, whole = t.folder() .. '/sum.png', image.read(golden .. 'rgb.png')
     for _, kind in ipairs {'tEXt', 'gAMA', 'eXIf', 'prVt'} do
