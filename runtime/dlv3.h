@@ -34,6 +34,7 @@ enum {
   DLV3_ERR_OOM,         /* out of memory: Lua collects and retries once    */
   DLV3_ERR_IO,          /* a file cannot be read or written                */
   DLV3_ERR_FORMAT,      /* a file's content is not what it should be       */
+  DLV3_ERR_DAMAGED,     /* ... because the file of a picture is damaged    */
   DLV3_ERR_AUTOGRAD,    /* backward cannot run                             */
   DLV3_ERR_INTERRUPTED, /* Ctrl-C                                          */
   DLV3_ERR_INTERNAL,    /* a fault of dlv3 itself                          */
@@ -257,6 +258,10 @@ DLV3_API void dlv3_lock_free(dlv3_lock *lock);
 
 /* Directories and the like, for scripts. kind: 0 nothing there, 1 a file, 2 a directory. */
 DLV3_API int32_t dlv3_path_kind(const char *path);
+/* What a path names, by whatever road: device and inode of what exists; of what does not, those of the nearest folder above it
+ * that does, and the rest of the path. Equal texts: the same file. dlv3_text_free. */
+DLV3_API DLV3_MUST dlv3_status dlv3_path_identity(char **identity, const char *path);
+DLV3_API int64_t dlv3_name_max(const char *folder);                         /* the longest name of a file in it, bytes */
 DLV3_API DLV3_MUST dlv3_status dlv3_make_dir(const char *path);             /* with its parents                     */
 DLV3_API DLV3_MUST dlv3_status dlv3_list_dir(char **names, const char *path); /* sorted, one a line; dlv3_text_free */
 DLV3_API void    dlv3_text_free(char *text);
@@ -266,10 +271,17 @@ DLV3_API int64_t dlv3_getpid(void);
 
 /* -- Images ----------------------------------------------------------------------------------------------- */
 
-/* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3: see dlv3_image_read), alpha dropped, palettes
- * and grey expanded, CMYK converted, 16 bit reduced to 8. orient = 1 applies the EXIF orientation; orientation receives it, 1 to 8. */
-DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, int32_t *orientation, const char *path, int32_t orient);
-/* A mask: the indices of a palette PNG (1, 2, 4, 8 bits) or the values of a grey one, u8 [h,w]; RGB is refused. */
+typedef struct {
+  int32_t orientation;   /* 1 to 8, from EXIF, or XMP where EXIF has none                  */
+  int32_t bits;          /* of a channel, as stored: 1, 2, 4, 8, 16                        */
+  char    damage[256];   /* what is damaged about a file that was decoded all the same; "" */
+} dlv3_image_info;
+
+/* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3), alpha dropped, palettes and grey expanded, CMYK
+ * converted, 16 bits reduced to their high byte. orient = 1 turns it as it is seen. tolerant = 1 decodes what is there of a
+ * damaged file: a JPEG with wrong or missing data, a PNG with a wrong checksum outside of its pixels; with 0 they are errors. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, dlv3_image_info *info, const char *path, int32_t orient, int32_t tolerant);
+/* A mask: the indices of a palette PNG or the values of a grey one (1, 2, 4, 8 bits, as they are), u8 [h,w]; RGB is refused. */
 DLV3_API DLV3_MUST dlv3_status dlv3_mask_read(dlv3_tensor **mask, const char *path);
 /* Resized exactly as PIL does it. image u8 [3,h,w]: bilinear with antialiasing; mask u8 [h,w]: nearest. */
 DLV3_API DLV3_MUST dlv3_status dlv3_image_resize(dlv3_tensor **out, const dlv3_tensor *image, int64_t h, int64_t w);

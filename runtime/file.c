@@ -295,14 +295,34 @@ static status resolve(dlv3_file *f) {
   return DLV3_OK;
 }
 
+static size_t folder_length(const char *path) { /* with its slash; 0: the current folder */
+  const char *slash = strrchr(path, '/');
+  return slash ? (size_t)(slash - path) + 1 : 0;
+}
+
+/* path + ".part". A name that leaves no room for that is cut and gets its checksum instead, so that two long names with one
+ * beginning still have temporary files of their own. NULL: out of memory. */
+static char *part_of(const char *path) {
+  size_t length = strlen(path), folder = folder_length(path), name = length - folder;
+  char *part = malloc(length + sizeof ".12345678.part"), checksum[16] = "";
+  if (!part) return NULL;
+  memcpy(part, path, folder);
+  part[folder] = 0;
+  size_t most = (size_t)dlv3_name_max(part), keep = name;
+  if (name + strlen(".part") > most) {
+    snprintf(checksum, sizeof checksum, ".%08x", crc_of(0, path + folder, (int64_t)name));
+    keep = most > strlen(".12345678.part") ? most - strlen(".12345678.part") : 0;
+    if (keep > name) keep = name;
+    while (keep && ((unsigned char)path[folder + keep] & 0xc0) == 0x80) keep--; /* between UTF-8 characters */
+  }
+  snprintf(part + folder, length - folder + sizeof ".12345678.part", "%.*s%s.part", (int)keep, path + folder, checksum);
+  return part;
+}
+
 static status open_for_writing(dlv3_file *f) {
   TRY(resolve(f));
-  size_t length = strlen(f->path);
-  char *part = malloc(length + sizeof ".part");
-  if (!part) return fail(DLV3_ERR_OOM, "%s: out of memory", f->path);
-  memcpy(part, f->path, length);
-  memcpy(part + length, ".part", sizeof ".part");
-  f->temporary = part;
+  f->temporary = part_of(f->path);
+  if (!f->temporary) return fail(DLV3_ERR_OOM, "%s: out of memory", f->path);
   return open_part(f);
 }
 
@@ -420,6 +440,34 @@ DLV3_API int32_t dlv3_path_kind(const char *path) {
   struct stat info;
   if (stat(path, &info)) return 0;
   return S_ISDIR(info.st_mode) ? 2 : 1;
+}
+
+DLV3_API int64_t dlv3_name_max(const char *folder) {
+  long most = pathconf(*folder ? folder : ".", _PC_NAME_MAX);
+  return most > 0 ? most : NAME_MAX;
+}
+
+DLV3_API dlv3_status dlv3_path_identity(char **out, const char *path) {
+  char whole[PATH_MAX], there[PATH_MAX];
+  struct stat info;
+  size_t length = 0, n;
+  if (strlen(path) >= sizeof whole) return fail(DLV3_ERR_ARG, "a path has at most %d bytes, got %zu", PATH_MAX - 1, strlen(path));
+  for (const char *p = path; *p; p++) /* a//b is a/b */
+    if (*p != '/' || !length || whole[length - 1] != '/') whole[length++] = *p;
+  whole[length] = 0;
+  memcpy(there, whole, length + 1);
+  n = length;
+  while (n && stat(there, &info)) { /* the longest part of it that exists */
+    if (there[n - 1] == '/') n--;
+    while (n && there[n - 1] != '/') n--;
+    there[n] = 0;
+  }
+  if (!n && stat(".", &info)) return fail_errno(path, "the current folder can not be read");
+  *out = malloc(length - n + sizeof "0123456789abcdef:0123456789abcdef/");
+  if (!*out) return fail(DLV3_ERR_OOM, "%s: out of memory", path);
+  snprintf(*out, length - n + sizeof "0123456789abcdef:0123456789abcdef/", "%llx:%llx/%s", (unsigned long long)info.st_dev,
+           (unsigned long long)info.st_ino, whole + n);
+  return DLV3_OK;
 }
 
 static status make_one(const char *path) {

@@ -117,15 +117,20 @@ static status transform_eval(const dlv3_loader *l, workspace *w, slot *s, const 
   return mask ? resize_nearest(&s->mask, mask, h, width, all, &w->resize) : DLV3_OK;
 }
 
+static status offer_to_skip(status st) {
+  if (st != DLV3_ERR_DAMAGED) return st;
+  return fail(st, "%s\n  --skip-damaged of train_voc and validate (data.skip_damaged) leaves out damaged files and lists them", dlv3_last_error());
+}
+
 static status make_sample(const dlv3_loader *l, workspace *w, slot *s, int64_t index) {
   const char *image_path = s->image_path, *mask_path = s->mask_path;
   const picture *image = &s->in_image, *mask = s->has_mask ? &s->in_mask : NULL;
   if (image_path) {
-    TRY(picture_read(&w->image, image_path, &w->file, NULL));
+    TRY(offer_to_skip(picture_read(&w->image, image_path, &w->file, false, NULL)));
     image = &w->image;
   }
   if (mask_path) {
-    TRY(picture_read_mask(&w->mask, mask_path, &w->file));
+    TRY(offer_to_skip(picture_read_mask(&w->mask, mask_path, &w->file)));
     mask = &w->mask;
   }
   s->has_mask = mask != NULL;

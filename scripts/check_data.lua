@@ -27,8 +27,8 @@ local function problem(format, ...)
 end
 
 -- Reads with fn; a problem where it fails.
-local function try(fn, path)
-  local ok, result, more = pcall(fn, path)
+local function try(fn, path, how)
+  local ok, result, more = pcall(fn, path, how)
   if ok then return result, more end
   problem('%s', (tostring(result):gsub('^[^\n]-%.lua:%d+: ', '')))
 end
@@ -63,17 +63,32 @@ end
 -- -- One list -------------------------------------------------------------------------------------------------
 
 local void = 0                                                  -- masks in which no pixel counts
-local turned = 0                                                -- photos with an EXIF orientation
+local turned = 0                                                -- photos that are stored turned
+local damaged = 0                                               -- photos that can be decoded in part
+local dark, dark_reason = 0, nil                                -- photos of 16 bits that become nearly black
+
+-- The photo as it is stored; what is notable about it is counted.
+local function read_photo(path)
+  local photo, info = try(image.read_with_info, path, {orient = false, tolerant = true})
+  if not photo then return nil end
+  if info.orientation > 1 then turned = turned + 1 end
+  if info.damage then
+    damaged = damaged + 1
+    problem('%s: %s', path, info.damage)
+  end
+  local reason = image.too_dark(photo, info)
+  if reason then dark, dark_reason = dark + 1, reason end
+  return photo, info.orientation
+end
 
 local function check_sample(photo_path, mask_path)
   local photo, orientation
-  if F.C.dlv3_path_kind(photo_path) == 1 then photo, orientation = try(image.read_stored, photo_path) end
-  if photo and orientation > 1 then turned = turned + 1 end
+  if F.C.dlv3_path_kind(photo_path) == 1 then photo, orientation = read_photo(photo_path) end
   local mask = F.C.dlv3_path_kind(mask_path) == 1 and try(image.read_mask, mask_path)
   if photo and mask and (photo:size(2) ~= mask:size(1) or photo:size(3) ~= mask:size(2)) then
     local swapped = photo:size(2) == mask:size(2) and photo:size(3) == mask:size(1)
     problem('%s: the mask is %dx%d pixels but its photo %dx%d (width x height)%s', mask_path, mask:size(2), mask:size(1), photo:size(3), photo:size(2),
-            swapped and orientation > 4 and '; the photo is stored turned (EXIF orientation), the mask as it is seen: store the photo so too' or '')
+            swapped and orientation > 4 and '; the photo is stored turned (EXIF or XMP orientation), the mask as it is seen: store the photo so too' or '')
   end
   if mask and check_labels(mask, mask_path) == 0 then void = void + 1 end
   if photo then photo:release() end
@@ -123,9 +138,14 @@ for v = 0, opt.num_classes do
   if pixels[v] == 0 and v ~= ignored_label then print(('note: no mask has label %d%s'):format(v, names[v + 1] and ' (' .. names[v + 1] .. ')' or '')) end
 end
 if turned > 0 then
-  print(('note: %d photo%s an EXIF orientation. Training takes pixels as they are stored, as PIL does, and masks must lie on those; predict turns photos as they are seen')
+  print(('note: %d photo%s an orientation (EXIF or XMP). Training takes pixels as they are stored, as PIL does, and masks must lie on those; predict turns photos as they are seen')
         :format(turned, turned == 1 and ' has' or 's have'))
 end
+if damaged > 0 then
+  print(('note: %d damaged photo%s can be decoded in part; train_voc and validate leave damaged files out with --skip-damaged')
+        :format(damaged, damaged == 1 and '' or 's'))
+end
+if dark > 0 then print(('note: %d photo%s: %s'):format(dark, dark == 1 and '' or 's', dark_reason)) end
 local objects = 0
 for v = 1, opt.num_classes do if v ~= ignored_label then objects = objects + pixels[v] end end
 if objects == 0 and binary > 0 then

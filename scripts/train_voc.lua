@@ -8,6 +8,7 @@ local data = require 'dlv3.data'
 local look = require 'dlv3.data.look'
 local options = require 'dlv3.options'
 local checkpoint = require 'dlv3.checkpoint'
+local files = require 'dlv3.files'
 local log = require 'dlv3.log'
 local run_folder = require 'dlv3.run_folder'
 local text = require 'dlv3.text'
@@ -27,6 +28,7 @@ local spec = {
   {'weights-backbone', nil, 'start the backbone from an ImageNet classifier', value = 'FILE'},
   {'base-size', 520, 'photos are resized to 0.5 .. 2 times this (shorter side); evaluation to it', min = 8},
   {'crop-size', 480, 'training crop, height and width', min = 8},
+  train.skip_damaged_option,
   'training',
   {'device', 'auto', 'device to train on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'batch-size', 4, 'crops a step', short = 'b', min = 1},
@@ -59,11 +61,18 @@ local resumed = opt.resume and train.load(opt.resume)
 if resumed then train.inherit(opt, given, resumed, spec) end
 if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
 
+F.memory_advice = 'a smaller --batch-size or --crop-size, or --checkpoint-activations, needs less memory; '
+                  .. 'in the evaluation a smaller --base-size'
+
 -- -- Data, model, optimiser -------------------------------------------------------------------------------------------
 
 local classes = opt.num_classes + 1
 local train_set = data.voc{root = opt.data_path, year = opt.year, split = 'train'}
 local val_set = data.voc{root = opt.data_path, year = opt.year, split = 'val'}
+if opt.skip_damaged then
+  train_set = train.skip_damaged(train_set, opt.workers)
+  val_set = train.skip_damaged(val_set, opt.workers)
+end
 local common = {workers = opt.workers, num_classes = classes, base_size = opt.base_size}
 local function loader_of(set, own)
   for k, v in pairs(common) do own[k] = v end
@@ -108,6 +117,7 @@ if resumed then
   if state.next_epoch >= opt.epochs then print(('all %d epochs are done: --epochs with more goes on'):format(opt.epochs)) end
 end
 
+for _, name in ipairs {'last.pth', 'best.pth'} do files.check_output(folder:file(name), {opt.weights, opt.weights_backbone}, '--output-dir') end
 folder:clear()
 local results = log.start_results(folder.path):match '[^/]*$'
 if not folder.has_best or state.best ~= state.best then state.best = -1 end -- resumed into another folder: its first epoch is its best

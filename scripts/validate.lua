@@ -20,6 +20,7 @@ local opt, given = options.parse({
   {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32, as PyTorch does'},
   {'compile', true, 'record the network once a size and replay it'},
   {'workers', 2, 'threads that prepare images', short = 'j', min = 1},
+  train.skip_damaged_option,
   {'quiet', false, 'no progress line'},
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
@@ -28,7 +29,9 @@ local model, args, classes, name = train.model_from(opt.weights, given, opt.weig
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
+F.memory_advice = ('a --base-size below %d needs less memory, for other figures'):format(opt.base_size)
 local set = data.voc{root = opt.data_path, year = opt.year, split = opt.split}
+if opt.skip_damaged then set = train.skip_damaged(set, opt.workers) end
 local loader = data.loader(set, {train = false, batch_size = 1, shuffle = false, num_classes = classes, base_size = opt.base_size,
                                  workers = opt.workers, precision = opt.precision})
 print(('%s, %d classes; %d images of %s at %d'):format(name, classes, set.size, set.list, opt.base_size))

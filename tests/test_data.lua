@@ -184,6 +184,28 @@ return function(t)
     t.ok(tonumber(seconds) < 2, output)
   end)
 
+  t.case('voc: masks in capitals, and files of other kinds are named', function()
+    local root, base = copy()
+    local masks, photos = base .. '/SegmentationClass/shapes_0000', base .. '/JPEGImages/shapes_0000'
+    t.run(('mv %s1.png %s1.PNG'):format(masks, masks))
+    t.ok(select(2, data.voc{root = root}.files(1)):find 'shapes_00001.PNG$')
+    t.ok(select(2, data.voc{root = root}.files(2)):find 'shapes_00002.png$')
+    t.eq(#epoch_bytes(data.voc{root = root}, {base_size = 40}), 3)
+    local function expect(pattern)
+      t.error(function() data.voc{root = root} end, pattern)
+      local text = t.run(scripts .. 'check_data.lua --splits train --data-path ' .. root)
+      t.ok(text:find "is missing; line %d of the list asks for it; '[sS]hapes_0000", text)
+    end
+    t.run(('mv %s2.png %s2.bmp && touch %s/._shapes_00002.png'):format(masks, masks, base .. '/SegmentationClass'))
+    expect "shapes_00002.png' is missing; line 2 of .*; 'shapes_00002.bmp' is there: PNG files are read; convert it, with Pillow: Image.open%('shapes_00002.bmp'%).save%('shapes_00002.png'%)"
+    t.run(('mv %s2.bmp %s2.jpg'):format(masks, masks))
+    expect "'shapes_00002.jpg' is there: a JPEG can not be a mask, .* save the masks as PNG"
+    t.run(('mv %s2.jpg %s2.png && mv %s3.jpg %s3.tif'):format(masks, masks, photos, photos))
+    expect "shapes_00003.jpg' is missing; .*; 'shapes_00003.tif' is there: JPEG and PNG files are read; convert it"
+    t.run(('mv %s3.tif %s/Shapes_00003.jpg'):format(photos, base .. '/JPEGImages'))
+    expect "'Shapes_00003.jpg' is there: rename it or change the list, upper and lower case must match"
+  end)
+
   -- -- Samples ----------------------------------------------------------------------------------------------------
 
   t.case('evaluation: what Pillow and the reference make', function()
@@ -480,8 +502,8 @@ return function(t)
     write_file(lists .. 'two.txt', 'turned1\nturned2\n')
     local text, status = t.run(scripts .. 'check_data.lua --splits two --num-classes 1 --data-path ' .. root)
     t.eq(status, 1)
-    t.ok(text:find('turned1.png: the mask is 23x37 pixels but its photo 37x23 (width x height); the photo is stored turned (EXIF orientation)', 1, true), text)
-    t.ok(text:find 'note: 2 photos have an EXIF orientation' and text:find 'no mask has a class beside the background: they hold 0 and 255', text)
+    t.ok(text:find('turned1.png: the mask is 23x37 pixels but its photo 37x23 (width x height); the photo is stored turned (EXIF or XMP orientation)', 1, true), text)
+    t.ok(text:find 'note: 2 photos have an orientation %(EXIF or XMP%)' and text:find 'no mask has a class beside the background: they hold 0 and 255', text)
     t.ok(text:find '\n2 problems\n$', text)
     text, status = t.run(scripts .. 'check_data.lua --splits train,two --num-classes 4 --data-path ' .. root)
     t.ok(status == 1 and text:find 'note: 2 masks hold 0 and 255 alone' and text:find '\n1 problem\n$', text)
@@ -541,6 +563,63 @@ return function(t)
     t.eq({metrics.class_names({size = 2, ids = {'2007_000032', '2011_003271'}}, 21)}, {data.voc_classes})
     local text = t.run(scripts .. 'check_data.lua --data-path ' .. root)
     t.ok(text:find 'note: class names: those of PASCAL VOC' and text:find '1  aeroplane', text)
+  end)
+
+  -- A copy of the shapes with the first photo cut short, the mask of the second damaged beside its pixels and a photo that is empty.
+  local function with_damage()
+    local root, base = copy()
+    local photo, mask = base .. '/JPEGImages/shapes_00001.jpg', base .. '/SegmentationClass/shapes_00002.png'
+    write_file(photo, read_file(photo):sub(1, -9))
+    local bytes = read_file(mask)
+    write_file(mask, bytes:sub(1, 33) .. '\0\0\0\1prVtx\0\0\0\0' .. bytes:sub(34))
+    write_file(base .. '/JPEGImages/shapes_00010.jpg', '')
+    return root
+  end
+
+  t.case('damaged files stop a training, or are left out and listed', function()
+    local root = with_damage()
+    local set = data.voc{root = root}
+    first_error(set, nil, 'shapes_00001.jpg: a damaged JPEG: .*\n  %-%-skip%-damaged of train_voc and validate .* leaves out damaged files and lists them$')
+    for _, workers in ipairs {1, 4} do
+      local rest, messages = data.skip_damaged(set, {workers = workers})
+      t.eq(rest.size, 7)
+      t.eq(rest.ids, {'shapes_00003', 'shapes_00004', 'shapes_00005', 'shapes_00006', 'shapes_00007', 'shapes_00008', 'shapes_00009'})
+      t.ok(rest.files(1):find 'shapes_00003.jpg$')
+      t.eq(#messages, 3)
+      for i, pattern in ipairs {'shapes_00001.jpg: a damaged JPEG: [^\n]*$', 'shapes_00002.png: a damaged PNG: prVt: CRC error$', 'shapes_00010.jpg: the file is empty'} do
+        t.ok(messages[i]:find(pattern), messages[i])
+      end
+      t.eq(#epoch_bytes(rest, {batch_size = 2, base_size = 40}), 4)
+    end
+    -- other faults are left to the training
+    local sound, none = data.skip_damaged(repeated(golden .. '420.jpg', golden .. 'rgb.png', 3))
+    t.eq({sound.size, none}, {3, {}})
+    local by_get = data.skip_damaged{size = 2, get = function(i) return i == 1 and root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg' or golden .. '420.jpg' end}
+    t.eq({by_get.size, by_get.get(1)}, {1, golden .. '420.jpg'})
+    t.error(function() data.skip_damaged(repeated(root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg', nil, 2)) end, 'all 2 samples are damaged, the first: .*is empty')
+  end)
+
+  t.case('--skip-damaged, and check_data on damaged files', function()
+    local root = with_damage()
+    local train = ('train_voc.lua --quiet --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 32 --crop-size 32 -b 4 --epochs 1 --data-path %s --output-dir %s/out')
+                  :format(root, root)
+    local text, status = t.run(scripts .. train)
+    t.ok(status == 1 and text:find '\n  %-%-skip%-damaged of train_voc', text)
+    text, status = t.run(scripts .. train .. '2 --skip-damaged')
+    t.eq(status, 0, text)
+    t.ok(text:find 'train.txt: decoding 10 samples to find damaged ones\n3 of 10 samples are damaged and left out:\n  %S+shapes_00001.jpg: a damaged JPEG', text)
+    t.ok(text:find '7 training and 5 validation images', text)
+    text, status = t.run(('%svalidate.lua --quiet --split train --skip-damaged --data-path %s --weights %s/out2/last.pth'):format(scripts, root, root))
+    t.eq(status, 0, text)
+    t.ok(text:find '3 of 10 samples are damaged' and text:find '; 7 images of ', text)
+    t.run(('cp %sdark12.png %s/VOCdevkit/VOC2012/JPEGImages/shapes_00003.jpg'):format(golden, root))
+    text, status = t.run(('%scheck_data.lua --splits train --num-classes 4 --data-path %s'):format(scripts, root))
+    t.eq(status, 1)
+    for _, pattern in ipairs {
+      'shapes_00001.jpg: a damaged JPEG', 'shapes_00002.png: a damaged PNG', 'shapes_00010.jpg: the file is empty',
+      'note: 1 damaged photo can be decoded in part; train_voc and validate leave damaged files out with %-%-skip%-damaged', 'note: 1 photo: 16 bits a channel, of which only the low 12',
+      '\n4 problems\n$', -- the photo of 12 bits has another size than its mask
+    } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
   end)
 
   t.case('epochs without a number follow one another, and switches are true or false', function()

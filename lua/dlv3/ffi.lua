@@ -67,6 +67,9 @@ function M.check(status)
   if status ~= C.DLV3_OK then M.raise(M.last_error()) end
 end
 
+-- What needs less memory: a script names its own options.
+M.memory_advice = 'a smaller batch or crop needs less; dlv3.memory() counts'
+
 -- Calls fn, which returns a status. Out of memory is retried once, after what nobody needs is gone.
 function M.retry(fn, ...)
   local status = fn(...)
@@ -77,7 +80,7 @@ function M.retry(fn, ...)
   status = fn(...)
   if status ~= C.DLV3_ERR_OOM then return status end
   M.raise(M.last_error() .. '\n  largest live tensors: ' .. ffi.string(C.dlv3_memory_largest(-1)) ..
-          '\n  a smaller batch or crop needs less; dlv3.memory() counts')
+          '\n  ' .. M.memory_advice)
 end
 
 -- The collector does not see a tensor's bytes: when enough of them are held, it is told to look.

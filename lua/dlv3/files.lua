@@ -1,5 +1,7 @@
 -- files.lua - dlv3.load and dlv3.save: PyTorch's .pth in its three containers, and safetensors.
 --
+-- Also what the scripts share about paths: which file a path names, so that no output replaces an input, and what lies in a folder.
+--
 -- load goes by content, not by name; nothing in a file is executed (pickle.lua). dicts come back as dicts (dict.lua),
 -- lists and tuples as arrays, None as dlv3.none, a Namespace as a dict, tensors on the cpu in their own dtype, objects
 -- of other classes as opaque values: using one is an error.
@@ -142,6 +144,66 @@ function M.save(path, value)
   end
   with_file(bytes.create(path), path, write_and_commit, value, write)
 end
+
+-- -- Paths ---------------------------------------------------------------------------------------------------------
+
+local text_out = F.new 'char *[1]'
+
+local function take_text(status)
+  F.check(status)
+  local text = F.string(text_out[0])
+  F.C.dlv3_text_free(text_out[0])
+  return text
+end
+
+-- Equal texts for the same file, whatever path leads to it (a link, '..', other letter case on some file systems): device and
+-- inode of what exists; of what does not, those of its folder, and its name.
+function M.identity(path) return take_text(F.C.dlv3_path_identity(text_out, path)) end
+
+-- The identities of paths as a set: identity -> path. paths: a list that may have gaps.
+function M.identities(paths)
+  local set = {}
+  for _, path in pairs(paths) do set[M.identity(path)] = path end
+  return set
+end
+
+-- Raises where writing to path, which `option` names, would replace one of the input files (a list that may have gaps).
+function M.check_output(path, inputs, option)
+  local input = M.identities(inputs)[M.identity(path)]
+  if not input then return end
+  F.raise(("'%s' would be written over the input '%s': choose another %s"):format(path, input, option))
+end
+
+-- Files that a system puts beside the user's own, under names that may end in .jpg: macOS's ._x.jpg is no photo.
+function M.is_system_file(name)
+  return name:find '^%._' ~= nil or name == '.DS_Store' or name:lower() == 'thumbs.db' or name:lower() == 'desktop.ini'
+end
+
+-- The names in a folder, sorted, without a system's own files.
+function M.names_in(folder)
+  local names = {}
+  for name in take_text(F.C.dlv3_list_dir(text_out, folder)):gmatch '[^\n]+' do
+    if not M.is_system_file(name) then names[#names + 1] = name end
+  end
+  return names
+end
+
+-- name .. ending, with the name cut between UTF-8 characters where a file in the folder can not have so long a name. more: bytes
+-- to leave free besides.
+function M.fit_name(folder, name, ending, more)
+  local room = tonumber(F.C.dlv3_name_max(folder)) - #ending - (more or 0)
+  if #name <= room then return name .. ending end
+  while room > 1 and name:find('^[\128-\191]', room + 1) do room = room - 1 end
+  return name:sub(1, room) .. ending
+end
+
+-- Text as a file, atomically.
+function M.save_text(path, text)
+  check_path('save_text', path)
+  with_file(bytes.create(path), path, write_and_commit, text, put_text)
+end
+
+-- -- JSON ----------------------------------------------------------------------------------------------------------
 
 -- A value as JSON, atomically, for other programs to read; and back.
 function M.save_json(path, value)

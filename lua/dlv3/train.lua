@@ -4,6 +4,7 @@ local F = require 'dlv3.ffi'
 local dlv3 = require 'dlv3'
 local models = require 'models'
 local checkpoint = require 'dlv3.checkpoint'
+local data = require 'dlv3.data'
 local dict = require 'dlv3.dict'
 local log = require 'dlv3.log'
 local metrics = require 'dlv3.vision.metrics'
@@ -57,6 +58,20 @@ function M.evaluate(model, loader, num_classes, options)
   local figures = confusion:compute()
   figures.finite = found_inf:item() == 0
   return figures
+end
+
+-- The option of the scripts that train and validate, and what it does: a data set without its damaged files, which are listed.
+M.skip_damaged_option = {
+  'skip-damaged', false, 'leave out photos and masks that are damaged, and list them: every file is decoded once before the start',
+}
+
+function M.skip_damaged(set, workers)
+  print(('%s: decoding %d samples to find damaged ones'):format(set.list, set.size))
+  local rest, messages = data.skip_damaged(set, {workers = workers})
+  if #messages > 0 then
+    print(F.printable(('%d of %d samples are damaged and left out:\n  %s'):format(#messages, set.size, table.concat(messages, '\n  '))))
+  end
+  return rest
 end
 
 -- fn(loss) for the loss of each step, a read as x:item_later() gives it: at once on the cpu; on a GPU when the next one comes, so that

@@ -181,6 +181,34 @@ function Loader:epoch(e, options)
   end
 end
 
+-- Goes on from position `at` (from 0) over the samples, one a batch: to the end, or to one that fails. Returns the position of that
+-- one and its status, or nil.
+local function first_failing(self, order, at)
+  local out = F.new 'dlv3_tensor *[2]'
+  F.check(C.dlv3_loader_start(self.pointer, 0, order, self.samples, at, 1))
+  self.fed = at
+  while true do
+    feed(self, order)
+    local status = F.retry(C.dlv3_loader_next, self.pointer, out, out + 1)
+    if status ~= C.DLV3_OK then return at, status end
+    if out[0] == nil then return nil end
+    for i = 0, 1 do if out[i] ~= nil then F.wrap(out[i]):release() end end
+    at = at + 1
+  end
+end
+
+-- The samples whose photo or mask is damaged: a list of {index, message}. Other faults are not looked at.
+function Loader:damaged()
+  local order, list = order_of(self, 0), {}
+  local at, status = first_failing(self, order, 0)
+  while at do
+    if status == C.DLV3_ERR_INTERRUPTED then F.check(status) end
+    if status == C.DLV3_ERR_DAMAGED then list[#list + 1] = {at + 1, F.last_error():match '^[^\n]*'} end
+    at, status = first_failing(self, order, at + 1)
+  end
+  return list
+end
+
 -- A loader of a data set, for batch in loader:epoch(e) do. Options: batch_size = 4, workers = the cores (at most 8), shuffle
 -- (default: as train), drop_last = false, seed = 0, train = false (true: random resize, flip and crop), base_size = 520,
 -- crop_size = 480, scale = {0.5, 2}, flip = 0.5, mean, std, num_classes = 0 (labels are checked to be below it; 0: any),

@@ -1,14 +1,16 @@
 -- voc.lua - data sets in PASCAL VOC's layout:
 --
 --   DIR/VOCdevkit/VOC2012/JPEGImages/<id>.jpg               the photo (.jpeg, .png, .JPG too; read by content)
---   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask: class numbers, 255 where a pixel does not count
+--   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask (or .PNG): class numbers, 255 where a pixel does not count
 --   DIR/VOCdevkit/VOC2012/ImageSets/Segmentation/<split>.txt  the ids of a set, one a line; also the path of a photo, or
 --                                                            those of a photo and its mask, absolute or below DIR or VOC2012
 --   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (optional; or DIR/)
 
 local F = require 'dlv3.ffi'
+local files = require 'dlv3.files'
 local lists = require 'dlv3.data.list'
 local nearest = require 'dlv3.nearest'
+local similar = require 'dlv3.data.similar'
 local C, raise = F.C, F.raise
 
 local M = {}
@@ -25,15 +27,6 @@ local extensions = {'.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG'}
 
 local function is_file(path) return C.dlv3_path_kind(path) == 1 and not path:find '%z' end -- C sees a path up to its first zero
 local function is_folder(path) return C.dlv3_path_kind(path) == 2 end
-
--- The names in a folder, sorted.
-local function names_in(folder)
-  local out, names = F.new('char *[1]'), {}
-  F.check(C.dlv3_list_dir(out, folder))
-  for name in F.string(out[0]):gmatch '[^\n]+' do names[#names + 1] = name end
-  C.dlv3_text_free(out[0])
-  return names
-end
 
 -- -- Where the data is ----------------------------------------------------------------------------------------
 
@@ -64,11 +57,11 @@ local function explain(root, year)
   end
   if is_folder(root .. '/VOCdevkit') then
     local years = {}
-    for _, name in ipairs(names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
+    for _, name in ipairs(files.names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
     local has = #years > 0 and ' has ' .. table.concat(years, ', ') or ' has no data'
     return ("'%s/VOCdevkit'%s but no VOC%s (the year is an option: --year, or year = in data.voc)"):format(root, has, year)
   end
-  for _, name in ipairs(names_in(root)) do
+  for _, name in ipairs(files.names_in(root)) do
     if is_folder(root .. '/' .. name .. '/' .. wanted) then
       return ("'%s' is one level too high: give '%s/%s'"):format(root, root, name)
     end
@@ -92,7 +85,7 @@ local function split_path(base, split)
   if is_file(path) then return path end
   if not is_folder(folder) then raise(("data.voc: '%s' has no folder ImageSets/Segmentation with the lists"):format(base)) end
   local splits = {}
-  for _, name in ipairs(names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
+  for _, name in ipairs(files.names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
   raise(("data.voc: there is no list '%s'%s%s"):format(path, nearest.text(split, splits),
         #splits > 0 and ' (there are: ' .. table.concat(splits, ', ') .. ')' or ''))
 end
@@ -158,8 +151,10 @@ end
 -- find_sample found} and the files that are missing, {path, i, what the line may have wrong}.
 local function locate(place, ids, with_masks)
   local places, missing, known, n_known = {}, {}, {}, 0
-  local function look(i, path, line)
-    if not is_file(path) then missing[#missing + 1] = {path, i, M.line_hint(line)} end
+  local found_instead = similar.finder()
+  local function look(i, path, line, is_mask)
+    if is_file(path) then return end
+    missing[#missing + 1] = {path, i, M.line_hint(line) .. found_instead(path, is_mask)}
   end
   for i, line in ipairs(ids) do
     local found = known[line]
@@ -168,8 +163,8 @@ local function locate(place, ids, with_masks)
       found = find_extension(place.base, line)
       if not found or with_masks and not is_file(place.masks[1] .. '/' .. line .. '.png') then
         found = find_sample(place, line)
-        look(i, found.photo, line)
-        if with_masks then look(i, found.mask, line) end
+        look(i, found.photo, line, false)
+        if with_masks then look(i, found.mask, line, true) end
         if #missing >= most_missing then break end
       end
       if #missing == before then
