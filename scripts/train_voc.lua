@@ -8,9 +8,9 @@ local data = require 'dlv3.data'
 local look = require 'dlv3.data.look'
 local options = require 'dlv3.options'
 local checkpoint = require 'dlv3.checkpoint'
-local files = require 'dlv3.files'
 local log = require 'dlv3.log'
 local run_folder = require 'dlv3.run_folder'
+local training = require 'dlv3.run'
 local text = require 'dlv3.text'
 local train = require 'dlv3.train'
 local metrics = require 'dlv3.vision.metrics'
@@ -117,8 +117,8 @@ if resumed then
   if state.next_epoch >= opt.epochs then print(('all %d epochs are done: --epochs with more goes on'):format(opt.epochs)) end
 end
 
-for _, name in ipairs {'last.pth', 'best.pth'} do files.check_output(folder:file(name), {opt.weights, opt.weights_backbone}, '--output-dir') end
-folder:clear()
+folder:clear{opt.weights, opt.weights_backbone, opt.resume}
+local run = training.new{folder = folder, model = model, sgd = sgd, state = state, opt = opt, scaler = scaler}
 local results = log.start_results(folder.path):match '[^/]*$'
 if not folder.has_best or state.best ~= state.best then state.best = -1 end -- resumed into another folder: its first epoch is its best
 log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
@@ -152,54 +152,6 @@ local function train_step(batch)
   return dlv3.scope(function() return step(batch.image:to(opt.device), batch.target:to(opt.device)):item_later() end)
 end
 
-local losses -- of the epoch's steps: train.late
-local savable = true -- what is in memory: between two steps of a sound training
-
-local function diverged(what)
-  savable = false
-  train.diverged(what, folder, opt.lr)
-end
-
-local function check_sound()
-  losses.flush()
-  local what = train.divergence(model, state)
-  if what then diverged(what) end
-end
-
-local function save(name)
-  check_sound()
-  local path = folder:file(name)
-  train.save(path, model, sgd, state, opt, scaler)
-  folder:saved(name)
-  return path
-end
-
--- Saves, and says how to go on, also where nobody reads the log any more.
-local function stop()
-  local path = save 'last.pth'
-  io.stderr:write(('stopped after step %d of epoch %d; go on with\n  %s\n'):format(state.next_step, state.next_epoch, train.resume_command(path)))
-end
-
--- Ctrl-C, kill, a closed terminal or pipe: the step is done.
-local function stop_on_signal()
-  local signal = F.C.dlv3_signal_pending()
-  if signal == 0 then return end
-  stop()
-  os.exit(128 + signal)
-end
-
-local function curves()
-  local loss, miou = {name = 'training loss', x = {}, y = {}}, {name = 'validation mean IoU', x = {}, y = {}}
-  for i, h in ipairs(state.history) do
-    loss.x[i], loss.y[i] = h.epoch, h.loss
-    miou.x[i], miou.y[i] = h.epoch, h.miou
-  end
-  local ok, plot = pcall(require, 'dlv3.plot')
-  if not ok then return end -- without cairo there are numbers only
-  plot.write(folder:file 'loss.png', {loss}, {title = opt.model, x_label = 'epoch', y_label = 'training loss', y_min = 0})
-  plot.write(folder:file 'miou.png', {miou}, {title = opt.model, x_label = 'epoch', y_label = 'mean IoU, %', y_min = 0})
-end
-
 -- -- The loop ------------------------------------------------------------------------------------------------------------
 
 local begin, total = dlv3.now(), state.next_epoch * #loader + state.next_step
@@ -216,34 +168,34 @@ local function train_epoch()
   logger:add('loss')
   local batches = loader:epoch(epoch, {skip = state.next_step})
   local read = state.next_step
-  losses = train.late(opt.device, function(loss)
+  run.losses = train.late(opt.device, function(loss)
     read, state.loss_sum = read + 1, state.loss_sum + loss
     logger:update('loss', loss)
     progress:step(('loss %.4f'):format(loss))
-    if loss - loss ~= 0 then diverged(('the loss is %s at step %d of epoch %d'):format(text.number('%g', loss), read, epoch)) end
+    if loss - loss ~= 0 then run:diverged(('the loss is %s at step %d of epoch %d'):format(text.number('%g', loss), read, epoch)) end
   end)
   local function until_finished() return not finished and batches() or nil end
   for batch in logger:every({total = #loader, print_freq = opt.print_freq, header = ('Epoch: [%d]'):format(epoch), first = state.next_step}, until_finished) do
     set_rates(total)
-    savable = false
+    run.savable = false
     local loss = train_step(batch)
-    savable = true
+    run.savable = true
     batch.image:release()
     batch.target:release()
     total, state.next_step = total + 1, state.next_step + 1
     set_rates(total)
     logger:update('lr', sgd.groups[1].lr)
-    losses.put(loss)
-    stop_on_signal()
-    if opt.save_every > 0 and state.next_step % opt.save_every == 0 then save 'last.pth' end
+    run.losses.put(loss)
+    run:stop_on_signal()
+    if opt.save_every > 0 and state.next_step % opt.save_every == 0 then run:save 'last.pth' end
     finished = opt.max_steps > 0 and total >= opt.max_steps
   end
   progress:done()
-  check_sound()
+  run:check()
 
   local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet, log = true, compile = opt.compile})
-  if not figures then stop_on_signal() end
-  if not figures.finite then diverged(('nan or infinity in the outputs of the evaluation after step %d of epoch %d'):format(state.next_step, epoch)) end
+  if not figures then run:stop_on_signal() end
+  if not figures.finite then run:diverged(('nan or infinity in the outputs of the evaluation after step %d of epoch %d'):format(state.next_step, epoch)) end
   local lines, mean_loss = metrics.reference_text(figures), state.loss_sum / math.max(1, state.next_step)
   print(lines)
   if figures.present == 0 then print('no pixel of the validation masks counts: no weights are best')
@@ -256,21 +208,15 @@ local function train_epoch()
   local score = figures.mean_present
   if score > state.best then
     state.best = score
-    save 'best.pth' -- before last.pth: killed in between, the epoch is done again
+    run:save 'best.pth' -- before last.pth: killed in between, the epoch is done again
   end
-  save 'last.pth'
-  curves()
-  stop_on_signal()
+  run:save 'last.pth'
+  run:draw_curves()
+  run:stop_on_signal()
 end
 
--- What fails between steps, a photo that can not be read or an evaluation without memory for it, loses none of them.
-local begun = total
-local ok, message = pcall(function()
+run:guard(function()
   while state.next_epoch < opt.epochs and not finished do train_epoch() end
 end)
-if not ok then
-  if savable and total > begun then pcall(stop) end
-  error(message, 0)
-end
 local weights = folder.has_best and ('; best mean IoU %.1f; weights: %s/best.pth'):format(state.best, folder.path)
 print(('training time %s%s'):format(log.duration(dlv3.now() - begin), weights or ''))

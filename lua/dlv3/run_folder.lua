@@ -7,6 +7,7 @@
 
 local F = require 'dlv3.ffi'
 local bytes = require 'dlv3.bytes'
+local files = require 'dlv3.files'
 local C = F.C
 
 local M = {}
@@ -91,9 +92,11 @@ function M.claim(opt, given)
                        has_best = same and C.dlv3_path_kind(path .. '/best.pth') == 1}, Folder)
 end
 
--- Removes the checkpoints of the run that is replaced (--overwrite), so that none is taken for one of this run.
-function Folder:clear()
+-- Removes the checkpoints of the run that is replaced (--overwrite), so that none is taken for one of this run. inputs: files that
+-- the training begins with, which are none of those (a list that may have gaps).
+function Folder:clear(inputs)
   if self.resumed then return end
+  for _, name in ipairs(checkpoints) do files.check_output(self.path .. '/' .. name, inputs, '--output-dir') end
   for _, name in ipairs(checkpoints) do os.remove(self.path .. '/' .. name) end
 end
 
@@ -116,7 +119,7 @@ function Folder:file(name)
     unlock(self.lock)
     local path
     path, self.lock = replacement(self.path)
-    io.stderr:write(("warning: the folder '%s' was removed during the training; files go to '%s'\n"):format(self.path, path))
+    io.stderr:write(F.printable(("warning: the folder '%s' was removed during the training; files go to '%s'\n"):format(self.path, path)))
     self.path, self.sound, self.has_best = path, nil, false
   end
   return self.path .. '/' .. name

@@ -8,7 +8,6 @@ local data = require 'dlv3.data'
 local dict = require 'dlv3.dict'
 local log = require 'dlv3.log'
 local metrics = require 'dlv3.vision.metrics'
-local text = require 'dlv3.text'
 local files = require 'dlv3.files'
 local schema = require 'dlv3.schema'
 local misfit = require 'dlv3.options'.misfit
@@ -217,51 +216,23 @@ function M.note(history, entry)
   history[last and last.epoch == entry.epoch and #history or #history + 1] = entry
 end
 
--- The names of a model's tensors that hold nan or infinity.
-local function non_finite(model)
+-- Which tensors of a model hold nan or infinity, as text; nil: none.
+function M.non_finite(model)
   local names = {}
   for name, t in dict.items(model:state_dict()) do
     local sum = t.dtype:find 'f' and t:sum():item() or 0
     -- of numbers that are merely large the sum alone is infinite
     if sum - sum ~= 0 and (t * 0):sum():item() ~= 0 then names[#names + 1] = name end
   end
-  return names
-end
-
-local function first_names(names)
-  return table.concat(names, ', ', 1, math.min(#names, 4)) .. (#names > 4 and ', ...' or '')
+  if #names == 0 then return nil end
+  return ('%d of its tensors (%s%s)'):format(#names, table.concat(names, ', ', 1, math.min(#names, 4)), #names > 4 and ', ...' or '')
 end
 
 -- Raises where weights of a model, from the file at path, are not numbers: they would make every picture background.
 function M.check_finite(model, path)
-  local bad = non_finite(model)
-  if #bad == 0 then return end
-  F.raise(('%s: nan or infinity in %d of its tensors: %s; the training that made it diverged: take an earlier checkpoint, or train again with a smaller --lr')
-          :format(path, #bad, first_names(bad)))
-end
-
--- -- A training that diverges ---------------------------------------------------------------------------------------
-
--- The command that goes on with a checkpoint, as this script was called.
-function M.resume_command(path)
-  return ('%s %s --resume %s'):format(text.shell_word(arg[-1] or 'dlv3'), text.shell_word(arg[0]), text.shell_word(path))
-end
-
--- Raises that the training diverged. what: what shows it, and at which step; folder: the run's (run_folder.lua); lr: of the script's option.
-function M.diverged(what, folder, lr)
-  local way
-  if folder.sound then
-    way = ('The last checkpoint with finite weights is %s; go on from it with a smaller learning rate, or from an earlier one if its loss was large already:\n  %s --lr %g')
-          :format(folder.sound, M.resume_command(folder.sound), lr / 10)
-  else way = ('No checkpoint was saved before; start again with a smaller learning rate, such as --lr %g'):format(lr / 10) end
-  F.raise(('the training diverged: %s. These weights are not saved. %s'):format(what, way))
-end
-
--- What shows that the weights diverged, after the steps of state; nil while they are finite.
-function M.divergence(model, state)
-  local bad = non_finite(model)
-  if #bad == 0 then return nil end
-  return ('nan or infinity in %d tensors of the model after step %d of epoch %d (%s)'):format(#bad, state.next_step, state.epoch, first_names(bad))
+  local bad = M.non_finite(model)
+  if not bad then return end
+  F.raise(('%s: nan or infinity in %s; the training that made it diverged: take an earlier checkpoint, or train again with a smaller --lr'):format(path, bad))
 end
 
 -- What is used of the options that a file of weights remembers.
