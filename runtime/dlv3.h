@@ -258,6 +258,7 @@ DLV3_API void dlv3_lock_free(dlv3_lock *lock);
 
 /* Directories and the like, for scripts. kind: 0 nothing there, 1 a file, 2 a directory. */
 DLV3_API int32_t dlv3_path_kind(const char *path);
+DLV3_API int32_t dlv3_path_is_link(const char *path);                       /* a symbolic one; kind is of what it leads to */
 /* What a path names, by whatever road: device and inode of what exists; of what does not, those of the nearest folder above it
  * that does, and the rest of the path. Equal texts: the same file. dlv3_text_free. */
 DLV3_API DLV3_MUST dlv3_status dlv3_path_identity(char **identity, const char *path);

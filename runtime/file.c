@@ -442,6 +442,11 @@ DLV3_API int32_t dlv3_path_kind(const char *path) {
   return S_ISDIR(info.st_mode) ? 2 : 1;
 }
 
+DLV3_API int32_t dlv3_path_is_link(const char *path) {
+  struct stat info;
+  return !lstat(path, &info) && S_ISLNK(info.st_mode);
+}
+
 DLV3_API int64_t dlv3_name_max(const char *folder) {
   long most = pathconf(*folder ? folder : ".", _PC_NAME_MAX);
   return most > 0 ? most : NAME_MAX;

@@ -88,6 +88,14 @@ return function(t)
     is_photo(folder .. '/a.png', 1)
     t.eq(list(folder .. '/out'), 'a.png a_2.png ')
 
+    -- a link in the output folder to a photo that is not predicted, and one that leads nowhere
+    folder = photos('a.png', 'b.png')
+    t.run(('cd %s && mkdir out && ln -s ../b.png out/a.png && ln -s nowhere out/a_2_overlay.png'):format(folder))
+    output, status = predict(('--overlay --output-dir %s/out %s/a.png'):format(folder, folder))
+    t.eq(status, 0, output)
+    is_photo(folder .. '/b.png', 2)
+    t.eq(list(folder .. '/out'), 'a.png a_2_overlay.png a_3.png a_3_overlay.png ')
+
     -- a photo that has the name of a temporary file
     folder = photos('a.png')
     t.run(('mkdir %s/out && mv %s/a.png %s/out/a.png.part && cp %s/out/a.png.part %s/a.png'):format(folder, folder, folder, folder, folder))
@@ -122,7 +130,7 @@ return function(t)
     -- a training that starts from the best weights of its own output folder
     files.save_text(folder .. '/VOCdevkit/VOC2012/class_names.txt', 'background\ndisc\nsquare\ntriangle\nstar\n')
     t.run(('mkdir %s/out %s/elsewhere && cp %s %s/out/best.pth && ln -s ../out/best.pth %s/elsewhere/start.pth'):format(folder, folder, weights(), folder, folder))
-    output, status = script('train_voc', ('--quiet --model deeplabv3_mobilenet_v3_large --num-classes 3 --no-aux --base-size 16 --crop-size 16 -b 2 --epochs 1 '
+    output, status = script('train_voc', ('--quiet --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 16 --crop-size 16 -b 2 --epochs 1 '
                             .. '--overwrite --data-path %s --weights %s/elsewhere/start.pth --output-dir %s/out'):format(folder, folder, folder))
     t.eq(status, 1)
     t.ok(output:find("out/best.pth' would be written over the input '.*start.pth': choose another %-%-output%-dir"), output)
@@ -200,6 +208,24 @@ return function(t)
     local output, status = predict(('--output-dir %s/out %s/xmp6.png %s/raw6.png %s/xmp6.jpg'):format(folder, folder, folder, folder))
     t.eq(status, 0, output)
     for _, name in ipairs {'xmp6', 'raw6', 'xmp6_2'} do t.eq(image.read_mask(folder .. '/out/' .. name .. '.png'):size(), {9, 6}, name) end
+  end)
+
+  t.case('class names of a wrong number are an error, given or found beside the training data', function()
+    local folder, data = photos('a.png'), t.folder()
+    t.run('mkdir -p ' .. data .. '/VOCdevkit/VOC2012')
+    local names = data .. '/VOCdevkit/VOC2012/class_names.txt'
+    files.save_text(names, 'disc\nsquare\ntriangle\n')
+    local trained = data .. '/trained.pth'
+    dlv3.save(trained, {model = dlv3.load(weights()), args = {data_path = data}})
+    local expected = names .. ': has 3 names, expected 4 (3 classes and the background): one name a line, background first'
+    for _, arguments in ipairs {'--class-names ' .. names, '--weights ' .. trained} do
+      local output, status = predict(('%s --output-dir %s/out %s/a.png'):format(arguments, folder, folder))
+      t.eq(status, 1, output)
+      t.ok(output:find(expected, 1, true), output)
+      t.eq(F.C.dlv3_path_kind(folder .. '/out'), 0)
+    end
+    files.save_text(names, 'background\ndisc\nsquare\ntriangle\n')
+    t.eq(select(2, predict(('--weights %s --output-dir %s/out %s/a.png'):format(trained, folder, folder))), 0)
   end)
 
   t.case('12 bits in 16 are said once', function()

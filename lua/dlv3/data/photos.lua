@@ -58,13 +58,17 @@ end
 
 local endings = {'.png', '_overlay.png', '.png.part', '_overlay.png.part'} -- .part: until a file is whole
 
--- Names for the pictures in a folder, which exists, such that no file of `inputs` and no earlier picture is written over:
+-- Names for the pictures in a folder, which exists, such that no file of `inputs`, no earlier picture and nothing that a link in
+-- the folder leads to is written over:
 --   stem, reason = names:of(photo)   the path of its pictures without ending, and why it is not the photo's own name (nil: it is)
 --   names:written(path)              after a file was written
 function M.names(folder, inputs)
   local taken, names = files.identities(inputs), {}
   local function is_free(stem)
-    for _, ending in ipairs(endings) do if taken[files.identity(stem .. ending)] then return false end end
+    for _, ending in ipairs(endings) do
+      local path = stem .. ending
+      if F.C.dlv3_path_is_link(path) == 1 or taken[files.identity(path)] then return false end
+    end
     return true
   end
   function names.of(_, photo)
