@@ -538,6 +538,19 @@ return function(t)
     t.ok(not certain and message:find('many.txt %(64 of 500 were looked at%): all are 255'), message)
   end)
 
+  t.case('photos of 12 bits in 16 are found before a training, and said once', function()
+    local look = require 'dlv3.data.look'
+    local function set_of(name) return {size = 3, files = function() return golden .. name end} end
+    t.ok(look.dark_photo(set_of 'dark12.png'):find 'dark12.png: 16 bits a channel, of which only the low 12 are used')
+    t.eq(look.dark_photo(set_of 'grey16.png'), nil)
+    t.eq(look.dark_photo(set_of 'no_such_photo.png'), nil)
+    local root, base = copy()
+    t.run(('cd %s/JPEGImages && for f in *.jpg; do rm $f; cp %s ${f%%jpg}png; done'):format(base, t.run('realpath ' .. golden .. 'dark12.png'):match '%S+'))
+    local text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large --data-path ' .. root .. ' --output-dir ' .. root .. '/out')
+    t.ok(status == 1 and text:find 'the mask is', text) -- of another size
+    t.eq(select(2, text:gsub('warning: [^\n]*/shapes_%d+.png: 16 bits a channel', '')), 1, text)
+  end)
+
   t.case('a wrong number of class names is an error with both numbers', function()
     local root, base = copy()
     local names = base .. '/class_names.txt'

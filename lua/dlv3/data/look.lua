@@ -1,4 +1,4 @@
--- look.lua - a short look at the masks before a training: what would else show after an epoch, as figures that say nothing.
+-- look.lua - a short look at the data before a training: what would else show after an epoch, as figures that say nothing.
 
 local F = require 'dlv3.ffi'
 local image = require 'dlv3.vision.image'
@@ -7,7 +7,7 @@ local C = F.C
 
 local M = {}
 
-local most_masks, most_seconds = 64, 2
+local most_masks, most_photos, most_seconds = 64, 4, 2
 
 local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
 
@@ -22,10 +22,16 @@ local function kind_of(path)
   return others > 0 and 'object' or counts[0] == 0 and 'void' or 'background'
 end
 
+-- The numbers of the samples of a set, from 0, in random order.
+local function random_order(set)
+  local order = F.new('int64_t[?]', set.size)
+  C.dlv3_permutation(order, set.size, 0, 0)
+  return order
+end
+
 -- Looks at masks of a set in random order until one has an object, or enough were seen. Returns the numbers of masks of each kind.
 local function look(set)
-  local order, seen, begin = F.new('int64_t[?]', set.size), {object = 0, background = 0, void = 0, all = 0}, C.dlv3_now()
-  C.dlv3_permutation(order, set.size, 0, 0)
+  local order, seen, begin = random_order(set), {object = 0, background = 0, void = 0, all = 0}, C.dlv3_now()
   for i = 0, math.min(set.size, most_masks) - 1 do
     local _, path = set.files(tonumber(order[i]) + 1)
     local kind = path and kind_of(path)
@@ -47,13 +53,30 @@ function M.complaint(set)
   return ('%s hold no class but the background. %s'):format(which, advice), false
 end
 
+-- What is wrong with the first of a few photos that is nearly black because of 16 bits a channel; nil: none of them is.
+function M.dark_photo(set)
+  local order, begin = random_order(set), C.dlv3_now()
+  for i = 0, math.min(set.size, most_photos) - 1 do
+    local path = set.files(tonumber(order[i]) + 1)
+    local ok, photo, info = pcall(image.read_with_info, path, {orient = false})
+    local reason = ok and image.too_dark(photo, info)
+    if ok then photo:release() end
+    if reason then return path .. ': ' .. reason end
+    if C.dlv3_now() - begin > most_seconds then return nil end
+  end
+end
+
+local function warn(message)
+  if message then log.line('warning: ' .. F.printable(message)) end
+end
+
 -- Raises where there is nothing to learn from the training set, warns where that is likely or where an evaluation says nothing.
 function M.check(train_set, val_set)
   local message, certain = M.complaint(train_set)
   if certain then F.raise(message) end
-  if message then log.line('warning: ' .. F.printable(message)) end
-  message = M.complaint(val_set)
-  if message then log.line('warning: ' .. F.printable(message)) end
+  warn(message)
+  warn((M.complaint(val_set)))
+  warn(M.dark_photo(train_set))
 end
 
 return M
