@@ -7,6 +7,7 @@
 #include <lua.h>
 #include <lualib.h>
 
+#include <ctype.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -43,35 +44,46 @@ static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a s
 
 /* -- Errors ------------------------------------------------------------------------------------------------ */
 
-/* Replaces the text on the top by itself with control characters as \\x1b and the like: a name in a message may hold any, a
- * terminal would obey them, and C ends a text at the first zero. */
+/* Replaces the text on the top by itself with unprintable bytes as \xNN; C ends a text at the first zero. */
 static void escape(lua_State *L) {
-  static const char digits[] = "0123456789abcdef";
   size_t length;
   const char *text = lua_tolstring(L, -1, &length);
-  luaL_Buffer b;
-  luaL_buffinit(L, &b);
-  for (const char *p = text; p < text + length; p++) {
-    unsigned char c = (unsigned char)*p;
-    if ((c >= ' ' && c != 127) || c == '\n' || c == '\t') luaL_addchar(&b, *p);
-    else luaL_addlstring(&b, (char[]){'\\', 'x', digits[c >> 4], digits[c & 15]}, 4);
-  }
-  luaL_pushresult(&b);
-  lua_remove(L, -2);
+  char *out = lua_newuserdata(L, 4 * length + 1);
+  int64_t n = dlv3_printable(out, (int64_t)(4 * length + 1), text, (int64_t)length);
+  lua_pushlstring(L, out, (size_t)n);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
 }
 
-/* Pushes text without the root in front of file names. */
+/* The name of a file without the root in front. */
+static const char *short_name(const char *file) {
+  size_t n = strlen(root);
+  return !strncmp(file, root, n) && file[n] == '/' ? file + n + 1 : file;
+}
+
+/* Whether text begins with a place in Lua code, "scripts/train_voc.lua:98". */
+static bool is_place(const char *text) {
+  const char *end = strstr(text, ".lua:");
+  return end && end < text + strcspn(text, " '\n") && isdigit((unsigned char)end[5]);
+}
+
+/* Pushes text without the root in front of places in Lua code; paths of the user's files stay whole. */
 static void push_short(lua_State *L, const char *text) {
-  char prefix[PATH_MAX + 1];
-  snprintf(prefix, sizeof prefix, "%s/", root);
-  luaL_gsub(L, text, prefix, "");
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  for (const char *at; (at = strstr(text, root));) {
+    const char *name = short_name(at), *next = name > at ? name : at + 1;
+    luaL_addlstring(&b, text, (size_t)((name > at && is_place(name) ? at : next) - text));
+    text = next;
+  }
+  luaL_addstring(&b, text);
+  luaL_pushresult(&b);
 }
 
 /* Pushes "models/deeplabv3.lua:58 in forward" for a frame. */
 static void push_place(lua_State *L, const lua_Debug *frame) {
-  push_short(L, frame->source[0] == '@' || frame->source[0] == '=' ? frame->source + 1 : frame->short_src);
-  lua_pushfstring(L, "%s:%d%s%s", lua_tostring(L, -1), frame->currentline, frame->name ? " in " : "", frame->name ? frame->name : "");
-  lua_remove(L, -2);
+  const char *file = frame->source[0] == '@' || frame->source[0] == '=' ? frame->source + 1 : frame->short_src;
+  lua_pushfstring(L, "%s:%d%s%s", short_name(file), frame->currentline, frame->name ? " in " : "", frame->name ? frame->name : "");
 }
 
 /* Appends the callers that are Lua code outside of the library: the lines a user can go to. The first is the message's

@@ -30,7 +30,7 @@ end
 local function try(fn, path, how)
   local ok, result, more = pcall(fn, path, how)
   if ok then return result, more end
-  problem('%s', (tostring(result):gsub('^[^\n]-%.lua:%d+: ', '')))
+  problem('%s', F.without_place(result))
 end
 
 -- -- One mask -------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ for _, path in ipairs(photos) do
   local ok, message = pcall(dlv3.scope, predict, path)
   if not ok then
     failed = failed + 1
-    complain((tostring(message):gsub('^[^ ]*predict%.lua:%d+: ', '')))
+    complain(F.without_place(message))
   end
   progress:step(path:match '[^/]+$')
 end

@@ -120,7 +120,6 @@ end
 folder:clear{opt.weights, opt.weights_backbone, opt.resume}
 local run = training.new{folder = folder, model = model, sgd = sgd, state = state, opt = opt, scaler = scaler}
 local results = log.start_results(folder.path):match '[^/]*$'
-if not folder.has_best or state.best ~= state.best then state.best = -1 end -- resumed into another folder: its first epoch is its best
 log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
       opt.model, classes, model:num_parameters(), train_set.size, val_set.size, #loader, opt.batch_size,
       leftover and ' (the last single image is left out)' or ''))
@@ -206,7 +205,7 @@ local function train_epoch()
   train.note(state.history, {epoch = epoch, loss = mean_loss, miou = figures.mean_present})
   if state.next_step >= #loader then state.next_epoch, state.next_step, state.loss_sum = epoch + 1, 0, 0 end
   local score = figures.mean_present
-  if score > state.best then
+  if score == score and not (folder.has_best and score <= state.best) then -- the first epoch of a folder is its best
     state.best = score
     run:save 'best.pth' -- before last.pth: killed in between, the epoch is done again
   end

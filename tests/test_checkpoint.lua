@@ -388,7 +388,7 @@ return function(t)
     for name, x in dict.items(small:state_dict()) do weights['net.module.' .. name] = x end
     dlv3.save(path, {model = dict.from{{'unet.weight', filled({1}, 1)}, {'unet.bias', filled({1}, 1)}}, model_ema = weights})
     t.error(function() train.model_from(path) end,
-            'not the weights of a DeepLabV3.*the file has   unet.weight, unet.bias.*%-%-weights%-key NAME takes another part of it; weights are in model, model_ema')
+            'not the weights of a DeepLabV3.*the file has unet.weight, unet.bias.*%-%-weights%-key NAME takes another part of it; weights are in model, model_ema')
     local print_, printed = print, nil
     rawset(_G, 'print', function(report) printed = tostring(report) end)
     local ok, model = pcall(train.model_from, path, nil, 'model_ema')

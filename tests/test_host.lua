@@ -50,6 +50,13 @@ return function(t)
     expect("-e 'error(setmetatable({}, {__tostring = function() return \"an object\" end}))'", nil, 'dlv3: an object\n', 1)
     expect([[-e 'error("a\0b\27[31mc\r\127 \228\184\173\ttab", 0)']], nil, 'dlv3: a\\x00b\\x1b[31mc\\x0d\\x7f \228\184\173\ttab\n', 1)
     expect([[-e 'error(setmetatable({}, {__tostring = function() return "an\27object" end}))']], nil, 'dlv3: an\\x1bobject\n', 1)
+    expect([[-e 'error("\255p", 0)']], nil, 'dlv3: \\xffp\n', 1)
+    -- places in dlv3's own code are short, the user's paths whole
+    local root = require('dlv3.host').root
+    local form = "see %sscripts/x.lua:12: and {root}/out/last.pth and '{root}/my.lua', {root}, {root}x/y.lua:3"
+    local function given(code) return (form:format(code):gsub('{root}', root)) end
+    expect(('-e "error([[%s]], 0)"'):format(given(root .. '/')), nil, 'dlv3: ' .. given '' .. '\n', 1)
+    expect('-i', ('error([[%s]], 0)\n'):format(given(root .. '/')), 'error: ' .. given '' .. '\n')
     local path = script 'local function f() error("deep") end\nlocal function g() f() return 1 end\ng()\n'
     expect(path, nil, ('dlv3: %s:1: deep\n  from %s:2 in g\n  from %s:3\n'):format(path, path, path), 1)
     local text, status = dlv3 '/nowhere.lua'

@@ -189,9 +189,23 @@ end]]):format(inner .. ' 2>&1; echo "inner status $?"'))
     local removed = "local train = require 'dlv3.train'\nlocal evaluate = train.evaluate\ntrain.evaluate = function(...)\n  os.execute(%q)\n  return evaluate(...)\nend"
     local output, status = train(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out, removed:format('rm -rf ' .. out))
     t.eq(status, 0, output)
-    has(output, ("warning: the folder '%s' was removed during the training; files go to '%s'"):format(out, out))
+    has(output, ("warning: the folder '%s' was removed during the training; it is made again"):format(out))
     t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {1, 1})
     has(t.run('cat ' .. out .. '/results*.txt'), '[epoch: 0]')
+
+    out = fresh() -- with the best weights: what is left by then is the best of the new folder
+    output, status = train(options() .. '--epochs 2 --lr 0.01 --output-dir ' .. out, ([[
+local train, epoch = require 'dlv3.train', 0
+local evaluate = train.evaluate
+train.evaluate = function(...)
+  local figures = evaluate(...)
+  figures.mean_present, epoch = 60 - epoch, epoch + 1
+  if epoch == 2 then os.execute 'rm -rf %s' end
+  return figures
+end]]):format(out))
+    t.eq(status, 0, output)
+    has(output, 'best mean IoU 59.0; weights: ' .. out .. '/best.pth')
+    t.eq(dlv3.load(out .. '/best.pth').best, 59)
 
     out = fresh() .. '/run' -- a file takes the place of the folder above it
     local elsewhere = fresh()

@@ -60,6 +60,9 @@ function M.raise(message)
   error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. M.printable(message), 0)
 end
 
+-- A message that was caught, without the place in the code that raise put in front.
+function M.without_place(message) return (tostring(message):gsub('^[^\n]-%.lua:%d+: ', '')) end
+
 function M.last_error() return ffi.string(C.dlv3_last_error()) end
 
 -- Raises the runtime's last error unless status is DLV3_OK.

@@ -30,12 +30,11 @@ end
 -- Raises that the training diverged. what: what shows it, and at which step.
 function Run:diverged(what)
   self.savable = false
-  local sound, smaller, way = self.folder.sound, self.opt.lr / 10, nil
+  local sound, smaller = self.folder.sound, self.opt.lr / 10
+  local way = ('No checkpoint was saved before; start again with a smaller learning rate, such as --lr %g'):format(smaller)
   if sound then
     way = ('The last checkpoint with finite weights is %s; go on from it with a smaller learning rate, or from an earlier one if its loss was large already:\n  %s --lr %g')
           :format(sound, resume_command(sound), smaller)
-  else
-    way = ('No checkpoint was saved before; start again with a smaller learning rate, such as --lr %g'):format(smaller)
   end
   F.raise(('the training diverged: %s. These weights are not saved. %s'):format(what, way))
 end

@@ -45,7 +45,7 @@ end
 local function check_writable(path)
   for _, name in ipairs(checkpoints) do
     local ok, message = pcall(function() bytes.create(path .. '/' .. name):close() end)
-    if not ok then F.raise(message .. '; move it away, or name another folder with --output-dir') end
+    if not ok then F.raise(F.without_place(message) .. '; move it away, or name another folder with --output-dir') end
   end
 end
 
@@ -108,7 +108,7 @@ local function replacement(path)
     local ok, lock = pcall(lock_folder, candidate)
     if ok and lock and not run_in(candidate) then return candidate, lock end
     if ok then unlock(lock) end
-    reasons[#reasons + 1] = ok and ("'%s' holds another run"):format(candidate) or lock
+    reasons[#reasons + 1] = ok and ("'%s' holds another run"):format(candidate) or F.without_place(lock)
   end
   F.raise('the output folder was removed, and no other can be made: ' .. table.concat(reasons, '; '))
 end
@@ -119,7 +119,8 @@ function Folder:file(name)
     unlock(self.lock)
     local path
     path, self.lock = replacement(self.path)
-    io.stderr:write(F.printable(("warning: the folder '%s' was removed during the training; files go to '%s'\n"):format(self.path, path)))
+    local new = path == self.path and 'it is made again' or ("files go to '%s'"):format(path)
+    io.stderr:write(F.printable(("warning: the folder '%s' was removed during the training; %s\n"):format(self.path, new)))
     self.path, self.sound, self.has_best = path, nil, false
   end
   return self.path .. '/' .. name

@@ -180,7 +180,7 @@ end
 local function about(path, fn, ...)
   local ok, result = pcall(fn, ...)
   if ok then return result end
-  F.raise(path .. ': ' .. tostring(result):gsub('^[^ ]+%.lua:%d+: ', ''))
+  F.raise(path .. ': ' .. F.without_place(result))
 end
 
 -- Sets the model to the weights of a checkpoint.
@@ -253,7 +253,7 @@ local function architecture(weights, path, value)
     elseif key == 'aux_classifier.4.weight' then aux = true end
   end
   if blocks > 0 then name = blocks > 6 and 'deeplabv3_resnet101' or 'deeplabv3_resnet50' end
-  if not name then F.raise(path .. ': these are not the weights of a DeepLabV3, whose names begin with backbone. and classifier.; the file has   '
+  if not name then F.raise(path .. ': these are not the weights of a DeepLabV3, whose names begin with backbone. and classifier.; the file has '
                               .. checkpoint.first_names(weights) .. '\n  --weights-key NAME takes another part of it; ' .. checkpoint.keys_text(value)) end
   if head == nil then
     F.raise(path .. ": no 'classifier.4.weight' among the names, so the head is not DeepLabV3's: a script of your own can load it into a model with that head (checkpoint.load_weights)")
