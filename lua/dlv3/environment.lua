@@ -46,7 +46,8 @@ function M.check(variables, processors)
     if check and value ~= '' then expected, list = check(value) end
     if not check then
       local question = require 'dlv3.nearest'.text(name, names())
-      warnings[#warnings + 1] = ('the environment variable %s is not one that dlv3 knows, and has no effect%s (there are: %s)'):format(name, question, table.concat(names(), ' '))
+      warnings[#warnings + 1] = ('the environment variable %s is not one that dlv3 knows, and has no effect%s (there are: %s)')
+                                :format(name, question, table.concat(names(), ' '))
     elseif expected then
       errors[#errors + 1] = ("%s: expected %s, got '%s'%s"):format(name, expected, value, list and require 'dlv3.nearest'.text(value, list) or '')
     elseif name == 'DLV3_NUM_THREADS' and value ~= '' and tonumber(value) > processors then

@@ -5,7 +5,7 @@
 --   run:stop_on_signal()       ends the script where Ctrl-C, kill, a closed terminal or pipe asked for it
 --   run:guard(fn)              fn(); what fails between two steps is saved before the error goes on
 --   run.savable                false while a step changes the weights
---   run.losses                 losses that were not read yet (train.late): they are before weights are trusted
+--   run.losses                 losses that were not read yet (train.late): they are read before weights are saved
 
 local F = require 'dlv3.ffi'
 local text = require 'dlv3.text'
@@ -33,8 +33,8 @@ function Run:diverged(what)
   local sound, smaller = self.folder.sound, self.opt.lr / 10
   local way = ('No checkpoint was saved before; start again with a smaller learning rate, such as --lr %g'):format(smaller)
   if sound then
-    way = ('The last checkpoint with finite weights is %s; go on from it with a smaller learning rate, or from an earlier one if its loss was large already:\n  %s --lr %g')
-          :format(sound, resume_command(sound), smaller)
+    way = ('The last checkpoint with finite weights is %s; go on from it with a smaller learning rate, or from an earlier one '
+           .. 'if its loss was large already:\n  %s --lr %g'):format(sound, resume_command(sound), smaller)
   end
   F.raise(('the training diverged: %s. These weights are not saved. %s'):format(what, way))
 end
@@ -42,8 +42,9 @@ end
 -- Raises where the losses or the weights diverged.
 function Run:check()
   self.losses.flush()
-  local bad = train.non_finite(self.model)
-  if bad then self:diverged(('nan or infinity in the model after step %d of epoch %d: %s'):format(self.state.next_step, self.state.epoch, bad)) end
+  local bad, state = train.non_finite(self.model), self.state
+  if not bad then return end
+  self:diverged(('nan or infinity in the model after step %d of epoch %d: %s'):format(state.next_step, state.epoch, bad))
 end
 
 -- Saves a checkpoint of this name, and returns its path.
@@ -57,8 +58,9 @@ end
 
 -- Saves, and says how to go on, also where nobody reads the log any more.
 local function stop(run)
-  local path = run:save 'last.pth'
-  io.stderr:write(F.printable(('stopped after step %d of epoch %d; go on with\n  %s\n'):format(run.state.next_step, run.state.next_epoch, resume_command(path))))
+  local path, state = run:save 'last.pth', run.state
+  io.stderr:write(F.printable(('stopped after step %d of epoch %d; go on with\n  %s\n')
+                              :format(state.next_step, state.next_epoch, resume_command(path))))
 end
 
 -- Between two steps.
@@ -80,7 +82,7 @@ function Run:guard(fn)
   error(message, 0)
 end
 
--- Draws loss.png and miou.png of the epochs so far.
+-- Draws loss.png and miou.png of the epochs so far, into the folder.
 function Run:draw_curves()
   local ok, plot = pcall(require, 'dlv3.plot')
   if not ok then return end -- without cairo there are numbers only
