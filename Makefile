@@ -115,7 +115,7 @@ features:
 # LuaJIT's heap is its own, so the leak check sees nothing that Lua holds; the program closes its state before it
 # ends, and what is still there then is a leak. The suppressions are libraries' once-made tables.
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-  LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
+  LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
 
 # Files of tests at once, each in a process of its own: most of them keep one processor busy.
 TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))

@@ -293,6 +293,13 @@ static inline float philox_uniform(uint32_t word) { return (float)(word >> 8) * 
 /* -- The interrupt flag of dlv3_signals_catch --------------------------------------------------------------- */
 bool interrupt_wanted(void);
 
+/* CRC-32 of bytes behind those whose CRC-32 is crc (0: none), runtime/crc.c. */
+uint32_t crc_of(uint32_t crc, const void *bytes, int64_t n_bytes);
+uint32_t crc_joined(uint32_t first, uint32_t second, int64_t second_bytes); /* of two pieces one after the other */
+
+/* What this process may use of the machine's processors: its affinity and the quotas of its control groups. */
+int32_t processors_allowed(void);
+
 /* Threads of the cpu backend (kernels/cpu/parallel.c): n independent items in chunks that depend on n and grain only. */
 void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begin, int64_t end), void *ctx);
 int32_t parallel_threads(void);

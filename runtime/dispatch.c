@@ -34,7 +34,7 @@ __attribute__((constructor)) static void read_environment(void) {
   const char *name = getenv("DLV3_IMPL");
   if (name && strlen(name) < sizeof forced_impl) strcpy(forced_impl, name);
   const char *sync = getenv("DLV3_SYNC");
-  sync_each = sync && strcmp(sync, "0");
+  sync_each = sync && *sync && strcmp(sync, "0");
 }
 
 bool ops_apart(void) { return sync_each || verbose_level; }

@@ -34,6 +34,7 @@ enum {
   DLV3_ERR_OOM,         /* out of memory: Lua collects and retries once    */
   DLV3_ERR_IO,          /* a file cannot be read or written                */
   DLV3_ERR_FORMAT,      /* a file's content is not what it should be       */
+  DLV3_ERR_DAMAGED,     /* ... because the file of a picture is damaged    */
   DLV3_ERR_AUTOGRAD,    /* backward cannot run                             */
   DLV3_ERR_INTERRUPTED, /* Ctrl-C                                          */
   DLV3_ERR_INTERNAL,    /* a fault of dlv3 itself                          */
@@ -61,6 +62,9 @@ typedef union { int64_t i; double f; } dlv3_attr;
 /* -- Errors, build, devices ------------------------------------------------------------------------------- */
 
 DLV3_API const char *dlv3_last_error(void);
+/* s with control characters (but newline and tab), changes of direction and what is no UTF-8 as \xNN; as much as fits into room bytes with
+ * a 0 at the end (4 n + 1 are enough for all). Returns the bytes before that. */
+DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t n);
 DLV3_API const char *dlv3_version(void);       /* "0.1.0"                                             */
 DLV3_API const char *dlv3_build_info(void);    /* one line a library: what this binary was built with */
 DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu, 1 is cuda:0; looks for them */
@@ -74,6 +78,8 @@ DLV3_API int32_t     dlv3_tf32_allowed(void);  /* whether f32 convolutions on a 
 DLV3_API void        dlv3_allow_tf32(int32_t allow);
 DLV3_API int32_t     dlv3_cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing; DLV3_CUDNN_BENCHMARK at first */
 DLV3_API void        dlv3_set_cudnn_benchmark(int32_t on);
+DLV3_API int32_t     dlv3_processors(void);    /* of the machine */
+DLV3_API double      dlv3_cpu_quota(const char *root); /* of the process's control groups, in processors; infinite: none. root: "", or where a test has its files */
 DLV3_API int32_t     dlv3_num_threads(void);
 DLV3_API DLV3_MUST dlv3_status dlv3_set_num_threads(int32_t n);
 DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE                     */
@@ -81,9 +87,9 @@ DLV3_API DLV3_MUST dlv3_status dlv3_set_impl(const char *name); /* as DLV3_IMPL;
 DLV3_API double      dlv3_now(void);                    /* seconds, monotonic                  */
 DLV3_API double      dlv3_measure_peak(int32_t dtype);  /* floating-point operations a second of f32 or bf16; 0: not known here */
 
-/* Signals: from _catch on SIGINT and SIGTERM only raise a flag; a second one, 0.3 s later or more, ends the process. With
- * interrupt = 1 dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls
- * (training). note: what the first one writes to stderr, up to 159 bytes; NULL: nothing. */
+/* Signals: from _catch on SIGINT only raises a flag; a second one, 0.3 s later or more, ends the process. With interrupt = 1
+ * dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls (training), and
+ * SIGTERM, SIGHUP (unless it was ignored, as by nohup) and SIGPIPE raise the flag too. note: what the first one writes to stderr, up to 159 bytes; NULL: nothing. */
 DLV3_API void    dlv3_signals_catch(int32_t interrupt, const char *note);
 DLV3_API int32_t dlv3_signal_pending(void); /* the signal's number, 0 = none */
 DLV3_API void    dlv3_signal_clear(void);
@@ -228,6 +234,7 @@ DLV3_API void dlv3_permutation(int64_t *out, int64_t n, uint64_t seed, uint64_t 
 
 DLV3_API DLV3_MUST dlv3_status dlv3_file_open(dlv3_file **f, const char *path);        /* for reading             */
 DLV3_API int64_t dlv3_file_size(const dlv3_file *f);
+/* dst NULL: read for dlv3_file_crc alone */
 DLV3_API DLV3_MUST dlv3_status dlv3_file_read(dlv3_file *f, void *dst, int64_t offset, int64_t n_bytes);
 /* Little-endian elements of t's dtype at offset, in row-major order of t's logical shape. */
 DLV3_API DLV3_MUST dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t offset);
@@ -236,13 +243,26 @@ DLV3_API DLV3_MUST dlv3_status dlv3_file_create(dlv3_file **f, const char *path)
 DLV3_API DLV3_MUST dlv3_status dlv3_file_write(dlv3_file *f, const void *src, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t); /* row-major bytes      */
 DLV3_API int64_t  dlv3_file_position(const dlv3_file *f);
-DLV3_API uint32_t dlv3_file_crc(dlv3_file *f);  /* CRC-32 of what was written since the last call of this         */
+/* CRC-32 of what was read or written since the last call of this; the first call begins to count. */
+DLV3_API uint32_t dlv3_file_crc(dlv3_file *f);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_patch(dlv3_file *f, int64_t offset, const void *src, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_commit(dlv3_file *f);
 DLV3_API void dlv3_file_close(dlv3_file *f);
 
+/* A folder that one process at a time works in: *out is NULL where another one has it. is_of: whether the folder at path is the locked
+ * one; another one may have taken its place. */
+typedef struct dlv3_lock dlv3_lock;
+DLV3_API DLV3_MUST dlv3_status dlv3_lock_folder(dlv3_lock **out, const char *path);
+DLV3_API int32_t dlv3_lock_is_of(const dlv3_lock *lock, const char *path);
+DLV3_API void dlv3_lock_free(dlv3_lock *lock);
+
 /* Directories and the like, for scripts. kind: 0 nothing there, 1 a file, 2 a directory. */
 DLV3_API int32_t dlv3_path_kind(const char *path);
+DLV3_API int32_t dlv3_path_is_link(const char *path);                       /* a symbolic one; kind is of what it leads to */
+/* What a path names, by whatever road: device and inode of what exists; of what does not, those of the nearest folder above it
+ * that does, and the rest of the path. Equal texts: the same file. dlv3_text_free. */
+DLV3_API DLV3_MUST dlv3_status dlv3_path_identity(char **identity, const char *path);
+DLV3_API int64_t dlv3_name_max(const char *folder);                         /* the longest name of a file in it, bytes */
 DLV3_API DLV3_MUST dlv3_status dlv3_make_dir(const char *path);             /* with its parents                     */
 DLV3_API DLV3_MUST dlv3_status dlv3_list_dir(char **names, const char *path); /* sorted, one a line; dlv3_text_free */
 DLV3_API void    dlv3_text_free(char *text);
@@ -252,10 +272,17 @@ DLV3_API int64_t dlv3_getpid(void);
 
 /* -- Images ----------------------------------------------------------------------------------------------- */
 
-/* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3: see dlv3_image_read), alpha dropped, palettes
- * and grey expanded, CMYK converted, 16 bit reduced to 8. orient = 1 applies the EXIF orientation; orientation receives it, 1 to 8. */
-DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, int32_t *orientation, const char *path, int32_t orient);
-/* A mask: the indices of a palette PNG (1, 2, 4, 8 bits) or the values of a grey one, u8 [h,w]; RGB is refused. */
+typedef struct {
+  int32_t orientation;   /* 1 to 8, from EXIF, or XMP where EXIF has none                  */
+  int32_t bits;          /* of a channel, as stored: 1, 2, 4, 8, 16                        */
+  char    damage[256];   /* what is damaged about a file that was decoded all the same; "" */
+} dlv3_image_info;
+
+/* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3), alpha dropped, palettes and grey expanded, CMYK
+ * converted, 16 bits reduced to their high byte. orient = 1 turns it as it is seen. tolerant = 1 decodes what is there of a
+ * damaged file: a JPEG with wrong or missing data, a PNG with a wrong checksum outside of its pixels; with 0 they are errors. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, dlv3_image_info *info, const char *path, int32_t orient, int32_t tolerant);
+/* A mask: the indices of a palette PNG or the values of a grey one (1, 2, 4, 8 bits, as they are), u8 [h,w]; RGB is refused. */
 DLV3_API DLV3_MUST dlv3_status dlv3_mask_read(dlv3_tensor **mask, const char *path);
 /* Resized exactly as PIL does it. image u8 [3,h,w]: bilinear with antialiasing; mask u8 [h,w]: nearest. */
 DLV3_API DLV3_MUST dlv3_status dlv3_image_resize(dlv3_tensor **out, const dlv3_tensor *image, int64_t h, int64_t w);
@@ -285,9 +312,8 @@ typedef struct {
   uint64_t seed;
 } dlv3_loader_config;
 
-/* images, masks: n paths each, '\n'-terminated, in index order; masks may be "" (no targets). images NULL: samples are
- * handed in with dlv3_loader_put. */
-DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, const char *images, const char *masks, int64_t n);
+/* Of a data set of n samples, which are handed in with dlv3_loader_put. */
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, int64_t n);
 /* Starts an epoch: order holds n indices (0-based) to deliver, `first` of them are passed over (resume). */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch);
 /* The next batch: image [b,3,h,w], target u8 [b,h,w] (NULL without masks); *image = NULL at the end of the epoch. */

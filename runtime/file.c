@@ -16,9 +16,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zlib.h>
 
-enum { BUFFER = 1 << 18 };         /* bytes on the way between layouts, and of small writes  */
+enum { BUFFER = 1 << 18 };         /* bytes on the way between layouts, of small writes, and read before their CRC is taken: they are in the cache then */
 enum { PIECE = 1 << 28 };          /* the most that one read or write of the system is asked */
 
 struct dlv3_file {
@@ -27,12 +26,14 @@ struct dlv3_file {
   int64_t size, position;          /* reading: of the file; writing: where the next byte goes        */
   int64_t buffered;                /* bytes of the buffer that are not in the file yet               */
   uint32_t crc;
+  bool counts_crc;
   _Alignas(8) char buffer[BUFFER];
 };
 
 static status fail_errno(const char *path, const char *what) {
   int reason = errno;
-  return fail(DLV3_ERR_IO, "%s: %s: %s", path, what, strerror(reason));
+  const char *remedy = reason == EFBIG ? "; a larger limit on the size of files is needed (ulimit -f)" : reason == ENOSPC ? "; free some space" : "";
+  return fail(DLV3_ERR_IO, "%s: %s: %s%s", path, what, strerror(reason), remedy);
 }
 
 static status file_new(dlv3_file **out, const char *path) {
@@ -97,9 +98,21 @@ static status read_at(dlv3_file *f, char *dst, int64_t offset, int64_t n) {
   return DLV3_OK;
 }
 
+static void count_crc(dlv3_file *f, const void *bytes, int64_t n) {
+  if (f->counts_crc) f->crc = crc_of(f->crc, bytes, n);
+}
+
+static status read_straight(dlv3_file *f, char *dst, int64_t offset, int64_t n_bytes);
+
 DLV3_API dlv3_status dlv3_file_read(dlv3_file *f, void *dst, int64_t offset, int64_t n_bytes) {
   TRY(check_readable(f, offset, n_bytes));
-  return read_at(f, dst, offset, n_bytes);
+  if (dst) return read_straight(f, dst, offset, n_bytes);
+  for (int64_t done = 0; done < n_bytes; done += BUFFER) {
+    int64_t now = n_bytes - done < BUFFER ? n_bytes - done : BUFFER;
+    TRY(read_at(f, f->buffer, offset + done, now));
+    count_crc(f, f->buffer, now);
+  }
+  return DLV3_OK;
 }
 
 /* -- Tensors ----------------------------------------------------------------------------------------------- */
@@ -152,6 +165,63 @@ static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
   return st;
 }
 
+/* -- Pieces that the threads read side by side: most of the time goes into the first touch of the memory ---- */
+
+enum { GROUP = 64 };
+typedef struct {
+  dlv3_file *f;
+  char *dst;                       /* where the bytes go as they are; NULL: into the rows of t from the cursor on */
+  const tensor *t;                 /* NULL: plain memory */
+  cursor from;
+  int64_t offset, n, piece, rows;  /* bytes: where in the file, in all, of a piece; rows of the outermost axis in a piece */
+  int64_t first;                   /* piece of this group */
+  uint32_t crc[GROUP];
+  _Atomic bool failed;
+} pieces;
+
+static int64_t piece_bytes(const pieces *g, int64_t i) {
+  int64_t left = g->n - i * g->piece;
+  return left < g->piece ? left : g->piece;
+}
+
+static bool read_piece(pieces *g, int64_t i) {
+  int64_t at = (g->first + i) * g->piece, n = piece_bytes(g, g->first + i);
+  char *to = g->dst ? g->dst + at : kernel_scratch(g->piece);
+  if (!to || read_at(g->f, to, g->offset + at, n) != DLV3_OK) return false;
+  if (g->f->counts_crc) g->crc[i] = crc_of(0, to, n);
+  if (g->t && g->t->dtype == DLV3_BOOL) tame_bools(to, n);
+  if (g->dst) return true;
+  cursor c = g->from;
+  c.w.offset += (g->first + i) * g->rows * c.w.stride[0];
+  move_elements(&c, g->t, to, n / dtype_bytes(g->t->dtype), true);
+  return true;
+}
+
+static void read_some(void *ctx, int64_t begin, int64_t end) {
+  pieces *g = ctx;
+  for (int64_t i = begin; i < end; i++) {
+    if (!read_piece(g, i)) g->failed = true;
+  }
+}
+
+static status read_pieces(pieces *g) {
+  int64_t all = (g->n + g->piece - 1) / g->piece;
+  for (g->first = 0; g->first < all; g->first += GROUP) {
+    int64_t some = all - g->first < GROUP ? all - g->first : GROUP;
+    parallel_for(some, 1, read_some, g);
+    if (g->failed) { /* the message belongs to the thread that failed: once more, here */
+      TRY(dlv3_file_read(g->f, NULL, g->offset, g->n));
+      return fail(DLV3_ERR_OOM, "%s: out of memory while it was read", g->f->path);
+    }
+    for (int64_t i = 0; g->f->counts_crc && i < some; i++) g->f->crc = crc_joined(g->f->crc, g->crc[i], piece_bytes(g, g->first + i));
+  }
+  return DLV3_OK;
+}
+
+static status read_straight(dlv3_file *f, char *dst, int64_t offset, int64_t n_bytes) {
+  return read_pieces(&(pieces){.f = f, .dst = dst, .offset = offset, .n = n_bytes, .piece = BUFFER});
+}
+
 DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t offset) {
   int64_t n = numel(t), width = dtype_bytes(t->dtype);
   TRY(check_tensor(f, t));
@@ -159,15 +229,23 @@ DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t
   if (!n) return DLV3_OK;
   if (t->st->device) return read_to_device(f, t, offset);
   storage_changed(t->st, 1);
-  cursor c = {.w = walk_of(t)};
-  char *straight = one_run(&c.w) ? data_of(t) : NULL;
-  int64_t most = straight ? PIECE : BUFFER / width;
+  pieces g = {.f = f, .t = t, .from = {.w = walk_of(t)}, .offset = offset, .n = n * width, .piece = BUFFER};
+  if (one_run(&g.from.w)) {
+    g.dst = data_of(t);
+    return read_pieces(&g);
+  }
+  int64_t row = g.n / g.from.w.size[0]; /* bytes of one place on the outermost axis */
+  if (g.from.w.ndim > 1 && row <= BUFFER) {
+    g.rows = BUFFER / row, g.piece = g.rows * row;
+    return read_pieces(&g);
+  }
+  int64_t most = BUFFER / width;
   for (int64_t done = 0; done < n; done += most) {
     int64_t now = n - done < most ? n - done : most;
-    char *to = straight ? straight + done * width : f->buffer;
-    TRY(read_at(f, to, offset + done * width, now * width));
-    if (t->dtype == DLV3_BOOL) tame_bools(to, now);
-    if (!straight) move_elements(&c, t, to, now, true);
+    TRY(read_at(f, f->buffer, offset + done * width, now * width));
+    count_crc(f, f->buffer, now * width);
+    if (t->dtype == DLV3_BOOL) tame_bools(f->buffer, now);
+    move_elements(&g.from, t, f->buffer, now, true);
   }
   return DLV3_OK;
 }
@@ -217,14 +295,34 @@ static status resolve(dlv3_file *f) {
   return DLV3_OK;
 }
 
+static size_t folder_length(const char *path) { /* with its slash; 0: the current folder */
+  const char *slash = strrchr(path, '/');
+  return slash ? (size_t)(slash - path) + 1 : 0;
+}
+
+/* path + ".part". A name that leaves no room for that is cut and gets its checksum instead, so that two long names with one
+ * beginning still have temporary files of their own. NULL: out of memory. */
+static char *part_of(const char *path) {
+  size_t length = strlen(path), folder = folder_length(path), name = length - folder;
+  char *part = malloc(length + sizeof ".12345678.part"), checksum[16] = "";
+  if (!part) return NULL;
+  memcpy(part, path, folder);
+  part[folder] = 0;
+  size_t most = (size_t)dlv3_name_max(part), keep = name;
+  if (name + strlen(".part") > most) {
+    snprintf(checksum, sizeof checksum, ".%08x", crc_of(0, path + folder, (int64_t)name));
+    keep = most > strlen(".12345678.part") ? most - strlen(".12345678.part") : 0;
+    if (keep > name) keep = name;
+    while (keep && ((unsigned char)path[folder + keep] & 0xc0) == 0x80) keep--; /* between UTF-8 characters */
+  }
+  snprintf(part + folder, length - folder + sizeof ".12345678.part", "%.*s%s.part", (int)keep, path + folder, checksum);
+  return part;
+}
+
 static status open_for_writing(dlv3_file *f) {
   TRY(resolve(f));
-  size_t length = strlen(f->path);
-  char *part = malloc(length + sizeof ".part");
-  if (!part) return fail(DLV3_ERR_OOM, "%s: out of memory", f->path);
-  memcpy(part, f->path, length);
-  memcpy(part + length, ".part", sizeof ".part");
-  f->temporary = part;
+  f->temporary = part_of(f->path);
+  if (!f->temporary) return fail(DLV3_ERR_OOM, "%s: out of memory", f->path);
   return open_part(f);
 }
 
@@ -261,7 +359,7 @@ static status flush(dlv3_file *f) {
 DLV3_API dlv3_status dlv3_file_write(dlv3_file *f, const void *src, int64_t n_bytes) {
   TRY(check_writable(f));
   if (n_bytes < 0) return fail(DLV3_ERR_ARG, "%s: %lld bytes can not be written", f->path, (long long)n_bytes);
-  f->crc = (uint32_t)crc32_z(f->crc, src, (size_t)n_bytes);
+  count_crc(f, src, n_bytes);
   if (n_bytes > BUFFER - f->buffered) TRY(flush(f));
   f->position += n_bytes;
   if (n_bytes > BUFFER) return write_at(f, src, f->position - n_bytes, n_bytes);
@@ -288,7 +386,7 @@ DLV3_API dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t) 
   for (int64_t done = 0; done < n; done += most) {
     int64_t now = n - done < most ? n - done : most;
     move_elements(&c, t, f->buffer, now, false);
-    f->crc = (uint32_t)crc32_z(f->crc, (const void *)f->buffer, (size_t)(now * width));
+    count_crc(f, f->buffer, now * width);
     f->position += now * width, f->buffered = now * width;
     TRY(flush(f));
   }
@@ -299,7 +397,7 @@ DLV3_API int64_t dlv3_file_position(const dlv3_file *f) { return f->position; }
 
 DLV3_API uint32_t dlv3_file_crc(dlv3_file *f) {
   uint32_t crc = f->crc;
-  f->crc = 0;
+  f->crc = 0, f->counts_crc = true;
   return crc;
 }
 
@@ -342,6 +440,39 @@ DLV3_API int32_t dlv3_path_kind(const char *path) {
   struct stat info;
   if (stat(path, &info)) return 0;
   return S_ISDIR(info.st_mode) ? 2 : 1;
+}
+
+DLV3_API int32_t dlv3_path_is_link(const char *path) {
+  struct stat info;
+  return !lstat(path, &info) && S_ISLNK(info.st_mode);
+}
+
+DLV3_API int64_t dlv3_name_max(const char *folder) {
+  long most = pathconf(*folder ? folder : ".", _PC_NAME_MAX);
+  return most > 0 ? most : NAME_MAX;
+}
+
+DLV3_API dlv3_status dlv3_path_identity(char **out, const char *path) {
+  char whole[PATH_MAX], there[PATH_MAX];
+  struct stat info;
+  size_t length = 0, n;
+  if (strlen(path) >= sizeof whole) return fail(DLV3_ERR_ARG, "a path has at most %d bytes, got %zu", PATH_MAX - 1, strlen(path));
+  for (const char *p = path; *p; p++) /* a//b is a/b */
+    if (*p != '/' || !length || whole[length - 1] != '/') whole[length++] = *p;
+  whole[length] = 0;
+  memcpy(there, whole, length + 1);
+  n = length;
+  while (n && stat(there, &info)) { /* the longest part of it that exists */
+    if (there[n - 1] == '/') n--;
+    while (n && there[n - 1] != '/') n--;
+    there[n] = 0;
+  }
+  if (!n && stat(".", &info)) return fail_errno(path, "the current folder can not be read");
+  *out = malloc(length - n + sizeof "0123456789abcdef:0123456789abcdef/");
+  if (!*out) return fail(DLV3_ERR_OOM, "%s: out of memory", path);
+  snprintf(*out, length - n + sizeof "0123456789abcdef:0123456789abcdef/", "%llx:%llx/%s", (unsigned long long)info.st_dev,
+           (unsigned long long)info.st_ino, whole + n);
+  return DLV3_OK;
 }
 
 static status make_one(const char *path) {

@@ -73,7 +73,7 @@ static status file_bytes(byte_buffer *b, const char *path) {
   if (stat(path, &info)) return fail(DLV3_ERR_IO, "can not be read: %m");
   if (S_ISDIR(info.st_mode)) return fail(DLV3_ERR_IO, "is a folder, an image file was expected");
   if (!S_ISREG(info.st_mode)) return fail(DLV3_ERR_IO, "is not a regular file");
-  if (info.st_size == 0) return fail(DLV3_ERR_FORMAT, "the file is empty (0 bytes)");
+  if (info.st_size == 0) return fail(DLV3_ERR_DAMAGED, "the file is empty (0 bytes)");
   if (info.st_size > FILE_MAX) return fail(DLV3_ERR_FORMAT, "the file has %lld bytes, too many for an image", (long long)info.st_size);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return fail(DLV3_ERR_IO, "can not be read: %m");
@@ -110,9 +110,10 @@ static status name_file(status st, const char *path) {
   return fail(st, "%s: %s", path, dlv3_last_error());
 }
 
-static status decode_image(picture *out, const byte_buffer *file, int32_t *orientation) {
-  if (is_jpeg(file)) return jpeg_decode(out, file, orientation);
-  if (is_png(file)) return png_decode(out, file, orientation);
+static status decode_image(picture *out, const byte_buffer *file, bool tolerant, dlv3_image_info *info) {
+  if (info) *info = (dlv3_image_info){.orientation = 1, .bits = 8};
+  if (is_jpeg(file)) return jpeg_decode(out, file, tolerant, info);
+  if (is_png(file)) return png_decode(out, file, tolerant, info);
   return fail_kind(file);
 }
 
@@ -122,9 +123,9 @@ static status decode_mask(picture *out, const byte_buffer *file) {
   return fail_kind(file);
 }
 
-status picture_read(picture *out, const char *path, byte_buffer *file, int32_t *orientation) {
+status picture_read(picture *out, const char *path, byte_buffer *file, bool tolerant, dlv3_image_info *info) {
   status st = file_bytes(file, path);
-  if (st == DLV3_OK) st = decode_image(out, file, orientation);
+  if (st == DLV3_OK) st = decode_image(out, file, tolerant, info);
   return name_file(st, path);
 }
 
@@ -132,44 +133,6 @@ status picture_read_mask(picture *out, const char *path, byte_buffer *file) {
   status st = file_bytes(file, path);
   if (st == DLV3_OK) st = decode_mask(out, file);
   return name_file(st, path);
-}
-
-/* -- EXIF orientation -------------------------------------------------------------------------------------- */
-
-static uint32_t exif_number(const uint8_t *p, int32_t bytes, bool big) {
-  uint32_t v = 0;
-  for (int32_t i = 0; i < bytes; i++) v |= (uint32_t)p[i] << 8 * (big ? bytes - 1 - i : i);
-  return v;
-}
-
-int32_t exif_orientation(const uint8_t *exif, int64_t n) {
-  if (n < 8 || (memcmp(exif, "II*\0", 4) && memcmp(exif, "MM\0*", 4))) return 1;
-  bool big = exif[0] == 'M';
-  int64_t at = exif_number(exif + 4, 4, big);
-  if (at + 2 > n) return 1;
-  int64_t entries = exif_number(exif + at, 2, big);
-  for (int64_t i = 0, e = at + 2; i < entries && e + 12 <= n; i++, e += 12) {
-    if (exif_number(exif + e, 2, big) != 0x112) continue;
-    int32_t v = (int32_t)exif_number(exif + e + 8, 2, big);
-    return v >= 1 && v <= 8 ? v : 1;
-  }
-  return 1;
-}
-
-status picture_orient(picture *out, const picture *in, int32_t orientation) {
-  bool turned = orientation >= 5;
-  TRY(picture_reserve(out, turned ? in->w : in->h, turned ? in->h : in->w, in->channels));
-  bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
-  bool flip_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-  uint8_t *p = out->data;
-  for (int64_t y = 0; y < out->h; y++)
-    for (int64_t x = 0; x < out->w; x++, p += in->channels) {
-      int64_t sy = turned ? x : y, sx = turned ? y : x;
-      if (flip_y) sy = in->h - 1 - sy;
-      if (flip_x) sx = in->w - 1 - sx;
-      memcpy(p, in->data + (sy * in->w + sx) * in->channels, (size_t)in->channels);
-    }
-  return DLV3_OK;
 }
 
 /* -- Tensors ----------------------------------------------------------------------------------------------- */
@@ -220,14 +183,13 @@ enum { LABELS = 1 << 1, RGB = 1 << 3, RGBA = 1 << 4 };
 
 status picture_from_tensor(picture *p, const tensor *t, const char *what, bool mask) { return from_tensor(p, t, what, mask ? LABELS : RGB); }
 
-DLV3_API dlv3_status dlv3_image_read(dlv3_tensor **image, int32_t *orientation, const char *path, int32_t orient) {
+DLV3_API dlv3_status dlv3_image_read(dlv3_tensor **image, dlv3_image_info *info, const char *path, int32_t orient, int32_t tolerant) {
   picture read = {0}, turned = {0}, *result = &read;
   byte_buffer file = {0};
-  *orientation = 1;
-  status st = picture_read(&read, path, &file, orientation);
+  status st = picture_read(&read, path, &file, tolerant, info);
   bytes_free(&file);
-  if (st == DLV3_OK && orient && *orientation > 1) {
-    st = picture_orient(&turned, &read, *orientation);
+  if (st == DLV3_OK && orient && info->orientation > 1) {
+    st = picture_orient(&turned, &read, info->orientation);
     result = &turned;
   }
   if (st == DLV3_OK) st = to_tensor(image, result);

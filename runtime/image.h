@@ -33,11 +33,12 @@ void bytes_free(byte_buffer *b);
 
 /* -- Files ------------------------------------------------------------------------------------------------- */
 
-/* Reads a JPEG or PNG, whichever the content says, as RGB (image) or as labels (mask). orientation, where wanted: the
- * EXIF orientation 1..8. file is scratch space. Messages begin with the path. */
-status picture_read(picture *out, const char *path, byte_buffer *file, int32_t *orientation);
+/* Reads a JPEG or PNG, whichever the content says, as RGB (image) or as labels (mask). info: NULL where it is not wanted.
+ * A damaged file is an error, DLV3_ERR_DAMAGED; with `tolerant` what is there of its pixels is decoded, and the damage stands
+ * in info. file is scratch space. Messages begin with the path. */
+status picture_read(picture *out, const char *path, byte_buffer *file, bool tolerant, dlv3_image_info *info);
 status picture_read_mask(picture *out, const char *path, byte_buffer *file);
-/* out = in turned as EXIF orientation 1..8 says. */
+/* out = in turned as orientation 1..8 says. */
 status picture_orient(picture *out, const picture *in, int32_t orientation);
 
 /* The content of a cpu tensor u8 [3,h,w] (mask: u8 [h,w]) of any strides; `what` begins the message. */
@@ -46,13 +47,16 @@ status picture_from_tensor(picture *p, const tensor *t, const char *what, bool m
 bool is_jpeg(const byte_buffer *file);
 bool is_png(const byte_buffer *file);
 /* The decoders; messages without the file's name. */
-status jpeg_decode(picture *out, const byte_buffer *file, int32_t *orientation);
-status png_decode(picture *out, const byte_buffer *file, int32_t *orientation);
+status jpeg_decode(picture *out, const byte_buffer *file, bool tolerant, dlv3_image_info *info);
+status png_decode(picture *out, const byte_buffer *file, bool tolerant, dlv3_image_info *info);
 status png_decode_mask(picture *out, const byte_buffer *file);
 status jpeg_encode(byte_buffer *out, const picture *in, int32_t quality);
 status png_encode(byte_buffer *out, const picture *in, const uint8_t *palette); /* palette: 256*3 bytes or NULL */
-/* The orientation in an EXIF block (from its TIFF header on), 1 where there is none. */
+/* The orientation 1..8 in an EXIF block (with or without "Exif\0\0") or in XMP text; 0: it has none. */
 int32_t exif_orientation(const uint8_t *exif, int64_t n);
+int32_t xmp_orientation(const uint8_t *xmp, int64_t n);
+/* That of a PNG file, from its EXIF, or XMP without one; 1 where there is none. */
+int32_t png_orientation(const byte_buffer *file);
 
 /* -- Resizing ---------------------------------------------------------------------------------------------- */
 

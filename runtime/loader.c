@@ -37,10 +37,7 @@ struct dlv3_loader {
   dlv3_loader_config config;
   normalize_table table;
   uint8_t allowed[256];             /* labels */
-  bool by_hand, with_masks;         /* samples are handed in; files: masks were given */
-  char *text;                       /* of all paths */
-  const char **images, **masks;     /* [n] into text */
-  int64_t n;
+  int64_t n;                        /* samples of the data set */
 
   pthread_t *threads;
   int32_t n_threads;
@@ -120,16 +117,20 @@ static status transform_eval(const dlv3_loader *l, workspace *w, slot *s, const 
   return mask ? resize_nearest(&s->mask, mask, h, width, all, &w->resize) : DLV3_OK;
 }
 
+static status offer_to_skip(status st) {
+  if (st != DLV3_ERR_DAMAGED) return st;
+  return fail(st, "%s\n  --skip-damaged of train_voc and validate (data.skip_damaged) leaves out damaged files and lists them", dlv3_last_error());
+}
+
 static status make_sample(const dlv3_loader *l, workspace *w, slot *s, int64_t index) {
-  const char *image_path = l->by_hand ? s->image_path : l->images[index];
-  const char *mask_path = l->by_hand ? s->mask_path : l->with_masks ? l->masks[index] : NULL;
-  const picture *image = &s->in_image, *mask = l->by_hand && s->has_mask ? &s->in_mask : NULL;
+  const char *image_path = s->image_path, *mask_path = s->mask_path;
+  const picture *image = &s->in_image, *mask = s->has_mask ? &s->in_mask : NULL;
   if (image_path) {
-    TRY(picture_read(&w->image, image_path, &w->file, NULL));
+    TRY(offer_to_skip(picture_read(&w->image, image_path, &w->file, false, NULL)));
     image = &w->image;
   }
   if (mask_path) {
-    TRY(picture_read_mask(&w->mask, mask_path, &w->file));
+    TRY(offer_to_skip(picture_read_mask(&w->mask, mask_path, &w->file)));
     mask = &w->mask;
   }
   s->has_mask = mask != NULL;
@@ -144,12 +145,7 @@ static status make_sample(const dlv3_loader *l, workspace *w, slot *s, int64_t i
 /* -- Workers ----------------------------------------------------------------------------------------------- */
 
 /* The first position that no worker may claim yet. */
-static int64_t claim_limit(const dlv3_loader *l) {
-  if (!l->running) return 0;
-  if (l->by_hand) return l->filled;
-  int64_t ahead = l->delivered + l->capacity;
-  return ahead < l->n_order ? ahead : l->n_order;
-}
+static int64_t claim_limit(const dlv3_loader *l) { return l->running ? l->filled : 0; }
 
 static void *worker(void *context) {
   dlv3_loader *l = context;
@@ -220,47 +216,17 @@ static status check_config(const dlv3_loader_config *c) {
   return DLV3_OK;
 }
 
-/* Cuts '\n'-terminated text into n strings, in place. */
-static status cut(const char ***out, char *text, int64_t n, const char *what) {
-  *out = calloc((size_t)n + 1, sizeof **out);
-  if (!*out) return fail(DLV3_ERR_OOM, "loader: out of memory for %lld paths", (long long)n);
-  int64_t i = 0;
-  for (char *p = text; *p; i++) {
-    char *end = strchr(p, '\n');
-    if (i < n) (*out)[i] = p;
-    if (!end) {
-      i++;
-      break;
-    }
-    *end = 0;
-    p = end + 1;
-  }
-  return i == n ? DLV3_OK : fail(DLV3_ERR_ARG, "loader: %lld %s paths came for %lld samples", (long long)i, what, (long long)n);
-}
-
-static status take_paths(dlv3_loader *l, const char *images, const char *masks) {
-  size_t a = strlen(images) + 1, b = strlen(masks) + 1;
-  l->text = malloc(a + b);
-  if (!l->text) return fail(DLV3_ERR_OOM, "loader: out of memory for %lld paths", (long long)l->n);
-  memcpy(l->text, images, a);
-  memcpy(l->text + a, masks, b);
-  l->with_masks = *masks != 0;
-  TRY(cut(&l->images, l->text, l->n, "image"));
-  return l->with_masks ? cut(&l->masks, l->text + a, l->n, "mask") : DLV3_OK;
-}
-
-DLV3_API dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, const char *images, const char *masks, int64_t n) {
+DLV3_API dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, int64_t n) {
   TRY(check_config(config));
   if (n < 0) return fail(DLV3_ERR_ARG, "loader: %lld samples", (long long)n);
   dlv3_loader *l = calloc(1, sizeof *l);
   if (!l) return fail(DLV3_ERR_OOM, "loader: out of memory");
-  l->config = *config, l->n = n, l->by_hand = images == NULL;
+  l->config = *config, l->n = n;
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->work, NULL);
   pthread_cond_init(&l->done, NULL);
   for (int32_t v = 0; v < 256; v++) l->allowed[v] = !config->num_classes || v < config->num_classes || v == config->ignore_index;
   status st = normalize_table_make(&l->table, config->mean, config->std, config->dtype);
-  if (st == DLV3_OK && images) st = take_paths(l, images, masks ? masks : "");
   if (st == DLV3_OK) st = start_threads(l);
   if (st == DLV3_OK) *out = l;
   else dlv3_loader_free(l);
@@ -295,9 +261,6 @@ DLV3_API void dlv3_loader_free(dlv3_loader *l) {
   pthread_mutex_destroy(&l->lock);
   free(l->threads);
   free(l->order);
-  free(l->images);
-  free(l->masks);
-  free(l->text);
   free(l);
 }
 
@@ -346,7 +309,7 @@ DLV3_API dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int6
 DLV3_API int64_t dlv3_loader_wanted(dlv3_loader *l) {
   pthread_mutex_lock(&l->lock);
   int64_t ahead = l->delivered + l->capacity, end = ahead < l->n_order ? ahead : l->n_order;
-  int64_t wanted = l->running && l->by_hand ? end - l->filled : 0;
+  int64_t wanted = l->running ? end - l->filled : 0;
   pthread_mutex_unlock(&l->lock);
   return wanted;
 }
@@ -416,7 +379,7 @@ static status wait_for(dlv3_loader *l, int64_t n) {
     slot *s = &l->slots[(l->delivered + i) % l->capacity];
     while (s->state != READY && s->state != FAILED) {
       if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
-      if (l->by_hand && l->delivered + i >= l->filled) return fail(DLV3_ERR_ARG, "loader: %lld samples were handed in, %lld make the batch", (long long)i, (long long)n);
+      if (l->delivered + i >= l->filled) return fail(DLV3_ERR_ARG, "loader: %lld samples were handed in, %lld make the batch", (long long)i, (long long)n);
       wait_a_moment(l);
     }
     if (s->state == FAILED) {

@@ -2,11 +2,14 @@
  *
  * One of the two files that know Lua's C API (the other is repl.c) and may print and end the process. Everything else
  * that a script sees of the runtime goes through dlv3.h and LuaJIT's FFI. */
+#define _GNU_SOURCE /* environ */
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
 
+#include <ctype.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +32,7 @@ static const char usage[] =
   "  --help      this text; `dlv3 script.lua --help` is the script's own\n"
   "\n"
   "environment:\n"
-  "  DLV3_NUM_THREADS=N   threads of the cpu kernels\n"
+  "  DLV3_NUM_THREADS=N   threads of the cpu kernels; without it, the processors that affinity and cgroups allow\n"
   "  DLV3_VERBOSE=1       print every op with its implementation, time and shapes; 2: also why others declined\n"
   "  DLV3_IMPL=NAME       prefer that implementation: ref, onednn, ... (ref: the plain loops)\n"
   "\n"
@@ -41,18 +44,46 @@ static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a s
 
 /* -- Errors ------------------------------------------------------------------------------------------------ */
 
-/* Pushes text without the root in front of file names. */
+/* Replaces the text on the top by itself with unprintable bytes as \xNN; C ends a text at the first zero. */
+static void escape(lua_State *L) {
+  size_t length;
+  const char *text = lua_tolstring(L, -1, &length);
+  char *out = lua_newuserdata(L, 4 * length + 1);
+  int64_t n = dlv3_printable(out, (int64_t)(4 * length + 1), text, (int64_t)length);
+  lua_pushlstring(L, out, (size_t)n);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+}
+
+/* The name of a file without the root in front. */
+static const char *short_name(const char *file) {
+  size_t n = strlen(root);
+  return !strncmp(file, root, n) && file[n] == '/' ? file + n + 1 : file;
+}
+
+/* Whether text begins with a place in Lua code, "scripts/train_voc.lua:98". */
+static bool is_place(const char *text) {
+  const char *end = strstr(text, ".lua:");
+  return end && end < text + strcspn(text, " '\n") && isdigit((unsigned char)end[5]);
+}
+
+/* Pushes text without the root in front of places in Lua code; paths of the user's files stay whole. */
 static void push_short(lua_State *L, const char *text) {
-  char prefix[PATH_MAX + 1];
-  snprintf(prefix, sizeof prefix, "%s/", root);
-  luaL_gsub(L, text, prefix, "");
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  for (const char *at; (at = strstr(text, root));) {
+    const char *name = short_name(at), *next = name > at ? name : at + 1;
+    luaL_addlstring(&b, text, (size_t)((name > at && is_place(name) ? at : next) - text));
+    text = next;
+  }
+  luaL_addstring(&b, text);
+  luaL_pushresult(&b);
 }
 
 /* Pushes "models/deeplabv3.lua:58 in forward" for a frame. */
 static void push_place(lua_State *L, const lua_Debug *frame) {
-  push_short(L, frame->source[0] == '@' || frame->source[0] == '=' ? frame->source + 1 : frame->short_src);
-  lua_pushfstring(L, "%s:%d%s%s", lua_tostring(L, -1), frame->currentline, frame->name ? " in " : "", frame->name ? frame->name : "");
-  lua_remove(L, -2);
+  const char *file = frame->source[0] == '@' || frame->source[0] == '=' ? frame->source + 1 : frame->short_src;
+  lua_pushfstring(L, "%s:%d%s%s", short_name(file), frame->currentline, frame->name ? " in " : "", frame->name ? frame->name : "");
 }
 
 /* Appends the callers that are Lua code outside of the library: the lines a user can go to. The first is the message's
@@ -89,6 +120,7 @@ static int message_handler(lua_State *L) {
     else lua_pushfstring(L, "(the error is a %s)", luaL_typename(L, 1)), lua_replace(L, 1);
   }
   lua_settop(L, 1);
+  escape(L);
   push_short(L, lua_tostring(L, 1));
   add_hint(L);
   luaL_Buffer b;
@@ -102,6 +134,7 @@ static int message_handler(lua_State *L) {
 
 static int report(lua_State *L, int failed) {
   if (!failed) return 0;
+  if (lua_isstring(L, -1)) escape(L);
   const char *message = lua_tostring(L, -1);
   fflush(stdout);
   fprintf(stderr, "dlv3: %s\n", message ? message : "an error without a message");
@@ -146,7 +179,19 @@ static int find_root(void) {
   return fprintf(stderr, "dlv3: the Lua library is missing: no lua/dlv3/ffi.lua in %s, two levels above, or in %s/../share/dlv3\n", exe, exe), 1;
 }
 
-/* The module dlv3.host: {executable, root}, for scripts and tests that run others. */
+/* Pushes {NAME = value} of the variables that begin with DLV3_. */
+static void push_environment(lua_State *L) {
+  lua_newtable(L);
+  for (char **variable = environ; variable && *variable; variable++) {
+    const char *value = strchr(*variable, '=');
+    if (strncmp(*variable, "DLV3_", 5) || !value) continue;
+    lua_pushlstring(L, *variable, (size_t)(value - *variable));
+    lua_pushstring(L, value + 1);
+    lua_rawset(L, -3);
+  }
+}
+
+/* The module dlv3.host: {executable, root, environment}, for scripts and tests that run others. */
 static void set_host_module(lua_State *L) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "loaded");
@@ -155,6 +200,8 @@ static void set_host_module(lua_State *L) {
   lua_setfield(L, -2, "executable");
   lua_pushstring(L, root);
   lua_setfield(L, -2, "root");
+  push_environment(L);
+  lua_setfield(L, -2, "environment");
   lua_setfield(L, -2, "dlv3.host");
   lua_pop(L, 2);
 }
@@ -258,7 +305,7 @@ static int run_script(lua_State *L, const command *c) {
 static int run(lua_State *L, const command *c) {
   bool script = c->script < c->argc, from_stdin = !script && !c->has_code && !c->interactive && !isatty(0);
   bool repl = c->interactive || (!script && !c->has_code && !from_stdin);
-  if (require(L, "dlv3.strict")) return 1;
+  if (require(L, "dlv3.strict") || require(L, "dlv3.environment")) return 1;
   if ((c->has_code || repl) && require(L, "dlv3.session")) return 1;
   if (c->has_code && run_codes(L, c)) return 1;
   if (script && run_script(L, c) && !repl) return 1;
@@ -293,6 +340,7 @@ static void spin_shortly(char **argv) {
 }
 
 int main(int argc, char **argv) {
+  signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is an error of the write, with a message */
   find_executable();
   spin_shortly(argv);
   command c = parse(argc, argv);

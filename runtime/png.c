@@ -1,7 +1,8 @@
 /* png.c - PNG files through libpng: memory to picture or labels, and back.
  *
- * libpng's errors leave by its own longjmp, caught where the work begins; its warnings are dropped; it never prints.
- * Gamma and colour profiles are ignored, as Pillow does. */
+ * libpng's errors leave by its own longjmp, caught where the work begins; of its warnings wrong checksums are errors too, or
+ * noted, and the others dropped; it never prints. Chunks beside the pixels are skipped unread: one may claim gigabytes.
+ * Gamma and colour profiles are ignored, as Pillow does; which way up a picture is finds orientation.c. */
 #include "image.h"
 
 #include <stdio.h>
@@ -14,6 +15,8 @@ typedef struct {
   const byte_buffer *file;          /* read from, at */
   int64_t at;
   byte_buffer *out;                 /* written to */
+  bool tolerant;
+  dlv3_image_info *facts;           /* NULL: not wanted */
   uint32_t row;
   char text[200];
 } codec;
@@ -24,7 +27,12 @@ static void on_error(png_structp png, png_const_charp message) {
   png_longjmp(png, 1);
 }
 
-static void on_warning(png_structp png, png_const_charp message) { (void)png, (void)message; }
+static void on_warning(png_structp png, png_const_charp message) {
+  codec *c = png_get_error_ptr(png);
+  if (!strstr(message, "CRC error")) return;
+  if (!c->tolerant) on_error(png, message);
+  if (c->facts && !*c->facts->damage) snprintf(c->facts->damage, sizeof c->facts->damage, "a damaged PNG: %s", message);
+}
 
 static void read_bytes(png_structp png, png_bytep dst, size_t n) {
   codec *c = png_get_io_ptr(png);
@@ -48,6 +56,7 @@ bool is_png(const byte_buffer *file) { return file->size >= 8 && !memcmp(file->d
 
 static void read_header(codec *c) {
   png_set_read_fn(c->png, c, read_bytes);
+  png_set_keep_unknown_chunks(c->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1); /* all that are known but do not change pixels */
   png_read_info(c->png, c->info);
 }
 
@@ -63,28 +72,24 @@ static status read_rows(codec *c, picture *out, int32_t channels) {
   return DLV3_OK;
 }
 
-static status decode_rgb(codec *c, picture *out, int32_t *orientation) {
+static status decode_rgb(codec *c, picture *out) {
   read_header(c);
   png_set_strip_16(c->png);
   png_set_palette_to_rgb(c->png);
   png_set_expand_gray_1_2_4_to_8(c->png);
   png_set_strip_alpha(c->png);
   png_set_gray_to_rgb(c->png);
-  TRY(read_rows(c, out, 3));
-  if (orientation) *orientation = 1;
-#ifdef PNG_eXIf_SUPPORTED
-  png_uint_32 n;
-  png_bytep exif;
-  if (orientation && png_get_eXIf_1(c->png, c->info, &n, &exif)) *orientation = exif_orientation(exif, n);
-#endif
-  return DLV3_OK;
+  if (c->facts) {
+    c->facts->bits = png_get_bit_depth(c->png, c->info);
+    c->facts->orientation = png_orientation(c->file);
+  }
+  return read_rows(c, out, 3);
 }
 
 #define HOW_TO_STORE \
   "\n  a mask holds one class number a pixel: a palette or 8-bit grey PNG; with Pillow: put the numbers into a uint8 array a, then Image.fromarray(a).save(...)"
 
-static status decode_labels(codec *c, picture *out, int32_t *unused) {
-  (void)unused;
+static status decode_labels(codec *c, picture *out) {
   read_header(c);
   int kind = png_get_color_type(c->png, c->info), bits = png_get_bit_depth(c->png, c->info);
   if (kind == PNG_COLOR_TYPE_GRAY && bits == 16)
@@ -97,23 +102,29 @@ static status decode_labels(codec *c, picture *out, int32_t *unused) {
   return read_rows(c, out, 1);
 }
 
-static status read_with(picture *out, const byte_buffer *file, int32_t *orientation, status (*decode)(codec *, picture *, int32_t *)) {
-  codec c = {.file = file};
-  c.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &c, on_error, on_warning);
-  c.info = c.png ? png_create_info_struct(c.png) : NULL;
+static status read_with(codec *c, picture *out, status (*decode)(codec *, picture *)) {
+  c->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, c, on_error, on_warning);
+  c->info = c->png ? png_create_info_struct(c->png) : NULL;
   status st = fail(DLV3_ERR_OOM, "out of memory for libpng, or a wrong version of it");
-  if (c.info) {
-    if (setjmp(png_jmpbuf(c.png)))
-      st = c.row ? fail(DLV3_ERR_FORMAT, "a damaged PNG: %s (at row %u of %u)", c.text, c.row, png_get_image_height(c.png, c.info))
-                 : fail(DLV3_ERR_FORMAT, "a damaged PNG: %s", c.text);
-    else st = decode(&c, out, orientation);
+  if (c->info) {
+    if (setjmp(png_jmpbuf(c->png)))
+      st = c->row ? fail(DLV3_ERR_DAMAGED, "a damaged PNG: %s (at row %u of %u)", c->text, c->row, png_get_image_height(c->png, c->info))
+                  : fail(DLV3_ERR_DAMAGED, "a damaged PNG: %s", c->text);
+    else st = decode(c, out);
   }
-  png_destroy_read_struct(&c.png, &c.info, NULL);
+  png_destroy_read_struct(&c->png, &c->info, NULL);
   return st;
 }
 
-status png_decode(picture *out, const byte_buffer *file, int32_t *orientation) { return read_with(out, file, orientation, decode_rgb); }
-status png_decode_mask(picture *out, const byte_buffer *file) { return read_with(out, file, NULL, decode_labels); }
+status png_decode(picture *out, const byte_buffer *file, bool tolerant, dlv3_image_info *info) {
+  codec c = {.file = file, .tolerant = tolerant, .facts = info};
+  return read_with(&c, out, decode_rgb);
+}
+
+status png_decode_mask(picture *out, const byte_buffer *file) {
+  codec c = {.file = file};
+  return read_with(&c, out, decode_labels);
+}
 
 /* -- Writing ----------------------------------------------------------------------------------------------- */
 

@@ -1,4 +1,4 @@
-/* signals.c - SIGINT and SIGTERM as a flag: a script finishes its step and saves, the REPL returns to its prompt. */
+/* signals.c - signals that end a process as a flag: a script finishes its step and saves, the REPL returns to its prompt. */
 #include "core.h"
 
 #include <errno.h>
@@ -24,7 +24,7 @@ static void on_signal(int number) {
     int kept = errno;
     if (said[0] && write(2, said, strlen(said)) < 0) {} /* nobody listens */
     errno = kept;
-  } else if (now - first_at > same_wish) {
+  } else if (number != SIGPIPE && now - first_at > same_wish) { /* each line for a reader that is gone raises one more */
     signal(number, SIG_DFL);
     raise(number);
   }
@@ -40,8 +40,11 @@ DLV3_API void dlv3_signals_catch(int32_t interrupt, const char *note) {
   action.sa_flags = interrupt ? 0 : SA_RESTART;
   interrupts = interrupt != 0;
   sigaction(SIGINT, &action, NULL);
-  /* With a person at a prompt SIGTERM still ends the process at once. */
-  if (!interrupt) sigaction(SIGTERM, &action, NULL);
+  if (interrupt) return; /* with a person at a prompt the others still end the process at once */
+  sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGPIPE, &action, NULL);
+  struct sigaction before;
+  if (!sigaction(SIGHUP, NULL, &before) && before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, NULL);
 }
 
 DLV3_API int32_t dlv3_signal_pending(void) { return (int32_t)pending; }

@@ -1,6 +1,7 @@
 /* status.c - the last error of a thread, and how tensors are named in messages.
  *
- * Messages are data: they are formatted once here and never used as a format again. */
+ * Messages are data: they are formatted once here and never used as a format again. They hold names from files: bytes
+ * that a terminal would obey are written \xNN. */
 #include "core.h"
 
 #include <stdarg.h>
@@ -8,23 +9,61 @@
 
 static _Thread_local char last_error[2048];
 
+/* -- Unprintable bytes -------------------------------------------------------------------------------------- */
+
+/* The bytes of the character at s when it is UTF-8 that a terminal shows and does not obey, else 0. */
+static size_t shown_bytes(const unsigned char *s, size_t n) {
+  static const unsigned smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  if (*s < 0x80) return (*s >= ' ' && *s != 0x7f) || *s == '\n' || *s == '\t';
+  size_t length = *s >= 0xf0 ? 4 : *s >= 0xe0 ? 3 : 2;
+  if (*s < 0xc0 || *s >= 0xf8 || n < length) return 0;
+  unsigned code = *s & (0xff >> (length + 1));
+  for (size_t i = 1; i < length; i++) {
+    if ((s[i] & 0xc0) != 0x80) return 0;
+    code = code << 6 | (s[i] & 0x3f);
+  }
+  bool control = code < 0xa0 || (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069); /* C1, and changes of direction */
+  bool wrong = code < smallest[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000);
+  return control || wrong ? 0 : length;
+}
+
+DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t n) {
+  int64_t used = 0;
+  for (int64_t i = 0; i < n;) {
+    size_t length = shown_bytes((const unsigned char *)s + i, (size_t)(n - i));
+    int64_t put = length ? (int64_t)length : 4;
+    if (used + put >= room) break;
+    if (length) memcpy(out + used, s + i, length);
+    else snprintf(out + used, 5, "\\x%02x", (unsigned char)s[i]);
+    used += put, i += length ? (int64_t)length : 1;
+  }
+  out[used] = 0;
+  return used;
+}
+
+/* -- The last error ----------------------------------------------------------------------------------------- */
+
 DLV3_API const char *dlv3_last_error(void) { return last_error; }
 
+/* The message behind the first `used` bytes of the last error. An argument may be the last error itself. */
+static void note(size_t used, const char *format, va_list args) {
+  char text[sizeof last_error];
+  int n = vsnprintf(text, sizeof text, format, args);
+  dlv3_printable(last_error + used, (int64_t)(sizeof last_error - used), text, n < 0 ? 0 : n < (int)sizeof text ? n : (int)sizeof text - 1);
+}
+
 status fail(status code, const char *format, ...) {
-  char text[sizeof last_error]; /* an argument may be the last error itself */
   va_list args;
   va_start(args, format);
-  vsnprintf(text, sizeof text, format, args);
+  note(0, format, args);
   va_end(args);
-  memcpy(last_error, text, sizeof text);
   return code;
 }
 
 status fail_more(status code, const char *format, ...) {
-  size_t used = strlen(last_error);
   va_list args;
   va_start(args, format);
-  vsnprintf(last_error + used, sizeof last_error - used, format, args);
+  note(strlen(last_error), format, args);
   va_end(args);
   return code;
 }

@@ -10,6 +10,7 @@
 
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.ffi'
+local files = require 'dlv3.files'
 local options = require 'dlv3.options'
 local work = require 'bench.work'
 local run = require 'bench.run'
@@ -132,15 +133,24 @@ local function share_of(rows, peaks)
   end
 end
 
+local function picture_of(path) return path:gsub('%.md$', '') .. '.png' end
+
+-- Before anything is measured: neither file may replace one of the data set.
+local function check_output(path)
+  local set = opt.data_path and require 'dlv3.data'.voc{root = opt.data_path, split = 'train'}
+  local inputs = {}
+  for i = 1, set and set.size or 0 do inputs[2 * i - 1], inputs[2 * i] = set.files(i) end
+  files.check_output(path, inputs, '--output')
+  files.check_output(picture_of(path), inputs, '--output')
+end
+
 local function write_results(path, rows, share, about)
   local report = require 'bench.report'
-  local picture = path:gsub('%.md$', '') .. '.png'
+  local picture = picture_of(path)
   local drawn, ok = pcall(report.chart, picture, rows)
   if not drawn then io.stderr:write('no picture: ', tostring(ok), '\n') end
   about.picture = drawn and ok and picture:match '[^/]+$' or nil
-  local file = assert(io.open(path, 'w'))
-  file:write(report.markdown(rows, share, about))
-  file:close()
+  files.save_text(path, report.markdown(rows, share, about))
 end
 
 local function few_runs(row)
@@ -159,6 +169,7 @@ local function comparison()
   if opt.peers and not python then io.stderr:write(rows.how_to_get_peers, '\n\n') end
   local rounds = opt.quick and not given.rounds and 1 or opt.rounds
   local output = opt.output or #opt.rows == 0 and not opt.quick and run.root .. (on_gpu and '/bench/RESULTS_GPU.md' or '/bench/RESULTS.md') or nil
+  if output then check_output(output) end
   local words = {}
   for i = 1, #arg do words[i] = arg[i]:gsub('^/.*/', '') end -- folders of this machine say nothing to a reader
   local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, peaks = not on_gpu and require 'bench.ops'.peaks() or nil}

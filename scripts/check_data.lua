@@ -7,6 +7,7 @@ local F = require 'dlv3.ffi'
 local data = require 'dlv3.data'
 local image = require 'dlv3.vision.image'
 local log = require 'dlv3.log'
+local metrics = require 'dlv3.vision.metrics'
 local options = require 'dlv3.options'
 local text = require 'dlv3.text'
 
@@ -22,14 +23,14 @@ local ignored_label = 255 -- as in training and evaluation
 local problems = 0
 local function problem(format, ...)
   problems = problems + 1
-  print('  ' .. format:format(...):gsub('\n%s*', '; '))
+  print('  ' .. F.printable((format:format(...):gsub('\n%s*', '; '))))
 end
 
 -- Reads with fn; a problem where it fails.
-local function try(fn, path)
-  local ok, result, more = pcall(fn, path)
+local function try(fn, path, how)
+  local ok, result, more = pcall(fn, path, how)
   if ok then return result, more end
-  problem('%s', (tostring(result):gsub('^[^\n]-%.lua:%d+: ', '')))
+  problem('%s', F.without_place(result))
 end
 
 -- -- One mask -------------------------------------------------------------------------------------------------
@@ -62,17 +63,32 @@ end
 -- -- One list -------------------------------------------------------------------------------------------------
 
 local void = 0                                                  -- masks in which no pixel counts
-local turned = 0                                                -- photos with an EXIF orientation
+local turned = 0                                                -- photos that are stored turned
+local damaged = 0                                               -- photos that can be decoded in part
+local dark, dark_reason = 0, nil                                -- photos of 16 bits that become nearly black
+
+-- The photo as it is stored; what is notable about it is counted.
+local function read_photo(path)
+  local photo, info = try(image.read_with_info, path, {orient = false, tolerant = true})
+  if not photo then return nil end
+  if info.orientation > 1 then turned = turned + 1 end
+  if info.damage then
+    damaged = damaged + 1
+    problem('%s: %s', path, info.damage)
+  end
+  local reason = image.too_dark(photo, info)
+  if reason then dark, dark_reason = dark + 1, reason end
+  return photo, info.orientation
+end
 
 local function check_sample(photo_path, mask_path)
   local photo, orientation
-  if F.C.dlv3_path_kind(photo_path) == 1 then photo, orientation = try(image.read_stored, photo_path) end
-  if photo and orientation > 1 then turned = turned + 1 end
+  if F.C.dlv3_path_kind(photo_path) == 1 then photo, orientation = read_photo(photo_path) end
   local mask = F.C.dlv3_path_kind(mask_path) == 1 and try(image.read_mask, mask_path)
   if photo and mask and (photo:size(2) ~= mask:size(1) or photo:size(3) ~= mask:size(2)) then
     local swapped = photo:size(2) == mask:size(2) and photo:size(3) == mask:size(1)
     problem('%s: the mask is %dx%d pixels but its photo %dx%d (width x height)%s', mask_path, mask:size(2), mask:size(1), photo:size(3), photo:size(2),
-            swapped and orientation > 4 and '; the photo is stored turned (EXIF orientation), the mask as it is seen: store the photo so too' or '')
+            swapped and orientation > 4 and '; the photo is stored turned (EXIF or XMP orientation), the mask as it is seen: store the photo so too' or '')
   end
   if mask and check_labels(mask, mask_path) == 0 then void = void + 1 end
   if photo then photo:release() end
@@ -89,7 +105,7 @@ local function check_list(split)
   for i, id in ipairs(set.ids) do
     if twice[id] then problem("'%s' is in the list twice", id) end
     if not twice[id] then check_sample(set.files(i)) end
-    if seen[id] and seen[id] ~= split then print(("  note: '%s' is in %s too"):format(id, seen[id])) end
+    if seen[id] and seen[id] ~= split then print(F.printable(("  note: '%s' is in %s too"):format(id, seen[id]))) end
     twice[id], seen[id] = true, split
     progress:step(id)
   end
@@ -97,12 +113,13 @@ local function check_list(split)
   return set
 end
 
-local names
-for _, split in ipairs(opt.splits) do names = check_list(split).class_names or names end
+local set
+for _, split in ipairs(opt.splits) do set = check_list(split) end
 
 -- -- The classes ----------------------------------------------------------------------------------------------
 
-names = names or opt.num_classes == 20 and data.voc_classes or {}
+local names, note = try(function() return metrics.class_names(set, opt.num_classes + 1) end)
+names = names or {}
 local total, rows = 0, {{'label', 'class', 'pixels', 'share', 'masks'}}
 for v = 0, 255 do if v ~= ignored_label then total = total + pixels[v] end end
 for v = 0, 255 do
@@ -116,13 +133,19 @@ end
 print()
 io.write(text.columns(rows, 'rlrrr'))
 print()
+if note then print('note: ' .. note) end
 for v = 0, opt.num_classes do
   if pixels[v] == 0 and v ~= ignored_label then print(('note: no mask has label %d%s'):format(v, names[v + 1] and ' (' .. names[v + 1] .. ')' or '')) end
 end
 if turned > 0 then
-  print(('note: %d photo%s an EXIF orientation. Training takes pixels as they are stored, as PIL does, and masks must lie on those; predict turns photos as they are seen')
+  print(('note: %d photo%s an orientation (EXIF or XMP). Training takes pixels as they are stored, as PIL does, and masks must lie on those; predict turns photos as they are seen')
         :format(turned, turned == 1 and ' has' or 's have'))
 end
+if damaged > 0 then
+  print(('note: %d damaged photo%s can be decoded in part; train_voc and validate leave damaged files out with --skip-damaged')
+        :format(damaged, damaged == 1 and '' or 's'))
+end
+if dark > 0 then print(('note: %d photo%s: %s'):format(dark, dark == 1 and '' or 's', dark_reason)) end
 local objects = 0
 for v = 1, opt.num_classes do if v ~= ignored_label then objects = objects + pixels[v] end end
 if objects == 0 and binary > 0 then
@@ -131,6 +154,8 @@ elseif binary > 0 then
   print(('note: %d mask%s 0 and 255 alone, and 255 does not count: where it is an object, its pixels must have the number of its class')
         :format(binary, binary == 1 and ' holds' or 's hold'))
 end
-if void > 0 then print(('note: in %d mask%s no pixel counts'):format(void, void == 1 and '' or 's')) end
+if total == 0 and pixels[ignored_label] > 0 then
+  problem('no pixel of any mask counts: all are 255. The pixels of a mask are numbers of classes, from 0 for the background')
+elseif void > 0 then print(('note: in %d mask%s no pixel counts'):format(void, void == 1 and '' or 's')) end
 print(problems == 0 and 'no problems' or problems == 1 and '1 problem' or problems .. ' problems')
 os.exit(problems == 0 and 0 or 1)

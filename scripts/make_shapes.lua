@@ -5,8 +5,10 @@
 
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.ffi'
+local files = require 'dlv3.files'
 local options = require 'dlv3.options'
 local image = require 'dlv3.vision.image'
+local shown = require 'dlv3.bytes'.shown
 
 local opt = options.parse({
   doc = 'Draws a small data set in VOC layout: discs, squares, triangles and stars on textured ground, with their masks.',
@@ -146,13 +148,29 @@ end
 -- -- Files ----------------------------------------------------------------------------------------------------
 
 local base = opt.output_dir .. '/VOCdevkit/VOC2012'
+local lists = {'train', 'val', 'trainval'}
+
+-- Raises where a file of this name in the folder has a line that this script did not write: the data set there is another's.
+local function check_own(name, is_own)
+  if F.C.dlv3_path_kind(base .. '/' .. name) == 0 then return end
+  for line in io.lines(base .. '/' .. name) do
+    if line ~= '' and not is_own(line) then
+      F.raise(("'%s/%s' belongs to a data set that make_shapes did not draw (its line '%s'): choose another --output-dir")
+              :format(base, name, shown(line)))
+    end
+  end
+end
+
+local is_name = {}
+for _, name in ipairs(names) do is_name[name] = true end
+for _, list in ipairs(lists) do
+  check_own('ImageSets/Segmentation/' .. list .. '.txt', function(line) return line:find '^shapes_%d+$' end)
+end
+check_own('class_names.txt', function(line) return is_name[line] end)
+
 for _, folder in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do F.check(F.C.dlv3_make_dir(base .. '/' .. folder)) end
 
-local function write_lines(name, lines)
-  local file = assert(io.open(base .. '/' .. name, 'w'))
-  file:write(table.concat(lines, '\n'), '\n')
-  assert(file:close())
-end
+local function write_lines(name, lines) files.save_text(base .. '/' .. name, table.concat(lines, '\n') .. '\n') end
 
 local palette, ids = image.voc_palette(), {train = {}, val = {}, trainval = {}}
 for index = 1, opt.train + opt.val do
@@ -165,7 +183,7 @@ for index = 1, opt.train + opt.val do
   local set = ids[index <= opt.train and 'train' or 'val']
   set[#set + 1], ids.trainval[index] = id, id
 end
-for name, list in pairs(ids) do write_lines('ImageSets/Segmentation/' .. name .. '.txt', list) end
+for _, name in ipairs(lists) do write_lines('ImageSets/Segmentation/' .. name .. '.txt', ids[name]) end
 write_lines('class_names.txt', {unpack(names, 1, opt.classes + 1)})
 print(('%d photos to train on and %d to validate, %dx%d, %d classes (%s) in %s'):format(opt.train, opt.val, w, h, opt.classes,
       table.concat(names, ', ', 2, opt.classes + 1), base))

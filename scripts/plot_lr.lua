@@ -1,6 +1,7 @@
 -- plot_lr.lua - draws learning-rate schedules: built-in ones, or one from a Lua file that returns a function.
 
 local F = require 'dlv3.ffi'
+local files = require 'dlv3.files'
 local optim = require 'dlv3.optim'
 local options = require 'dlv3.options'
 local nearest = require 'dlv3.nearest'
@@ -30,6 +31,7 @@ local makers = {
 
 local schedule
 if opt.schedule:find '%.lua$' then
+  files.check_output(opt.output, {opt.schedule}, '--output')
   local chunk, message = loadfile(opt.schedule)
   if not chunk then F.raise(message) end
   schedule = chunk()

@@ -5,9 +5,12 @@ local F = require 'dlv3.ffi'
 local models = require 'models'
 local optim = require 'dlv3.optim'
 local data = require 'dlv3.data'
+local look = require 'dlv3.data.look'
 local options = require 'dlv3.options'
 local checkpoint = require 'dlv3.checkpoint'
 local log = require 'dlv3.log'
+local run_folder = require 'dlv3.run_folder'
+local training = require 'dlv3.run'
 local text = require 'dlv3.text'
 local train = require 'dlv3.train'
 local metrics = require 'dlv3.vision.metrics'
@@ -21,9 +24,11 @@ local spec = {
   {'num-classes', 20, 'classes, without the background', min = 1, max = 255},
   {'aux', true, 'train the auxiliary head too (loss weight 0.5, 10 times the learning rate)'},
   {'weights', nil, 'start from these weights (a .pth or .safetensors; what fits is taken)', value = 'FILE'},
+  {'weights-key', nil, train.weights_key_doc, value = 'NAME'},
   {'weights-backbone', nil, 'start the backbone from an ImageNet classifier', value = 'FILE'},
   {'base-size', 520, 'photos are resized to 0.5 .. 2 times this (shorter side); evaluation to it', min = 8},
   {'crop-size', 480, 'training crop, height and width', min = 8},
+  train.skip_damaged_option,
   'training',
   {'device', 'auto', 'device to train on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'batch-size', 4, 'crops a step', short = 'b', min = 1},
@@ -40,7 +45,8 @@ local spec = {
   {'workers', 2, 'threads that prepare batches', short = 'j', min = 1},
   {'max-steps', 0, 'stop after so many steps in all (0: no limit)', min = 0},
   'output',
-  {'output-dir', 'out', 'folder for checkpoints, results and curves', value = 'DIR'},
+  {'output-dir', 'out', 'folder for checkpoints, results and curves; out_2, ... where out holds a run and no other is given', value = 'DIR'},
+  {'overwrite', false, 'replace the run that the folder holds'},
   {'print-freq', 10, 'steps between log lines', min = 1},
   {'save-every', 0, 'steps between saves within an epoch (0: at its end only)', min = 0},
   {'resume', nil, 'go on with this checkpoint, with its options where none are given', value = 'FILE'},
@@ -49,21 +55,31 @@ local spec = {
 }
 local opt, given = options.parse(spec, arg)
 
+if opt.weights_key and not opt.weights then options.fail('--weights-key says which part of the --weights file to take: give --weights too', arg) end
 if opt.resume and (opt.weights or opt.weights_backbone) then options.fail('--resume brings its own weights: leave out --weights and --weights-backbone', arg) end
-local resumed = opt.resume and checkpoint.load(opt.resume)
+local resumed = opt.resume and train.load(opt.resume)
 if resumed then train.inherit(opt, given, resumed, spec) end
 if opt.batch_size == 1 then options.fail('--batch-size 1 can not train: batch norm after the image pooling needs two values a channel; at least 2', arg) end
+
+F.memory_advice = 'a smaller --batch-size or --crop-size, or --checkpoint-activations, needs less memory; '
+                  .. 'in the evaluation a smaller --base-size'
 
 -- -- Data, model, optimiser -------------------------------------------------------------------------------------------
 
 local classes = opt.num_classes + 1
 local train_set = data.voc{root = opt.data_path, year = opt.year, split = 'train'}
 local val_set = data.voc{root = opt.data_path, year = opt.year, split = 'val'}
+if opt.skip_damaged then
+  train_set = train.skip_damaged(train_set, opt.workers)
+  val_set = train.skip_damaged(val_set, opt.workers)
+end
 local common = {workers = opt.workers, num_classes = classes, base_size = opt.base_size}
 local function loader_of(set, own)
   for k, v in pairs(common) do own[k] = v end
   return data.loader(set, own)
 end
+metrics.class_names(train_set, classes) -- a wrong number of them is an error
+look.check(train_set, val_set)
 -- A last batch of one can not train: batch norm after the image pooling needs two values a channel.
 if train_set.size == 1 then F.raise(train_set.list .. ': a single image can not train: batches of two or more are needed') end
 local leftover = train_set.size % opt.batch_size == 1
@@ -72,13 +88,15 @@ local val_loader = loader_of(val_set, {train = false, batch_size = 1, shuffle = 
 
 dlv3.manual_seed(opt.seed)
 local model = models[opt.model]{num_classes = classes, aux = opt.aux}
-if resumed then model:load_state_dict(resumed.model)
+if resumed then train.restore_model(model, resumed, opt.resume)
 else
   if opt.weights_backbone then print(checkpoint.load_weights(model, opt.weights_backbone)) end
-  if opt.weights then print(checkpoint.load_weights(model, opt.weights)) end
+  if opt.weights then print(checkpoint.load_weights(model, opt.weights, {key = opt.weights_key})) end
 end
 local origin = opt.resume or opt.weights or opt.weights_backbone
 if origin then train.check_finite(model, origin) end
+local folder = run_folder.claim(opt, given)
+opt.output_dir = folder.path
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device)
 if opt.checkpoint_activations then model:checkpoint_activations() end
@@ -99,11 +117,9 @@ if resumed then
   if state.next_epoch >= opt.epochs then print(('all %d epochs are done: --epochs with more goes on'):format(opt.epochs)) end
 end
 
-F.check(F.C.dlv3_make_dir(opt.output_dir))
-local results = log.start_results(opt.output_dir) -- a folder that can not be written to is found here, not after an epoch
-local last, best = opt.output_dir .. '/last.pth', opt.output_dir .. '/best.pth'
-local function best_is_there() return F.C.dlv3_path_kind(best) == 1 end
-if not best_is_there() then state.best = -1 end -- resumed into another folder: its first epoch is its best
+folder:clear{opt.weights, opt.weights_backbone, opt.resume}
+local run = training.new{folder = folder, model = model, sgd = sgd, state = state, opt = opt, scaler = scaler}
+local results = log.start_results(folder.path):match '[^/]*$'
 log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
       opt.model, classes, model:num_parameters(), train_set.size, val_set.size, #loader, opt.batch_size,
       leftover and ' (the last single image is left out)' or ''))
@@ -135,45 +151,11 @@ local function train_step(batch)
   return dlv3.scope(function() return step(batch.image:to(opt.device), batch.target:to(opt.device)):item_later() end)
 end
 
-local losses -- of the epoch's steps: train.late
-local function save(path)
-  losses.flush()
-  train.save(path, model, sgd, state, opt, scaler)
-end
-
--- Saves, and tells the way back.
-local command = text.shell_word(arg[-1] or 'dlv3') .. ' ' .. text.shell_word(arg[0])
-local function stop()
-  save(last)
-  log.line(('stopped after step %d of epoch %d; go on with\n  %s --resume %s'):format(state.next_step, state.next_epoch, command, text.shell_word(last)))
-end
-
--- Ctrl-C or a kind kill: the step is done.
-local function stop_on_signal()
-  local signal = F.C.dlv3_signal_pending()
-  if signal == 0 then return end
-  stop()
-  os.exit(128 + signal)
-end
-
-local function curves()
-  local loss, miou = {name = 'training loss', x = {}, y = {}}, {name = 'validation mean IoU', x = {}, y = {}}
-  for i, h in ipairs(state.history) do
-    loss.x[i], loss.y[i] = h.epoch, h.loss
-    miou.x[i], miou.y[i] = h.epoch, h.miou
-  end
-  local ok, plot = pcall(require, 'dlv3.plot')
-  if not ok then return end -- without cairo there are numbers only
-  plot.write(opt.output_dir .. '/loss.png', {loss}, {title = opt.model, x_label = 'epoch', y_label = 'training loss', y_min = 0})
-  plot.write(opt.output_dir .. '/miou.png', {miou}, {title = opt.model, x_label = 'epoch', y_label = 'mean IoU, %', y_min = 0})
-end
-
 -- -- The loop ------------------------------------------------------------------------------------------------------------
 
 local begin, total = dlv3.now(), state.next_epoch * #loader + state.next_step
 local finished = opt.max_steps > 0 and total >= opt.max_steps
 if finished then print(('%d steps are done: --max-steps with more goes on'):format(total)) end
-local at_rest = true -- between two steps of a sound training: what is in memory may be saved
 
 local function train_epoch()
   local epoch = state.next_epoch
@@ -185,63 +167,55 @@ local function train_epoch()
   logger:add('loss')
   local batches = loader:epoch(epoch, {skip = state.next_step})
   local read = state.next_step
-  losses = train.late(opt.device, function(loss)
+  run.losses = train.late(opt.device, function(loss)
     read, state.loss_sum = read + 1, state.loss_sum + loss
     logger:update('loss', loss)
     progress:step(('loss %.4f'):format(loss))
-    at_rest = at_rest and loss == loss
-    if loss ~= loss then F.raise(('the loss is not a number at step %d of epoch %d: try a smaller --lr'):format(read, epoch)) end
+    if loss - loss ~= 0 then run:diverged(('the loss is %s at step %d of epoch %d'):format(text.number('%g', loss), read, epoch)) end
   end)
   local function until_finished() return not finished and batches() or nil end
   for batch in logger:every({total = #loader, print_freq = opt.print_freq, header = ('Epoch: [%d]'):format(epoch), first = state.next_step}, until_finished) do
     set_rates(total)
-    at_rest = false
+    run.savable = false
     local loss = train_step(batch)
-    at_rest = true
+    run.savable = true
     batch.image:release()
     batch.target:release()
     total, state.next_step = total + 1, state.next_step + 1
     set_rates(total)
     logger:update('lr', sgd.groups[1].lr)
-    losses.put(loss)
-    stop_on_signal()
-    if opt.save_every > 0 and state.next_step % opt.save_every == 0 then save(last) end
+    run.losses.put(loss)
+    run:stop_on_signal()
+    if opt.save_every > 0 and state.next_step % opt.save_every == 0 then run:save 'last.pth' end
     finished = opt.max_steps > 0 and total >= opt.max_steps
   end
-  losses.flush()
   progress:done()
+  run:check()
 
   local figures = train.evaluate(model, val_loader, classes, {device = opt.device, quiet = opt.quiet, log = true, compile = opt.compile})
-  if not figures then stop_on_signal() end
+  if not figures then run:stop_on_signal() end
+  if not figures.finite then run:diverged(('nan or infinity in the outputs of the evaluation after step %d of epoch %d'):format(state.next_step, epoch)) end
   local lines, mean_loss = metrics.reference_text(figures), state.loss_sum / math.max(1, state.next_step)
   print(lines)
-  if #state.history == 0 and figures.truth[1] > 0 and figures.present == 1 then
-    print(('warning: the masks of %s hold no class but the background, so these figures say nothing. A mask has the number of a class in its pixels: 1, not 255, '
-           .. 'which does not count; scripts/check_data.lua counts them'):format(val_set.list))
-  end
-  if figures.present < classes then
+  if figures.present == 0 then print('no pixel of the validation masks counts: no weights are best')
+  elseif figures.present < classes then
     print(('mean IoU of the %d classes that occur: %.1f'):format(figures.present, figures.mean_present))
   end
-  log.append_results(results, epoch, mean_loss, sgd.groups[1].lr, lines)
+  log.append_results(folder:file(results), epoch, mean_loss, sgd.groups[1].lr, lines)
   train.note(state.history, {epoch = epoch, loss = mean_loss, miou = figures.mean_present})
   if state.next_step >= #loader then state.next_epoch, state.next_step, state.loss_sum = epoch + 1, 0, 0 end
   local score = figures.mean_present
-  if score > state.best or score ~= score then -- nan: no pixel counts, and the last weights are as good as any
+  if score == score and not (folder.has_best and score <= state.best) then -- the first epoch of a folder is its best
     state.best = score
-    save(best) -- before last.pth: killed in between, the epoch is done again
+    run:save 'best.pth' -- before last.pth: killed in between, the epoch is done again
   end
-  save(last)
-  curves()
-  stop_on_signal()
+  run:save 'last.pth'
+  run:draw_curves()
+  run:stop_on_signal()
 end
 
--- What fails between steps, a photo that can not be read or an evaluation without memory for it, loses none of them.
-local begun = total
-local ok, message = pcall(function()
+run:guard(function()
   while state.next_epoch < opt.epochs and not finished do train_epoch() end
 end)
-if not ok then
-  if at_rest and total > begun then pcall(stop) end
-  error(message, 0)
-end
-print(('training time %s%s'):format(log.duration(dlv3.now() - begin), best_is_there() and ('; best mean IoU %.1f; weights: %s'):format(state.best, best) or ''))
+local weights = folder.has_best and ('; best mean IoU %.1f; weights: %s/best.pth'):format(state.best, folder.path)
+print(('training time %s%s'):format(log.duration(dlv3.now() - begin), weights or ''))

@@ -102,14 +102,108 @@ return function(t)
     t.error(function() data.voc{root = root, split = 'missing'} end,
             "'.*/JPEGImages/no_such.jpg' is missing; line 3 of '.*/missing.txt' asks for it %(and 1 more; scripts/check_data.lua lists them%)")
     t.eq(#data.voc{root = root, split = 'missing', check = false}.missing, 2)
-    for _, line in ipairs {'shapes_00001.jpg', 'JPEGImages/shapes_00001', 'JPEGImages/shapes_00001.jpg SegmentationClass/shapes_00001.png', 'shapes_00001 1'} do
-      write_file(lists .. 'odd.txt', line .. '\n')
-      t.error(function() data.voc{root = root, split = 'odd'} end, "asks for it; the list holds ids, one a line, without folder and extension")
+    for _, line in ipairs {'shapes_00001 1', 'no_such.jpg', '/JPEGImages/no_such.jpg', '/JPEGImages/shapes_00001.jpg /Masks/shapes_00001.png'} do
+      write_file(lists .. 'odd.txt', '\n' .. line .. '\n')
+      t.error(function() data.voc{root = root, split = 'odd'} end, "is missing; line 2 of .*/odd.txt' asks for it; a line of a list is an id, or the path of a photo, or those of a photo and its mask")
     end
-    write_file(lists .. 'odd.txt', 'shapes_00001.jpg\n')
-    t.ok(t.run(scripts .. 'check_data.lua --splits odd --data-path ' .. root):find 'line 1 of the list asks for it; the list holds ids')
+    t.ok(t.run(scripts .. 'check_data.lua --splits odd --data-path ' .. root):find '/Masks/shapes_00001.png is missing; line 2 of the list asks for it; a line of a list is')
     t.run('mv ' .. base .. '/JPEGImages/shapes_00001.jpg ' .. base .. '/JPEGImages/shapes_00001.PNG')
     t.ok(data.voc{root = root}.files(1):find 'shapes_00001.PNG$')
+  end)
+
+  -- id, photo and mask of the first sample of a list with this content.
+  local function first_of(root, base, content)
+    write_file(base .. '/ImageSets/Segmentation/own.txt', content)
+    local set = data.voc{root = root, split = 'own'}
+    local photo, mask = set.files(1)
+    return {set.size, set.ids[1], photo, mask}
+  end
+
+  t.case('voc: lists in other encodings and with other line ends', function()
+    local root, base = copy()
+    local plain = first_of(root, base, 'shapes_00001\nshapes_00002\n')
+    t.eq({plain[1], plain[2]}, {2, 'shapes_00001'})
+    local function utf16(text, big) return (text:gsub('.', big and '\0%0' or '%0\0')) end
+    for name, content in pairs {
+      cr = 'shapes_00001\rshapes_00002\r', crlf = 'shapes_00001\r\nshapes_00002\r\n', bom = '\239\187\191shapes_00001\nshapes_00002', blank = '\n\n \t\nshapes_00001 \n\r\n\n shapes_00002\n\n',
+      little = '\255\254' .. utf16 'shapes_00001\r\nshapes_00002\r\n', big = '\254\255' .. utf16('shapes_00001\nshapes_00002', true),
+      little_without_mark = utf16 'shapes_00001\nshapes_00002\n', big_without_mark = utf16('shapes_00001\nshapes_00002\n', true),
+      odd_length = '\255\254' .. utf16 'shapes_00001\nshapes_00002\n' .. 'x',
+    } do t.eq(first_of(root, base, content), plain, name) end
+    t.run(('cp %s/JPEGImages/shapes_00001.jpg %s/JPEGImages/é中😀.jpg; cp %s/SegmentationClass/shapes_00001.png %s/SegmentationClass/é中😀.png'):format(base, base, base, base))
+    t.eq(first_of(root, base, '\255\254\233\0\45\78\61\216\0\222')[2], 'é中😀')
+    write_file(base .. '/class_names.txt', '\255\254' .. utf16 'background\r\nx\r\n')
+    t.eq(data.voc{root = root}.class_names, {'background', 'x'})
+  end)
+
+  t.case('voc: lists of paths', function()
+    local root, base = copy()
+    local plain = first_of(root, base, 'shapes_00001\n')
+    for _, line in ipairs {
+      'shapes_00001.jpg', 'JPEGImages/shapes_00001', '/JPEGImages/shapes_00001.jpg', './JPEGImages/shapes_00001.jpg', 'JPEGImages\\shapes_00001.jpg', 'VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg',
+      'VOC2012/JPEGImages/shapes_00001.jpg', plain[3], '/JPEGImages/shapes_00001.jpg /SegmentationClass/shapes_00001.png', 'JPEGImages/shapes_00001.jpg\tSegmentationClass/shapes_00001.png',
+      'shapes_00001.jpg shapes_00001.png', plain[3] .. ' ' .. plain[4],
+    } do t.eq(first_of(root, base, line .. '\n'), plain, line) end
+    -- masks in a folder of their own, photos outside of the data, upper case, an id with a folder or a space
+    t.run(('cp -r %s/SegmentationClass %s/SegmentationClassAug'):format(base, base))
+    t.eq(first_of(root, base, '/JPEGImages/shapes_00001.jpg /SegmentationClassAug/shapes_00001.png')[4], base .. '/SegmentationClassAug/shapes_00001.png')
+    local outside = t.folder() .. '/photo one.jpg'
+    t.run(('cp %s "%s"; cp %s "%s/SegmentationClass/photo one.png"'):format(plain[3], outside, plain[4], base))
+    t.eq(first_of(root, base, outside), {1, 'photo one', outside, base .. '/SegmentationClass/photo one.png'})
+    t.run(('mkdir %s/JPEGImages/a %s/SegmentationClass/a; cp %s %s/JPEGImages/a/b.PNG; cp %s %s/SegmentationClass/a/b.png'):format(base, base, plain[3], base, plain[4], base))
+    t.eq(first_of(root, base, 'a/b'), {1, 'a/b', base .. '/JPEGImages/a/b.PNG', base .. '/SegmentationClass/a/b.png'})
+    t.run(('mv %s %s'):format(plain[4], plain[4]:gsub('png$', 'PNG')))
+    t.eq(first_of(root, base, 'shapes_00001')[4], (plain[4]:gsub('png$', 'PNG')))
+  end)
+
+  t.case('voc: control characters of a list are shown, not obeyed', function()
+    local root, base = copy()
+    write_file(base .. '/ImageSets/Segmentation/odd.txt', 'shapes_00001\0\27[31m\n')
+    t.error(function() data.voc{root = root, split = 'odd'} end, "'.*/JPEGImages/shapes_00001\\x00\\x1b%[31m.jpg' is missing; line 1")
+    write_file(base .. '/ImageSets/Segmentation/odd.txt', 'shapes_00001\nshapes\27[2Jx\nshapes\27[2Jx\n')
+    local output = t.run(scripts .. 'check_data.lua --num-classes 4 --splits odd --data-path ' .. root)
+    t.ok(output:find('shapes\\x1b[2Jx', 1, true) and not output:find '\27', output)
+    write_file(base .. '/ImageSets/Segmentation/odd.txt', '\128\0\1\2') -- no text at all
+    t.error(function() data.voc{root = root, split = 'odd'} end, 'is missing; line 1')
+    t.error(function() data.voc{root = root, split = 'JPEG'} end, 'there is no list')
+  end)
+
+  t.case('a million ids take two seconds and 150 MB', function()
+    if dofile(t.directory .. '/gpu.lua')(t).sanitized then t.skip 'sanitizers take memory and time' end
+    local root, base = copy()
+    write_file(base .. '/ImageSets/Segmentation/million.txt', (table.concat(data.voc{root = root}.ids, '\r\n') .. '\r\n'):rep(100000))
+    local output, status = t.run(([[%s -e 'local data, begin = data, dlv3.now()
+      local set = data.voc{root = "%s", split = "million"}
+      local loader = data.loader(set, {train = true, batch_size = 4, base_size = 32, crop_size = 32, workers = 1})
+      local batch = loader:epoch(0)()
+      print(set.size, #batch.indices, dlv3.now() - begin, tonumber(require "dlv3.ffi".C.dlv3_peak_rss()) / 1e6)' </dev/null]]):format(require('dlv3.host').executable, root))
+    t.eq(status, 0, output)
+    local size, n, seconds, megabytes = output:match '(%d+)%s(%d+)%s(%S+)%s(%S+)'
+    t.eq({size, n}, {'1000000', '4'})
+    t.ok(tonumber(megabytes) < 150, output)
+    t.ok(tonumber(seconds) < 2, output)
+  end)
+
+  t.case('voc: masks in capitals, and files of other kinds are named', function()
+    local root, base = copy()
+    local masks, photos = base .. '/SegmentationClass/shapes_0000', base .. '/JPEGImages/shapes_0000'
+    t.run(('mv %s1.png %s1.PNG'):format(masks, masks))
+    t.ok(select(2, data.voc{root = root}.files(1)):find 'shapes_00001.PNG$')
+    t.ok(select(2, data.voc{root = root}.files(2)):find 'shapes_00002.png$')
+    t.eq(#epoch_bytes(data.voc{root = root}, {base_size = 40}), 3)
+    local function expect(pattern)
+      t.error(function() data.voc{root = root} end, pattern)
+      local text = t.run(scripts .. 'check_data.lua --splits train --data-path ' .. root)
+      t.ok(text:find "is missing; line %d of the list asks for it; '[sS]hapes_0000", text)
+    end
+    t.run(('mv %s2.png %s2.bmp && touch %s/._shapes_00002.png'):format(masks, masks, base .. '/SegmentationClass'))
+    expect "shapes_00002.png' is missing; line 2 of .*; 'shapes_00002.bmp' is there: PNG files are read; convert it, with Pillow: Image.open%('shapes_00002.bmp'%).save%('shapes_00002.png'%)"
+    t.run(('mv %s2.bmp %s2.jpg'):format(masks, masks))
+    expect "'shapes_00002.jpg' is there: a JPEG can not be a mask, .* save the masks as PNG"
+    t.run(('mv %s2.jpg %s2.png && mv %s3.jpg %s3.tif'):format(masks, masks, photos, photos))
+    expect "shapes_00003.jpg' is missing; .*; 'shapes_00003.tif' is there: JPEG and PNG files are read; convert it"
+    t.run(('mv %s3.tif %s/Shapes_00003.jpg'):format(photos, base .. '/JPEGImages'))
+    expect "'Shapes_00003.jpg' is there: rename it or change the list, upper and lower case must match"
   end)
 
   -- -- Samples ----------------------------------------------------------------------------------------------------
@@ -381,12 +475,13 @@ return function(t)
     write_file(photos .. 'shapes_00005.jpg', read_file(photos .. 'shapes_00005.jpg'):sub(1, 600))
     image.write_png(masks .. 'shapes_00006.png', dlv3.full({48, 64}, 255, {dtype = 'u8'}))
     write_file(base .. '/ImageSets/Segmentation/val.txt', 'shapes_00011\nshapes_00011\nshapes_00007\n')
+    write_file(base .. '/class_names.txt', 'background\ndisc\nsquare\ntriangle\nstar\nmoon\n')
     local text, status = t.run(scripts .. 'check_data.lua --num-classes 5 --data-path ' .. root)
     t.eq(status, 1)
     for _, pattern in ipairs {
       'shapes_00001.png: label 77 %(1 pixels, the first at x 10, y 2%); labels are 0..5 and 255', 'shapes_00002.png: the mask is 9x9 pixels but its photo 64x48',
       'shapes_00003.png: an RGB mask: colours are .* numbers; a mask', 'shapes_00004.jpg is missing; line 4 of the list', 'shapes_00005.jpg: .*JPEG', "'shapes_00011' is in the list twice",
-      "note: 'shapes_00007' is in train too", 'note: no mask has label 5', 'note: in 1 mask no pixel counts', '   77  %(outside the classes%)', '\n6 problems\n$',
+      "note: 'shapes_00007' is in train too", 'note: no mask has label 5 %(moon%)', 'note: in 1 mask no pixel counts', '   77  %(outside the classes%)', '\n6 problems\n$',
     } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
     text, status = t.run(scripts .. 'check_data.lua --data-path ' .. root .. '/VOCdevkit')
     t.eq(status, 1)
@@ -396,6 +491,7 @@ return function(t)
   t.case('check_data: masks of 0 and 255, and photos that are stored turned', function()
     local root, base = copy()
     local lists = base .. '/ImageSets/Segmentation/'
+    t.run('rm ' .. base .. '/class_names.txt')
     for i, mask in ipairs {{37, 23}, {23, 37}} do
       local name = '/turned' .. i
       t.run(('cp %sorient6.jpg %s/JPEGImages%s.jpg'):format(golden, base, name))
@@ -406,11 +502,137 @@ return function(t)
     write_file(lists .. 'two.txt', 'turned1\nturned2\n')
     local text, status = t.run(scripts .. 'check_data.lua --splits two --num-classes 1 --data-path ' .. root)
     t.eq(status, 1)
-    t.ok(text:find('turned1.png: the mask is 23x37 pixels but its photo 37x23 (width x height); the photo is stored turned (EXIF orientation)', 1, true), text)
-    t.ok(text:find 'note: 2 photos have an EXIF orientation' and text:find 'no mask has a class beside the background: they hold 0 and 255', text)
+    t.ok(text:find('turned1.png: the mask is 23x37 pixels but its photo 37x23 (width x height); the photo is stored turned (EXIF or XMP orientation)', 1, true), text)
+    t.ok(text:find 'note: 2 photos have an orientation %(EXIF or XMP%)' and text:find 'no mask has a class beside the background: they hold 0 and 255', text)
     t.ok(text:find '\n2 problems\n$', text)
     text, status = t.run(scripts .. 'check_data.lua --splits train,two --num-classes 4 --data-path ' .. root)
     t.ok(status == 1 and text:find 'note: 2 masks hold 0 and 255 alone' and text:find '\n1 problem\n$', text)
+  end)
+
+  t.case('masks of 255 alone are found before a training, and by check_data', function()
+    local look = require 'dlv3.data.look'
+    local root, base = copy()
+    local set = data.voc{root = root}
+    t.eq(look.complaint(set), nil)
+    local function paint(ids, value)
+      for _, id in ipairs(ids) do image.write_png(base .. '/SegmentationClass/' .. id .. '.png', dlv3.full({48, 64}, value, {dtype = 'u8'})) end
+    end
+    paint(set.ids, 255)
+    local message, certain = look.complaint(set)
+    t.ok(certain and message:find('no pixel counts in the masks of .*/train.txt: all are 255. A mask has the number'), message)
+    paint({set.ids[3]}, 0)
+    message, certain = look.complaint(set)
+    t.ok(certain == false and message:find('the masks of .*/train.txt hold no class but the background. A mask has the number'), message)
+    paint({set.ids[3]}, 4)
+    t.eq(look.complaint(set), nil)
+    paint(set.ids, 255)
+    paint(data.voc{root = root, split = 'val'}.ids, 255)
+    local text, status = t.run(scripts .. 'check_data.lua --num-classes 4 --data-path ' .. root)
+    t.eq(status, 1, text)
+    t.ok(text:find 'no pixel of any mask counts: all are 255' and text:find '\n1 problem\n$', text)
+    text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large --data-path ' .. root .. ' --output-dir ' .. root .. '/out')
+    t.ok(status == 1 and text:find 'no pixel counts in the masks of' and not text:find 'Epoch', text)
+    -- of many masks some are looked at
+    write_file(base .. '/ImageSets/Segmentation/many.txt', (table.concat(set.ids, '\n') .. '\n'):rep(50))
+    message, certain = look.complaint(data.voc{root = root, split = 'many'})
+    t.ok(not certain and message:find('many.txt %(64 of 500 were looked at%): all are 255'), message)
+  end)
+
+  t.case('photos of 12 bits in 16 are found before a training, and said once', function()
+    local look = require 'dlv3.data.look'
+    local function set_of(name) return {size = 3, files = function() return golden .. name end} end
+    t.ok(look.dark_photo(set_of 'dark12.png'):find 'dark12.png: 16 bits a channel, of which only the low 12 are used')
+    t.eq(look.dark_photo(set_of 'grey16.png'), nil)
+    t.eq(look.dark_photo(set_of 'no_such_photo.png'), nil)
+    local root, base = copy()
+    t.run(('cd %s/JPEGImages && for f in *.jpg; do rm $f; cp %s ${f%%jpg}png; done'):format(base, t.run('realpath ' .. golden .. 'dark12.png'):match '%S+'))
+    local text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large --data-path ' .. root .. ' --output-dir ' .. root .. '/out')
+    t.ok(status == 1 and text:find 'the mask is', text) -- of another size
+    t.eq(select(2, text:gsub('warning: [^\n]*/shapes_%d+.png: 16 bits a channel', '')), 1, text)
+  end)
+
+  t.case('a wrong number of class names is an error with both numbers', function()
+    local root, base = copy()
+    local names = base .. '/class_names.txt'
+    local metrics = require 'dlv3.vision.metrics'
+    local expected = "class_names.txt: has 4 names, expected 5 (4 classes and the background): one name a line, background first; the first line must be the background's, it is 'disc'"
+    write_file(names, 'disc\nsquare\ntriangle\nstar\n')
+    t.error(function() metrics.class_names(data.voc{root = root}, 5) end, (expected:gsub('%p', '%%%0')))
+    for _, command in ipairs {'check_data.lua', 'train_voc.lua --model deeplabv3_mobilenet_v3_large --output-dir ' .. root .. '/out'} do
+      local text, status = t.run(scripts .. command .. ' --num-classes 4 --data-path ' .. root)
+      t.eq(status, 1, text)
+      t.ok(text:find(expected, 1, true) and not text:find 'Epoch', text)
+      t.ok(not text:find '1  disc', text) -- not shifted by one
+    end
+    write_file(names, 'background\ndisc\nsquare\ntriangle\nstar\nsixth\n')
+    t.error(function() metrics.class_names(data.voc{root = root}, 5) end, 'has 6 names, expected 5 %(4 classes and the background%): one name a line, background first$')
+    t.eq(metrics.class_names(data.voc{root = root}, 6)[6], 'sixth')
+    -- VOC's names: for its data, or where nothing says otherwise, which is said
+    t.run('rm ' .. names)
+    local set = data.voc{root = root}
+    t.eq(metrics.class_names(set, 5), nil)
+    t.eq({metrics.class_names(set, 21)}, {data.voc_classes, 'class names: those of PASCAL VOC, since there are 21 classes and no class_names.txt'})
+    t.eq({metrics.class_names(nil, 21)}, {metrics.class_names(set, 21)})
+    t.eq({metrics.class_names({size = 2, ids = {'2007_000032', '2011_003271'}}, 21)}, {data.voc_classes})
+    local text = t.run(scripts .. 'check_data.lua --data-path ' .. root)
+    t.ok(text:find 'note: class names: those of PASCAL VOC' and text:find '1  aeroplane', text)
+  end)
+
+  -- A copy of the shapes with the first photo cut short, the mask of the second damaged beside its pixels and a photo that is empty.
+  local function with_damage()
+    local root, base = copy()
+    local photo, mask = base .. '/JPEGImages/shapes_00001.jpg', base .. '/SegmentationClass/shapes_00002.png'
+    write_file(photo, read_file(photo):sub(1, -9))
+    local bytes = read_file(mask)
+    write_file(mask, bytes:sub(1, 33) .. '\0\0\0\1prVtx\0\0\0\0' .. bytes:sub(34))
+    write_file(base .. '/JPEGImages/shapes_00010.jpg', '')
+    return root
+  end
+
+  t.case('damaged files stop a training, or are left out and listed', function()
+    local root = with_damage()
+    local set = data.voc{root = root}
+    first_error(set, nil, 'shapes_00001.jpg: a damaged JPEG: .*\n  %-%-skip%-damaged of train_voc and validate .* leaves out damaged files and lists them$')
+    for _, workers in ipairs {1, 4} do
+      local rest, messages = data.skip_damaged(set, {workers = workers})
+      t.eq(rest.size, 7)
+      t.eq(rest.ids, {'shapes_00003', 'shapes_00004', 'shapes_00005', 'shapes_00006', 'shapes_00007', 'shapes_00008', 'shapes_00009'})
+      t.ok(rest.files(1):find 'shapes_00003.jpg$')
+      t.eq(#messages, 3)
+      for i, pattern in ipairs {'shapes_00001.jpg: a damaged JPEG: [^\n]*$', 'shapes_00002.png: a damaged PNG: prVt: CRC error$', 'shapes_00010.jpg: the file is empty'} do
+        t.ok(messages[i]:find(pattern), messages[i])
+      end
+      t.eq(#epoch_bytes(rest, {batch_size = 2, base_size = 40}), 4)
+    end
+    -- other faults are left to the training
+    local sound, none = data.skip_damaged(repeated(golden .. '420.jpg', golden .. 'rgb.png', 3))
+    t.eq({sound.size, none}, {3, {}})
+    local by_get = data.skip_damaged{size = 2, get = function(i) return i == 1 and root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg' or golden .. '420.jpg' end}
+    t.eq({by_get.size, by_get.get(1)}, {1, golden .. '420.jpg'})
+    t.error(function() data.skip_damaged(repeated(root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg', nil, 2)) end, 'all 2 samples are damaged, the first: .*is empty')
+  end)
+
+  t.case('--skip-damaged, and check_data on damaged files', function()
+    local root = with_damage()
+    local train = ('train_voc.lua --quiet --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 32 --crop-size 32 -b 4 --epochs 1 --data-path %s --output-dir %s/out')
+                  :format(root, root)
+    local text, status = t.run(scripts .. train)
+    t.ok(status == 1 and text:find '\n  %-%-skip%-damaged of train_voc', text)
+    text, status = t.run(scripts .. train .. '2 --skip-damaged')
+    t.eq(status, 0, text)
+    t.ok(text:find 'train.txt: decoding 10 samples to find damaged ones\n3 of 10 samples are damaged and left out:\n  %S+shapes_00001.jpg: a damaged JPEG', text)
+    t.ok(text:find '7 training and 5 validation images', text)
+    text, status = t.run(('%svalidate.lua --quiet --split train --skip-damaged --data-path %s --weights %s/out2/last.pth'):format(scripts, root, root))
+    t.eq(status, 0, text)
+    t.ok(text:find '3 of 10 samples are damaged' and text:find '; 7 images of ', text)
+    t.run(('cp %sdark12.png %s/VOCdevkit/VOC2012/JPEGImages/shapes_00003.jpg'):format(golden, root))
+    text, status = t.run(('%scheck_data.lua --splits train --num-classes 4 --data-path %s'):format(scripts, root))
+    t.eq(status, 1)
+    for _, pattern in ipairs {
+      'shapes_00001.jpg: a damaged JPEG', 'shapes_00002.png: a damaged PNG', 'shapes_00010.jpg: the file is empty',
+      'note: 1 damaged photo can be decoded in part; train_voc and validate leave damaged files out with %-%-skip%-damaged', 'note: 1 photo: 16 bits a channel, of which only the low 12',
+      '\n4 problems\n$', -- the photo of 12 bits has another size than its mask
+    } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
   end)
 
   t.case('epochs without a number follow one another, and switches are true or false', function()

@@ -48,6 +48,15 @@ return function(t)
     expect("-e 'os.exit(false)'", nil, '', 1)
     expect("-e 'error(\"no such thing\", 0)'", nil, 'dlv3: no such thing\n', 1)
     expect("-e 'error(setmetatable({}, {__tostring = function() return \"an object\" end}))'", nil, 'dlv3: an object\n', 1)
+    expect([[-e 'error("a\0b\27[31mc\r\127 \228\184\173\ttab", 0)']], nil, 'dlv3: a\\x00b\\x1b[31mc\\x0d\\x7f \228\184\173\ttab\n', 1)
+    expect([[-e 'error(setmetatable({}, {__tostring = function() return "an\27object" end}))']], nil, 'dlv3: an\\x1bobject\n', 1)
+    expect([[-e 'error("\255p", 0)']], nil, 'dlv3: \\xffp\n', 1)
+    -- places in dlv3's own code are short, the user's paths whole
+    local root = require('dlv3.host').root
+    local form = "see %sscripts/x.lua:12: and {root}/out/last.pth and '{root}/my.lua', {root}, {root}x/y.lua:3"
+    local function given(code) return (form:format(code):gsub('{root}', root)) end
+    expect(('-e "error([[%s]], 0)"'):format(given(root .. '/')), nil, 'dlv3: ' .. given '' .. '\n', 1)
+    expect('-i', ('error([[%s]], 0)\n'):format(given(root .. '/')), 'error: ' .. given '' .. '\n')
     local path = script 'local function f() error("deep") end\nlocal function g() f() return 1 end\ng()\n'
     expect(path, nil, ('dlv3: %s:1: deep\n  from %s:2 in g\n  from %s:3\n'):format(path, path, path), 1)
     local text, status = dlv3 '/nowhere.lua'
@@ -58,6 +67,27 @@ return function(t)
     t.ok(text:find('-e needs the code', 1, true) and status == 2, text)
     text, status = dlv3(script 'local x = 1 +')
     t.ok(text:find("script.lua:1: unexpected symbol near '<eof>'", 1, true) and status == 1, text)
+  end)
+
+  t.case('a locale with a decimal comma changes no number', function()
+    local folder = t.folder()
+    local _, status = t.run('localedef -i de_DE -f UTF-8 ' .. folder .. '/de_DE.UTF-8')
+    if status ~= 0 then t.skip 'no localedef, or no sources of locales (package locales)' end
+    local path = script [[
+local dlv3, json, files, log = require 'dlv3', require 'dlv3.json', require 'dlv3.files', require 'dlv3.log'
+local folder = arg[1]
+os.setlocale '' -- as a library may do behind one's back
+local opt = require 'dlv3.options'.parse({{'lr', 1e-4, 'rate'}}, {'--lr', '0.25'})
+dlv3.save(folder .. '/a.safetensors', {x = dlv3.tensor{0.5}})
+dlv3.save(folder .. '/a.pth', {x = 0.5})
+files.save_json(folder .. '/a.json', {x = 0.5})
+log.append_results(folder .. '/results.txt', 0, 0.5, 0.25, log.metrics(94.7, {97.04}, {93.9}, 76.85))
+print(os.setlocale(), opt.lr, json.decode '[1.5]'[1], dlv3.load(folder .. '/a.safetensors').x[1]:item(), dlv3.load(folder .. '/a.pth').x,
+      files.load_json(folder .. '/a.json').x, dlv3.tensor{0.5})
+]]
+    local output = t.run(("LOCPATH='%s' LC_ALL=de_DE.UTF-8 '%s' %s %s; cat %s/a.json %s/results.txt"):format(folder, binary, path, folder, folder, folder))
+    t.ok(output:find('de_DE.UTF-8\t0.25\t1.5\t0.5\t0.5\t0.5\t[', 1, true), output)
+    t.ok(not output:find '%d,%d' and output:find('"x":%s*0%.5') and output:find('train_loss: 0.5000\nlr: 0.250000\nglobal correct: 94.7', 1, true), output)
   end)
 
   t.case('wrong options of a script end it with 2', function()

@@ -250,13 +250,175 @@ return function(t)
     end
   end)
 
+  -- A big-endian number, and a chunk of a PNG with its sum.
+  local function be32(n) return string.char(math.floor(n / 2 ^ 24) % 256, math.floor(n / 2 ^ 16) % 256, math.floor(n / 2 ^ 8) % 256, n % 256) end
+
+  local function crc32(s)
+    local crc = bit.bnot(0)
+    for i = 1, #s do
+      crc = bit.bxor(crc, s:byte(i))
+      for _ = 1, 8 do crc = bit.bxor(bit.rshift(crc, 1), bit.band(crc, 1) == 1 and 0xEDB88320 or 0) end
+    end
+    return bit.bnot(crc) % 2 ^ 32
+  end
+
+  local function chunk(kind, content) return be32(#content) .. kind .. content .. be32(crc32(kind .. content)) end
+
+  -- rgb.png with more behind its header.
+  local function png_with(more)
+    local whole = read_file(golden .. 'rgb.png')
+    return whole:sub(1, 33) .. more .. whole:sub(34)
+  end
+
+  local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) -- they need memory of their own
+
+  -- Reads a file in a process of its own: what it says, and its peak memory in bytes (0 under sanitizers).
+  local function read_apart(path)
+    local program = t.folder() .. '/read.lua'
+    write_file(program, ("print(pcall(require 'dlv3.vision.image'.read, %q)) print(tonumber(require 'dlv3.ffi'.C.dlv3_peak_rss()))"):format(path))
+    local output = t.run(("'%s' %s"):format(require('dlv3.host').executable, program))
+    return output, sanitized and 0 or tonumber(output:match '(%d+)\n$')
+  end
+
+  t.case('a chunk that claims two gigabytes takes none', function()
+    local path, header = t.folder() .. '/claim.png', read_file(golden .. 'rgb.png'):sub(1, 33)
+    local least = select(2, read_apart(write_file(path, header)))
+    for kind in ('tEXt zTXt iTXt sPLT pCAL sCAL eXIf iCCP hIST tRNS PLTE IDAT prVt'):gmatch '%S+' do
+      write_file(path, header .. be32(2 ^ 31 - 1) .. kind .. 'key\0\0\0')
+      local output, peak = read_apart(path)
+      t.ok(output:find 'claim.png: a damaged PNG: the file ends too early', kind .. ': ' .. output)
+      t.ok(peak < least + 16 * 2 ^ 20, ('%s: %d MiB'):format(kind, peak / 2 ^ 20))
+    end
+  end)
+
+  t.case('a JPEG that claims more pixels than its bytes can hold takes no memory for them', function()
+    local path = t.folder() .. '/claim.jpg'
+    local least = select(2, read_apart(golden .. '420.jpg'))
+    for name, frame in pairs {['420.jpg'] = '\255\192', ['progressive.jpg'] = '\255\194'} do
+      local bytes = read_file(golden .. name)
+      local at = bytes:find(frame, 1, true)
+      write_file(path, bytes:sub(1, at + 4) .. '\62\128\62\128' .. bytes:sub(at + 9))
+      local output, peak = read_apart(path)
+      t.ok(output:find 'claim.jpg: a damaged JPEG: its %d+ bytes can not hold the 16000x16000 pixels that it claims', output)
+      t.ok(peak < least + 16 * 2 ^ 20, ('%s: %d MiB'):format(name, peak / 2 ^ 20))
+      t.error(function() image.read(path, {tolerant = true}) end, 'can not hold')
+    end
+    -- as few bytes as a picture can take are enough
+    image.write_jpeg(path, dlv3.full({3, 2000, 2000}, 255, {dtype = 'u8'}), {quality = 1})
+    t.eq(image.read(path):min():item(), 255)
+  end)
+
+  t.case('text that unpacks to gigabytes costs a bounded look', function()
+    -- a megabyte of one letter in a kilobyte, as a stored table of a thousand chunks
+    local python, reason = t.python('zlib')
+    if not python then t.skip(reason) end
+    local path = t.folder() .. '/bomb.png'
+    t.run(([[%s -c "
+import struct, zlib
+def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+whole = open('%srgb.png', 'rb').read()
+bomb = chunk(b'zTXt', b'XML:com.adobe.xmp\0\0' + zlib.compress(b'x' * (1 << 28)))
+open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, golden, path))
+    local begin = dlv3.now()
+    local output, peak = read_apart(path)
+    t.ok(output:find '^true', output)
+    t.ok(peak < 64 * 2 ^ 20, peak)
+    t.ok(dlv3.now() - begin < 5, 'took ' .. dlv3.now() - begin)
+  end)
+
+  -- -- Damaged in part ----------------------------------------------------------------------------------------------
+
+  -- Strict reading refuses the file with this text; tolerant reading returns the picture and the text.
+  local function tolerant(path, text)
+    t.error(function() image.read(path) end, text)
+    local x, info = image.read_with_info(path, {tolerant = true})
+    t.ok(info.damage and info.damage:find(text), tostring(info.damage))
+    return x
+  end
+
+  -- 420.jpg with a Huffman code of ones only, which stands for nothing, `at` bytes into its scan.
+  local function bad_code(at)
+    local whole = read_file(golden .. '420.jpg')
+    local scan = whole:find('\255\218', 1, true) + 14
+    return write_file(t.folder() .. '/bad_code.jpg', whole:sub(1, scan + at) .. ('\255\0'):rep(4) .. whole:sub(scan + at + 9))
+  end
+
+  t.case('a JPEG with wrong or missing data is refused, or decoded as far as it goes', function()
+    local whole, path = image.read(golden .. '420.jpg'), t.folder() .. '/short.jpg'
+    local x = tolerant(bad_code(400), 'a damaged JPEG: Corrupt JPEG data: bad Huffman code %(at row %d+ of 23%)')
+    t.eq(x:size(), {3, 23, 37})
+    t.eq(x:narrow(2, 1, 12), whole:narrow(2, 1, 12))
+    for _, name in ipairs {'420.jpg', 'progressive.jpg', 'grey.jpg', 'cmyk.jpg'} do
+      local bytes = read_file(golden .. name)
+      write_file(path, bytes:sub(1, #bytes - 9))
+      t.eq(tolerant(path, 'Premature end of JPEG file'):size(), {3, 23, 37})
+    end
+    write_file(path, read_file(golden .. '420.jpg'):sub(1, -100))
+    t.eq(tolerant(path, 'Premature end of JPEG file %(at row 14 of 23%)'):narrow(2, 1, 12), whole:narrow(2, 1, 12))
+    write_file(path, read_file(golden .. '420.jpg'):sub(1, 300)) -- no picture at all
+    t.error(function() image.read(path, {tolerant = true}) end, 'short.jpg: the JPEG can not be decoded: ')
+    t.eq(select(2, image.read_with_info(golden .. '420.jpg', {tolerant = true})).damage, nil)
+  end)
+
+  t.case('a JPEG of 12 bits or with differential frames is not damaged but of another kind', function()
+    local bytes, path = read_file(golden .. '420.jpg'), t.folder() .. '/kind.jpg'
+    local at = bytes:find('\255\192', 1, true)
+    write_file(path, bytes:sub(1, at + 3) .. '\12' .. bytes:sub(at + 5))
+    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: Unsupported JPEG data precision 12; save it')
+    write_file(path, bytes:sub(1, at) .. '\197' .. bytes:sub(at + 2))
+    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: .*; save it as a usual 8%-bit JPEG or PNG')
+  end)
+
+  t.case('a wrong checksum beside the pixels of a PNG', function()
+    local path, whole = t.folder() .. '/sum.png', image.read(golden .. 'rgb.png')
+    for _, kind in ipairs {'tEXt', 'gAMA', 'eXIf', 'prVt'} do
+      write_file(path, png_with(be32(6) .. kind .. 'a\0text' .. be32(1)))
+      t.eq(tolerant(path, 'a damaged PNG: ' .. kind .. ': CRC error'), whole)
+      t.eq(image.read(write_file(path, png_with(chunk(kind, 'a\0text')))), whole)
+    end
+    local bytes = read_file(golden .. 'labels_grey.png')
+    write_file(path, bytes:sub(1, 33) .. be32(1) .. 'prVt' .. 'x' .. be32(1) .. bytes:sub(34))
+    t.error(function() image.read_mask(path) end, 'sum.png: a damaged PNG: prVt: CRC error')
+    -- of the pixels: always an error
+    bytes = read_file(golden .. 'rgb.png')
+    local at = bytes:find('IEND', 1, true) - 5
+    write_file(path, bytes:sub(1, at - 1) .. string.char((bytes:byte(at) + 1) % 256) .. bytes:sub(at + 1))
+    t.error(function() image.read(path, {tolerant = true}) end, 'a damaged PNG: IDAT: CRC error')
+  end)
+
+  t.case('scans of a progressive JPEG are counted', function()
+    local whole, path = read_file(golden .. 'progressive.jpg'), t.folder() .. '/scans.jpg'
+    local first = whole:find('\255\218', 1, true)
+    local last = whole:find('\255[^%z]', first + 2) - 1 -- of the first scan, which may be repeated
+    local function with(n) return write_file(path, whole:sub(1, last) .. whole:sub(first, last):rep(n) .. whole:sub(last + 1)) end
+    t.eq(image.read(with(40)), image.read(golden .. 'progressive.jpg'))
+    local begin = dlv3.now()
+    for _, how in ipairs {false, true} do
+      t.error(function() image.read(with(20000), {tolerant = how}) end, 'scans.jpg: the JPEG can not be decoded: it has more than 100 scans, .* save it anew')
+    end
+    t.ok(dlv3.now() - begin < 1, 'took ' .. dlv3.now() - begin)
+  end)
+
+  t.case('16 bits that hold 12 are found, and others are not', function()
+    local dark, info = image.read_with_info(golden .. 'grey16.png')
+    t.eq(info.bits, 16)
+    t.eq(image.too_dark(dark, info), nil)
+    t.ok(image.too_dark(dlv3.full({3, 2, 2}, 15, {dtype = 'u8'}), info):find 'only the low 12 are used .* multiply its values by 16')
+    t.eq(image.too_dark(dlv3.full({3, 2, 2}, 16, {dtype = 'u8'}), info), nil)
+    t.eq(image.too_dark(dlv3.zeros({3, 2, 2}, {dtype = 'u8'}), select(2, image.read_with_info(golden .. 'rgb.png'))), nil)
+    t.eq(select(2, image.read_with_info(golden .. 'palette2.png')).bits, 2)
+    t.eq(select(2, image.read_with_info(golden .. '420.jpg')).bits, 8)
+    t.eq(select(2, image.read_with_info(golden .. 'xmp6.png', {orient = false})).orientation, 6)
+    t.eq(select(2, image.read_with_info(golden .. 'xmp_element8.jpg', {orient = false})).orientation, 8)
+  end)
+
   t.case('damaged files never crash', function()
     local path, state = t.folder() .. '/bad', 12345
     local function random(n)
       state = (state * 1103515245 + 12345) % 2 ^ 31
       return math.floor(state / 2 ^ 31 * n)
     end
-    for _, name in ipairs {'420.jpg', 'progressive.jpg', 'cmyk.jpg', 'grey.jpg', 'orient6.jpg', 'rgb.png', 'palette4.png', 'rgb16.png', 'orient6.png'} do
+    for _, name in ipairs {'420.jpg', 'progressive.jpg', 'cmyk.jpg', 'grey.jpg', 'orient6.jpg', 'rgb.png', 'palette4.png', 'rgb16.png', 'orient6.png', 'xmp_packed8.png', 'raw6.png', 'xmp6.jpg'} do
       local whole = read_file(golden .. name)
       for _ = 1, 30 do
         local bytes = whole
@@ -266,6 +428,7 @@ return function(t)
         end
         write_file(path, bytes)
         pcall(image.read, path)
+        pcall(image.read, path, {tolerant = true})
         pcall(image.read_mask, path)
       end
     end
@@ -277,6 +440,18 @@ return function(t)
     F.check(F.C.dlv3_mask_count(counts, first, mask.p))
     t.eq({tonumber(counts[0]), tonumber(counts[3]), tonumber(counts[255]), tonumber(counts[7])}, {2, 3, 1, 0})
     t.eq({tonumber(first[0]), tonumber(first[3]), tonumber(first[255]), tonumber(first[7])}, {0, 1, 3, -1})
+  end)
+
+  t.case('a bad Huffman code as Pillow reads it', function()
+    local python, reason = t.python('PIL', 'numpy')
+    if not python then t.skip(reason) end
+    local out = t.folder() .. '/out'
+    for _, at in ipairs {20, 200, 400} do
+      local file = bad_code(at)
+      local text, status = t.run(('%s -B %s/golden/pillow_oracle.py decode %s %s'):format(python, t.directory, out, file))
+      t.eq(status, 0, text)
+      same_bytes(image.read(file, {tolerant = true}), read_file(out):match '^23 37\n(.*)$', file)
+    end
   end)
 
   -- -- Against Pillow, on files that are not part of the project -------------------------------------------------

@@ -60,7 +60,7 @@ return function(t)
     local own = {{'epochs', 3, 'passes', min = 1}, {'model', 'a', 'which', choices = {'a', 'b'}}}
     t.eq(options.misfit(own, 'epochs', 2), nil)
     t.eq(options.misfit(own, 'epochs', 0), '--epochs: must be at least 1, 0 came')
-    t.eq(options.misfit(own, 'epochs', 1.5), "--epochs: expected a whole number, '1.5' came")
+    t.eq(options.misfit(own, 'epochs', 1.5), "--epochs: expected a whole number, got 1.5")
     t.eq(options.misfit(own, 'model', 'c'), "--model: 'c' is not one of a, b")
   end)
 

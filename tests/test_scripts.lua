@@ -255,7 +255,9 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
     output, status = script('predict', '--weights /nowhere.pth x.jpg')
     t.eq(status, 1)
     t.ok(output:find '/nowhere%.pth', output)
-    output, status = script('train_voc', small .. '--num-classes 2 --epochs 1 --data-path ' .. data() .. ' --output-dir ' .. folder .. '/wrong')
+    local unnamed = folder .. '/unnamed'
+    t.run(('cp -r %s %s; rm %s/VOCdevkit/VOC2012/class_names.txt'):format(data(), unnamed, unnamed))
+    output, status = script('train_voc', small .. '--num-classes 2 --epochs 1 --data-path ' .. unnamed .. ' --output-dir ' .. folder .. '/wrong')
     t.eq(status, 1)
     t.ok(output:find 'SegmentationClass/%S+%.png' and output:find 'label', output)
     for _, name in ipairs {'train_voc', 'validate', 'predict', 'plot_lr', 'check_data', 'make_shapes', 'bench'} do
@@ -309,7 +311,7 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
     weights['classifier.4.bias'][2] = 3e38
     dlv3.save(path, weights)
     local masks = folder .. '/binary'
-    t.run(('cp -r %s %s'):format(data(), masks))
+    t.run(('cp -r %s %s; rm %s/VOCdevkit/VOC2012/class_names.txt'):format(data(), masks, masks))
     local image, mask = require 'dlv3.vision.image', dlv3.zeros({48, 64}, {dtype = 'u8'})
     local photo = dlv3.full({3, 48, 64}, 100, {dtype = 'u8'})
     mask[9] = 255
@@ -328,7 +330,7 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
     for _, command in ipairs {{'train_voc', train}, {'validate', '--data-path ' .. masks .. ' --weights ' .. path}, {'predict', masks .. ' --weights ' .. path}} do
       output, status = script(command[1], command[2])
       t.eq(status, 1, output)
-      t.ok(output:find('nan.pth: nan or infinity in 2 of its tensors: backbone.0.0.weight, classifier.4.bias; ', 1, true), output)
+      t.ok(output:find('nan.pth: nan or infinity in 2 of its tensors (backbone.0.0.weight, classifier.4.bias); ', 1, true), output)
     end
   end)
 

@@ -10,9 +10,10 @@
 static int32_t threads;
 
 __attribute__((constructor)) static void read_environment(void) {
-  const char *text = getenv("DLV3_NUM_THREADS");
-  threads = text ? atoi(text) : 0;
-  if (threads < 1) threads = omp_get_max_threads();
+  const char *text = getenv("DLV3_NUM_THREADS"), *others = getenv("OMP_NUM_THREADS");
+  long wanted = text ? strtol(text, NULL, 10) : 0; /* its spelling is checked by lua/dlv3/environment.lua */
+  if (wanted < 1) wanted = others && *others ? omp_get_max_threads() : processors_allowed();
+  threads = wanted < dlv3_processors() ? (int32_t)wanted : dlv3_processors();
   omp_set_num_threads(threads);
 }
 

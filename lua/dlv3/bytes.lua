@@ -20,11 +20,11 @@ end
 
 function M.is_fault(e) return type(e) == 'table' and getmetatable(e) == fault_mt end
 
--- Bytes of a file in a message: what can not be shown becomes '?', long text is cut.
+-- Bytes of a file in a message, on one line: what can not be shown is escaped, long text is cut.
 function M.shown(s)
   s = type(s) == 'table' and 'a list or an object' or tostring(s)
   if #s > 80 then s = s:sub(1, 77) .. '...' end
-  return (s:gsub('[%c\128-\255]', '?'))
+  return (F.printable(s):gsub('[\n\t]', {['\n'] = '\\n', ['\t'] = '\\t'}))
 end
 
 -- -- Numbers -----------------------------------------------------------------------------------------------------
@@ -125,7 +125,8 @@ local function owned(status, path, class)
   return setmetatable({path = path, p = F.gc(file_out[0], C.dlv3_file_close)}, class)
 end
 
--- A file to read: .size, read(offset, n) -> string, read_tensor(t, offset), close(). Offsets count from 0.
+-- A file to read: .size, read(offset, n) -> string, read_tensor(t, offset), close(). Offsets count from 0. crc(): of what was read since
+-- its last call, skim(offset, n) reads for that alone.
 function M.open(path)
   local f = owned(C.dlv3_file_open(file_out, path), path, Reader)
   f.size = tonumber(C.dlv3_file_size(f.p))
@@ -155,6 +156,8 @@ function Reader:read(offset, n, what)
   return F.string(bytes, n)
 end
 
+function Reader:skim(offset, n) F.check(C.dlv3_file_read(self.p, nil, offset, n)) end
+function Reader:crc() return C.dlv3_file_crc(self.p) end
 function Reader:read_tensor(t, offset) F.check(C.dlv3_file_read_tensor(self.p, t.p, offset)) end
 
 function Writer:write(s) F.check(C.dlv3_file_write(self.p, s, #s)) end

@@ -5,16 +5,20 @@
 -- what the file lacks, what it has besides. A file in which nothing fits is an error.
 
 local F = require 'dlv3.ffi'
+local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
 local files = require 'dlv3.files'
+local nearest = require 'dlv3.nearest'
+local opaque = require 'dlv3.opaque'
 
 local M = {}
 
 -- -- Finding the state dict in what a file held ------------------------------------------------------------------------
 
-local wrappers = {'model', 'state_dict', 'model_state_dict', 'model_state', 'net', 'network', 'weights', 'module'}
+local wrappers = {'model', 'state_dict', 'model_state_dict', 'model_state', 'net', 'network', 'weights', 'module', 'params', 'ema_state_dict', 'model_ema',
+                  'state_dict_ema', 'params_ema', 'ema'}
 
-local function is_table(v) return type(v) == 'table' and v ~= dict.none end
+local function is_table(v) return dict.is(v) or type(v) == 'table' and not getmetatable(v) end
 
 local function has_tensors(d)
   for _, v in dict.items(d) do if F.is_tensor(v) then return true end end
@@ -24,11 +28,13 @@ end
 local function first_keys(d, n)
   local list = {}
   for k in dict.items(d) do
-    list[#list + 1] = tostring(k)
+    list[#list + 1] = bytes.shown(k)
     if #list == n then return table.concat(list, ', ') .. ', ...' end
   end
   return #list > 0 and table.concat(list, ', ') or 'none'
 end
+
+function M.first_names(d) return first_keys(d, 4) end
 
 -- The dict of tensors in value, at most `depth` wrappers deep, and the path of keys to it ("model"). A wrapper goes before the
 -- tensors beside it, such as a best accuracy.
@@ -41,23 +47,111 @@ local function inner_dict(value, depth, way)
   if has_tensors(value) then return value, way end
 end
 
-local function unwrap(value, path)
-  local found, way = inner_dict(value, 3, '')
-  if found then return found, way end
-  F.raise(path .. ': holds no weights: ' .. (is_table(value) and 'its keys are ' .. first_keys(value, 8) or 'it is a ' .. type(value)))
+-- What a key of the user's choice names: an entry, "a.b" for b in a, or the tensors whose names begin with it and a point.
+local function chosen(value, key)
+  local found = value[key]
+  if found == nil then
+    found = value
+    for part in key:gmatch '[^.]+' do found = is_table(found) and found[part] or nil end
+  end
+  if is_table(found) then return found end
+  local weights, part = inner_dict(value, 3, ''), dict.new()
+  for name, t in dict.items(weights or {}) do
+    if type(name) == 'string' and name:sub(1, #key + 1) == key .. '.' then part[name:sub(#key + 2)] = t end
+  end
+  return next(part) and part
+end
+
+-- The keys that lead to weights, or what else there is. key: the one that was asked for, or nil.
+local function keys_text(value, key)
+  if not is_table(value) then return 'it is a ' .. type(value) end
+  local holders = {}
+  for k, v in dict.items(value) do if inner_dict(v, 3, '') then holders[#holders + 1] = bytes.shown(k) end end
+  if #holders == 0 then return 'its keys are ' .. first_keys(value, 8) end
+  return 'weights are in ' .. table.concat(holders, ', ', 1, math.min(#holders, 8)) .. (key and nearest.text(key, holders) or '')
+end
+M.keys_text = keys_text
+
+-- Raises that there are no weights in what the file at path held; what: how to say that, key: where they were looked for.
+local function no_weights(value, path, what, key)
+  for k, v in dict.items(is_table(value) and value or {}) do
+    if opaque.is(v) and type(k) == 'string' then
+      F.raise(("%s: %s: its '%s' is %s; if it is a model, %s"):format(path, what, k, opaque.text(v), opaque.conversion(path, 'torch.load', k)))
+    end
+  end
+  F.raise(('%s: %s: %s (--weights-key NAME says where the weights are)'):format(path, what, keys_text(value, key)))
+end
+
+-- The dict of tensors in what the file at path held, and the path of keys to it. key: where to look; default: in the usual places.
+local function unwrap(value, path, key)
+  if not key then
+    local found, way = inner_dict(value, 3, '')
+    if not found then no_weights(value, path, 'holds no weights') end
+    return found, way
+  end
+  local found, way = inner_dict(is_table(value) and chosen(value, key), 3, '')
+  if not found then no_weights(value, path, ("no weights under '%s'"):format(key), key) end
+  return found, way == '' and key or key .. '.' .. way
 end
 M.unwrap = unwrap
 
--- Without what DistributedDataParallel and torch.compile put in front.
-local function bare(name)
-  local before
-  repeat
-    before = name
-    name = name:gsub('^module%.', ''):gsub('^_orig_mod%.', '')
-  until name == before
-  return name
+-- Names without what torch.compile and other wrappers of layers put between them.
+local function bare(name) return (name:gsub('_orig_mod%.', ''):gsub('_fsdp_wrapped_module%.', ''):gsub('_checkpoint_wrapped_module%.', '')) end
+
+local roots = {backbone = true, classifier = true, aux_classifier = true}
+
+-- What stands before the first of backbone, classifier and aux_classifier in a name, or nil.
+local function before_root(name)
+  local at = 1
+  for part, behind in name:gmatch '([^.]+)%.()' do
+    if roots[part] then return name:sub(1, at - 1) end
+    at = behind
+  end
 end
-M.bare = bare
+
+-- What all these names begin with, up to a point; names without one do not count.
+local function common_prefix(names)
+  local common
+  for _, name in ipairs(names) do
+    local same = 0
+    if not name:find('.', 1, true) then same = nil
+    elseif not common then common, same = name, #name
+    else
+      while same < #common and common:byte(same + 1) == name:byte(same + 1) do same = same + 1 end
+    end
+    if same then common = common:sub(1, same):match '^.*%.' or '' end
+  end
+  return common or ''
+end
+
+-- What the file puts before the names of the model ("module.", "net.", "ema.model."), or ''.
+local function prefix_of(names)
+  local counts, best = {}, nil
+  for _, name in ipairs(names) do
+    local prefix = before_root(name)
+    if prefix then
+      counts[prefix] = (counts[prefix] or 0) + 1
+      if not best or counts[prefix] > counts[best] then best = prefix end
+    end
+  end
+  return best or common_prefix(names)
+end
+
+local function without(prefix, name)
+  if name:sub(1, #prefix) == prefix then return name:sub(#prefix + 1) end
+end
+
+-- The tensors of a model by its own names, and the prefix that the file puts before them.
+function M.without_prefix(weights)
+  local names, result = {}, dict.new()
+  for name in dict.items(weights) do names[#names + 1] = bare(tostring(name)) end
+  local prefix = prefix_of(names)
+  for name, t in dict.items(weights) do
+    name = bare(tostring(name))
+    result[without(prefix, name) or name] = t
+  end
+  return result, prefix
+end
 
 -- -- Names --------------------------------------------------------------------------------------------------------------
 
@@ -66,18 +160,36 @@ local mappings = {
   {fn = function(name) return name end},
   {text = "names put under 'backbone.'", fn = function(name) return 'backbone.' .. name end},
   {text = "'features.' as 'backbone.'", fn = function(name) local rest = name:match '^features%.(.*)$' return rest and 'backbone.' .. rest end},
-  {text = "the part under 'model.'", fn = function(name) return name:match '^model%.(.*)$' end}, -- Lightning's checkpoints
   {text = "the part under 'backbone.'", fn = function(name) return name:match '^backbone%.(.*)$' end},
   {text = "the part under 'backbone.' as 'features.'", fn = function(name) local rest = name:match '^backbone%.(.*)$' return rest and 'features.' .. rest end},
 }
 
+-- Both of two functions of a name; what the first has no name for has none.
+local function after(first, second)
+  return function(name)
+    name = first(name)
+    return name and second(name)
+  end
+end
+
+-- The mappings with the file's own prefix taken off first, and without.
+local function all_mappings(names)
+  local prefix, list = prefix_of(names), {unpack(mappings)}
+  if prefix == '' then return list end
+  local text = ("without the prefix '%s'"):format(bytes.shown(prefix))
+  for _, m in ipairs(mappings) do
+    list[#list + 1] = {text = text .. (m.text and ', ' .. m.text or ''), fn = after(function(name) return without(prefix, name) end, m.fn)}
+  end
+  return list
+end
+
 -- The mapping that finds most names in the model: the first of equals.
 local function best_mapping(names, own, prefix)
   if prefix then
-    return {text = prefix ~= '' and ("names put under '%s'"):format(prefix) or nil, fn = function(name) return prefix .. name end}
+    return {text = prefix ~= '' and ("names put under '%s'"):format(prefix) or nil, fn = function(name) return prefix .. name:gsub('^module%.', '') end}
   end
   local best, most = mappings[1], -1
-  for _, m in ipairs(mappings) do
+  for _, m in ipairs(all_mappings(names)) do
     local n = 0
     for _, name in ipairs(names) do
       local mapped = m.fn(name)
@@ -99,8 +211,11 @@ local function shape(t) return '[' .. table.concat(t:size(), ', ') .. ']' end
 
 -- Names one by one when they are few, else by their first part: "classifier.* (44)".
 local function names_text(names)
-  if #names <= 6 then return table.concat(names, ', ') end
   local groups, order, parts = {}, {}, {}
+  if #names <= 6 then
+    for i, name in ipairs(names) do parts[i] = bytes.shown(name) end
+    return table.concat(parts, ', ')
+  end
   for _, name in ipairs(names) do
     local first = name:match '^[^.]*'
     if not groups[first] then order[#order + 1] = first end
@@ -111,7 +226,7 @@ local function names_text(names)
       parts[i] = '...'
       break
     end
-    parts[i] = ('%s.* (%d)'):format(first, groups[first])
+    parts[i] = ('%s.* (%d)'):format(bytes.shown(first), groups[first])
   end
   return table.concat(parts, ', ')
 end
@@ -189,16 +304,16 @@ end
 -- Loads weights into a model: source is a file's name or a dict. What fits is copied, the rest is reported.
 -- options: prefix = what to put before the file's names (default: whatever fits best, such as 'backbone.' for the
 -- ImageNet files of classifiers), name = what to call a dict in messages, take = the model may keep the dict's own
--- tensors instead of copies.
+-- tensors instead of copies, key = which part of a file (its 'model_ema'; default: the first of model, state_dict, ... with weights).
 -- Returns a report: loaded, missing, unexpected (lists of names), skipped (list of {name, reason, file, model}); as
 -- text it is one block.
 function M.load_weights(model, source, options)
   options = options or {}
   for k in pairs(options) do
-    if k ~= 'prefix' and k ~= 'name' and k ~= 'take' then F.raise(("load_weights: no option '%s' (has: prefix, name, take)"):format(tostring(k))) end
+    if k ~= 'prefix' and k ~= 'name' and k ~= 'take' and k ~= 'key' then F.raise(("load_weights: no option '%s' (has: prefix, name, take, key)"):format(tostring(k))) end
   end
   local path = type(source) == 'string' and source or options.name or 'the given weights'
-  local given, inside = unwrap(type(source) == 'string' and files.load(source) or source, path)
+  local given, inside = unwrap(type(source) == 'string' and files.load(source) or source, path, options.key)
   local own, names = model:state_dict(), {}
   for name in dict.items(given) do if type(name) == 'string' then names[#names + 1] = bare(name) end end
   local mapping = best_mapping(names, own, options.prefix)
@@ -233,6 +348,7 @@ function M.save(path, value) files.save(path, value) end
 function M.load(path)
   local value = files.load(path)
   if is_table(value) and is_table(value.model) then return value end
+  if is_table(value) and opaque.is(value.model) then no_weights(value, path, 'holds no weights') end
   if is_table(value) and has_tensors(value) then
     F.raise(path .. ': holds weights but no state of a training to go on from: start a new training with them (--weights)')
   end

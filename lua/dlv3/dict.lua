@@ -4,6 +4,9 @@
 -- table itself, so reading costs nothing extra; the order lies in its metatable. Keys are strings, numbers or booleans.
 -- A dict has no methods, since every name may be a key: dict.items(d) iterates, dict.size(d) counts.
 
+local F = require 'dlv3.ffi'
+local opaque = require 'dlv3.opaque'
+
 local dict = {}
 
 -- Stands for Python's None in what a file held and in what is saved: a nil can not be an element.
@@ -51,7 +54,7 @@ local function text(d)
               type(v) == 'cdata' and tostring(v):match('(%[[^%[%]]*%])%s*$') or tostring(v)
     lines[#lines + 1] = '  ' .. tostring(k) .. ' = ' .. s
   end
-  return #lines == 0 and '{}' or '{\n' .. table.concat(lines, '\n') .. '\n}'
+  return #lines == 0 and '{}' or F.printable('{\n' .. table.concat(lines, '\n') .. '\n}')
 end
 
 function dict.new()
@@ -103,6 +106,7 @@ end
 -- From a plain table: numbers first, then names, each sorted.
 function dict.from_table(t)
   if type(t) ~= 'table' then error('a dict or a table is expected, a ' .. type(t) .. ' came', 3) end
+  if opaque.is(t) then opaque.use(t) end
   local names = {}
   for k in pairs(t) do names[#names + 1] = k end
   table.sort(names, function(a, b)

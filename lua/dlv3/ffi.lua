@@ -46,12 +46,22 @@ function M.user_line()
   end
 end
 
--- Raises message at the user's line with the module path in front. Messages are data, never formats.
+-- A text that may hold anything, such as a name from a file, for a message: what a terminal would obey and what is no UTF-8 as \xNN.
+function M.printable(s)
+  if not s:find '[%c\127-\255]' then return s end
+  local out = ffi.new('char[?]', 4 * #s + 1)
+  return ffi.string(out, C.dlv3_printable(out, 4 * #s + 1, s, #s))
+end
+
+-- Raises message at the user's line with the module path in front, its unprintable bytes escaped. Messages are data, never formats.
 function M.raise(message)
   local line, where = M.user_line(), path.text()
   path.reset() -- the error leaves all modules that are being called
-  error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. message, 0)
+  error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. M.printable(message), 0)
 end
+
+-- A message that was caught, without the place in the code that raise put in front.
+function M.without_place(message) return (tostring(message):gsub('^[^\n]-%.lua:%d+: ', '')) end
 
 function M.last_error() return ffi.string(C.dlv3_last_error()) end
 
@@ -59,6 +69,9 @@ function M.last_error() return ffi.string(C.dlv3_last_error()) end
 function M.check(status)
   if status ~= C.DLV3_OK then M.raise(M.last_error()) end
 end
+
+-- What needs less memory: a script names its own options.
+M.memory_advice = 'a smaller batch or crop needs less; dlv3.memory() counts'
 
 -- Calls fn, which returns a status. Out of memory is retried once, after what nobody needs is gone.
 function M.retry(fn, ...)
@@ -70,7 +83,7 @@ function M.retry(fn, ...)
   status = fn(...)
   if status ~= C.DLV3_ERR_OOM then return status end
   M.raise(M.last_error() .. '\n  largest live tensors: ' .. ffi.string(C.dlv3_memory_largest(-1)) ..
-          '\n  a smaller batch or crop needs less; dlv3.memory() counts')
+          '\n  ' .. M.memory_advice)
 end
 
 -- The collector does not see a tensor's bytes: when enough of them are held, it is told to look.

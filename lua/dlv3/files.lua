@@ -1,7 +1,10 @@
 -- files.lua - dlv3.load and dlv3.save: PyTorch's .pth in its three containers, and safetensors.
 --
+-- Also what the scripts share about paths: which file a path names, so that no output replaces an input, and what lies in a folder.
+--
 -- load goes by content, not by name; nothing in a file is executed (pickle.lua). dicts come back as dicts (dict.lua),
--- lists and tuples as arrays, None as dlv3.none, a Namespace as a dict, tensors on the cpu in their own dtype.
+-- lists and tuples as arrays, None as dlv3.none, a Namespace as a dict, tensors on the cpu in their own dtype, objects
+-- of other classes as opaque values: using one is an error.
 -- save writes a zip that torch.load reads, also with weights_only=True, or safetensors where the name ends so; at any
 -- moment the path holds the old file or the new one.
 
@@ -10,6 +13,7 @@ local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
 local json = require 'dlv3.json'
 local legacy = require 'dlv3.legacy'
+local opaque = require 'dlv3.opaque'
 local pickle = require 'dlv3.pickle'
 local safetensors = require 'dlv3.safetensors'
 local torch_file = require 'dlv3.torch_file'
@@ -21,20 +25,20 @@ local M = {none = dict.none}
 -- -- Reading -------------------------------------------------------------------------------------------------------
 
 -- The folder of the archive that PyTorch wrote into: 'archive', or the file's own first name.
-local function top_of(members)
+local function top_of(members, path)
   local top
   for name in pairs(members) do
     local folder = name:match '^(.-)data%.pkl$'
     if folder and (folder == '' or folder:sub(-1) == '/') and (not top or #folder < #top) then top = folder end
   end
   if not top then fault "a zip archive without data.pkl: not one of torch.save" end
-  if members[top .. 'constants.pkl'] then fault 'a TorchScript archive: save model.state_dict() with torch.save instead' end
+  if members[top .. 'constants.pkl'] then fault('a TorchScript program, not weights; %s', opaque.conversion(path, 'torch.jit.load')) end
   return top
 end
 
 local function read_zip(file)
   local members = zip.members(file)
-  local top = top_of(members)
+  local top = top_of(members, file.path)
   local order = members[top .. 'byteorder']
   if order and order.size < 16 and zip.read(file, order) ~= 'little' then fault 'was written on a big-endian machine, which is not supported' end
   local session = torch_file.session(function(root)
@@ -43,12 +47,12 @@ local function read_zip(file)
     if member.size < root.numel * root.dtype[2] then
       fault("the storage '%s' has %.0f bytes where its tensors expect %.0f", bytes.shown(root.key), member.size, root.numel * root.dtype[2])
     end
-    root.at = zip.place(file, member)
+    root.at, root.member = zip.place(file, member), member
   end)
   local data = members[top .. 'data.pkl']
   if data.size > pickle.MAX_BYTES then fault('a pickle of %.0f bytes', data.size) end
-  local at = zip.place(file, data)
-  return torch_file.resolve(session, file, pickle.read(file:read(at, data.size), session.handlers, at))
+  local text, at = zip.read(file, data)
+  return torch_file.resolve(session, file, pickle.read(text, session.handlers, at))
 end
 
 -- What else people try to load.
@@ -86,7 +90,8 @@ local function with_file(file, path, fn, ...)
 end
 
 -- What the file at path holds: PyTorch's .pth in any of its containers, or safetensors, by content. dicts come back ordered
--- (dlv3.items), lists and tuples as arrays, None as dlv3.none, tensors on the cpu in their own dtype.
+-- (dlv3.items), lists and tuples as arrays, None as dlv3.none, tensors on the cpu in their own dtype. An object of another class
+-- than those is opaque: it has its class's name as text, and using it is an error.
 function M.load(path)
   check_path('load', path)
   return with_file(bytes.open(path), path, read_any)
@@ -139,6 +144,66 @@ function M.save(path, value)
   end
   with_file(bytes.create(path), path, write_and_commit, value, write)
 end
+
+-- -- Paths ---------------------------------------------------------------------------------------------------------
+
+local text_out = F.new 'char *[1]'
+
+local function take_text(status)
+  F.check(status)
+  local text = F.string(text_out[0])
+  F.C.dlv3_text_free(text_out[0])
+  return text
+end
+
+-- Equal texts for the same file, whatever path leads to it (a link, '..', other letter case on some file systems): device and
+-- inode of what exists; of what does not, those of its folder, and its name.
+function M.identity(path) return take_text(F.C.dlv3_path_identity(text_out, path)) end
+
+-- The identities of paths as a set: identity -> path. paths: a list that may have gaps.
+function M.identities(paths)
+  local set = {}
+  for _, path in pairs(paths) do set[M.identity(path)] = path end
+  return set
+end
+
+-- Raises where writing to path, which `option` names, would replace one of the input files (a list that may have gaps).
+function M.check_output(path, inputs, option)
+  local input = M.identities(inputs)[M.identity(path)]
+  if not input then return end
+  F.raise(("'%s' would be written over the input '%s': choose another %s"):format(path, input, option))
+end
+
+-- Files that a system puts beside the user's own, under names that may end in .jpg: macOS's ._x.jpg is no photo.
+function M.is_system_file(name)
+  return name:find '^%._' ~= nil or name == '.DS_Store' or name:lower() == 'thumbs.db' or name:lower() == 'desktop.ini'
+end
+
+-- The names in a folder, sorted, without a system's own files.
+function M.names_in(folder)
+  local names = {}
+  for name in take_text(F.C.dlv3_list_dir(text_out, folder)):gmatch '[^\n]+' do
+    if not M.is_system_file(name) then names[#names + 1] = name end
+  end
+  return names
+end
+
+-- name .. ending, with the name cut between UTF-8 characters where a file in the folder can not have so long a name. more: bytes
+-- to leave free besides.
+function M.fit_name(folder, name, ending, more)
+  local room = tonumber(F.C.dlv3_name_max(folder)) - #ending - (more or 0)
+  if #name <= room then return name .. ending end
+  while room > 1 and name:find('^[\128-\191]', room + 1) do room = room - 1 end
+  return name:sub(1, room) .. ending
+end
+
+-- Text as a file, atomically.
+function M.save_text(path, text)
+  check_path('save_text', path)
+  with_file(bytes.create(path), path, write_and_commit, text, put_text)
+end
+
+-- -- JSON ----------------------------------------------------------------------------------------------------------
 
 -- A value as JSON, atomically, for other programs to read; and back.
 function M.save_json(path, value)

@@ -5,11 +5,16 @@
 
 local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
+local opaque = require 'dlv3.opaque'
 local fault = bytes.fault
 
 local M = {}
 
 local MAX_DEPTH = 64
+local MAX_COST = 4e6 -- of all values: 1 each, an object OBJECT_COST, which is its share of the memory
+local OBJECT_COST = 8
+
+local left -- of the cost, while a text is read
 
 local escapes = {b = '\b', f = '\f', n = '\n', r = '\r', t = '\t', ['"'] = '"', ['\\'] = '\\', ['/'] = '/'}
 
@@ -67,6 +72,7 @@ local function read_list(s, i, depth)
 end
 
 local function read_object(s, i, depth)
+  left = left - OBJECT_COST
   local d = dict.new()
   local key
   i = skip(s, i + 1)
@@ -91,6 +97,8 @@ local words = {['true'] = true, ['false'] = false, null = dict.none}
 
 function read_value(s, i, depth)
   if depth > MAX_DEPTH then fault('JSON: nested deeper than %d', MAX_DEPTH) end
+  left = left - 1
+  if left < 0 then fault('JSON: too many values: what stands behind byte %d is more than is read; split the file', i - 1) end
   i = skip(s, i)
   local c = s:sub(i, i)
   if c == '{' then return read_object(s, i, depth + 1) end
@@ -105,8 +113,9 @@ function read_value(s, i, depth)
   fault('JSON: no value at %d', i - 1)
 end
 
--- The value that the text s is.
-function M.decode(s)
+-- The value that the text s is. max_cost: bounds memory and time, see MAX_COST.
+function M.decode(s, max_cost)
+  left = max_cost or MAX_COST
   local value, i = read_value(s, 1, 1)
   i = skip(s, i)
   if i <= #s then fault('JSON: more text after the value, at %d', i - 1) end
@@ -129,6 +138,7 @@ local function write(v, out, depth)
   elseif type(v) == 'number' then
     if v ~= v or v == math.huge or v == -math.huge then fault('JSON: %s can not be written', tostring(v)) end
     out[#out + 1] = v == math.floor(v) and math.abs(v) < 2 ^ 53 and ('%.0f'):format(v) or ('%.17g'):format(v)
+  elseif opaque.is(v) then fault('JSON: %s can not be written', opaque.text(v))
   elseif type(v) ~= 'table' then fault('JSON: a %s can not be written', type(v))
   elseif not dict.is(v) and (#v > 0 or next(v) == nil) then
     out[#out + 1] = '['

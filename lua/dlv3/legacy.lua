@@ -100,7 +100,7 @@ local function read_storages(file, member, session, found)
   for _ = 1, whole_count(n, 'storages') do
     local about
     about, at = pickle.read_file(file, at, handlers, member.stop)
-    local dtype = is_list(about, 3) and type(about[3]) == 'table' and about[3].storage
+    local dtype = is_list(about, 3) and type(about[3]) == 'table' and getmetatable(about[3]) == pickle.Global and about[3].storage
     if not dtype then fault 'a tar with a damaged storage' end
     local count = bytes.u64(file:read(at, 8, 'the size of a storage'), 1)
     local key = key_text(about[1])

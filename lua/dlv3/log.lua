@@ -166,7 +166,7 @@ function Progress:step(note, by)
   parts[#parts + 1] = self.total and ('%d/%d'):format(self.n, self.total) or tostring(self.n)
   parts[#parts + 1] = ('%.1f %s/s'):format(rate, self.unit)
   if self.total then parts[#parts + 1] = text.duration((self.total - self.n) / rate) .. ' left' end
-  if note then parts[#parts + 1] = tostring(note) end
+  if note then parts[#parts + 1] = F.printable(tostring(note)) end
   self.write('\r\27[K' .. fit(table.concat(parts, '  '), 79))
 end
 

@@ -16,7 +16,9 @@
 -- or type = 'number', 'integer', 'boolean', 'string', 'list'. A string in the table is a heading of --help.
 -- opt has the values, opt.batch_size; given says which of them came from the command line.
 
+local F = require 'dlv3.ffi'
 local nearest = require 'dlv3.nearest'
+local schema = require 'dlv3.schema'
 
 local M = {}
 
@@ -121,11 +123,14 @@ local function value_of(o, text, spelling)
   return v
 end
 
+local kinds = {string = {'string', 'a text'}, number = {'number', 'a number'}, integer = {'number', 'a whole number'}, boolean = {'boolean', 'true or false'}, list = {'table', 'a list'}}
+
 -- What is wrong with a value of the option with this key, from elsewhere than the command line; nil where it fits.
 function M.misfit(spec, key, v)
   for _, o in ipairs(read(spec).list) do
     if o.key == key then
-      if o.type == 'integer' and v ~= math.floor(v) then return ("--%s: expected a whole number, '%s' came"):format(o.name, v) end
+      local kind = kinds[o.type]
+      if type(v) ~= kind[1] or o.type == 'integer' and v ~= math.floor(v) then return ('--%s: expected %s, got %s'):format(o.name, kind[2], schema.shown(v)) end
       return misfit(o, v, tostring(v), '--' .. o.name)
     end
   end
@@ -312,7 +317,7 @@ end
 -- Ends the script with "script.lua: message" on stderr and status 2: bad usage.
 function M.fail(message, arg)
   io.stdout:flush()
-  io.stderr:write((arg and arg[0] and arg[0]:match '[^/]*$' or 'dlv3'), ': ', message, '\n')
+  io.stderr:write((arg and arg[0] and arg[0]:match '[^/]*$' or 'dlv3'), ': ', F.printable(message), '\n')
   os.exit(2)
 end
 

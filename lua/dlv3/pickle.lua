@@ -1,19 +1,22 @@
 -- pickle.lua - Python's pickles, read by interpretation of an allow-list and written for torch.load.
 --
 -- A pickle is a program for a stack machine. This one runs protocols 0 to 5 and calls nothing but what its caller's
--- `globals` hands out: any other name is refused. Lists, tuples and sets become Lua arrays, dicts become dicts
--- (dict.lua), None is dict.none, bytes and text are strings, whole numbers above 2^53 are 64-bit cdata.
+-- `globals` hands out: objects of any other class become opaque values (opaque.lua). Lists, tuples and sets become Lua
+-- arrays, dicts become dicts (dict.lua), None is dict.none, bytes and text are strings, whole numbers above 2^53 are
+-- 64-bit cdata.
 -- Written are protocol-2 pickles made of the operations that torch.load(weights_only=True) knows.
 
 local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
+local opaque = require 'dlv3.opaque'
 local fault, none = bytes.fault, dict.none
 
 local M = {MAX_BYTES = 2 ^ 28, MAX_OBJECTS = 8e6, MAX_DEPTH = 200}
+local DICT, OPAQUE = 16, 8 -- objects that these count as: their share of the memory
 
 -- -- The machine ---------------------------------------------------------------------------------------------------
 
--- What a name of the allow-list stands for: call(args) runs it. Never visible outside.
+-- What a name stands for: call(args) runs it; without one, or off the allow-list, calls give opaque values. Never visible outside.
 local Global = {}
 M.Global = Global
 function M.global(name, call) return setmetatable({name = name, call = call}, Global) end
@@ -104,6 +107,7 @@ local function kind(v)
   if v == none then return 'None' end
   if type(v) ~= 'table' then return 'a ' .. type(v) end
   if getmetatable(v) == Global then return v.name end
+  if opaque.is(v) then return opaque.text(v) end
   if dict.is(v) then return 'a dict' end
   return getmetatable(v) and 'an object' or 'a list'
 end
@@ -151,39 +155,59 @@ local function key_of(m, k)
     for i, v in ipairs(k) do parts[i] = type(v) == 'table' and '...' or tostring(v):sub(1, 64) end
     return '(' .. table.concat(parts, ', ') .. ')'
   end
+  if t == 'table' and getmetatable(k) and not dict.is(k) then -- an optimiser's state has tensors as keys
+    m.keys[k] = m.keys[k] or m.keys.n + 1
+    m.keys.n = math.max(m.keys.n, m.keys[k])
+    return ('<%s %d>'):format(kind(k), m.keys[k])
+  end
   fault('a dict has %s as a key, at byte %.0f', kind(k), at(m))
 end
 
 local function set_items(m, d, items, n)
-  if not dict.is(d) then fault('the pickle is damaged at byte %.0f: %s is not a dict', at(m), kind(d)) end
+  if not dict.is(d) and not opaque.is(d) then fault('the pickle is damaged at byte %.0f: %s is not a dict', at(m), kind(d)) end
   if n % 2 == 1 then fault('the pickle is damaged at byte %.0f: a key without a value', at(m)) end
   for k = 1, n, 2 do
     count(m)
-    d[key_of(m, items[k])] = items[k + 1]
+    if not opaque.is(d) then d[key_of(m, items[k])] = items[k + 1] end
   end
 end
 
 local function add_items(m, list, items, n)
+  if opaque.is(list) then return end
   if not is_list(list) then fault('the pickle is damaged at byte %.0f: %s is not a list', at(m), kind(list)) end
   local size = #list
   for k = 1, n do list[size + k] = items[k] end
 end
 
-local function find_global(m, module, name)
-  local full = module .. '.' .. name
-  local found = m.globals and m.globals(full)
-  if found == nil then
-    fault('refuses %s at byte %.0f: only tensors and plain values are read and nothing is executed' ..
-          '; from a whole pickled object or model, save what is needed, such as model.state_dict(), in PyTorch', bytes.shown(full), at(m))
-  end
-  return found
+-- Names that no file of weights needs and that attacks are made of. They would not run here: but PyTorch must not be told to load the file.
+local attacks = {os = true, posix = true, nt = true, subprocess = true, pty = true, runpy = true, shutil = true, socket = true, importlib = true}
+for name in ('eval exec compile open __import__'):gmatch '%S+' do
+  attacks['builtins.' .. name], attacks['__builtin__.' .. name] = true, true
 end
 
--- Calls an allowed global with an argument list.
-local function call(m, f, args)
-  if type(f) ~= 'table' or getmetatable(f) ~= Global or not f.call then
-    fault('the pickle calls %s at byte %.0f, which is no allowed function', kind(f), at(m))
+local function find_global(m, module, name)
+  local full = module .. '.' .. name
+  if attacks[module] or attacks[full] then
+    fault('refuses %s at byte %.0f: weights have no use for it, so the file may be an attack; delete it, and do not load it with weights_only=False in PyTorch',
+          bytes.shown(full), at(m))
   end
+  return m.globals and m.globals(full) or M.global(full)
+end
+
+-- What a call of a name off the allow-list gives. Functions that make an object of a class have the class first.
+local function call_unknown(f, args)
+  if opaque.is(f) then return f end
+  local class = (f.name:find '_reconstruct' or f.name:find '__newobj' or f.name:find '%.getattr$') and is_list(args) and args[1]
+  return opaque.new(type(class) == 'table' and getmetatable(class) == Global and class.name or f.name)
+end
+
+-- Calls a global with an argument list.
+local function call(m, f, args)
+  if opaque.is(f) or type(f) == 'table' and getmetatable(f) == Global and not f.call then
+    count(m, OPAQUE)
+    return call_unknown(f, args)
+  end
+  if type(f) ~= 'table' or getmetatable(f) ~= Global then fault('the pickle is damaged at byte %.0f: it calls %s', at(m), kind(f)) end
   if not is_list(args) then fault('the pickle is damaged at byte %.0f: the arguments are %s', at(m), kind(args)) end
   for i = 1, #args do count(m, 1 + size_of(args[i])) end
   count(m)
@@ -192,6 +216,7 @@ local function call(m, f, args)
     if bytes.is_fault(v) then fault('%s, in a call of %s at byte %.0f', v.text, f.name, at(m)) end
     error(v, 0)
   end
+  if dict.is(v) then count(m, DICT) end
   if build then m.builders[v] = build end
   return v
 end
@@ -203,7 +228,7 @@ local function build(m)
   count(m, 1 + size_of(state))
   if how then how(object, state)
   -- attributes of an OrderedDict or another dict (PyTorch's _metadata) carry nothing that is needed
-  elseif not dict.is(object) then fault('the pickle gives a state to %s at byte %.0f, which takes none', kind(object), at(m)) end
+  elseif not dict.is(object) and not opaque.is(object) then fault('the pickle gives a state to %s at byte %.0f, which takes none', kind(object), at(m)) end
 end
 
 local function memo_get(m, i)
@@ -300,7 +325,10 @@ op('\142', function(m) push(m, sized(m, 8)) end)
 op('\150', function(m) push(m, sized(m, 8)) end)
 
 op(']', function(m) new(m, {}) end)
-op('}', function(m) new(m, dict.new()) end)
+op('}', function(m)
+  count(m, DICT)
+  new(m, dict.new())
+end)
 op(')', function(m) new(m, {}) end)
 op('\143', function(m) new(m, {}) end)
 op('l', function(m) new(m, (pop_mark(m))) end)
@@ -312,6 +340,7 @@ op('\135', function(m) new(m, last(m, 3)) end)
 op('d', function(m)
   local items, n = pop_mark(m)
   local d = dict.new()
+  count(m, DICT)
   set_items(m, d, items, n)
   new(m, d)
 end)
@@ -361,8 +390,9 @@ op('\129', function(m) -- NEWOBJ
 end)
 op('\146', function(m) -- NEWOBJ_EX
   local a = last(m, 3)
-  if not dict.is(a[3]) or dict.size(a[3]) > 0 then fault('the pickle calls with named arguments at byte %.0f, which is not allowed', at(m)) end
-  push(m, call(m, a[1], a[2]))
+  local named = not dict.is(a[3]) or next(a[3]) ~= nil
+  local known = type(a[1]) == 'table' and getmetatable(a[1]) == Global and a[1].call
+  push(m, named and known and opaque.new(a[1].name) or call(m, a[1], a[2]))
 end)
 op('i', function(m) -- INST
   local module = line(m)
@@ -395,7 +425,7 @@ local STOP = ('.'):byte()
 -- Runs the pickle at the start of s. handlers: globals(name) -> object or nil, persistent(context, id) -> object, context.
 -- Returns the value and how many bytes the pickle has. base: where s begins in the file, for messages.
 local function run(s, handlers, base, more)
-  local m = {s = s, i = 1, base = base, more = more, stack = {}, top = 0, marks = {}, memo = {}, memos = 0, builders = {}, objects = 0,
+  local m = {s = s, i = 1, base = base, more = more, stack = {}, top = 0, marks = {}, memo = {}, memos = 0, builders = {}, objects = 0, keys = {n = 0},
              globals = handlers.globals, persistent = handlers.persistent, context = handlers.context}
   while true do
     local code = s:byte(take(m, 1))
@@ -580,6 +610,7 @@ local function write_table(w, t)
   if #w.path > M.MAX_DEPTH - 10 then refuse(w, ('is nested deeper than %d'):format(M.MAX_DEPTH - 10)) end
   w.open[t] = true
   if dict.is(t) then write_dict(w, t)
+  elseif opaque.is(t) then refuse(w, 'is ' .. opaque.text(t) .. ', of which nothing was read: take it out, or put plain values in its place')
   elseif getmetatable(t) then refuse(w, 'is an object; plain values and tensors are saved (of a model: model:state_dict())')
   else
     local shape = shape_of(t)

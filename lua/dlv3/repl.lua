@@ -90,7 +90,7 @@ local function describe(e)
     local mt = getmetatable(e)
     e = type(mt) == 'table' and mt.__tostring and tostring(e) or 'an error object: ' .. show.text(e)
   end
-  local plain = F.root == '' and e or e:gsub(F.root:gsub('%p', '%%%0'), '')
+  local plain = F.root == '' and e or e:gsub(F.root:gsub('%p', '%%%0') .. "([^%s']-%.lua:%d)", '%1') -- places in code, no paths of files
   local lines = {require 'dlv3.hint'(without_line(plain))}
   for level = 2, 40 do
     local info = debug.getinfo(level, 'Sl')
@@ -104,7 +104,7 @@ end
 
 local function complain(message)
   io.stdout:flush()
-  io.stderr:write('error: ', message, '\n')
+  io.stderr:write('error: ', F.printable(message), '\n')
   io.stderr:flush()
 end
 

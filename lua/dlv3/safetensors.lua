@@ -12,7 +12,7 @@ local fault = bytes.fault
 
 local M = {}
 
-local MAX_HEADER = 2 ^ 27
+local MAX_HEADER, MAX_COST = 2 ^ 25, 2 ^ 20 -- bytes; json.decode's measure of what they say: some 60,000 tensors
 
 local ours = {F64 = 'f64', F32 = 'f32', F16 = 'f16', BF16 = 'bf16', I64 = 'i64', I32 = 'i32', U8 = 'u8', BOOL = 'bool'}
 local theirs = {}
@@ -62,14 +62,15 @@ end
 
 function M.read(file)
   local length = bytes.u64(file:read(0, 8), 1)
-  if length > MAX_HEADER then fault('a header of %.0f bytes', length) end
-  local header = json.decode(file:read(8, length, 'the header'))
+  if length > MAX_HEADER then fault('a header of %.0f bytes; at most %.0f are read', length, MAX_HEADER) end
+  local header = json.decode(file:read(8, length, 'the header'), MAX_COST)
   if not dict.is(header) then fault 'the header is no JSON object' end
-  local result, read = dict.new(), 0
+  local result, read, last = dict.new(), 0, 8 + length
   for name, entry in dict.items(header) do
     if name ~= '__metadata__' then
       local dtype, shape, at, count = entry_of(file, name, entry, 8 + length)
       local kind = narrow[dtype]
+      last = math.max(last, at + count * (kind and kind[2] or width[ours[dtype]]))
       read = read + count * (kind and kind[2] or width[ours[dtype]])
       if read > file.size then fault("its tensors overlap: '%s' and those before it have more bytes than the file", bytes.shown(name)) end
       if kind then
@@ -79,6 +80,9 @@ function M.read(file)
         file:read_tensor(result[name], at)
       end
     end
+  end
+  if last ~= file.size then
+    fault('the file has %.0f bytes, its tensors end at %.0f: it is damaged; copy or download it again', file.size, last)
   end
   return result
 end

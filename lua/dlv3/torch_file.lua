@@ -8,7 +8,9 @@
 local F = require 'dlv3.ffi'
 local bytes = require 'dlv3.bytes'
 local dict = require 'dlv3.dict'
+local opaque = require 'dlv3.opaque'
 local pickle = require 'dlv3.pickle'
+local zip = require 'dlv3.zip'
 local C, fault, none = F.C, bytes.fault, dict.none
 
 local M = {}
@@ -21,11 +23,13 @@ local Storage, Note = {}, {} -- metatables: a storage (or a part of one), a tens
 local dtypes = {
   float32 = {'f32', 4}, float64 = {'f64', 8}, float16 = {'f16', 2}, bfloat16 = {'bf16', 2}, int64 = {'i64', 8}, int32 = {'i32', 4},
   int16 = {'i32', 2, 'int16_t'}, int8 = {'i32', 1, 'int8_t'}, uint8 = {'u8', 1}, bool = {'bool', 1},
+  complex32 = {false, 4}, complex64 = {false, 8}, complex128 = {false, 16}, quint8 = {false, 1}, qint32 = {false, 4}, -- opaque
   float = {'f32', 4}, double = {'f64', 8}, half = {'f16', 2}, long = {'i64', 8}, int = {'i32', 4}, short = {'i32', 2, 'int16_t'},
 }
 local storages = {
   Float = 'float32', Double = 'float64', Half = 'float16', BFloat16 = 'bfloat16', Long = 'int64', Int = 'int32', Short = 'int16',
-  Char = 'int8', Byte = 'uint8', Bool = 'bool', Untyped = 'uint8',
+  Char = 'int8', Byte = 'uint8', Bool = 'bool', Untyped = 'uint8', ComplexHalf = 'complex32', ComplexFloat = 'complex64', ComplexDouble = 'complex128',
+  QUInt8 = 'quint8', QInt8 = 'quint8', QUInt4x2 = 'quint8', QUInt2x4 = 'quint8', QInt32 = 'qint32',
 }
 M.storage_type = {f32 = 'FloatStorage', f64 = 'DoubleStorage', f16 = 'HalfStorage', bf16 = 'BFloat16Storage', i64 = 'LongStorage',
                   i32 = 'IntStorage', u8 = 'ByteStorage', bool = 'BoolStorage'}
@@ -37,7 +41,7 @@ local function is_count(n) return type(n) == 'number' and n >= 0 and n == math.f
 local MAX_DIMS = tonumber(C.DLV3_MAX_DIMS)
 
 local function check_geometry(offset, size, stride, numel)
-  if type(size) ~= 'table' or type(stride) ~= 'table' or #size ~= #stride then fault 'a tensor without sizes and strides' end
+  if type(size) ~= 'table' or getmetatable(size) or type(stride) ~= 'table' or getmetatable(stride) or #size ~= #stride then fault 'a tensor without sizes and strides' end
   if #size > MAX_DIMS then fault('a tensor has %d dimensions; at most %d are supported', #size, MAX_DIMS) end
   if not is_count(offset) then fault('a tensor begins at element %s of its storage', bytes.shown(offset)) end
   local count, reach = 1, 0
@@ -56,8 +60,10 @@ end
 
 -- A tensor to be; dtype_name overrides the storage's own (a storage of bytes).
 local function note(storage, offset, size, stride, dtype)
+  if opaque.is(storage) then return storage end
   if getmetatable(storage) ~= Storage then fault 'a tensor without a storage' end
   dtype = dtype or storage.dtype
+  if not dtype[1] then return opaque.new 'torch.Tensor (complex, quantised or of another dtype that is not supported)' end
   local root = storage.root
   root.used = root.used or dtype
   if root.used ~= dtype then fault("the storage '%s' is used with two dtypes", bytes.shown(root.key)) end
@@ -94,16 +100,18 @@ function M.part(storage, offset, numel)
   return setmetatable({root = storage.root, offset = storage.offset + offset, numel = numel, dtype = storage.dtype}, Storage)
 end
 
--- What persistent ids stand for: ('storage', type, key, location, numel [, view]).
+-- What persistent ids stand for: ('storage', type, key, location, numel [, view]), or ('module', class, file, source text) in old files.
 local function persistent(session, id)
+  if type(id) == 'table' and not getmetatable(id) and id[1] == 'module' and type(id[2]) == 'table' and getmetatable(id[2]) == pickle.Global then return id[2] end
   if type(id) ~= 'table' or getmetatable(id) or id[1] ~= 'storage' then
-    fault('a reference to %s, which is no storage', bytes.shown(type(id) == 'table' and id[1] or id))
+    fault('a reference to %s, which is no storage', bytes.shown(type(id) == 'table' and not getmetatable(id) and id[1] or id))
   end
   local global = id[2]
-  if type(global) ~= 'table' or getmetatable(global) ~= pickle.Global or not global.storage then fault 'a storage without a type' end
+  if type(global) ~= 'table' or getmetatable(global) ~= pickle.Global then fault 'a storage without a type' end
+  if not global.storage then return opaque.new(global.name) end
   local storage = M.storage(session, id[3], global.storage, id[5])
   local view = id[6]
-  if type(view) == 'table' and view ~= none then return M.part(storage, view[2], view[3]) end
+  if type(view) == 'table' and not getmetatable(view) then return M.part(storage, view[2], view[3]) end
   return storage
 end
 
@@ -120,12 +128,11 @@ end
 
 allow('torch._utils._rebuild_tensor_v2 torch._utils._rebuild_tensor', function(a) return note(a[1], a[2], a[3], a[4]) end)
 allow('torch._utils._rebuild_tensor_v3', function(a)
-  local dtype = type(a[7]) == 'string' and dtypes[a[7]:match '[%w]+$']
-  return note(a[1], a[2], a[3], a[4], dtype or fault('a tensor of dtype %s, which is not supported', bytes.shown(a[7])))
+  return note(a[1], a[2], a[3], a[4], type(a[7]) == 'string' and dtypes[a[7]:match '[%w]+$'] or {false})
 end)
 
 local function first_tensor(a)
-  if getmetatable(a[1]) ~= Note then fault 'a parameter without its tensor' end
+  if getmetatable(a[1]) ~= Note and not opaque.is(a[1]) then fault 'a parameter without its tensor' end
   return a[1]
 end
 local function ignore_state() end
@@ -134,7 +141,7 @@ allow('torch._utils._rebuild_parameter torch._utils._rebuild_parameter_with_stat
 -- a tensor with attributes: (function, class, arguments, attributes)
 allow('torch._tensor._rebuild_from_type_v2', function(a)
   local f = a[1]
-  if type(f) ~= 'table' or getmetatable(f) ~= pickle.Global or not f.rebuild or type(a[3]) ~= 'table' then fault 'a tensor of an unknown kind' end
+  if type(f) ~= 'table' or getmetatable(f) ~= pickle.Global or not f.rebuild or type(a[3]) ~= 'table' or getmetatable(a[3]) then fault 'a tensor of an unknown kind' end
   return f.call(a[3])
 end)
 for name, g in pairs(globals) do if name:find '_rebuild_tensor' then g.rebuild = true end end
@@ -163,8 +170,8 @@ allow('argparse.Namespace types.SimpleNamespace', function()
   end
 end)
 allow('copyreg._reconstructor copy_reg._reconstructor', function(a)
-  if type(a[1]) ~= 'table' or getmetatable(a[1]) ~= pickle.Global or not a[1].call then fault 'an object of an unknown class' end
-  return a[1].call {}
+  if type(a[1]) ~= 'table' or getmetatable(a[1]) ~= pickle.Global then fault 'an object without a class' end
+  return a[1].call and a[1].call {} or opaque.new(a[1].name)
 end)
 allow('builtins.object __builtin__.object builtins.list __builtin__.list builtins.int builtins.float builtins.str', nil)
 allow('torch.Size builtins.set builtins.frozenset builtins.tuple __builtin__.set __builtin__.frozenset', function(a)
@@ -196,13 +203,14 @@ end)
 local NumpyType = {}
 allow('numpy.dtype', function(a)
   return setmetatable({code = type(a[1]) == 'string' and a[1]:match '^[<|=]?(%a%d)$'}, NumpyType), function(t, state)
-    if type(state) == 'table' and state[2] == '>' then t.code = nil end
+    if type(state) == 'table' and not getmetatable(state) and state[2] == '>' then t.code = nil end
   end
 end)
+allow('numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer', function() return opaque.new 'numpy.ndarray' end)
 local numpy_types = {f8 = 'f64', f4 = 'f32', i8 = 'i64', i4 = 'i32', i2 = 'i16', i1 = 'i8', u1 = 'u8', b1 = 'u8'}
 allow('numpy.core.multiarray.scalar numpy._core.multiarray.scalar', function(a)
   local code = getmetatable(a[1]) == NumpyType and a[1].code
-  if not numpy_types[code] or type(a[2]) ~= 'string' or #a[2] ~= tonumber(code:sub(2)) then fault 'a numpy number of an unsupported type' end
+  if not numpy_types[code] or type(a[2]) ~= 'string' or #a[2] ~= tonumber(code:sub(2)) then return opaque.new 'numpy.generic' end
   local x = bytes.number(a[2], numpy_types[code])
   if code == 'b1' then return x ~= 0 end
   return tonumber(x)
@@ -214,16 +222,11 @@ for name, dtype in pairs(storages) do
   allow(('torch.%sTensor torch.cuda.%sTensor'):format(name, name), nil)
 end
 allow('torch.storage.UntypedStorage', nil, {storage = dtypes.uint8})
-for _, name in ipairs {'Quint8', 'QInt8', 'QInt32', 'QUInt8', 'QUInt4x2', 'QUInt2x4', 'ComplexFloat', 'ComplexDouble', 'ComplexHalf'} do
-  globals['torch.' .. name .. 'Storage'] = function() fault('tensors of torch.%sStorage are not supported (quantised and complex numbers)', name) end
-end
 
 local function lookup(name)
   local dtype = name:match '^torch%.(%w+)$'
   if dtype and dtypes[dtype] then return name end -- a dtype as a value: its name
-  local found = globals[name]
-  if type(found) == 'function' then found() end
-  return found
+  return globals[name]
 end
 
 -- A session: what a pickle's handlers note. They are no closures: a compiled trace would keep those, and the tensors
@@ -279,6 +282,17 @@ local function window(flat, n, first)
   return F.take(out)
 end
 
+-- The elements from first on, of a storage whose archive has a CRC: all of its bytes are read for that, and no others into the tensor.
+local function read_checked(file, root, at, n_bytes, sizes)
+  if not root.member then return read_elements(file, root, at, sizes) end
+  file:crc()
+  file:skim(root.at, at - root.at)
+  local t = read_elements(file, root, at, sizes)
+  file:skim(at + n_bytes, root.at + root.member.size - at - n_bytes)
+  zip.check_crc(file:crc(), root.member)
+  return t
+end
+
 -- The bytes that will be read, counted before: overlapping members could otherwise stand for more than there is.
 local function claim(session, file, root, n_bytes)
   session.claimed = (session.claimed or 0) + n_bytes
@@ -299,15 +313,15 @@ local function read_storage(session, file, root)
     first, stop = math.min(first, n.offset), math.max(stop, reach)
     alone = alone and same_geometry(n, notes[1])
   end
-  local at = root.at + first * width
-  file:check(at, (stop - first) * width, ("the storage '%s'"):format(bytes.shown(root.key)))
-  claim(session, file, root, (stop - first) * width)
+  local at, n_bytes = root.at + first * width, (stop - first) * width
+  file:check(at, n_bytes, ("the storage '%s'"):format(bytes.shown(root.key)))
+  claim(session, file, root, root.member and root.member.size or n_bytes)
   if alone then
-    notes[1].tensor = read_elements(file, root, at, notes[1].size)
+    notes[1].tensor = read_checked(file, root, at, n_bytes, notes[1].size)
     for i = 2, #notes do notes[i].tensor = notes[1].tensor:detach() end
     return
   end
-  local flat = read_elements(file, root, at, {stop - first})
+  local flat = read_checked(file, root, at, n_bytes, {stop - first})
   for _, n in ipairs(notes) do n.tensor = window(flat, n, first) end
 end
 
@@ -317,6 +331,10 @@ local function resolved(v, state, depth)
   if type(v) ~= 'table' or v == none then return v end
   local mt = getmetatable(v)
   if mt == Note then return v.tensor end
+  if opaque.is(v) then return v end
+  if mt == Storage then return opaque.new 'torch.Storage' end
+  if mt == pickle.Global then return opaque.new(v.name) end
+  if mt == NumpyType then return opaque.new 'numpy.dtype' end
   if depth > pickle.MAX_DEPTH then fault('nested deeper than %d', pickle.MAX_DEPTH) end
   if state[v] == 'open' then fault 'a list or dict in it contains itself' end
   if state[v] then return v end
@@ -325,8 +343,6 @@ local function resolved(v, state, depth)
     for k, x in dict.items(v) do if type(x) == 'table' then v[k] = resolved(x, state, depth + 1) end end
   elseif mt == nil then
     for i = 1, #v do if type(v[i]) == 'table' then v[i] = resolved(v[i], state, depth + 1) end end
-  elseif mt == Storage then fault 'a storage stands where a value was expected: save tensors instead'
-  elseif mt == pickle.Global then fault('%s itself stands where a value was expected', v.name)
   else fault 'an object stands where a value was expected' end
   state[v] = 'done'
   return v
@@ -334,6 +350,8 @@ end
 
 -- value with tensors where notes stood.
 function M.resolve(session, file, value)
+  if type(value) == 'table' and getmetatable(value) == pickle.Global then value = opaque.new(value.name) end
+  if opaque.is(value) then fault('holds %s, not a dict of weights; if it is a model, %s', opaque.text(value), opaque.conversion(file.path, 'torch.load')) end
   for _, root in ipairs(session.list) do
     if #root.notes > 0 then read_storage(session, file, root) end
   end

@@ -65,7 +65,7 @@ local function read_entry(directory, i)
   local name_length, extra_length, comment_length = u16(directory, i + 28), u16(directory, i + 30), u16(directory, i + 32)
   local name_end = i + 45 + name_length
   if name_end + extra_length + comment_length > #directory then fault 'a zip archive with a damaged directory' end
-  local member = {name = directory:sub(i + 46, name_end), stored = u32(directory, i + 20), size = u32(directory, i + 24), header = u32(directory, i + 42)}
+  local member = {name = directory:sub(i + 46, name_end), crc = u32(directory, i + 16), stored = u32(directory, i + 20), size = u32(directory, i + 24), header = u32(directory, i + 42)}
   zip64_sizes(directory:sub(name_end + 1, name_end + extra_length), member)
   if flags % 2 == 1 then fault("'%s' in the zip archive is encrypted", bytes.shown(member.name)) end
   if method ~= 0 then member.packed = true end
@@ -97,7 +97,21 @@ function M.place(file, member)
   return at
 end
 
-function M.read(file, member) return file:read(M.place(file, member), member.size) end
+-- Raises where the CRC of a member's bytes is not the archive's. 0 stands for none: torch.save can be told to compute none.
+function M.check_crc(crc, member)
+  if crc ~= member.crc and member.crc ~= 0 then
+    fault("'%s' in it is damaged: expected the CRC-32 %08x, got %08x: copy or download the file again, or take another one", bytes.shown(member.name), member.crc, crc)
+  end
+end
+
+-- The bytes of a member, and where in the file they are.
+function M.read(file, member)
+  local at = M.place(file, member)
+  file:crc()
+  local content = file:read(at, member.size)
+  M.check_crc(file:crc(), member)
+  return content, at
+end
 
 -- -- Writing -------------------------------------------------------------------------------------------------------
 

@@ -81,6 +81,57 @@ exif[0x112] = 6
 full.save(path('orient6.png'), exif=exif.tobytes())
 image('orient6.png', orient=True)
 
+# Orientation in XMP and in text chunks: the PNGs as Pillow turns them. Pillow reads a JPEG's XMP from version 11 on by the same
+# rule, so those are turned by hand.
+small = full.resize((9, 6))
+
+
+def itxt(text, packed):
+    return chunk(b'iTXt', b'XML:com.adobe.xmp\0' + bytes([packed, 0]) + b'\0\0' + (zlib.compress(text) if packed else text))
+
+
+def raw_profile(value, kind=b'zTXt'):
+    e = Image.Exif()
+    e[0x112] = value
+    text = b'\nexif\n%8d\n' % len(e.tobytes()) + b'\n'.join(e.tobytes().hex().encode()[i:i + 72] for i in range(0, 200, 72)) + b'\n'
+    return chunk(kind, b'Raw profile type exif\0' + (b'\0' + zlib.compress(text) if kind == b'zTXt' else text))
+
+
+def exif_chunk(value=None):
+    e = Image.Exif()
+    e[0x131] = 'nobody'
+    if value:
+        e[0x112] = value
+    return chunk(b'eXIf', e.tobytes()[6:])
+
+
+def xmp(value, form='<rdf:Description tiff:Orientation="%d"/>'):
+    return b'<x:xmpmeta><rdf:RDF>' + (form % value).encode() + b'</rdf:RDF></x:xmpmeta>'
+
+
+small_rows = b''.join(b'\0' + np.asarray(small)[y].tobytes() for y in range(6))
+element = '<tiff:Orientation>%d</tiff:Orientation>'
+for name, extra in [
+        ('xmp6', itxt(xmp(6), 0)), ('xmp_packed8', itxt(xmp(8), 1)), ('xmp_element5', itxt(xmp(5, element), 0)), ('raw6', raw_profile(6)),
+        ('raw_text3', raw_profile(3, b'tEXt')), ('raw_and_xmp', raw_profile(7) + itxt(xmp(6), 0)), ('exif_and_raw', exif_chunk(2) + raw_profile(6)),
+        ('exif_without_and_xmp', exif_chunk() + itxt(xmp(8), 0)), ('exif1_and_xmp', exif_chunk(1) + itxt(xmp(6), 0)), ('xmp9', itxt(xmp(9), 0)),
+        ('xmp_twice', itxt(xmp(6), 0) + itxt(xmp(3), 1))]:
+    raw_png(name + '.png', 9, 6, 8, 2, small_rows, extra)
+    image(name + '.png', orient=True)
+turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+jpeg = io.BytesIO()
+small.save(jpeg, 'jpeg', quality=95)
+for name, segments, turn in [
+        ('xmp6.jpg', [(b'http://ns.adobe.com/xap/1.0/\0', xmp(6))], 6), ('xmp_element8.jpg', [(b'http://ns.adobe.com/xap/1.0/\0', xmp(8, element))], 8),
+        ('exif3_and_xmp.jpg', [(b'', b'Exif\0\0' + exif_chunk(3)[8:-4]), (b'http://ns.adobe.com/xap/1.0/\0', xmp(6))], 3),
+        ('exif_without_and_xmp.jpg', [(b'', b'Exif\0\0' + exif_chunk()[8:-4]), (b'http://ns.adobe.com/xap/1.0/\0', xmp(6))], 6)]:
+    with open(path(name), 'wb') as f:
+        app1 = b''.join(b'\xff\xe1' + struct.pack('>H', len(a + b) + 2) + a + b for a, b in segments)
+        f.write(jpeg.getvalue()[:2] + app1 + jpeg.getvalue()[2:])
+    with Image.open(path(name)) as im:
+        turned = im.convert('RGB').transpose(turns[turn])
+    record('orient', name, np.asarray(turned).transpose(2, 0, 1), *reversed(turned.size))
+
 # PNG: colour, grey, alpha, palettes, 16 bits
 full.save(path('rgb.png'))
 full.convert('L').save(path('grey.png'))
@@ -95,6 +146,9 @@ raw_png('rgb16.png', 37, 23, 16, 2, b''.join(b'\0' + wide[y].astype('>u2').tobyt
 record('image', 'rgb16.png', rgb.transpose(2, 0, 1), 23, 37)
 raw_png('grey16.png', 37, 23, 16, 0, b''.join(b'\0' + wide[y, :, 0].astype('>u2').tobytes() for y in range(23)))
 record('image', 'grey16.png', np.stack([rgb[:, :, 0]] * 3), 23, 37)
+dark = wide[:, :, 0] >> 4  # a camera of 12 bits: its high byte is nearly nothing
+raw_png('dark12.png', 37, 23, 16, 0, b''.join(b'\0' + dark[y].astype('>u2').tobytes() for y in range(23)))
+record('image', 'dark12.png', np.stack([dark >> 8] * 3).astype(np.uint8), 23, 37)
 for bits in (1, 2, 4, 8):
     p = Image.fromarray(labels % 2 ** bits if bits < 8 else labels, 'P')
     p.putpalette(palette()[:3 * 2 ** bits])
@@ -102,6 +156,14 @@ for bits in (1, 2, 4, 8):
     image('palette%d.png' % bits)
     with Image.open(path('palette%d.png' % bits)) as im:
         record('mask', 'palette%d.png' % bits, np.asarray(im), 23, 37)
+for bits in (2, 4):  # grey of few bits: in a mask the numbers themselves, as nothing else could be meant; in a photo 0 to 255
+    few = (labels % 2 ** bits).astype(np.uint8)
+    packed = np.zeros((23, -(-37 * bits // 8)), np.uint8)
+    for x in range(37):
+        packed[:, x * bits // 8] |= few[:, x] << (8 - bits - x * bits % 8)
+    raw_png('labels_grey%d.png' % bits, 37, 23, bits, 0, b''.join(b'\0' + packed[y].tobytes() for y in range(23)))
+    record('mask', 'labels_grey%d.png' % bits, few, 23, 37)
+    image('labels_grey%d.png' % bits)
 Image.fromarray(labels, 'L').save(path('labels_grey.png'))
 record('mask', 'labels_grey.png', labels, 23, 37)
 

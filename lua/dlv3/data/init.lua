@@ -18,4 +18,28 @@ function M.permutation(n, seed, stream)
   return list
 end
 
+-- The data set without the samples whose photo or mask is damaged, and the messages about those, a list. Every file is read and
+-- decoded once for it. options: workers, the threads that do so.
+function M.skip_damaged(set, options)
+  local looking = loader.new(set, {batch_size = 1, base_size = 8, workers = options and options.workers})
+  local skipped, messages, kept = {}, {}, {}
+  for i, found in ipairs(looking:damaged()) do skipped[found[1]], messages[i] = true, found[2] end
+  looking:close()
+  for i = 1, set.size do if not skipped[i] then kept[#kept + 1] = i end end
+  if #kept == 0 then
+    F.raise(('data.skip_damaged: all %d samples are damaged, the first: %s'):format(set.size, messages[1]))
+  end
+  local rest = {}
+  for name, value in pairs(set) do rest[name] = value end
+  rest.size = #kept
+  for _, name in ipairs {'files', 'get'} do
+    rest[name] = set[name] and function(i) return set[name](kept[i]) end
+  end
+  if set.ids then
+    rest.ids = {}
+    for i, old in ipairs(kept) do rest.ids[i] = set.ids[old] end
+  end
+  return rest, messages
+end
+
 return M

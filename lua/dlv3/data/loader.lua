@@ -85,22 +85,20 @@ local function make_config(o)
   return c
 end
 
--- The paths of a data set as two texts, a path a line.
-local function all_paths(set)
-  local images, masks = {}, {}
+-- A data set of files: all have a mask, or none. The paths themselves are asked for when they are needed: of a million samples they
+-- would take more memory than all else.
+local function check_files(set)
+  local masks
   for i = 1, set.size do
     local photo, mask = set.files(i)
     if type(photo) ~= 'string' or mask ~= nil and type(mask) ~= 'string' then
       raise(('data.loader: files(%d) must return the path of an image and of a mask (or nil), it returned a %s and a %s'):format(i, type(photo), type(mask)))
     end
-    if (photo .. (mask or '')):find '\n' then raise(('data.loader: files(%d) returned a path with a line break'):format(i)) end
-    if i > 1 and (mask == nil) ~= (#masks == 0) then
+    if masks == nil then masks = mask ~= nil end
+    if masks ~= (mask ~= nil) then
       raise(('data.loader: files(%d) has %s, those before have %s'):format(i, mask and 'a mask' or 'no mask', mask and 'none' or 'one'))
     end
-    images[i], masks[#masks + 1] = photo, mask
   end
-  images[#images + 1], masks[#masks + 1] = '', #masks > 0 and '' or nil
-  return table.concat(images, '\n'), table.concat(masks, '\n')
 end
 
 local function check_set(set)
@@ -142,11 +140,12 @@ local function tensor_or_path(v, i, what)
   raise(('data.loader: get(%d) must return %s as a u8 tensor or a path, a %s came'):format(i, what, type(v)))
 end
 
--- Hands in the samples of a custom data set that are wanted now, from position self.fed on.
+-- Hands in the samples that are wanted now, from position self.fed on.
 local function feed(self, order)
+  local get = self.set.get or self.set.files
   for _ = 1, tonumber(C.dlv3_loader_wanted(self.pointer)) do
     local i = tonumber(order[self.fed]) + 1
-    local photo, mask = self.set.get(i)
+    local photo, mask = get(i)
     local image_tensor, image_path = tensor_or_path(photo, i, 'the image')
     local mask_tensor, mask_path = tensor_or_path(mask, i, 'the mask')
     F.check(C.dlv3_loader_put(self.pointer, 'get(' .. i .. ')', image_tensor, image_path, mask_tensor, mask_path))
@@ -171,14 +170,43 @@ function Loader:epoch(e, options)
   local out = F.new 'dlv3_tensor *[2]'
   return function()
     if self.running ~= mark then raise('data.loader: another epoch of this loader has begun, or it was closed') end
-    if self.custom then feed(self, order) end
+    feed(self, order)
     F.check(F.retry(C.dlv3_loader_next, self.pointer, out, out + 1))
     if out[0] == nil then return nil end
+    if not self.set.get then feed(self, order) end -- workers go on while the batch is used; what a get does, an error too, belongs to its batch
     local b = {image = F.wrap(out[0]), target = out[1] ~= nil and F.wrap(out[1]) or nil, indices = {}}
     for i = 1, math.min(batch, self.samples - at) do b.indices[i] = tonumber(order[at + i - 1]) + 1 end
     at = at + batch
     return b
   end
+end
+
+-- Goes on from position `at` (from 0) over the samples, one a batch: to the end, or to one that fails. Returns the position of that
+-- one and its status, or nil.
+local function first_failing(self, order, at)
+  local out = F.new 'dlv3_tensor *[2]'
+  F.check(C.dlv3_loader_start(self.pointer, 0, order, self.samples, at, 1))
+  self.fed = at
+  while true do
+    feed(self, order)
+    local status = F.retry(C.dlv3_loader_next, self.pointer, out, out + 1)
+    if status ~= C.DLV3_OK then return at, status end
+    if out[0] == nil then return nil end
+    for i = 0, 1 do if out[i] ~= nil then F.wrap(out[i]):release() end end
+    at = at + 1
+  end
+end
+
+-- The samples whose photo or mask is damaged: a list of {index, message}. Other faults are not looked at.
+function Loader:damaged()
+  local order, list = order_of(self, 0), {}
+  local at, status = first_failing(self, order, 0)
+  while at do
+    if status == C.DLV3_ERR_INTERRUPTED then F.check(status) end
+    if status == C.DLV3_ERR_DAMAGED then list[#list + 1] = {at + 1, F.last_error():match '^[^\n]*'} end
+    at, status = first_failing(self, order, at + 1)
+  end
+  return list
 end
 
 -- A loader of a data set, for batch in loader:epoch(e) do. Options: batch_size = 4, workers = the cores (at most 8), shuffle
@@ -188,7 +216,7 @@ end
 function M.new(set, given)
   check_set(set)
   local o = with_defaults(given)
-  local self = {set = set, options = o, custom = set.get ~= nil, samples = set.size}
+  local self = {set = set, options = o, samples = set.size}
   local config = make_config(o)
   if o.drop_last then
     self.samples = set.size - set.size % o.batch_size
@@ -197,10 +225,9 @@ function M.new(set, given)
     end
   end
   self.count = math.ceil(self.samples / o.batch_size)
-  local images, masks
-  if not self.custom then images, masks = all_paths(set) end
+  if not set.get then check_files(set) end
   local pointer = F.new 'dlv3_loader *[1]'
-  F.check(C.dlv3_loader_new(pointer, config, images, masks, set.size))
+  F.check(C.dlv3_loader_new(pointer, config, set.size))
   self.pointer = F.gc(pointer[0], C.dlv3_loader_free)
   -- a proxy, because # asks only userdata for its length
   local proxy = newproxy(true)

@@ -1,12 +1,16 @@
 -- voc.lua - data sets in PASCAL VOC's layout:
 --
 --   DIR/VOCdevkit/VOC2012/JPEGImages/<id>.jpg               the photo (.jpeg, .png, .JPG too; read by content)
---   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask: class numbers, 255 where a pixel does not count
---   DIR/VOCdevkit/VOC2012/ImageSets/Segmentation/<split>.txt  the ids of a set, one a line
+--   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask (or .PNG): class numbers, 255 where a pixel does not count
+--   DIR/VOCdevkit/VOC2012/ImageSets/Segmentation/<split>.txt  the ids of a set, one a line; also the path of a photo, or
+--                                                            those of a photo and its mask, absolute or below DIR or VOC2012
 --   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (optional; or DIR/)
 
 local F = require 'dlv3.ffi'
+local files = require 'dlv3.files'
+local lists = require 'dlv3.data.list'
 local nearest = require 'dlv3.nearest'
+local similar = require 'dlv3.data.similar'
 local C, raise = F.C, F.raise
 
 local M = {}
@@ -21,29 +25,8 @@ M.doc = 'folder that holds VOCdevkit; class_names.txt in it, if there is one, na
 
 local extensions = {'.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG'}
 
-local function is_file(path) return C.dlv3_path_kind(path) == 1 end
+local function is_file(path) return C.dlv3_path_kind(path) == 1 and not path:find '%z' end -- C sees a path up to its first zero
 local function is_folder(path) return C.dlv3_path_kind(path) == 2 end
-
--- The names in a folder, sorted.
-local function names_in(folder)
-  local out, names = F.new('char *[1]'), {}
-  F.check(C.dlv3_list_dir(out, folder))
-  for name in F.string(out[0]):gmatch '[^\n]+' do names[#names + 1] = name end
-  C.dlv3_text_free(out[0])
-  return names
-end
-
-local function lines_of(path, what)
-  local file, reason = io.open(path)
-  if not file then raise(what .. ': ' .. reason) end
-  local text = file:read '*a'
-  file:close()
-  if not text then raise(what .. ': ' .. path .. ' can not be read') end
-  local lines = {}
-  text = text:gsub('^\239\187\191', '') -- the mark that some editors put before UTF-8
-  for line in (text .. '\n'):gmatch '(.-)\n' do lines[#lines + 1] = line:match '^%s*(.-)%s*$' end
-  return lines
-end
 
 -- -- Where the data is ----------------------------------------------------------------------------------------
 
@@ -74,11 +57,11 @@ local function explain(root, year)
   end
   if is_folder(root .. '/VOCdevkit') then
     local years = {}
-    for _, name in ipairs(names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
+    for _, name in ipairs(files.names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
     local has = #years > 0 and ' has ' .. table.concat(years, ', ') or ' has no data'
     return ("'%s/VOCdevkit'%s but no VOC%s (the year is an option: --year, or year = in data.voc)"):format(root, has, year)
   end
-  for _, name in ipairs(names_in(root)) do
+  for _, name in ipairs(files.names_in(root)) do
     if is_folder(root .. '/' .. name .. '/' .. wanted) then
       return ("'%s' is one level too high: give '%s/%s'"):format(root, root, name)
     end
@@ -102,64 +85,148 @@ local function split_path(base, split)
   if is_file(path) then return path end
   if not is_folder(folder) then raise(("data.voc: '%s' has no folder ImageSets/Segmentation with the lists"):format(base)) end
   local splits = {}
-  for _, name in ipairs(names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
+  for _, name in ipairs(files.names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
   raise(("data.voc: there is no list '%s'%s%s"):format(path, nearest.text(split, splits),
         #splits > 0 and ' (there are: ' .. table.concat(splits, ', ') .. ')' or ''))
 end
 
--- The ids of a list and the lines they stand at; blank lines are passed over.
-local function read_list(path)
-  local ids, at = {}, {}
-  for number, line in ipairs(lines_of(path, 'data.voc')) do
-    if line ~= '' then ids[#ids + 1], at[#at + 1] = line, number end
-  end
-  if #ids == 0 then raise(("data.voc: the list '%s' is empty"):format(path)) end
-  return ids, at
+-- -- Samples ---------------------------------------------------------------------------------------------------
+
+local most_missing = 10000 -- so many missing files are enough to see what is wrong
+
+local function mask_path(base, id)
+  local path = base .. '/SegmentationClass/' .. id .. '.png'
+  local upper = base .. '/SegmentationClass/' .. id .. '.PNG'
+  return not is_file(path) and is_file(upper) and upper or path
 end
 
-local function find_image(base, id)
+-- The extension of the photo of an id, or nil.
+local function find_extension(base, id)
   for _, extension in ipairs(extensions) do
-    local path = base .. '/JPEGImages/' .. id .. extension
-    if is_file(path) then return path end
+    if is_file(base .. '/JPEGImages/' .. id .. extension) then return extension end
   end
 end
 
--- The files that are missing: a list of {path, line of the list, what may be wrong with that}.
-local function find_missing(set, at)
-  local missing = {}
-  for i = 1, set.size do
-    local image, mask = set.files(i)
-    local hint = M.id_hint(set.ids[i])
-    if not is_file(image) then missing[#missing + 1] = {image, at[i], hint} end
-    if mask and not is_file(mask) then missing[#missing + 1] = {mask, at[i], hint} end
+local function extension_of(path)
+  for _, extension in ipairs(extensions) do
+    if path:sub(-#extension) == extension then return extension end
   end
-  return missing
+  return ''
 end
 
--- "; the list holds ids ...": for a missing file whose line is no id, such as a.jpg, JPEGImages/a.jpg or a.jpg a.png; else ''.
-function M.id_hint(id)
-  local odd = id:find '/' or id:find '%s' or id:lower():find '%.jpe?g$' or id:lower():find '%.png$'
-  return odd and '; the list holds ids, one a line, without folder and extension' or ''
+-- The file that a path in a list means: as it stands, or below one of the folders; with or without its extension. nil: none.
+local function find_file(path, folders)
+  local candidates = {folders[1] .. '/' .. path}
+  if path:find '/' then
+    candidates[2] = path
+    for _, folder in ipairs(folders) do candidates[#candidates + 1] = folder .. '/' .. path:gsub('^%.?/+', '') end
+  end
+  for _, candidate in ipairs(candidates) do
+    if extension_of(candidate) ~= '' and is_file(candidate) then return candidate end
+    for _, extension in ipairs(extensions) do
+      if is_file(candidate .. extension) then return candidate .. extension end
+    end
+  end
+end
+
+-- What a line means that is no id: the path of a photo, or those of a photo and its mask. {id =, photo =, mask =}; files that are
+-- missing are where they were expected.
+local function find_sample(place, line)
+  local path = line:gsub('\\', '/')
+  local photo, mask = find_file(path, place.photos), nil
+  if not photo then
+    local first, second = path:match '^(%S+)%s+(%S+)$'
+    if second and extension_of(second) ~= '' then
+      photo = find_file(first, place.photos) or place.base .. '/' .. first:gsub('^/+', '')
+      mask = find_file(second, place.masks) or place.base .. '/' .. second:gsub('^/+', '')
+    end
+  end
+  if not photo then photo = extension_of(path) ~= '' and (path:find '^/' and path or place.photos[1] .. '/' .. path) or place.photos[1] .. '/' .. line .. '.jpg' end
+  local id = photo:match '.*/JPEGImages/(.*)$' or photo:match '[^/]*$'
+  id = id:sub(1, -#extension_of(id) - 1)
+  return {id = id, photo = photo, mask = mask or mask_path(place.base, id)}
+end
+
+-- Where the samples of a list are, ids: its lines, which become ids. Returns {[i] = the extension of a photo that is no .jpg, or what
+-- find_sample found} and the files that are missing, {path, i, what the line may have wrong}.
+local function locate(place, ids, with_masks)
+  local places, missing, known, n_known = {}, {}, {}, 0
+  local found_instead = similar.finder()
+  local function look(i, path, line, is_mask)
+    if is_file(path) then return end
+    missing[#missing + 1] = {path, i, M.line_hint(line) .. found_instead(path, is_mask)}
+  end
+  for i, line in ipairs(ids) do
+    local found = known[line]
+    if not found then
+      local before = #missing
+      found = find_extension(place.base, line)
+      if not found or with_masks and not is_file(place.masks[1] .. '/' .. line .. '.png') then
+        found = find_sample(place, line)
+        look(i, found.photo, line, false)
+        if with_masks then look(i, found.mask, line, true) end
+        if #missing >= most_missing then break end
+      end
+      if #missing == before then
+        if n_known == 50000 then known, n_known = {}, 0 end -- lists that repeat ids have few
+        known[line], n_known = found, n_known + 1
+      end
+    end
+    if found ~= '.jpg' then places[i] = found end
+    if type(found) == 'table' then ids[i] = found.id end
+  end
+  return places, missing
+end
+
+-- "; a line of a list is ...": for a missing file whose line is no plain id; else ''.
+function M.line_hint(line)
+  local odd = line:find '[/\\%s%c]' or extension_of(line) ~= ''
+  return odd and '; a line of a list is an id, or the path of a photo, or those of a photo and its mask' or ''
+end
+
+-- Puts the numbers of lines in place of the places in the list.
+local function name_lines(missing, text)
+  local wanted = {}
+  for i, m in ipairs(missing) do wanted[i] = m[2] end
+  for i, number in ipairs(lists.line_numbers(text, wanted)) do missing[i][2] = number end
 end
 
 -- The names in a file, one a line, background first; empty lines do not count.
 function M.read_names(path)
   local names = {}
-  for _, line in ipairs(lines_of(path, 'class names')) do if line ~= '' then names[#names + 1] = line end end
+  for line in lists.lines(lists.read(path)) do names[#names + 1] = line end
   return names
 end
 
--- What class_names.txt says, in the folder of a year or above it; nil without one.
+-- What class_names.txt says, in the folder of a year or above it, and its path; nil without one.
 function M.names_of(root, year)
   for _, path in ipairs {root .. '/VOCdevkit/VOC' .. year .. '/class_names.txt', root .. '/class_names.txt'} do
-    if is_file(path) then return M.read_names(path) end
+    if is_file(path) then return M.read_names(path), path end
   end
+end
+
+-- Raises unless there are n names; path: of their file.
+function M.check_names(names, path, n)
+  if #names == n then return end
+  local hint = #names == n - 1 and names[1]:lower() ~= 'background' and ("; the first line must be the background's, it is '%s'"):format(names[1]) or ''
+  raise(('%s: has %d names, expected %d (%d %s and the background): one name a line, background first%s')
+        :format(path, #names, n, n - 1, n == 2 and 'class' or 'classes', hint))
+end
+
+-- Whether a data set is VOC's own: its ids are those of VOC's photos.
+function M.is_voc(set)
+  if not set.ids then return false end
+  for _, i in ipairs {1, math.ceil(set.size / 2), set.size} do
+    if not set.ids[i]:find '^20[01]%d_%d%d%d%d%d%d$' then return false end
+  end
+  return true
 end
 
 local known = {root = true, split = true, year = true, masks = true, check = true}
 
 -- {root = DIR, split = 'train', year = '2012'}; masks = false: photos only; check = false: without a look whether every
--- file is there. Returns a data set, also with ids, list (its path), base, and class_names (nil without the file).
+-- file is there. Returns a data set, also with ids, list (its path), base, missing (at most 10000 files, {path, line of the list,
+-- what may be wrong with that}), and class_names with class_names_path (nil without the file).
 function M.open(options)
   if type(options) ~= 'table' then raise("data.voc: takes a table, as in data.voc{root = 'data', split = 'train'}") end
   local names = {}
@@ -170,16 +237,25 @@ function M.open(options)
   if type(options.root) ~= 'string' then raise("data.voc: root, the folder that holds VOCdevkit, must be given") end
   local year = tostring(options.year or '2012')
   local base, root = find_base(options.root, year)
-  local list = split_path(base, options.split or 'train')
-  local ids, at = read_list(list)
-  local images = {}
-  for i, id in ipairs(ids) do images[i] = find_image(base, id) or base .. '/JPEGImages/' .. id .. '.jpg' end
-  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', class_names = M.names_of(root, year)}
-  function set.files(i) return images[i], options.masks ~= false and base .. '/SegmentationClass/' .. ids[i] .. '.png' or nil end
-  set.missing = find_missing(set, at)
-  if options.check ~= false and #set.missing > 0 then
-    local more = #set.missing > 1 and (' (and %d more; scripts/check_data.lua lists them)'):format(#set.missing - 1) or ''
-    raise(("data.voc: '%s' is missing; line %d of '%s' asks for it%s%s"):format(set.missing[1][1], set.missing[1][2], list, set.missing[1][3], more))
+  local list, with_masks = split_path(base, options.split or 'train'), options.masks ~= false
+  local text, ids = lists.read(list), {}
+  for line in lists.lines(text) do ids[#ids + 1] = line end
+  if #ids == 0 then raise(("data.voc: the list '%s' is empty"):format(list)) end
+  local above = {base, root, root .. '/VOCdevkit'}
+  local place = {base = base, photos = {base .. '/JPEGImages', unpack(above)}, masks = {base .. '/SegmentationClass', unpack(above)}}
+  local places, missing = locate(place, ids, with_masks)
+  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', missing = missing}
+  set.class_names, set.class_names_path = M.names_of(root, year)
+  function set.files(i)
+    local found = places[i]
+    if type(found) == 'table' then return found.photo, with_masks and found.mask or nil end
+    return place.photos[1] .. '/' .. ids[i] .. (found or '.jpg'), with_masks and place.masks[1] .. '/' .. ids[i] .. '.png' or nil
+  end
+  if #missing > 0 then name_lines(missing, text) end
+  if options.check ~= false and #missing > 0 then
+    local count = #missing < most_missing and '' or 'at least '
+    local more = #missing > 1 and (' (and %s%d more; scripts/check_data.lua lists them)'):format(count, #missing - 1) or ''
+    raise(("data.voc: '%s' is missing; line %d of '%s' asks for it%s%s"):format(missing[1][1], missing[1][2], list, missing[1][3], more))
   end
   return set
 end

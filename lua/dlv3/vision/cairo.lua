@@ -33,11 +33,13 @@ void cairo_select_font_face(cairo_t *, const char *, int, int);
 void cairo_set_font_size(cairo_t *, double);
 void cairo_show_text(cairo_t *, const char *);
 void cairo_text_extents(cairo_t *, const char *, cairo_text_extents_t *);
+void *dlopen(const char *, int);
 ]]
 
 local found, cairo = pcall(ffi.load, 'cairo.so.2')
 if not found then found, cairo = pcall(ffi.load, 'libcairo.so.2') end
 if not found then F.raise('text in pictures needs the cairo library: install the package libcairo2') end
+ffi.C.dlopen('libcairo.so.2', 1) -- stays loaded to the end: sanitizers know what fontconfig keeps by the name of its library
 
 local M = {}
 local Canvas = {}

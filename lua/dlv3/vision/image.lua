@@ -21,19 +21,38 @@ local function make(fn, ...)
   return F.take(out)
 end
 
-local orientation = F.new 'int32_t[1]'
-
--- A JPEG or PNG (by content) as u8 [3,h,w]: grey and palettes expanded, alpha dropped, CMYK converted, 16 bits reduced
--- to 8. The EXIF orientation is applied unless options.orient is false.
-function M.read(path, options)
-  local orient = not (options and options.orient == false)
-  return make(C.dlv3_image_read, orientation, path_of('read', path), orient and 1 or 0)
+-- The same of a tensor: fn(out, its pointer, ...).
+local function make_from(tensor, fn, ...)
+  local result = make(fn, F.ptr(tensor), ...)
+  F.ptr(tensor) -- a use: when memory is short, handles without further use are collected, and their tensors freed
+  return result
 end
 
--- The same as it is stored, and the EXIF orientation: 1 as it is seen, 2 to 8 mirrored or turned.
-function M.read_stored(path) return M.read(path, {orient = false}), orientation[0] end
+local read_info = F.new 'dlv3_image_info'
 
--- A mask PNG as u8 [h,w]: the indices of a palette, or the values of grey.
+-- The same as read, and what the file says: {orientation = 1 to 8 (EXIF's, or XMP's), bits = of a channel as stored, damage = nil
+-- or a text}. options: orient = false leaves the picture as it is stored; tolerant = true decodes what is there of a damaged file
+-- (a JPEG with wrong or missing data, a PNG with a wrong checksum outside of its pixels), which else is an error.
+function M.read_with_info(path, options)
+  local o = options or {}
+  local picture = make(C.dlv3_image_read, read_info, path_of('read', path), o.orient == false and 0 or 1, o.tolerant and 1 or 0)
+  local damage = F.string(read_info.damage)
+  return picture, {orientation = read_info.orientation, bits = read_info.bits, damage = damage ~= '' and damage or nil}
+end
+
+-- A JPEG or PNG (by content) as u8 [3,h,w]: grey and palettes expanded, alpha dropped, CMYK converted, of 16 bits the high
+-- byte. It is turned as it is seen (EXIF, XMP) unless options.orient is false; options.tolerant: as in read_with_info.
+function M.read(path, options) return (M.read_with_info(path, options)) end
+
+-- Of a photo and its info: why it is nearly black, or nil. Of 16 bits the high byte is taken (the whole range is 0 to 65535), and
+-- cameras and microscopes that count to 4095 leave little in it.
+function M.too_dark(photo, info)
+  if info.bits ~= 16 or photo:max():item() > 15 then return nil end
+  return '16 bits a channel, of which only the low 12 are used (values up to 4095): of 16 bits the high byte is taken, '
+         .. 'so it is nearly black; multiply its values by 16 and save it again'
+end
+
+-- A mask PNG as u8 [h,w]: the indices of a palette, or the values of grey, of 1, 2 and 4 bits too: they are not scaled.
 function M.read_mask(path) return make(C.dlv3_mask_read, path_of('read_mask', path)) end
 
 local function whole(v) return type(v) == 'number' and v == math.floor(v) and v >= 1 and v < 2 ^ 31 end
@@ -53,13 +72,13 @@ end
 -- Pillow's BILINEAR: antialiased when shrinking.
 function M.resize(image, size)
   local h, w = target_size('resize', image, size)
-  return make(C.dlv3_image_resize, F.ptr(image), h, w)
+  return make_from(image, C.dlv3_image_resize, h, w)
 end
 
 -- Pillow's NEAREST, for masks.
 function M.resize_mask(mask, size)
   local h, w = target_size('resize_mask', mask, size)
-  return make(C.dlv3_mask_resize, F.ptr(mask), h, w)
+  return make_from(mask, C.dlv3_mask_resize, h, w)
 end
 
 -- Three numbers as a C array.
@@ -74,7 +93,7 @@ function M.normalize(image, options)
   options = options or {}
   local dtype = F.dtype_id[options.dtype or 'f32'] or F.raise(("normalize: no dtype is called '%s'"):format(tostring(options.dtype)))
   local mean, std = M.triple('normalize: mean', options.mean or M.mean), M.triple('normalize: std', options.std or M.std)
-  return make(C.dlv3_image_normalize, F.ptr(image), mean, std, dtype)
+  return make_from(image, C.dlv3_image_normalize, mean, std, dtype)
 end
 
 -- -- Palettes -------------------------------------------------------------------------------------------------

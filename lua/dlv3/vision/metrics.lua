@@ -52,11 +52,17 @@ function M.table_text(r, names)
   return text.columns(rows, 'rlrrr')
 end
 
--- Names of n classes: the data set's, VOC's where their number fits, or nil.
+-- Names of n classes: the data set's, whose number must fit; without any, VOC's for VOC's own data, and for others where nothing but
+-- the number of classes says so: then the second result is a sentence that says it. nil: no names.
 function M.class_names(set, n)
-  if set and set.class_names and #set.class_names == n then return set.class_names end
-  local voc = require('dlv3.data').voc_classes
-  if n == 21 and voc then return voc end
+  local voc = require 'dlv3.data.voc'
+  if set and set.class_names then
+    voc.check_names(set.class_names, set.class_names_path or 'class_names.txt', n)
+    return set.class_names
+  end
+  if n ~= #voc.classes then return nil end
+  if set and voc.is_voc(set) then return voc.classes end
+  return voc.classes, 'class names: those of PASCAL VOC, since there are 21 classes and no class_names.txt'
 end
 
 return M
