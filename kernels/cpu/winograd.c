@@ -251,7 +251,7 @@ static void multiply(void *ctx, int64_t begin, int64_t end) {
           const float *data = g->data + (row * g->t + j) * g->tiles * g->ldd + l;
           float *to = g->products + (row * g->t + j) * g->tiles * g->ldp + b * (int64_t)NR(float);
           for (int64_t t = 0; t < g->tiles; t += MR)
-            tiles.rows_f32(g->tiles - t < MR ? g->tiles - t : MR, NR(float), to + t * g->ldp, g->ldp, g->first_inner + l > 0 ? to + t * g->ldp : NULL, g->ldp, data + t * g->ldd, g->ldd, panels[j], depth);
+            tiles.rows_f32(g->tiles - t < MR ? g->tiles - t : MR, NR(float), to + t * g->ldp, g->ldp, g->first_inner + l > 0 ? to + t * g->ldp : NULL, g->ldp, 1, (const float *[]){data + t * g->ldd}, g->ldd, (const float *[]){panels[j]}, depth);
         }
       }
   }
