@@ -133,8 +133,7 @@ static const variant *variant_of(int32_t dtype, bool pairs) {
 
 static status no_memory(const op_call *c) { return fail_call(c, DLV3_ERR_OOM, "out of memory"); }
 
-static const char *not_for_direct(const op_call *c, const conv *g, bool pairs) {
-  if (pairs && c->in[0]->dtype != DLV3_BF16) return "only bf16 comes in pairs";
+static const char *not_for_direct(const conv *g) {
   if (g->groups != 1) return "groups";
   if (g->r * g->s > MAX_TAPS) return "a window of more than 225 taps";
   return NULL;
@@ -301,7 +300,7 @@ status shift_panels(const op_call *c, const conv *g, shift_conv *s) { return pan
 
 static status convolve(op_call *c, bool pairs) {
   conv g = conv_of(c);
-  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
+  if (not_for_direct(&g)) return DECLINED(not_for_direct(&g));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   shift_conv s;
   shift_of_forward(c, &g, &s);
@@ -312,7 +311,7 @@ static status convolve(op_call *c, bool pairs) {
 
 static status backward_input(op_call *c, bool pairs) {
   conv g = conv_of(c);
-  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
+  if (not_for_direct(&g)) return DECLINED(not_for_direct(&g));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   shift_conv panels;
   TRY(panels_of(c, &g, v, &panels));
@@ -327,8 +326,12 @@ static status backward_input(op_call *c, bool pairs) {
 
 status direct_conv2d(op_call *c) { return convolve(c, false); }
 status direct_conv2d_backward_input(op_call *c) { return backward_input(c, false); }
-status pairs_conv2d(op_call *c) { return convolve(c, true); }
-status pairs_conv2d_backward_input(op_call *c) { return backward_input(c, true); }
+status pairs_conv2d(op_call *c) {
+  const conv g = conv_of(c);
+  if (c->in[0]->dtype != DLV3_BF16) return DECLINED("only bf16 comes in pairs");
+  return is_depthwise(&g) ? depthwise_pairs_conv2d(c) : convolve(c, true);
+}
+status pairs_conv2d_backward_input(op_call *c) { return c->in[0]->dtype == DLV3_BF16 ? backward_input(c, true) : DECLINED("only bf16 comes in pairs"); }
 
 /* -- Backward-weights -------------------------------------------------------------------------------------- */
 
@@ -382,7 +385,7 @@ static void add_parts_f64(void *ctx, int64_t begin, int64_t end) {
 
 static status backward_weight(op_call *c, bool pairs) {
   weight_conv g = {.shape = conv_of(c), .x = data_of(c->in[0]), .y = data_of(c->in[1]), .grad_w = data_of(c->in[2])};
-  if (not_for_direct(c, &g.shape, pairs)) return DECLINED(not_for_direct(c, &g.shape, pairs));
+  if (not_for_direct(&g.shape)) return DECLINED(not_for_direct(&g.shape));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   const int64_t sum_bytes = 128 / v->columns;
   if (!numel(c->in[1]) || !numel(c->in[0])) return DLV3_OK;
@@ -401,4 +404,4 @@ static status backward_weight(op_call *c, bool pairs) {
 }
 
 status direct_conv2d_backward_weight(op_call *c) { return backward_weight(c, false); }
-status pairs_conv2d_backward_weight(op_call *c) { return backward_weight(c, true); }
+status pairs_conv2d_backward_weight(op_call *c) { return c->in[0]->dtype == DLV3_BF16 ? backward_weight(c, true) : DECLINED("only bf16 comes in pairs"); }

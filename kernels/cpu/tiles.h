@@ -10,6 +10,9 @@
  *   lane_taps:     y[p] = sum over taps t of x[t][at + p step] w[index[t]]                   p < n <= lane_pixels
  *   lane_products: sums[s] += sum over pixels p of y[p] x[p xstep + s tapstep]               s < taps
  *
+ *   lane_pairs:    y[q] = act(bias + residual + sum over pairs p, taps s of the inputs x[2 p][q stride + s], x[2 p + 1][...] and two rows of
+ *                  weights), q < PAIR_OUTPUTS, of bf16 channels [at, at + live), live <= vector_bytes / 2
+ *
  * Rows of y and from are ldy and ldf apart; from may be y, or NULL for zeros. `pair`: a unit of a and b is two bf16, inner element 2 l in its low half, and sums
  * are f32. */
 #ifndef DLV3_TILES_H
@@ -17,7 +20,10 @@
 
 #include "ref.h"
 
-enum { MR = 12, MOST_PARTS = 15 };
+enum { MR = 12, MOST_PARTS = 15, PAIR_OUTPUTS = 8 };
+
+/* Which channel of a group of vector_bytes / 2 the i-th weight of lane_pairs belongs to: four of the low and of the high halves in turns. */
+static inline int64_t pair_channel(int64_t i, int64_t vector_bytes) { return i % (vector_bytes / 4) / 4 * 8 + i / (vector_bytes / 4) * 4 + i % 4; }
 #define NR(type) (128 / sizeof(type)) /* columns of a tile of sums of that type */
 
 typedef struct {
@@ -38,6 +44,8 @@ typedef struct {
   void (*last_rows_pair)(int64_t m, int64_t n, bf16 *y, int64_t ldy, const float *from, int64_t ldf, int64_t parts, const uint32_t *const *a, int64_t row, const uint32_t *const *b, int64_t depth,
                        const float *bias, const bf16 *residual, int64_t activation);
   void (*columns_pair)(int64_t m, int64_t n, float *y, int64_t ldy, const float *from, int64_t ldf, const uint32_t *a, int64_t column, const uint32_t *b, int64_t ldb, int64_t depth);
+  void (*lane_pairs)(int64_t taps, int64_t stride, int64_t pairs, const bf16 *const *x, int64_t at, int64_t live, const uint32_t *w, const float *bias, bf16 *y, int64_t ldy, const bf16 *residual,
+                     int64_t activation);
   int64_t lane_pixels;         /* at once                                                                        */
   bool pair_is_fast;           /* faster than widening to f32                                                   */
   int64_t vector_bytes;        /* y is written in whole vectors: up to one less column than a vector has beyond n  */
