@@ -202,7 +202,7 @@ local function comparison()
     compare.row(row, rounds, python, opt.limit > 0 and opt.limit or nil)
     done[i] = row
     if output then write_results(output, done, nil, about) end
-    write_text(medians, report.medians(done, about.kind))
+    if opt.peers and not opt.quick then write_text(medians, report.medians(done, about.kind)) end
   end
   local share = share_of(done, about.peaks)
   print(table.concat(report.tables(done, share), '\n'))
