@@ -152,6 +152,46 @@ static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
   return st;
 }
 
+/* A tensor on its way from the file, in pieces that threads read at once: first touches of new memory cost as much as the copy. */
+typedef struct {
+  dlv3_file *f;
+  tensor *t;
+  int64_t offset, n, most;         /* most: elements of a piece */
+  walk w;
+  char *straight;                  /* where the elements lie as in the file; NULL: they do not */
+  int32_t failed;
+} reading;
+
+static cursor cursor_at(const walk *w, int64_t element) {
+  cursor c = {.w = *w, .at = element % w->size[w->ndim - 1]};
+  element /= w->size[w->ndim - 1];
+  for (int32_t i = w->ndim - 2; i >= 0; i--) {
+    c.w.index[i] = element % w->size[i];
+    c.w.offset += c.w.index[i] * w->stride[i];
+    element /= w->size[i];
+  }
+  return c;
+}
+
+enum { STRAIGHT_PIECE = 1 << 20, MOVED_PIECE = 1 << 16 }; /* bytes */
+
+static status read_piece(const reading *r, int64_t piece) {
+  _Alignas(8) char buffer[MOVED_PIECE];
+  const int64_t width = dtype_bytes(r->t->dtype), first = piece * r->most, n = r->n - first < r->most ? r->n - first : r->most;
+  char *to = r->straight ? r->straight + first * width : buffer;
+  TRY(read_at(r->f, to, r->offset + first * width, n * width));
+  if (r->t->dtype == DLV3_BOOL) tame_bools(to, n);
+  cursor c = cursor_at(&r->w, first);
+  if (!r->straight) move_elements(&c, r->t, buffer, n, true);
+  return DLV3_OK;
+}
+
+static void read_pieces(void *ctx, int64_t begin, int64_t end) {
+  reading *r = ctx;
+  for (int64_t i = begin; i < end; i++)
+    if (read_piece(r, i) != DLV3_OK) __atomic_store_n(&r->failed, 1, __ATOMIC_RELAXED);
+}
+
 DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t offset) {
   int64_t n = numel(t), width = dtype_bytes(t->dtype);
   TRY(check_tensor(f, t));
@@ -159,16 +199,12 @@ DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t
   if (!n) return DLV3_OK;
   if (t->st->device) return read_to_device(f, t, offset);
   storage_changed(t->st, 1);
-  cursor c = {.w = walk_of(t)};
-  char *straight = one_run(&c.w) ? data_of(t) : NULL;
-  int64_t most = straight ? PIECE : BUFFER / width;
-  for (int64_t done = 0; done < n; done += most) {
-    int64_t now = n - done < most ? n - done : most;
-    char *to = straight ? straight + done * width : f->buffer;
-    TRY(read_at(f, to, offset + done * width, now * width));
-    if (t->dtype == DLV3_BOOL) tame_bools(to, now);
-    if (!straight) move_elements(&c, t, to, now, true);
-  }
+  reading r = {.f = f, .t = t, .offset = offset, .n = n, .w = walk_of(t)};
+  r.straight = one_run(&r.w) ? data_of(t) : NULL;
+  r.most = (r.straight ? STRAIGHT_PIECE : MOVED_PIECE) / width;
+  const int64_t pieces = (n + r.most - 1) / r.most;
+  parallel_for(pieces, r.straight ? 1 : STRAIGHT_PIECE / MOVED_PIECE, read_pieces, &r);
+  for (int64_t i = 0; i < pieces && r.failed; i++) TRY(read_piece(&r, i)); /* here, for the message of this thread */
   return DLV3_OK;
 }
 

@@ -24,6 +24,7 @@ local opt, given = options.parse({
   {'photo', nil, 'photos and folders', positional = true, min = 1},
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
+if not opt.overlay then jit.off() end -- Lua only calls C here, and compiling it takes longer than it saves; overlays are painted in Lua
 
 -- "2 folders, 3 .webp, 1 .tif" from counts by kind.
 local function counts_text(counts)
