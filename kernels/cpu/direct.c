@@ -187,7 +187,8 @@ static void cut(shift_conv *s, const variant *v) {
     const int64_t pieces = s->n * blocks_of(s->out_h, s->rows) * blocks_of(s->out_w, s->pixels);
     groups = blocks_of(blocks, s->group);
     if (pieces * groups >= TASKS) break;
-    if (s->group > 1 && map * groups < weights * pieces) s->group = (s->group + 1) / 2;
+    if (s->rows > 1 && s->rows * s->pixels > TASK_PIXELS / 2) s->rows = (s->rows + 1) / 2;
+    else if (s->group > 1 && map * groups < weights * pieces) s->group = (s->group + 1) / 2;
     else if (s->rows > 1) s->rows = (s->rows + 1) / 2;
     else if (s->pixels > 4 * MR) s->pixels = blocks_of(s->pixels, 2 * MR) * MR;
     else if (s->group > 1) s->group = (s->group + 1) / 2;
