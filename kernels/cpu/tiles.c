@@ -127,7 +127,7 @@ typedef uint16_t F(wide_row) __attribute__((vector_size(WIDTH), aligned(2), may_
 __attribute__((constructor)) static void choose_tiles(void) {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    tiles = (tile_set) TILE_SET(avx512, 64, 2048, 2048);
+    tiles = (tile_set) TILE_SET(avx512, 64, 4096, 2048);
   else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     tiles = (tile_set) TILE_SET(avx2, 32, 4096, INT64_MAX);
   if (!__builtin_cpu_supports("avx512bf16")) return;
