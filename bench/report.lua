@@ -3,23 +3,14 @@
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.ffi'
 local compare = require 'bench.compare'
+local processor = require 'bench.processor'
 
 local M = {}
 
-local function file_text(path)
-  local file = io.open(path)
-  if not file then return '' end
-  local text = file:read '*a'
-  file:close()
-  return text
-end
-
 -- One line on the machine.
 function M.machine()
-  local cpu, memory = file_text '/proc/cpuinfo', file_text '/proc/meminfo'
-  return ('%s (family %s, model %s), %d threads, %.0f GiB, %s'):format(
-    cpu:match 'model name%s*: ([^\n]+)' or 'processor unknown', cpu:match 'cpu family%s*: (%d+)' or '?', cpu:match 'model%s*: (%d+)' or '?',
-    dlv3.num_threads(), (tonumber(memory:match 'MemTotal:%s*(%d+)') or 0) / 2 ^ 20, file_text '/etc/os-release':match 'PRETTY_NAME="([^"]+)"' or 'system unknown')
+  local p = processor.describe()
+  return ('%s (family %s, model %s, %s), %d threads, %.0f GiB, %s'):format(p.name, p.family, p.model, p.set, dlv3.num_threads(), processor.memory(), processor.system())
 end
 
 local function number(v)
@@ -93,10 +84,11 @@ local function versions(rows)
   return #list > 0 and table.concat(list, ', ') or 'none'
 end
 
--- The file bench/RESULTS.md. about: command, rounds, picture (its name or nil), peaks (of the processor, where that is timed).
-function M.markdown(rows, share, about)
+-- A kind of processor's part of bench/RESULTS.md. about: kind, command, rounds, picture (its name or nil), peaks (of the processor,
+-- where that is timed).
+function M.section(rows, share, about)
   local lines = {
-    '# Measured', '', 'Written by `' .. about.command .. '` on ' .. os.date '%Y-%m-%d' .. '.', '',
+    '## ' .. about.kind, '', 'Written by `' .. about.command .. '` on ' .. os.date '%Y-%m-%d' .. '.', '',
     '- Machine: ' .. M.machine() .. '.',
     about.peaks and ('- Its peak, by multiply-adds on registers alone: %.0f GFLOP/s f32, %.0f bf16.'):format(about.peaks.f32 / 1e9, about.peaks.bf16 / 1e9) or
       '- Ten steps in a row to one wait for the device. Memory: what the allocator took from the device, at its largest. Targets are of an H200.\n' ..
@@ -114,6 +106,31 @@ function M.markdown(rows, share, about)
   lines[#lines + 1] = '\nAll peers:\n\n| work | medians |\n|---|---|'
   for _, row in ipairs(rows) do
     if #row.results > 0 then lines[#lines + 1] = all_peers_line(row) end
+  end
+  return table.concat(lines, '\n') .. '\n'
+end
+
+local TITLE = '# Measured\n\nA part for each kind of processor (or GPU); `make bench` writes the one of the machine that it runs on and leaves the others.\n'
+
+-- The text of a results file (nil: a new one) with this section as the part of that kind: where it has one, in its place.
+function M.placed(text, kind, section)
+  local first, last = ('<!-- begin %s -->\n'):format(kind), ('<!-- end %s -->\n'):format(kind)
+  text = text or TITLE
+  local from, to = text:find(first, 1, true), select(2, text:find(last, 1, true))
+  if from and to and from < to then return text:sub(1, from - 1) .. first .. section .. last .. text:sub(to + 1) end
+  return text .. '\n' .. first .. section .. last
+end
+
+local function column(format, value) return value and format:format(value) or '-' end
+
+-- The rows' medians for programs (bench_check): tab-separated, '-' where a side is missing.
+function M.medians(rows, kind)
+  local lines = {('# %s: row, dlv3 (seconds, or a rate), best peer, its median, times faster, PyTorch mode with the least memory, its MiB, part of it, MiB of dlv3'):format(kind)}
+  for _, row in ipairs(rows) do
+    local ours, best, least = row.ours or {}, row.best or {}, row.least_rss or {}
+    lines[#lines + 1] = table.concat({
+      row.id, column('%.5g', ours.value), best.name or '-', column('%.5g', best.value), column('%.3f', compare.speed(row)),
+      least.name or '-', column('%.0f', least.rss), column('%.3f', compare.memory(row)), column('%.0f', ours.rss)}, '\t')
   end
   return table.concat(lines, '\n') .. '\n'
 end

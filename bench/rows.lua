@@ -1,9 +1,10 @@
 -- rows.lua - what is compared: each row with dlv3's command, the peers' commands, and the targets.
 --
 -- To add a row: an entry in M.list. must and goal are what dlv3 aims at: times faster than the best peer, or, of memory,
--- the part of the least that PyTorch needs.
+-- the part of the least that PyTorch needs. Where they differ by instruction set, those of one stand under its name.
 
 local run = require 'bench.run'
+local processor = require 'bench.processor'
 local host = require 'dlv3.host'
 
 local M = {}
@@ -54,11 +55,17 @@ local function text_of(short, work, size, batch, precision)
   return ('%s %s %d, batch %d, %s'):format(names[short], work == 'train' and 'training step' or 'inference', size, batch, precision)
 end
 
+-- {must, goal} on this processor. all: {must, goal, avx512_bf16 = {must, goal}}, the last for processors with that instruction set.
+local function targets(all)
+  local own = all and all[processor.describe().set] or all
+  return own and {own[1], own[2]}
+end
+
 -- id: r50-train-480-f32. targets: {must, goal} of time, {must, goal} of memory or nil.
 local function model_row(short, work, size, batch, precision, runs, time, memory)
   local o = {model = models[short], work = work, size = size, batch = batch, precision = precision, runs = runs}
   return {
-    id = ('%s-%s-%d-%s'):format(short, work, size, precision), kind = 'seconds', work = o, time = time, memory = memory,
+    id = ('%s-%s-%d-%s'):format(short, work, size, precision), kind = 'seconds', work = o, time = targets(time), memory = targets(memory),
     text = text_of(short, work, size, batch, precision),
     ours = run.dlv3(('bench --model %s --work %s --size %d --batch %d --precision %s --runs %d'):format(o.model, work, size, batch, precision, runs)),
     peers = model_peers(o),
@@ -79,27 +86,44 @@ local function start_rows(o)
   return {
     {id = 'start', kind = 'start', time = {50, 200}, text = 'start to a ready prompt', repeats = 5,
      ours = run.dlv3 '-i -e "require \'dlv3\'; require \'models\'" </dev/null', peers = {{name = 'PyTorch', words = '-i -c "import torch, torchvision" </dev/null'}}},
-    {id = 'predict', kind = 'start', time = {15, 30}, text = 'start to the first MobileNetV3 class map of a photo', repeats = 3,
+    {id = 'predict', kind = 'start', time = targets{15, 30, avx512_bf16 = {20, 30}}, text = 'start to the first MobileNetV3 class map of a photo', repeats = 3,
      ours = run.dlv3(('predict --quiet --weights %s --output-dir %s %s'):format(run.quote(o.weights), run.quote(run.scratch .. '/predicted'), run.quote(o.photo))),
      peers = {{name = 'PyTorch', script = 'torch_predict.py',
                words = ('%s %s %s'):format(run.quote(o.weights), run.quote(o.photo), run.quote(run.scratch .. '/predicted/peer.png'))}}},
   }
 end
 
--- o: data_path, data_name, split, photo, weights.
+-- The whole loop of predict over photos of many sizes, after the start: decode, resize, network, classes, PNG.
+local function photos_row(o)
+  local model, file, output = models.mbv3, run.scratch .. '/mobilenet_v3_any_size.onnx', run.quote(run.scratch .. '/predicted')
+  return {
+    id = 'photos', kind = 'rate', time = targets{1.3, 2},
+    text = ('MobileNetV3 inference on photos of %d sizes, whole predict loop, images a second'):format(o.photo_sizes),
+    ours = run.dlv3(('predict --quiet --weights %s --output-dir %s %s'):format(run.quote(o.weights), output, run.quote(o.photos))),
+    peers = {{
+      name = 'ONNX Runtime + Pillow', script = 'onnx_predict.py',
+      words = ('--onnx %s --photos %s --output-dir %s'):format(run.quote(file), run.quote(o.photos), output),
+      needs = {file = file, script = 'export_onnx.py', words = ('--model %s --any-size --size 520 --output %s'):format(model, run.quote(file))},
+    }},
+  }
+end
+
+-- o: data_path, data_name, split, photo, photos (a folder of photo_sizes of them, each of another size), weights.
 function M.list(o)
+  local memory = {0.65, 0.5}
   local list = {
-    model_row('r50', 'infer', 480, 1, 'f32', 3, {1.05, 1.3}, {0.4, 0.3}),
-    model_row('r50', 'infer', 480, 1, 'bf16', 3, {1.0, 1.08}, {0.4, 0.3}),
-    model_row('mbv3', 'infer', 480, 1, 'f32', 15, {1.1, 1.4}),
-    model_row('mbv3', 'infer', 480, 1, 'bf16', 15, {1.1, 1.25}),
-    model_row('r50', 'train', 480, 2, 'f32', 2, {1.3, 1.6}, {0.65, 0.5}),
-    model_row('r50', 'train', 480, 2, 'bf16', 2, {1.15, 1.35}, {0.65, 0.5}),
-    model_row('r50', 'train', 240, 4, 'f32', 3, {1.25, 1.6}, {0.65, 0.5}),
-    model_row('r50', 'train', 240, 4, 'bf16', 3, {1.2, 1.4}, {0.65, 0.5}),
-    model_row('mbv3', 'train', 240, 4, 'f32', 8, {2, 3}, {0.65, 0.5}),
-    model_row('mbv3', 'train', 240, 4, 'bf16', 8, {2.5, 4}, {0.65, 0.5}),
+    model_row('r50', 'infer', 480, 1, 'f32', 3, {1.05, 1.3, avx512_bf16 = {1.25, 1.4}}, {0.4, 0.3}),
+    model_row('r50', 'infer', 480, 1, 'bf16', 3, {1.0, 1.08, avx512_bf16 = {1.05, 1.2}}, {0.4, 0.3}),
+    model_row('mbv3', 'infer', 480, 1, 'f32', 15, {1.1, 1.4, avx512_bf16 = {1.3, 1.6}}),
+    model_row('mbv3', 'infer', 480, 1, 'bf16', 15, {1.1, 1.25, avx512_bf16 = {1.1, 1.4}}),
+    model_row('r50', 'train', 480, 2, 'f32', 2, {1.3, 1.6, avx512_bf16 = {1.6, 1.9}}, {0.5, 0.4}),
+    model_row('r50', 'train', 480, 2, 'bf16', 2, {1.15, 1.35, avx512_bf16 = {1.3, 1.5}}, {0.5, 0.4}),
+    model_row('r50', 'train', 240, 4, 'f32', 3, {1.25, 1.6, avx512_bf16 = {1.5, 1.8}}, memory),
+    model_row('r50', 'train', 240, 4, 'bf16', 3, {1.2, 1.4, avx512_bf16 = {1.3, 1.5}}, memory),
+    model_row('mbv3', 'train', 240, 4, 'f32', 8, {2, 3, avx512_bf16 = {2.6, 3.5}}, memory),
+    model_row('mbv3', 'train', 240, 4, 'bf16', 8, {2.5, 4, avx512_bf16 = {3.3, 4.5}}, memory),
     data_row(o),
+    photos_row(o),
   }
   for _, row in ipairs(start_rows(o)) do list[#list + 1] = row end
   return list

@@ -75,9 +75,10 @@ end)
 -- The scores as the heads give them, on the backbone's map: {out = [n,k,h',w'], aux = ...}. Ops that enlarge by
 -- themselves (upsample_cross_entropy, upsample_argmax) want these. aux = false leaves the auxiliary head out.
 function DeepLabV3:logits(x, options)
-  local features = self.backbone(self:input(x))
-  local y = {out = self.classifier(features.out)}
+  local features, y = self.backbone(self:input(x)), {}
+  -- first, so that backward comes to it last, when the maps of the other head are gone: what both need is there later
   if self.aux_classifier and not (options and options.aux == false) then y.aux = self.aux_classifier(features.aux) end
+  y.out = self.classifier(features.out)
   return y
 end
 

@@ -12,11 +12,12 @@ typedef struct {
   kernel_launch *launch;       /* not NULL: of a kernel from source text, and no op's */
 } step;
 
-typedef struct {
+typedef struct promise {
   storage *st, *lent;          /* lent: memory of a result, during a run */
   storage *fixed;              /* where a graph leaves a result; NULL: none */
   const char *address;         /* while recording: rising, so that a promise is found by it */
   int64_t first, last, offset; /* steps of its life, -1 if no step knows it; place in the arena */
+  struct promise *over;        /* the one in whose place it lies, written over it; NULL: in a place of its own */
   int32_t headers;             /* of the program, that lie on it */
   bool result;
 } promise;

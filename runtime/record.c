@@ -7,8 +7,8 @@
  * A program knows four kinds of storages: its arguments, which every run brings anew; outside ones (parameters, running
  * statistics, random state), which are held; results, which every run allocates, so that one does not overwrite the
  * last; and intermediates. These get a place in one arena when the recording ends: two share memory unless a step lies
- * in the lives of both, the largest are placed first. The arena is the same for all programs, since nothing in it
- * outlives a run.
+ * in the lives of both, or the later one is written over the other; the largest are placed first. The arena is the same
+ * for all programs, since nothing in it outlives a run.
  *
  * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes as without a program,
  * hence the same bits. On a device that can launch all of them as one graph, graph.c captures the second run of a program
@@ -195,6 +195,31 @@ DLV3_API void dlv3_record_abort(void) {
 
 /* -- The plan ---------------------------------------------------------------------------------------------- */
 
+/* Outputs that every kernel of an op may write over an input of the same size: it reads an element before it writes that
+ * place, and never again. */
+static const struct { int32_t op, out, in; } overwriting[] = {{OP_batch_norm_backward, 0, 1}, {OP_batch_norm_backward, 1, 0}};
+
+static bool fills_storage(const tensor *t) { return !t->offset && numel(t) * dtype_bytes(t->dtype) == t->st->bytes; }
+
+/* Output `out` of step k lies where its input `in` did, if that is an intermediate that is read here for the last time. */
+static void overwrite(dlv3_program *p, int64_t k, int32_t out, int32_t in) {
+  const step *s = &p->steps[k];
+  const tensor *x = s->in[in], *y = s->out[out];
+  if (!x || !y || !is_promised(x->st->data) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes) return;
+  for (int32_t i = 0; i < s->n_in; i++)
+    if (i != in && s->in[i] && s->in[i]->st == x->st) return;
+  promise *from = promise_of(p, x->st->data), *to = promise_of(p, y->st->data);
+  if (from->result || to->result || from->last != k || to->first != k) return;
+  to->over = from->over ? from->over : from;
+  if (to->over->last < to->last) to->over->last = to->last;
+}
+
+static void overwrite_inputs(dlv3_program *p) {
+  for (int64_t k = 0; k < p->n_steps; k++)
+    for (size_t i = 0; i < sizeof overwriting / sizeof *overwriting; i++)
+      if (p->steps[k].op == overwriting[i].op) overwrite(p, k, overwriting[i].out, overwriting[i].in);
+}
+
 static const dlv3_program *sorting;
 static int larger_first(const void *a, const void *b) {
   const promise *x = &sorting->promises[*(const int64_t *)a], *y = &sorting->promises[*(const int64_t *)b];
@@ -209,7 +234,7 @@ static int64_t room_of(const promise *a) { return a->st->bytes ? (a->st->bytes +
 static void place(dlv3_program *p, int64_t *order, int64_t *placed) {
   int64_t n = 0, m = 0;
   for (int64_t i = 0; i < p->n_promises; i++)
-    if (p->promises[i].first >= 0 && !p->promises[i].result) order[n++] = i;
+    if (p->promises[i].first >= 0 && !p->promises[i].result && !p->promises[i].over) order[n++] = i;
   sorting = p;
   qsort(order, (size_t)n, sizeof *order, larger_first);
   for (int64_t k = 0; k < n; k++) {
@@ -226,6 +251,8 @@ static void place(dlv3_program *p, int64_t *order, int64_t *placed) {
     placed[at] = order[k];
     if (offset + room_of(a) > p->arena_bytes) p->arena_bytes = offset + room_of(a);
   }
+  for (int64_t i = 0; i < p->n_promises; i++)
+    if (p->promises[i].over) p->promises[i].offset = p->promises[i].over->offset;
 }
 
 DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *results, int32_t n_results) {
@@ -243,6 +270,7 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
     p->n_results += p->results[i] != NULL;
     if (st == DLV3_OK && is_promised(results[i]->st->data)) promise_of(p, results[i]->st->data)->result = true;
   }
+  if (st == DLV3_OK) overwrite_inputs(p);
   if (st == DLV3_OK) place(p, order, order + p->n_promises);
   free(order);
   if (st != DLV3_OK) {

@@ -1,6 +1,7 @@
 -- bench.lua - how fast dlv3 is, and beside PyTorch, ONNX Runtime and OpenVINO (`make bench`).
 --
---   dlv3 bench                       the whole comparison, each side in processes of its own; writes bench/RESULTS.md
+--   dlv3 bench                       the whole comparison, each side in processes of its own; writes this kind of processor's
+--                                    table into bench/RESULTS.md and its medians to bench/baseline/KIND.tsv
 --   dlv3 bench --rows r50-train      only the rows whose names have one of these words
 --   dlv3 bench --work train ...      one work, in this process: what the comparison runs for dlv3's side
 --   dlv3 bench --device cuda         the same for a GPU: rows of its own, PyTorch on that GPU; writes bench/RESULTS_GPU.md.
@@ -12,6 +13,7 @@ local dlv3 = require 'dlv3'
 local F = require 'dlv3.ffi'
 local files = require 'dlv3.files'
 local options = require 'dlv3.options'
+local processor = require 'bench.processor'
 local work = require 'bench.work'
 local run = require 'bench.run'
 
@@ -26,7 +28,7 @@ local opt, given = options.parse({
   {'peers', true, 'measure the peers too'},
   {'data-path', nil, 'folder with VOCdevkit for the input pipeline; without it a set is drawn', value = 'DIR'},
   {'limit', 0, 'seconds that a process of a row may take, 0: as many as it does', min = 0},
-  {'output', nil, 'where the tables go (all rows: bench/RESULTS.md, of a GPU bench/RESULTS_GPU.md); a picture of the same name beside it', value = 'FILE.md'},
+  {'output', nil, 'where the tables go (all rows: bench/RESULTS.md, of a GPU bench/RESULTS_GPU.md), in place of those of the same kind of processor; a picture beside it', value = 'FILE.md'},
   'One work (of a GPU\'s rows size, batch, steps and runs can be given too, for a rehearsal):',
   {'work', 'train', 'train (forward, backward, SGD step, aux head) or infer (to the class map)', choices = {'train', 'infer'}},
   {'model', 'deeplabv3_mobilenet_v3_large', 'model to time', choices = work.models},
@@ -93,7 +95,20 @@ end
 
 -- -- The comparison ---------------------------------------------------------------------------------------------
 
--- A file with random weights that both sides load, a photo, and, unless --data-path names one, a data set.
+local PHOTO_SIZES = 30
+
+-- A folder of photos, each of another size, upright and lying as VOC's: pictures of the data set, resized.
+local function make_photos(folder, set)
+  local image = require 'dlv3.vision.image'
+  F.check(F.C.dlv3_make_dir(folder))
+  for i = 0, PHOTO_SIZES - 1 do
+    local size = {500, 290 + 7 * i} -- the longer side is VOC's
+    if i % 3 > 0 then size = {size[2], size[1]} end
+    image.write_jpeg(('%s/%02d.jpg'):format(folder, i), image.resize(image.read((set.files(i % set.size + 1))), size))
+  end
+end
+
+-- A file with random weights that both sides load, a photo, photos of many sizes, and, unless --data-path names one, a data set.
 local function make_inputs()
   local o = {weights = run.scratch .. '/mobilenet_v3.pth', data_path = opt.data_path or run.scratch .. '/shapes', split = 'train'}
   F.check(F.C.dlv3_make_dir(run.scratch .. '/predicted'))
@@ -104,7 +119,9 @@ local function make_inputs()
     local text, status = run.output(run.dlv3('make_shapes --train 64 --val 1 --width 480 --height 360 --output-dir ' .. run.quote(o.data_path)))
     if status ~= 0 then error(text, 0) end
   end
-  o.photo = require 'dlv3.data'.voc{root = o.data_path, split = 'train', masks = false}.files(1)
+  local set = require 'dlv3.data'.voc{root = o.data_path, split = 'train', masks = false}
+  o.photo, o.photos, o.photo_sizes = set.files(1), run.scratch .. '/photos', PHOTO_SIZES
+  make_photos(o.photos, set)
   return o
 end
 
@@ -133,24 +150,33 @@ local function share_of(rows, peaks)
   end
 end
 
-local function picture_of(path) return path:gsub('%.md$', '') .. '.png' end
+-- The text of the file at path, nil where there is none.
+local function text_of(path)
+  local file = io.open(path)
+  if not file then return nil end
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+local function picture_of(path, kind) return ('%s-%s.png'):format(path:gsub('%.md$', ''), kind) end
 
 -- Before anything is measured: neither file may replace one of the data set.
-local function check_output(path)
+local function check_output(path, kind)
   local set = opt.data_path and require 'dlv3.data'.voc{root = opt.data_path, split = 'train'}
   local inputs = {}
   for i = 1, set and set.size or 0 do inputs[2 * i - 1], inputs[2 * i] = set.files(i) end
   files.check_output(path, inputs, '--output')
-  files.check_output(picture_of(path), inputs, '--output')
+  files.check_output(picture_of(path, kind), inputs, '--output')
 end
 
 local function write_results(path, rows, share, about)
   local report = require 'bench.report'
-  local picture = picture_of(path)
+  local picture = picture_of(path, about.kind)
   local drawn, ok = pcall(report.chart, picture, rows)
   if not drawn then io.stderr:write('no picture: ', tostring(ok), '\n') end
   about.picture = drawn and ok and picture:match '[^/]+$' or nil
-  files.save_text(path, report.markdown(rows, share, about))
+  files.save_text(path, report.placed(text_of(path), about.kind, report.section(rows, share, about)))
 end
 
 local function few_runs(row)
@@ -169,22 +195,26 @@ local function comparison()
   if opt.peers and not python then io.stderr:write(rows.how_to_get_peers, '\n\n') end
   local rounds = opt.quick and not given.rounds and 1 or opt.rounds
   local output = opt.output or #opt.rows == 0 and not opt.quick and run.root .. (on_gpu and '/bench/RESULTS_GPU.md' or '/bench/RESULTS.md') or nil
-  if output then check_output(output) end
   local words = {}
   for i = 1, #arg do words[i] = arg[i]:gsub('^/.*/', '') end -- folders of this machine say nothing to a reader
-  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, peaks = not on_gpu and require 'bench.ops'.peaks() or nil}
-  local done = {}
+  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, peaks = not on_gpu and require 'bench.ops'.peaks() or nil,
+                 kind = on_gpu and 'gpu' or processor.describe().kind}
+  if output then check_output(output, about.kind) end
+  local done, medians = {}, ('%s/%s.tsv'):format(run.scratch, about.kind) -- what bench_check reads
+  F.check(F.C.dlv3_make_dir(run.scratch))
   for i, row in ipairs(list) do
     io.stderr:write(('[%d/%d] %s\n'):format(i, #list, row.text))
     if opt.quick then few_runs(row) end
     compare.row(row, rounds, python, opt.limit > 0 and opt.limit or nil)
     done[i] = row
     if output then write_results(output, done, nil, about) end
+    if opt.peers and not opt.quick then files.save_text(medians, report.medians(done, about.kind)) end
   end
   local share = share_of(done, about.peaks)
   print(table.concat(report.tables(done, share), '\n'))
   if output then
     write_results(output, done, share, about)
+    if not opt.output then files.save_text(('%s/bench/baseline/%s.tsv'):format(run.root, about.kind), report.medians(done, about.kind)) end
     print('\nwritten to ' .. output)
   end
 end

@@ -27,6 +27,7 @@ local opt, given = options.parse({
   {'photo', nil, 'photos and folders', positional = true, min = 1},
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
+if not opt.overlay then jit.off() end -- Lua only calls C here, and compiling it takes longer than it saves; overlays are painted in Lua
 
 local function names_of(classes, args)
   if opt.class_names then

@@ -3,6 +3,8 @@
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.ffi'
 local convolutions = require 'bench.convolutions'
+local processor = require 'bench.processor'
+local report = require 'bench.report'
 
 return function(t)
   local bench = require('dlv3.host').executable .. ' bench '
@@ -97,10 +99,56 @@ return function(t)
     t.eq(status, 0, text)
     t.ok(text:find('| start to a ready prompt | 0.', 1, true), text)
     local file = assert(io.open(path))
-    t.ok(file:read '*a':find '^# Measured\n')
+    local results = file:read '*a'
+    t.ok(results:find '^# Measured\n' and results:find('<!-- begin ' .. processor.describe().kind .. ' -->', 1, true), results)
     file:close()
     text, status = t.run(bench .. '--rows strat')
     t.eq(status, 1)
     t.ok(text:find 'no row has such a word %(there are: r50%-infer%-480%-f32,', text)
+  end)
+
+  t.case('the kind of a processor', function()
+    local text = 'vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f'
+    t.eq(processor.describe(text .. ' avx512_bf16 end\n').kind, 'amd-25-17-avx512_bf16')
+    t.eq(processor.describe(text .. 'x\n').kind, 'amd-25-17-avx2')
+    t.eq(processor.describe(text .. '\n').kind, 'amd-25-17-avx512')
+    t.eq(processor.describe 'nothing known\n'.kind, 'other-0-0-plain')
+  end)
+
+  t.case('a kind of processor has one part of the results, others stay', function()
+    local text = report.placed(nil, 'one', 'first\n')
+    t.ok(text:find '^# Measured\n' and text:find('\n<!-- begin one -->\nfirst\n<!-- end one -->\n', 1, true), text)
+    local both = report.placed(text .. 'a note\n', 'two', 'second\n')
+    t.eq(report.placed(both, 'one', 'third\n'), (both:gsub('first', 'third')))
+    t.eq(report.placed(both, 'two', 'second\n'), both)
+  end)
+
+  t.case('the committed table and a worse one', function()
+    local root, folder = require('dlv3.host').root, t.folder()
+    local function table_of(name, speed, memory)
+      local row = {id = 'a-row', kind = 'seconds', ours = {value = 1, rss = memory}, best = {name = 'ONNX Runtime', value = speed}, least_rss = {name = 'PyTorch', rss = 100}}
+      local file = assert(io.open(folder .. '/' .. name, 'w'))
+      file:write(report.medians({row, {id = name, kind = 'rate'}}, 'a-kind'))
+      file:close()
+      return ("'%s/%s'"):format(folder, name)
+    end
+    local old = table_of('old.tsv', 2, 50)
+    local function check(new) return t.run(("'%s/scripts/build/bench_check' %s %s"):format(root, new, old)) end
+    local text, status = check(table_of('same.tsv', 1.92, 52))
+    t.eq(status, 0, text)
+    t.ok(text:find('1 rows compared, 0 regressions of more than 5 %', 1, true), text)
+    text, status = check(table_of('slow.tsv', 1.9, 50))
+    t.eq(status, 1, text)
+    t.ok(text:find('a-row: 1.900 times faster than ONNX Runtime, committed 2.000', 1, true), text)
+    text, status = check(table_of('large.tsv', 2.5, 53))
+    t.eq(status, 1, text)
+    t.ok(text:find('a-row: needs 0.530 of the memory of PyTorch, committed 0.500', 1, true), text)
+    t.eq(select(2, check "'/nowhere.tsv'"), 2)
+  end)
+
+  t.case("predict's line is a figure of the comparison", function()
+    local m = require 'bench.run'.measure "echo 'a model: 30 photos in 2.5 s, 12.25 photos/s, to pictures/'"
+    t.eq(m.value, 12.25)
+    t.eq(m.what, 'a model')
   end)
 end

@@ -107,6 +107,17 @@ return function(t)
     t.eq(dict.keys(dlv3.load(path)), dict.keys(names))
   end)
 
+  t.case('large tensors, read in pieces by several threads', function()
+    local path = t.folder() .. '/large.pth'
+    local saved = {filters = dlv3.randn{61, 301, 3, 5}, turned = dlv3.randn({700, 501}, {dtype = 'bf16'}):transpose(1, 2), straight = dlv3.randn{3, 300001}}
+    dlv3.save(path, saved)
+    local loaded = dlv3.load(path)
+    for name, x in pairs(saved) do
+      t.eq(loaded[name]:size(), x:size())
+      t.eq((loaded[name]:to 'f32' - x:to 'f32'):abs():max():item(), 0, name)
+    end
+  end)
+
   t.case('safetensors are saved by their name', function()
     local path = t.folder() .. '/a.safetensors'
     local d = dict.from {{'w', counting {2, 3, 2, 2}}, {'b', counting({3}, 5)}, {'n', dlv3.frombytes(('\1\0\0\0\0\0\0\0'), {}, {dtype = 'i64'})}}

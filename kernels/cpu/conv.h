@@ -21,7 +21,7 @@ static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->
 
 /* The form `key` of w, in `bytes` bytes, made by build(destination, w, arg) when w's content has changed since. */
 status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, status (*build)(void *dst, const tensor *w, const void *arg), const void *arg);
-enum { FORM_FORWARD = 1, FORM_BACKWARD = 2, FORM_DEPTHWISE = 3, FORM_ONEDNN = 4 };
+enum { FORM_FORWARD = 1, FORM_BACKWARD = 2, FORM_DEPTHWISE = 3, FORM_ONEDNN = 4, FORM_DEPTHWISE_PAIRS = 5, FORM_DEPTHWISE_PAIRS_BACKWARD = 6 };
 
 /* A dense tensor's elements as f32 (wide: f64): its own, or a copy in *owned (loaded if load) that the caller frees.
  * NULL: out of memory. */
@@ -43,6 +43,7 @@ status pairs_conv2d_backward_input(op_call *c);
 status pairs_conv2d_backward_weight(op_call *c);
 status direct_matmul(op_call *c);
 status depthwise_conv2d(op_call *c);
+status depthwise_pairs_conv2d(op_call *c);
 status depthwise_conv2d_backward_input(op_call *c);
 status depthwise_conv2d_backward_weight(op_call *c);
 

@@ -78,8 +78,103 @@ static const char *not_depthwise(const conv *g) {
 PACK(float, pack_f32)
 PACK(double, pack_f64)
 
+/* -- bf16 by pairs of taps -------------------------------------------------------------------------------------- */
+
+typedef struct { int64_t dh, dw, spacing, r, s, tap_of[5][5]; } tap_grid;
+
+/* The taps as a grid that tiles.lane_pairs can take: 3 or 5 columns, a stride of 1, or of 2 without dilation. */
+static bool pair_grid(const shift_conv *s, tap_grid *g) {
+  int64_t last_h = INT64_MIN, last_w = INT64_MIN;
+  g->dh = g->dw = INT64_MAX;
+  for (int32_t t = 0; t < s->n_taps; t++) {
+    const tap *at = &s->taps[t];
+    if (at->dh < g->dh) g->dh = at->dh;
+    if (at->dw < g->dw) g->dw = at->dw;
+    if (at->dh > last_h) last_h = at->dh;
+    if (at->dw > last_w) last_w = at->dw;
+  }
+  g->s = s->n_taps == 9 ? 3 : s->n_taps == 25 ? 5 : 0;
+  if (!g->s || s->n_taps != s->matrices || s->step_h != s->step_w || s->step_h > 2) return false;
+  g->r = g->s;
+  g->spacing = (last_w - g->dw) / (g->s - 1);
+  if (g->spacing < 1 || last_w - g->dw != last_h - g->dh || (s->step_w > 1 && g->spacing > 1)) return false;
+  for (int32_t t = 0; t < s->n_taps; t++) {
+    const int64_t h = s->taps[t].dh - g->dh, w = s->taps[t].dw - g->dw;
+    if (h % g->spacing || w % g->spacing || h / g->spacing >= g->r || w / g->spacing >= g->s) return false;
+    g->tap_of[h / g->spacing][w / g->spacing] = s->taps[t].index;
+  }
+  return true;
+}
+
+/* [group of channels][pair of kernel rows][tap][channel of lane_pairs]: a bf16 of either row. */
+static status pack_pairs(void *to, const tensor *w, const void *arg) {
+  const tap_grid *g = arg;
+  const int64_t channels = w->size[0], taps = g->r * g->s, width = tiles.vector_bytes / 2, pairs = blocks_of(g->r, 2);
+  uint32_t *out = to;
+  for (int64_t first = 0; first < channels; first += width)
+    for (int64_t p = 0; p < pairs; p++)
+      for (int64_t s = 0; s < g->s; s++)
+        for (int64_t i = 0; i < width; i++) {
+          const int64_t c = first + pair_channel(i, tiles.vector_bytes);
+          const float *of = (const float *)data_of(w) + c * taps;
+          const bf16 high = c < channels ? f32_to_bf16(of[g->tap_of[2 * p][s]]) : 0, low = c < channels && 2 * p + 1 < g->r ? f32_to_bf16(of[g->tap_of[2 * p + 1][s]]) : 0;
+          *out++ = high | (uint32_t)low << 16;
+        }
+  return DLV3_OK;
+}
+
+enum { MOST_COLUMNS_OF_PAIRS = (PAIR_OUTPUTS - 1) * 2 + 5 };
+static const bf16 zeros[2 * MOST];
+
+/* Where the inputs of PAIR_OUTPUTS pixels of row o from p on lie, `spacing` apart: x[kernel row][column], zeros outside of the map. */
+static void pair_inputs(const bf16 **x, const shift_conv *s, const tap_grid *g, const bf16 *map, int64_t o, int64_t p) {
+  const int64_t columns = (PAIR_OUTPUTS - 1) * s->step_w + g->s;
+  for (int64_t r = 0; r < blocks_of(g->r, 2) * 2; r++) {
+    const int64_t h = o * s->step_h + g->dh + r * g->spacing;
+    for (int64_t i = 0; i < columns; i++) {
+      const int64_t w = p * s->step_w + g->dw + i * g->spacing;
+      const bool inside = r < g->r && h >= 0 && h < s->in_h && w >= 0 && w < s->in_w;
+      *x++ = inside ? map + (h * s->in_w + w) * s->inner : zeros;
+    }
+  }
+}
+
+/* Output rows [k->row, k->last_row) of an image, channels [k->first, k->last). */
+static status rows_pairs(const shift_conv *s, const row_task *k, const tap_grid *g) {
+  const int64_t width = tiles.vector_bytes / 2, pairs = blocks_of(g->r, 2), n = k->last - k->first, lds = g->spacing * s->out_column;
+  const bf16 *map = (const bf16 *)s->in + k->image * s->in_h * s->in_w * s->inner + k->first, *x[6 * MOST_COLUMNS_OF_PAIRS];
+  float bias[2 * MOST + 64] __attribute__((aligned(64))) = {0};
+  for (int64_t i = 0; s->bias && i < blocks_of(n, width) * width; i++) {
+    const int64_t c = i / width * width + pair_channel(i % width, tiles.vector_bytes);
+    bias[i] = c < n ? ((const float *)s->bias)[k->first + c] : 0;
+  }
+  for (int64_t o = k->row; o < k->last_row; o++)
+    for (int64_t phase = 0; phase < g->spacing; phase++)
+      for (int64_t p = phase; p < s->out_w; p += PAIR_OUTPUTS * g->spacing) {
+        const int64_t live = blocks_of(s->out_w - p, g->spacing), at = k->image * s->out_image + s->out_first + o * s->out_row + p * s->out_column + k->first;
+        pair_inputs(x, s, g, map, o, p);
+        for (int64_t c = 0; c < n; c += width) {
+          const uint32_t *w = (const uint32_t *)s->panels + (k->first + c) * pairs * g->s;
+          const int64_t channels = n - c < width ? n - c : width;
+          bf16 *y = (bf16 *)s->out + at + c, some[PAIR_OUTPUTS * 32], added[PAIR_OUTPUTS * 32];
+          const bf16 *residual = s->residual ? (const bf16 *)s->residual + at + c : NULL;
+          if (live >= PAIR_OUTPUTS) {
+            tiles.lane_pairs(g->s, s->step_w, pairs, x, c, channels, w, bias + c, y, lds, residual, s->activation);
+            continue;
+          }
+          for (int64_t q = 0; q < live && residual; q++) memcpy(added + q * 32, residual + q * lds, (size_t)channels * sizeof *y);
+          tiles.lane_pairs(g->s, s->step_w, pairs, x, c, channels, w, bias + c, some, 32, residual ? added : NULL, s->activation);
+          for (int64_t q = 0; q < live; q++) memcpy(y + q * lds, some + q * 32, (size_t)channels * sizeof *y);
+        }
+      }
+  return DLV3_OK;
+}
+
+/* -- Forward and backward-data ---------------------------------------------------------------------------------- */
+
 typedef struct {
   const shift_conv *s;
+  const tap_grid *grid;                /* of pairs, or NULL                                                 */
   int64_t group, groups, rows, chunks; /* channels and output rows of a task; how many of each there are */
   int32_t dtype;
   bool out_of_memory;
@@ -92,7 +187,8 @@ static void row_tasks(void *ctx, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i++) {
     const int64_t group = i / j->chunks % j->groups, row = i % j->chunks * j->rows, last_row = row + j->rows < s->out_h ? row + j->rows : s->out_h;
     const row_task k = {i / j->chunks / j->groups, row, last_row, group * j->group, group + 1 < j->groups ? (group + 1) * j->group : s->inner};
-    if ((j->dtype == DLV3_F64 ? rows_f64 : j->dtype == DLV3_F32 ? rows_f32 : rows_bf16)(s, &k) != DLV3_OK) __atomic_store_n(&j->out_of_memory, true, __ATOMIC_RELAXED);
+    if (j->grid) rows_pairs(s, &k, j->grid);
+    else if ((j->dtype == DLV3_F64 ? rows_f64 : j->dtype == DLV3_F32 ? rows_f32 : rows_bf16)(s, &k) != DLV3_OK) __atomic_store_n(&j->out_of_memory, true, __ATOMIC_RELAXED);
   }
 }
 
@@ -114,10 +210,20 @@ static void cut_rows(row_job *j) {
 }
 
 /* dtype: of the operands, which may be copies. */
-static status run_rows(const op_call *c, shift_conv *s, int32_t dtype) {
+static status run_rows(const op_call *c, shift_conv *s, int32_t dtype, bool pairs) {
   void *w;
   const bool wide = dtype == DLV3_F64;
+  tap_grid grid;
   if (!s->n || s->out_h < 1 || s->out_w < 1 || !s->inner) return DLV3_OK;
+  if (pairs && pair_grid(s, &grid)) {
+    const int64_t width = tiles.vector_bytes / 2, bytes = blocks_of(s->inner, width) * width * blocks_of(grid.r, 2) * grid.s * 4;
+    TRY(prepared_weight(&w, c->in[1], c->op == OP_conv2d ? FORM_DEPTHWISE_PAIRS : FORM_DEPTHWISE_PAIRS_BACKWARD, bytes, pack_pairs, &grid));
+    s->panels = w;
+    row_job j = {.s = s, .grid = &grid, .dtype = dtype};
+    cut_rows(&j);
+    parallel_for(s->n * j.groups * j.chunks, 1, row_tasks, &j);
+    return DLV3_OK;
+  }
   TRY(prepared_weight(&w, c->in[1], FORM_DEPTHWISE, blocks_of(s->inner, wide ? 8 : 16) * s->matrices * 64, wide ? pack_f64 : pack_f32, NULL));
   s->panels = w;
   row_job j = {.s = s, .dtype = dtype};
@@ -126,8 +232,8 @@ static status run_rows(const op_call *c, shift_conv *s, int32_t dtype) {
   return j.out_of_memory ? fail_call(c, DLV3_ERR_OOM, "out of memory") : DLV3_OK;
 }
 
-/* Runs all sums of the call; f16 through f32 copies. */
-static status run(op_call *c, const conv *g, bool forward) {
+/* Runs all sums of the call; f16 through f32 copies. pairs: of bf16 even where this processor is slow at it. */
+static status run(op_call *c, const conv *g, bool forward, bool pairs) {
   const int32_t dtype = c->in[0]->dtype, inner = dtype == DLV3_F16 ? DLV3_F32 : dtype;
   tensor *residual = forward ? c->in[3] : NULL;
   void *own[3] = {NULL, NULL, NULL};
@@ -143,23 +249,25 @@ static status run(op_call *c, const conv *g, bool forward) {
     if (forward) shift_of_forward(c, g, &s);
     else shift_of_backward(c, g, i, &s);
     s.in = in, s.out = out, s.residual = added;
-    st = run_rows(c, &s, inner);
+    st = run_rows(c, &s, inner, dtype == DLV3_BF16 && (pairs || tiles.pair_is_fast));
   }
   if (st == DLV3_OK && own[1]) store_f32(data_of(c->out[0]), dtype, own[1], numel(c->out[0]));
   for (int i = 0; i < 3; i++) free(own[i]);
   return st;
 }
 
-status depthwise_conv2d(op_call *c) {
+static status convolve(op_call *c, bool pairs) {
   const conv g = conv_of(c);
   if (not_depthwise(&g)) return DECLINED(not_depthwise(&g));
-  return run(c, &g, true);
+  return run(c, &g, true, pairs);
 }
+status depthwise_conv2d(op_call *c) { return convolve(c, false); }
+status depthwise_pairs_conv2d(op_call *c) { return convolve(c, true); }
 
 static status backward_input(op_call *c) {
   const conv g = conv_of(c);
   if (not_depthwise(&g)) return DECLINED(not_depthwise(&g));
-  return run(c, &g, false);
+  return run(c, &g, false, false);
 }
 status depthwise_conv2d_backward_input(op_call *c) { return add_apart(c, backward_input); }
 

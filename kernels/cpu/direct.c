@@ -12,8 +12,7 @@
 enum {
   MAX_WINDOW = 512, /* elements of a window of few channels that is multiplied as one */
   FEW_CHANNELS = 8,
-  TASK_PIXELS = 360,
-  COPIED_DEPTH = 512, /* bytes of the inner axis at once where the map is copied: a task's part of it fits the second cache */
+  TASK_PIXELS = 240,
   PIXELS = 240,     /* of backward-weights' inner axis at once */
   MOST_OUT = 264, MOST_IN = 256, /* channels of a task of backward-weights */
   TASKS = 16        /* that a call is cut into, where it can be */
@@ -47,6 +46,7 @@ static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, 
 #define AS_IS(v) (v)
 
 #define IN_PLACE true
+#define STORED 1
 #define X double
 #define C double
 #define U double
@@ -75,7 +75,9 @@ static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, 
 #undef F
 
 #undef IN_PLACE
+#undef STORED
 #define IN_PLACE false
+#define STORED 0
 #define rows_f16 rows_f32
 #define columns_f16 columns_f32
 #define X f16
@@ -99,6 +101,8 @@ static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, 
 #undef U
 #undef PAIR
 
+#undef STORED
+#define STORED 1
 #define U uint32_t
 #define PAIR 2
 #define F(name) name##_pair
@@ -129,8 +133,7 @@ static const variant *variant_of(int32_t dtype, bool pairs) {
 
 static status no_memory(const op_call *c) { return fail_call(c, DLV3_ERR_OOM, "out of memory"); }
 
-static const char *not_for_direct(const op_call *c, const conv *g, bool pairs) {
-  if (pairs && c->in[0]->dtype != DLV3_BF16) return "only bf16 comes in pairs";
+static const char *not_for_direct(const conv *g) {
   if (g->groups != 1) return "groups";
   if (g->r * g->s > MAX_TAPS) return "a window of more than 225 taps";
   return NULL;
@@ -184,7 +187,8 @@ static void cut(shift_conv *s, const variant *v) {
     const int64_t pieces = s->n * blocks_of(s->out_h, s->rows) * blocks_of(s->out_w, s->pixels);
     groups = blocks_of(blocks, s->group);
     if (pieces * groups >= TASKS) break;
-    if (s->group > 1 && map * groups < weights * pieces) s->group = (s->group + 1) / 2;
+    if (s->rows > 1 && s->rows * s->pixels > TASK_PIXELS / 2) s->rows = (s->rows + 1) / 2;
+    else if (s->group > 1 && map * groups < weights * pieces) s->group = (s->group + 1) / 2;
     else if (s->rows > 1) s->rows = (s->rows + 1) / 2;
     else if (s->pixels > 4 * MR) s->pixels = blocks_of(s->pixels, 2 * MR) * MR;
     else if (s->group > 1) s->group = (s->group + 1) / 2;
@@ -192,19 +196,21 @@ static void cut(shift_conv *s, const variant *v) {
   }
 }
 
+/* Units of the inner axis at once. Those of the taps of a kernel's row pass through the first cache one after the other. */
+static int64_t depth_of(const shift_conv *s, const variant *v) {
+  const int64_t units = blocks_of(s->inner, v->pair);
+  int64_t taps = 1;
+  for (int32_t t = 1; t < s->n_taps && s->taps[t].dh == s->taps[0].dh; t++) taps++;
+  if (s->window) return units;
+  const int64_t most = tiles.depth_bytes / v->unit_bytes / (taps < 3 ? taps : 3);
+  return blocks_of(blocks_of(units, blocks_of(units, most)), 4) * 4;
+}
+
 static status run_shift(const op_call *c, shift_conv *s, const variant *v) {
   if (s->out_h < 1 || s->out_w < 1 || s->n < 1) return DLV3_OK;
   flatten(s);
   cut(s, v);
-  const int64_t bytes = v->unit_bytes == dtype_bytes(c->in[0]->dtype) ? tiles.depth_bytes : COPIED_DEPTH; /* units that are the map's elements are not copied */
-  int64_t units = blocks_of(s->inner, v->pair), most = bytes / v->unit_bytes, pieces = blocks_of(units, most), left = 0, right = 0;
-  s->depth = s->window ? units : blocks_of(blocks_of(units, pieces), 4) * 4;
-  for (int32_t t = 0; t < s->n_taps; t++) {
-    if (s->taps[t].dw < left) left = s->taps[t].dw;
-    if (s->taps[t].dw > right) right = s->taps[t].dw;
-  }
-  s->width = (s->pixels - 1) * s->step_w + right - left + 1;
-  if (s->width > s->in_w) s->width = s->in_w;
+  s->depth = depth_of(s, v);
   const tap *one = &s->taps[0];
   s->covered = s->window || (s->n_taps == 1 && one->from == 0 && one->to == s->out_w && one->dh == 0 && (s->out_h - 1) * s->step_h < s->in_h);
   shift_job j = {s, v, blocks_of(s->out_h, s->rows), blocks_of(s->out_w, s->pixels), 0, blocks_of(s->columns, v->columns), false};
@@ -295,7 +301,7 @@ status shift_panels(const op_call *c, const conv *g, shift_conv *s) { return pan
 
 static status convolve(op_call *c, bool pairs) {
   conv g = conv_of(c);
-  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
+  if (not_for_direct(&g)) return DECLINED(not_for_direct(&g));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   shift_conv s;
   shift_of_forward(c, &g, &s);
@@ -306,7 +312,7 @@ static status convolve(op_call *c, bool pairs) {
 
 static status backward_input(op_call *c, bool pairs) {
   conv g = conv_of(c);
-  if (not_for_direct(c, &g, pairs)) return DECLINED(not_for_direct(c, &g, pairs));
+  if (not_for_direct(&g)) return DECLINED(not_for_direct(&g));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   shift_conv panels;
   TRY(panels_of(c, &g, v, &panels));
@@ -321,8 +327,12 @@ static status backward_input(op_call *c, bool pairs) {
 
 status direct_conv2d(op_call *c) { return convolve(c, false); }
 status direct_conv2d_backward_input(op_call *c) { return backward_input(c, false); }
-status pairs_conv2d(op_call *c) { return convolve(c, true); }
-status pairs_conv2d_backward_input(op_call *c) { return backward_input(c, true); }
+status pairs_conv2d(op_call *c) {
+  const conv g = conv_of(c);
+  if (c->in[0]->dtype != DLV3_BF16) return DECLINED("only bf16 comes in pairs");
+  return is_depthwise(&g) ? depthwise_pairs_conv2d(c) : convolve(c, true);
+}
+status pairs_conv2d_backward_input(op_call *c) { return c->in[0]->dtype == DLV3_BF16 ? backward_input(c, true) : DECLINED("only bf16 comes in pairs"); }
 
 /* -- Backward-weights -------------------------------------------------------------------------------------- */
 
@@ -376,7 +386,7 @@ static void add_parts_f64(void *ctx, int64_t begin, int64_t end) {
 
 static status backward_weight(op_call *c, bool pairs) {
   weight_conv g = {.shape = conv_of(c), .x = data_of(c->in[0]), .y = data_of(c->in[1]), .grad_w = data_of(c->in[2])};
-  if (not_for_direct(c, &g.shape, pairs)) return DECLINED(not_for_direct(c, &g.shape, pairs));
+  if (not_for_direct(&g.shape)) return DECLINED(not_for_direct(&g.shape));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   const int64_t sum_bytes = 128 / v->columns;
   if (!numel(c->in[1]) || !numel(c->in[0])) return DLV3_OK;
@@ -395,4 +405,4 @@ static status backward_weight(op_call *c, bool pairs) {
 }
 
 status direct_conv2d_backward_weight(op_call *c) { return backward_weight(c, false); }
-status pairs_conv2d_backward_weight(op_call *c) { return backward_weight(c, true); }
+status pairs_conv2d_backward_weight(op_call *c) { return c->in[0]->dtype == DLV3_BF16 ? backward_weight(c, true) : DECLINED("only bf16 comes in pairs"); }

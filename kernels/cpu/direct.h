@@ -22,7 +22,7 @@ typedef struct {
   int64_t step_h, step_w, activation;
   const conv *window;                     /* not NULL: rows of the product are windows of this convolution */
   int64_t rows, pixels, group;            /* of a task: output rows, pixels of a row, blocks of columns    */
-  int64_t depth, width;                   /* units of the inner axis at once; most input columns of a task */
+  int64_t depth;                          /* units of the inner axis at once                               */
   bool covered;                           /* one tap reaches every pixel: sums need no zeros first         */
   int32_t n_taps;
   tap taps[MAX_TAPS];

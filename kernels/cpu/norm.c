@@ -255,7 +255,8 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
         float dz[PIECE];                                                                                                 \
         slope_piece_##suffix(j, dz, o, p, n);                                                                            \
         if (grad_residual) for (int64_t i = 0; i < n; i++) grad_residual[o + i] = STORE(dz[i]);                          \
-        if (j->training) {                                                                                               \
+        if (j->training) { /* in a recorded program grad_x may lie on x */                                               \
+          _Pragma("GCC ivdep")                                                                                           \
           for (int64_t i = 0; i < n; i++)                                                                                \
             grad_x[o + i] = STORE(scale[i] * dz[i] + (slope_x[i] * (LOAD(x[o + i]) - mean[i]) + offset[i]));             \
         } else                                                                                                           \

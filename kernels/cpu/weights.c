@@ -1,6 +1,8 @@
 /* weights.c - what the convolution kernels are given in another form: packed weights, operands in the computing type. */
 #include "weights.h"
 
+#include "../../runtime/backend.h"
+
 #include <stdlib.h>
 
 /* -- Prepared weights --------------------------------------------------------------------------------------
@@ -19,8 +21,21 @@ typedef struct {
 static void *scratch;  /* a call of a kernel prepares one weight, and one call runs at a time */
 static int64_t scratch_bytes;
 
+/* From the backend, so that large ones lie on huge pages. */
+static status take_memory(void **out, int64_t bytes) {
+  if (cpu_backend.alloc(out, bytes + 64, 0) == DLV3_OK) return DLV3_OK;
+  *out = NULL;
+  return fail(DLV3_ERR_OOM, "out of memory for a packed weight of %.1f MiB", (double)bytes / 1048576);
+}
+
+static void give_memory(void **data, int64_t bytes) {
+  if (*data) cpu_backend.free(*data, bytes + 64, 0);
+  *data = NULL;
+}
+
 static void packed_destroy(prepared *p) {
-  free(((packed_weight *)p)->data);
+  packed_weight *w = (packed_weight *)p;
+  give_memory(&w->data, w->bytes);
   free(p);
 }
 
@@ -41,13 +56,11 @@ void packed_only(tensor *w, const void *packed, unpack_weight unpack) {
   storage_surrender(w->st);
 }
 
-static status no_room(int64_t bytes) { return fail(DLV3_ERR_OOM, "out of memory for a packed weight of %.1f MiB", (double)bytes / 1048576); }
-
 static status take_scratch(void **out, int64_t bytes) {
   if (bytes > scratch_bytes) {
-    free(scratch);
-    scratch = NULL, scratch_bytes = 0;
-    if (posix_memalign(&scratch, 64, (size_t)bytes + 64)) return scratch = NULL, no_room(bytes);
+    give_memory(&scratch, scratch_bytes);
+    scratch_bytes = 0;
+    TRY(take_memory(&scratch, bytes));
     scratch_bytes = bytes;
   }
   *out = scratch;
@@ -68,24 +81,20 @@ status prepared_weight(void **out, tensor *w, uint64_t key, int64_t bytes, statu
   int64_t version = storage_version(w->st);
   for (int32_t i = 0; i < w->ndim; i++) key = (key ^ (uint64_t)w->size[i]) * 0x9e3779b97f4a7c15u, key ^= key >> 29; /* a view may have other sizes */
   packed_weight *p = form_of(w, key, bytes);
-  if (!p) return no_room(bytes);
+  if (!p) return fail(DLV3_ERR_OOM, "out of memory for a packed weight");
   const bool again = p->head.version == version;
   if (again && p->data) return *out = p->data, DLV3_OK;
   TRY(storage_restore(w->st)); /* while the old forms still tell of the version */
   p->head.version = version, p->head.restore = NULL;
+  give_memory(&p->data, bytes);
   if (again || w->st->frozen) {
-    free(p->data);
-    if (posix_memalign(&p->data, 64, (size_t)bytes + 64)) return p->data = NULL, no_room(bytes);
+    TRY(take_memory(&p->data, bytes));
     *out = p->data;
-  } else {
-    free(p->data);
-    p->data = NULL;
-    TRY(take_scratch(out, bytes));
-  }
+  } else TRY(take_scratch(out, bytes));
   const status st = build(*out, w, arg);
   if (st != DLV3_OK) {
-    free(p->data);
-    p->data = NULL, p->head.version = version - 1;
+    give_memory(&p->data, bytes);
+    p->head.version = version - 1;
   }
   return st;
 }

@@ -16,7 +16,7 @@
  * output channels by tiles by input channels. Sums and transforms are f32. */
 #include "direct.h"
 
-enum { DEPTH = 128, MOST_INNER = 512, MOST_OUTER = 512 /* channels transformed at once */, MOST_T = 7, BYTES = 8 << 20 /* of scratch, about */ };
+enum { DEPTH = 256, MOST_GROUP = 2 /* blocks of columns that a task multiplies by */, MOST_INNER = 512, MOST_OUTER = 512 /* channels transformed at once */, MOST_T = 7, BYTES = 8 << 20 /* of scratch, about */ };
 
 /* What a type and a size of tiles have of their own; those of maps work on the tiles [begin, end). */
 typedef struct {
@@ -236,24 +236,38 @@ static void tap_panels(const winograd *g, float (*to)[DEPTH * NR(float)], int64_
   g->transform->taps(to, (const float *const (*)[3])taps, row, depth * (int64_t)NR(float));
 }
 
+/* The tiles at work times `blocks` panels of a position: a few tiles pass all panels while they stay in the first cache. from: whether
+ * the products have sums already. */
+static void multiply_position(const winograd *g, int64_t position, int64_t l, int64_t depth, int64_t first, int64_t blocks, const float *panels, int64_t apart, bool from) {
+  const float *data = g->data + position * g->tiles * g->ldd + l;
+  float *products = g->products + position * g->tiles * g->ldp + first * (int64_t)NR(float);
+  for (int64_t t = 0; t < g->tiles; t += MR) {
+    const float *a = data + t * g->ldd, *b = panels;
+    const int64_t m = g->tiles - t < MR ? g->tiles - t : MR;
+    for (int64_t i = m; i < 2 * m && t + i < g->tiles; i++) /* the next tiles come while these are multiplied */
+      for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(a + i * g->ldd + c, 0, 2);
+    for (int64_t n = 0; n < blocks; n++, b += apart) {
+      float *to = products + t * g->ldp + n * (int64_t)NR(float), *next = n + 1 < blocks ? to + NR(float) : to + MR * g->ldp - n * (int64_t)NR(float);
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t c = 0; c < (int64_t)NR(float); c += 16) __builtin_prefetch(next + i * g->ldp + c, 1);
+      tiles.rows_f32(m, NR(float), to, g->ldp, from ? to : NULL, g->ldp, 1, &a, g->ldd, &b, depth);
+    }
+  }
+}
+
 /* Item: a row of positions and a group of blocks of columns. */
 static void multiply(void *ctx, int64_t begin, int64_t end) {
   const winograd *g = ctx;
-  float(*panels)[DEPTH * NR(float)] = kernel_scratch(g->t * (int64_t)sizeof *panels);
+  float(*panels)[DEPTH * NR(float)] = kernel_scratch(MOST_GROUP * g->t * (int64_t)sizeof *panels);
   if (!panels) __atomic_store_n(&((winograd *)ctx)->out_of_memory, true, __ATOMIC_RELAXED);
   for (int64_t item = begin; panels && item < end; item++) {
-    const int64_t row = item / g->groups, first = item % g->groups * g->group, last = first + g->group < g->blocks ? first + g->group : g->blocks;
-    for (int64_t l = 0; l < g->inner; l += DEPTH)
-      for (int64_t b = first; b < last; b++) {
-        const int64_t depth = g->inner - l < DEPTH ? g->inner - l : DEPTH;
-        tap_panels(g, panels, row, g->first_block + b, g->first_inner + l, depth);
-        for (int64_t j = 0; j < g->t; j++) {
-          const float *data = g->data + (row * g->t + j) * g->tiles * g->ldd + l;
-          float *to = g->products + (row * g->t + j) * g->tiles * g->ldp + b * (int64_t)NR(float);
-          for (int64_t t = 0; t < g->tiles; t += MR)
-            tiles.rows_f32(g->tiles - t < MR ? g->tiles - t : MR, NR(float), to + t * g->ldp, g->ldp, g->first_inner + l > 0 ? to + t * g->ldp : NULL, g->ldp, data + t * g->ldd, g->ldd, panels[j], depth);
-        }
-      }
+    const int64_t row = item / g->groups, first = item % g->groups * g->group, blocks = g->blocks - first < g->group ? g->blocks - first : g->group;
+    for (int64_t l = 0; l < g->inner; l += DEPTH) {
+      const int64_t depth = g->inner - l < DEPTH ? g->inner - l : DEPTH;
+      for (int64_t b = 0; b < blocks; b++) tap_panels(g, panels + b * g->t, row, g->first_block + first + b, g->first_inner + l, depth);
+      for (int64_t j = 0; j < g->t; j++)
+        multiply_position(g, row * g->t + j, l, depth, first, blocks, panels[j], g->t * DEPTH * (int64_t)NR(float), g->first_inner + l > 0);
+    }
   }
 }
 
@@ -303,7 +317,7 @@ static void take_columns(winograd *g, int64_t first_block) {
   const int64_t all = blocks_of(g->s->columns, NR(float)), left = all - first_block, most = blocks_of(all, blocks_of(all, MOST_OUTER / (int64_t)NR(float)));
   g->first_block = first_block;
   g->blocks = left < most ? left : most;
-  g->group = g->blocks > 4 ? 4 : g->blocks > 1 ? blocks_of(g->blocks, 2) : 1;
+  g->group = g->blocks < 2 * MOST_GROUP ? blocks_of(g->blocks, 2) : MOST_GROUP;
   g->groups = blocks_of(g->blocks, g->group);
 }
 
