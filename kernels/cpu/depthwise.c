@@ -128,14 +128,14 @@ static const bf16 zeros[2 * MOST];
 
 /* Where the inputs of PAIR_OUTPUTS pixels of row o from p on lie, `spacing` apart: x[kernel row][column], zeros outside of the map. */
 static void pair_inputs(const bf16 **x, const shift_conv *s, const tap_grid *g, const bf16 *map, int64_t o, int64_t p) {
-  const int64_t columns = (PAIR_OUTPUTS - 1) * s->step_w + g->s;
-  for (int64_t r = 0; r < blocks_of(g->r, 2) * 2; r++) {
+  const int64_t columns = (PAIR_OUTPUTS - 1) * s->step_w + g->s, first = p * s->step_w + g->dw;
+  int64_t from, to; /* columns inside of the map */
+  live_range(columns, s->in_w, g->spacing, first, &from, &to);
+  for (int64_t r = 0; r < blocks_of(g->r, 2) * 2; r++, x += columns) {
     const int64_t h = o * s->step_h + g->dh + r * g->spacing;
-    for (int64_t i = 0; i < columns; i++) {
-      const int64_t w = p * s->step_w + g->dw + i * g->spacing;
-      const bool inside = r < g->r && h >= 0 && h < s->in_h && w >= 0 && w < s->in_w;
-      *x++ = inside ? map + (h * s->in_w + w) * s->inner : zeros;
-    }
+    const bool inside = r < g->r && h >= 0 && h < s->in_h;
+    for (int64_t i = 0; i < columns; i++) x[i] = zeros;
+    for (int64_t i = from; i < to && inside; i++) x[i] = map + (h * s->in_w + first + i * g->spacing) * s->inner;
   }
 }
 
