@@ -1,15 +1,15 @@
 /* autograd.c - the tape: nodes recorded by dlv3_call, walked in reverse by backward.
  *
- * A node holds what the op's signature marks with '*' (detached aliases with the version they had), the shapes of its
- * inputs, and edges to the nodes that made them. It never holds its own output tensor, so there is no cycle. Nodes are
- * numbered as they are made; walking in falling numbers visits every consumer before its producer. After its rule has
- * run a node gives up what it saved.
+ * A node holds what the op's signature marks with '*' (detached aliases with the version they had),
+ * the shapes of its inputs, and edges to the nodes that made them. It never holds its own output
+ * tensor, so there is no cycle. Nodes are numbered as they are made; walking in falling numbers
+ * visits every consumer before its producer. After its rule has run a node gives up what it saved.
  *
- * What ops/saves.c says can be made again is not kept by those that need it: they ask the node that made it, when
- * backward gets there.
+ * What ops/saves.c says can be made again is not kept by those that need it: they ask the node that
+ * made it, when backward gets there.
  *
- * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns DLV3_PENDING and is
- * resumed when the caller has run the function. */
+ * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns
+ * DLV3_PENDING and is resumed when the caller has run the function. */
 #include "ops/rules.h"
 #include "record.h"
 
@@ -21,7 +21,7 @@ static int64_t next_seq, next_mark;
 DLV3_API int32_t dlv3_grad_enabled(void) { return grad_enabled; }
 DLV3_API void dlv3_set_grad_enabled(int32_t on) { grad_enabled = on != 0; }
 
-/* -- Lua functions whose node is gone ---------------------------------------------------------------------- */
+/* -- Lua functions whose node is gone ---------------------------------------------------------- */
 
 static int64_t *freed_ids;
 static int32_t n_freed, freed_room;
@@ -43,7 +43,7 @@ DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max) {
   return n;
 }
 
-/* -- Nodes ------------------------------------------------------------------------------------------------- */
+/* -- Nodes ------------------------------------------------------------------------------------- */
 
 /* Gives up the saved tensors; the edges stay until the node is freed. */
 static void node_finish(node *n) {
@@ -93,8 +93,10 @@ static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out
     spec_like(&n->in_spec[i], t);
     n->device = t->st->device;
     if (!is_float(t->dtype)) continue;
-    if (t->node) n->edges[i] = (edge){t->node, t->node_out, NULL}, t->node->refs++;
-    else if (t->requires_grad) n->edges[i].leaf = tensor_retain(t);
+    if (t->node)
+      n->edges[i] = (edge){t->node, t->node_out, NULL}, t->node->refs++;
+    else if (t->requires_grad)
+      n->edges[i].leaf = tensor_retain(t);
   }
   return n;
 }
@@ -110,7 +112,8 @@ static void attach(node *n, tensor *const *out) {
 }
 
 bool is_remade(const tensor *t) {
-  return t->node && t->node->can_be_remade && !t->node->done && t->node_out == 0 && t->node->out[0].version == storage_version(t->st);
+  return t->node && t->node->can_be_remade && !t->node->done && t->node_out == 0
+         && t->node->out[0].version == storage_version(t->st);
 }
 
 static status keep(saved *s, const tensor *t) {
@@ -139,14 +142,21 @@ status node_record(op_call *c, tensor *const *original_in) {
   return st;
 }
 
-DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out, int32_t n_out) {
+DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out,
+                                      int32_t n_out) {
   if (n_in < 0 || n_in > DLV3_MAX_INPUTS || n_out < 1 || n_out > DLV3_MAX_OUTPUTS)
-    return fail(DLV3_ERR_ARG, "Function: %d inputs and %d outputs came, at most %d and %d are taken", (int)n_in, (int)n_out, DLV3_MAX_INPUTS, DLV3_MAX_OUTPUTS);
+    return fail(DLV3_ERR_ARG, "Function: %d inputs and %d outputs came, at most %d and %d are taken", (int)n_in,
+                (int)n_out, DLV3_MAX_INPUTS, DLV3_MAX_OUTPUTS);
   for (int32_t i = 0; i < n_out; i++) {
     if (out[i]->node || out[i]->requires_grad)
-      return fail(DLV3_ERR_AUTOGRAD, "Function: forward must return new tensors; result %d is an input or already on the tape (clone it)", (int)i + 1);
+      return fail(DLV3_ERR_AUTOGRAD,
+                  "Function: forward must return new tensors; result %d is an input or already on the tape (clone it)",
+                  (int)i + 1);
     for (int32_t k = 0; k < i; k++)
-      if (out[k] == out[i]) return fail(DLV3_ERR_AUTOGRAD, "Function: forward must return new tensors; result %d is result %d once more (clone it)", (int)i + 1, (int)k + 1);
+      if (out[k] == out[i])
+        return fail(DLV3_ERR_AUTOGRAD,
+                    "Function: forward must return new tensors; result %d is result %d once more (clone it)",
+                    (int)i + 1, (int)k + 1);
   }
   node *n = node_new(OP_COUNT, in, n_in, n_out);
   if (!n) return fail(DLV3_ERR_OOM, "Function: out of memory for the tape");
@@ -156,12 +166,14 @@ DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in,
   return DLV3_OK;
 }
 
-/* -- Leaves ------------------------------------------------------------------------------------------------ */
+/* -- Leaves ------------------------------------------------------------------------------------ */
 
 DLV3_API int32_t dlv3_requires_grad(const dlv3_tensor *t) { return t->node ? 2 : t->requires_grad; }
 
 DLV3_API dlv3_status dlv3_set_requires_grad(dlv3_tensor *t, int32_t on) {
-  if (on && !is_float(t->dtype)) return fail(DLV3_ERR_DTYPE, "requires_grad: only float tensors have gradients, this one is %s", dtype_name(t->dtype));
+  if (on && !is_float(t->dtype))
+    return fail(DLV3_ERR_DTYPE, "requires_grad: only float tensors have gradients, this one is %s",
+                dtype_name(t->dtype));
   if (t->node) return fail(DLV3_ERR_AUTOGRAD, "requires_grad: this tensor was computed from others; detach() it first");
   t->requires_grad = on != 0;
   return DLV3_OK;
@@ -172,7 +184,8 @@ DLV3_API dlv3_tensor *dlv3_tensor_grad(dlv3_tensor *t) { return t->grad ? tensor
 DLV3_API dlv3_status dlv3_tensor_set_grad(dlv3_tensor *t, dlv3_tensor *grad) {
   char a[TEXT], b[TEXT];
   if (grad && (!same_sizes(t, grad) || t->dtype != grad->dtype))
-    return fail(DLV3_ERR_SHAPE, "grad: must have the tensor's sizes and dtype\n  %s   %s", tensor_text(a, "tensor", t), tensor_text(b, "grad", grad));
+    return fail(DLV3_ERR_SHAPE, "grad: must have the tensor's sizes and dtype\n  %s   %s", tensor_text(a, "tensor", t),
+                tensor_text(b, "grad", grad));
   if (grad) tensor_retain(grad);
   tensor_drop(t->grad);
   t->grad = grad;
@@ -181,7 +194,7 @@ DLV3_API dlv3_status dlv3_tensor_set_grad(dlv3_tensor *t, dlv3_tensor *grad) {
 
 DLV3_API dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor *t) { return tensor_alias(out, t); }
 
-/* -- Accumulation ------------------------------------------------------------------------------------------ */
+/* -- Accumulation ------------------------------------------------------------------------------ */
 
 /* Nobody else sees t's elements, and it covers them without overlap. */
 static bool owned_alone(const tensor *t) {
@@ -192,7 +205,8 @@ static bool owned_alone(const tensor *t) {
 static status add_to(tensor **slot, tensor *g) {
   if (!*slot) return *slot = g, DLV3_OK;
   status st;
-  if (owned_alone(*slot)) st = op_run(OP_add_, IN(*slot, g), NULL, NULL);
+  if (owned_alone(*slot))
+    st = op_run(OP_add_, IN(*slot, g), NULL, NULL);
   else {
     tensor *total = NULL;
     st = op_run(OP_add, IN(*slot, g), NULL, &total);
@@ -245,7 +259,8 @@ status grad_into(backward_call *b, int32_t i, tensor **out) {
     return DLV3_OK;
   }
   tensor **slot = &e->node->grad_out[e->out];
-  if (!*slot) TRY(zeros_of(slot, &b->in_spec[i], b->n->device));
+  if (!*slot)
+    TRY(zeros_of(slot, &b->in_spec[i], b->n->device));
   else if (!owned_alone(*slot)) {
     tensor *copy;
     TRY(op_run(OP_contiguous, IN(*slot), NULL, &copy));
@@ -268,7 +283,7 @@ tensor *grad_so_far(const backward_call *b, int32_t i) {
   return sum && owned_alone(sum) ? sum : NULL;
 }
 
-/* -- Backward ---------------------------------------------------------------------------------------------- */
+/* -- Backward ---------------------------------------------------------------------------------- */
 
 struct dlv3_backward_run {
   node **nodes; /* every reachable node, consumers first, one reference each */
@@ -291,11 +306,17 @@ static status collect(dlv3_backward_run *run, node *root) {
     node *n = run->nodes[i];
     const char *name = n->op == OP_COUNT ? "a Function" : op_table[n->op].name;
     if (n->done)
-      return fail(DLV3_ERR_AUTOGRAD, "backward: the graph was already used; what %s saved is freed after one backward. Compute the loss again "
-                  "(double backward is not offered)", name);
+      return fail(
+          DLV3_ERR_AUTOGRAD,
+          "backward: the graph was already used; what %s saved is freed after one backward. Compute the loss again "
+          "(double backward is not offered)",
+          name);
     if (recording() && !n->recorded) /* the program would go back through the first call's for ever */
-      return fail(DLV3_ERR_AUTOGRAD, "backward: dlv3.compile records the function, but the result of %s, which the loss was computed from, was made before: "
-                  "make it inside of the function too, or detach() it", name);
+      return fail(DLV3_ERR_AUTOGRAD,
+                  "backward: dlv3.compile records the function, but the result of %s, which the loss was computed "
+                  "from, was made before: "
+                  "make it inside of the function too, or detach() it",
+                  name);
     for (int32_t k = 0; k < n->n_in; k++) {
       node *p = n->edges[k].node;
       if (!p || p->mark == mark) continue;
@@ -316,11 +337,14 @@ static status first_gradient(tensor **g, tensor *loss, tensor *grad) {
   char a[TEXT], b[TEXT];
   if (grad) {
     if (!same_sizes(loss, grad) || loss->dtype != grad->dtype)
-      return fail(DLV3_ERR_SHAPE, "backward: the gradient must have the sizes and dtype of the tensor\n  %s   %s", tensor_text(a, "tensor", loss), tensor_text(b, "gradient", grad));
+      return fail(DLV3_ERR_SHAPE, "backward: the gradient must have the sizes and dtype of the tensor\n  %s   %s",
+                  tensor_text(a, "tensor", loss), tensor_text(b, "gradient", grad));
     *g = tensor_retain(grad);
     return DLV3_OK;
   }
-  if (numel(loss) != 1) return fail(DLV3_ERR_AUTOGRAD, "backward: the tensor must have one element, or a gradient must be given\n  %s", tensor_text(a, "tensor", loss));
+  if (numel(loss) != 1)
+    return fail(DLV3_ERR_AUTOGRAD, "backward: the tensor must have one element, or a gradient must be given\n  %s",
+                tensor_text(a, "tensor", loss));
   fill__attr one = {1};
   TRY(tensor_new(g, loss->dtype, loss->ndim, loss->size, loss->st->device));
   return op_run(OP_fill_, IN(*g), &one, NULL);
@@ -329,7 +353,9 @@ static status first_gradient(tensor **g, tensor *loss, tensor *grad) {
 DLV3_API dlv3_status dlv3_backward_begin(dlv3_backward_run **out, dlv3_tensor *loss, dlv3_tensor *grad) {
   char text[TEXT];
   if (!loss->node && !loss->requires_grad)
-    return fail(DLV3_ERR_AUTOGRAD, "backward: nothing it was computed from requires grad, or it was computed under no_grad\n  %s", tensor_text(text, "tensor", loss));
+    return fail(DLV3_ERR_AUTOGRAD,
+                "backward: nothing it was computed from requires grad, or it was computed under no_grad\n  %s",
+                tensor_text(text, "tensor", loss));
   tensor *g = NULL;
   dlv3_backward_run *run = calloc(1, sizeof *run);
   if (!run) return fail(DLV3_ERR_OOM, "backward: out of memory");
@@ -338,22 +364,30 @@ DLV3_API dlv3_status dlv3_backward_begin(dlv3_backward_run **out, dlv3_tensor *l
   if (st == DLV3_OK && loss->node) {
     node *n = loss->node;
     for (int64_t i = 0; i < run->n; i++)
-      for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) tensor_drop(run->nodes[i]->grad_out[k]), run->nodes[i]->grad_out[k] = NULL;
+      for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++)
+        tensor_drop(run->nodes[i]->grad_out[k]), run->nodes[i]->grad_out[k] = NULL;
     n->grad_out[loss->node_out] = g;
-  } else if (st == DLV3_OK) st = add_to_leaf(loss, g);
-  else tensor_drop(g);
-  if (st == DLV3_OK) *out = run;
-  else dlv3_backward_end(run);
+  } else if (st == DLV3_OK)
+    st = add_to_leaf(loss, g);
+  else
+    tensor_drop(g);
+  if (st == DLV3_OK)
+    *out = run;
+  else
+    dlv3_backward_end(run);
   return st;
 }
 
 static status check_saved(const node *n, const saved *s, const char *name) {
   const char *op = n->op == OP_COUNT ? "Function" : op_table[n->op].name;
   if (!s->t) return DLV3_OK;
-  if (!storage_alive(s->t->st)) return fail(DLV3_ERR_RELEASED, "backward of %s: %s, which it saved, was released or its scope ended", op, name);
+  if (!storage_alive(s->t->st))
+    return fail(DLV3_ERR_RELEASED, "backward of %s: %s, which it saved, was released or its scope ended", op, name);
   int64_t now = storage_version(s->t->st);
   if (now == s->version) return DLV3_OK;
-  return fail(DLV3_ERR_AUTOGRAD, "backward of %s: %s was changed in place after it was saved (version %lld, saved at %lld); clone it before the change",
+  return fail(DLV3_ERR_AUTOGRAD,
+              "backward of %s: %s was changed in place after it was saved (version %lld, saved at %lld); clone it "
+              "before the change",
               op, name, (long long)now, (long long)s->version);
 }
 
@@ -372,10 +406,12 @@ static status deliver(node *n, tensor **grad_x) {
     const spec *s = &n->in_spec[i];
     if (g->dtype != s->dtype || g->ndim != s->ndim || memcmp(g->size, s->size, (size_t)s->ndim * sizeof *s->size)) {
       char have[TEXT], want[TEXT];
-      st = fail(DLV3_ERR_AUTOGRAD, "backward of %s: the gradient of input %d is %s, the input is %s %s", n->op == OP_COUNT ? "a Function" : op_table[n->op].name,
-                (int)i + 1, tensor_text(have, "", g), sizes_text(want, s->ndim, s->size), dtype_name(s->dtype));
+      st = fail(DLV3_ERR_AUTOGRAD, "backward of %s: the gradient of input %d is %s, the input is %s %s",
+                n->op == OP_COUNT ? "a Function" : op_table[n->op].name, (int)i + 1, tensor_text(have, "", g),
+                sizes_text(want, s->ndim, s->size), dtype_name(s->dtype));
       tensor_drop(g);
-    } else st = e->leaf ? add_to_leaf(e->leaf, g) : add_to(&e->node->grad_out[e->out], g);
+    } else
+      st = e->leaf ? add_to_leaf(e->leaf, g) : add_to(&e->node->grad_out[e->out], g);
   }
   return st;
 }
@@ -393,7 +429,9 @@ static status saved_input(const node *n, int32_t i, tensor **out) {
   node *maker = n->in[i].remade ? n->edges[i].node : NULL;
   *out = n->in[i].t;
   if (!maker) return DLV3_OK;
-  if (maker->done) return fail(DLV3_ERR_AUTOGRAD, "backward: a backward pass inside of this one has freed what %s needs", op_table[n->op].name);
+  if (maker->done)
+    return fail(DLV3_ERR_AUTOGRAD, "backward: a backward pass inside of this one has freed what %s needs",
+                op_table[n->op].name);
   if (!maker->remade) {
     TRY(check_all_saved(maker));
     status st = remake(maker, &maker->remade);
@@ -407,7 +445,8 @@ static status run_rule(node *n) {
   const op_info *info = &op_table[n->op];
   tensor *in[DLV3_MAX_INPUTS], *grad_x[DLV3_MAX_INPUTS] = {0};
   bool needs[DLV3_MAX_INPUTS];
-  backward_call b = {.n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
+  backward_call b = {
+      .n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
   tensor_drop(n->remade), n->remade = NULL; /* whoever needed it has run */
   TRY(check_all_saved(n));
   for (int32_t i = 0; i < n->n_in; i++) {
@@ -421,7 +460,8 @@ static status run_rule(node *n) {
   return fail_more(st, "\n  in the backward pass of %s", info->name);
 }
 
-DLV3_API dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads, int32_t *n_grads) {
+DLV3_API dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads,
+                                        int32_t *n_grads) {
   if (run->waiting) return fail(DLV3_ERR_INTERNAL, "backward: the gradients of a Function were not given");
   for (; run->at < run->n; run->at++) {
     node *n = run->nodes[run->at];
@@ -448,7 +488,9 @@ DLV3_API dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_
 DLV3_API dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *const *grads, int32_t n_grads) {
   if (!run->waiting) return fail(DLV3_ERR_INTERNAL, "backward: no Function is waiting for gradients");
   node *n = run->nodes[run->at];
-  if (n_grads != n->n_in) return fail(DLV3_ERR_AUTOGRAD, "Function: backward must return one gradient (or nil) an input: %d, not %d", (int)n->n_in, (int)n_grads);
+  if (n_grads != n->n_in)
+    return fail(DLV3_ERR_AUTOGRAD, "Function: backward must return one gradient (or nil) an input: %d, not %d",
+                (int)n->n_in, (int)n_grads);
   tensor *owned[DLV3_MAX_INPUTS];
   for (int32_t i = 0; i < n_grads; i++) owned[i] = grads[i] ? tensor_retain(grads[i]) : NULL;
   bool before = grad_enabled;
@@ -461,7 +503,9 @@ DLV3_API dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *con
   return st;
 }
 
-DLV3_API int32_t dlv3_backward_inputs(const dlv3_backward_run *run) { return run->waiting ? run->nodes[run->at]->n_in : 0; }
+DLV3_API int32_t dlv3_backward_inputs(const dlv3_backward_run *run) {
+  return run->waiting ? run->nodes[run->at]->n_in : 0;
+}
 
 DLV3_API void dlv3_backward_end(dlv3_backward_run *run) {
   if (!run) return;

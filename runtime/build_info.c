@@ -1,4 +1,5 @@
-/* build_info.c - the version, and what this binary was built with. Kernels add the lines of their own libraries. */
+/* build_info.c - the version, and what this binary was built with. Kernels add the lines of their
+ * own libraries. */
 #include "core.h"
 
 #include <stdio.h>
@@ -19,7 +20,8 @@ DLV3_API const char *dlv3_version(void) { return "0.1.0"; }
 static const char *cpu_features(void) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return __builtin_cpu_supports("avx512vnni") ? "avx512 vnni" : "avx512";
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
+    return __builtin_cpu_supports("avx512vnni") ? "avx512 vnni" : "avx512";
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2 fma";
   return "sse2: dlv3 is slow here";
 #else

@@ -1,9 +1,10 @@
-/* choices.c - what kernels found out by timing, kept for later runs: text files of the user's, a line a choice, "key TAB
- * value". A key says all that the choice depends on.
+/* choices.c - what kernels found out by timing, kept for later runs: text files of the user's, a
+ * line a choice, "key TAB value". A key says all that the choice depends on.
  *
- * A file called NAME is DLV3_CACHE/NAME, else $XDG_CACHE_HOME/dlv3/NAME, else ~/.cache/dlv3/NAME. It saves time and nothing
- * else: what is not there, can not be read or written, or has another form counts as nothing, and nobody is told. What a
- * value means is its reader's to check. It is written by file.c, so that other processes see the old or the new one. */
+ * A file called NAME is DLV3_CACHE/NAME, else $XDG_CACHE_HOME/dlv3/NAME, else ~/.cache/dlv3/NAME.
+ * It saves time and nothing else: what is not there, can not be read or written, or has another
+ * form counts as nothing, and nobody is told. What a value means is its reader's to check. It is
+ * written by file.c, so that other processes see the old or the new one. */
 #include "backend.h"
 
 #include <stdio.h>
@@ -19,9 +20,12 @@ static const char head[] = "# Choices that dlv3 made by timing. A line that is t
 static bool find_folder(char *folder, size_t n) {
   const char *own = getenv("DLV3_CACHE"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   int used = -1;
-  if (own && *own) used = snprintf(folder, n, "%s", own);
-  else if (cache && *cache == '/') used = snprintf(folder, n, "%s/dlv3", cache); /* a relative one does not count, says its standard */
-  else if (home && *home == '/') used = snprintf(folder, n, "%s/.cache/dlv3", home);
+  if (own && *own)
+    used = snprintf(folder, n, "%s", own);
+  else if (cache && *cache == '/')
+    used = snprintf(folder, n, "%s/dlv3", cache); /* a relative one does not count, says its standard */
+  else if (home && *home == '/')
+    used = snprintf(folder, n, "%s/.cache/dlv3", home);
   return used > 0 && (size_t)used < n;
 }
 
@@ -51,9 +55,10 @@ static bool plain(const char *text) {
   return *text != 0;
 }
 
-/* The next choice behind *at, cut out of the text in place; false at the end. Lines of another form are passed over. */
+/* The next choice behind *at, cut out of the text in place; false at the end. Lines of another form
+ * are passed over. */
 static bool next_choice(char **at, char **key, char **value) {
-  for (char *end; (end = strchr(*at, '\n')); ) {
+  for (char *end; (end = strchr(*at, '\n'));) {
     char *line = *at, *tab = memchr(line, '\t', (size_t)(end - line));
     *end = 0, *at = end + 1;
     if (!tab) continue;
@@ -66,7 +71,8 @@ static bool next_choice(char **at, char **key, char **value) {
 bool choice_find(char *value, size_t n, const char *file, const char *key) {
   char folder[MOST_PATH], path[MOST_PATH], *k, *v;
   bool found = false;
-  char *text = find_folder(folder, sizeof folder) && find_path(path, sizeof path, folder, file) ? text_of(path) : NULL, *at = text;
+  char *text = find_folder(folder, sizeof folder) && find_path(path, sizeof path, folder, file) ? text_of(path) : NULL,
+       *at = text;
   while (text && !found && next_choice(&at, &k, &v)) found = !strcmp(k, key) && (size_t)snprintf(value, n, "%s", v) < n;
   free(text);
   return found;
@@ -79,8 +85,8 @@ static status put_choice(dlv3_file *f, const char *key, const char *value) {
   return dlv3_file_write(f, "\n", 1);
 }
 
-/* Opens the file's successor. Who has it open is alone, so that no process writes over what another adds; it takes
- * milliseconds, which are waited for, unless that was in vain once. */
+/* Opens the file's successor. Who has it open is alone, so that no process writes over what another
+ * adds; it takes milliseconds, which are waited for, unless that was in vain once. */
 static bool open_successor(dlv3_file **f, const char *path) {
   static int32_t tries = 300;
   const struct timespec moment = {0, 2000000};
@@ -93,7 +99,9 @@ static bool open_successor(dlv3_file **f, const char *path) {
 void choice_keep(const char *file, const char *key, const char *value) {
   char folder[MOST_PATH], path[MOST_PATH], *k, *v;
   dlv3_file *f;
-  if (!plain(key) || !plain(value) || !find_folder(folder, sizeof folder) || !find_path(path, sizeof path, folder, file)) return;
+  if (!plain(key) || !plain(value) || !find_folder(folder, sizeof folder)
+      || !find_path(path, sizeof path, folder, file))
+    return;
   if (dlv3_make_dir(folder) != DLV3_OK || access(folder, W_OK) || !open_successor(&f, path)) return;
   char *text = text_of(path), *at = text;
   status st = dlv3_file_write(f, head, sizeof head - 1);

@@ -1,8 +1,10 @@
-/* crc.c - CRC-32 as zip has it: zlib's, or several times as fast by carry-less multiplication where the processor has it.
+/* crc.c - CRC-32 as zip has it: zlib's, or several times as fast by carry-less multiplication where
+ * the processor has it.
  *
- * Gopal et al., "Fast CRC computation for generic polynomials using PCLMULQDQ instruction", Intel 2009: lanes of 128 bits are
- * folded over 1024 bits a step, then into one, which a Barrett reduction brings to 32 bits. The constants for a distance of d
- * bits are x^(d+32) and x^(d-32) modulo the polynomial, bit-reflected and shifted by one. */
+ * Gopal et al., "Fast CRC computation for generic polynomials using PCLMULQDQ instruction", Intel
+ * 2009: lanes of 128 bits are folded over 1024 bits a step, then into one, which a Barrett
+ * reduction brings to 32 bits. The constants for a distance of d bits are x^(d+32) and x^(d-32)
+ * modulo the polynomial, bit-reflected and shifted by one. */
 #include "core.h"
 
 #include <zlib.h>
@@ -56,7 +58,8 @@ CLMUL static uint32_t crc_by_folding(uint32_t crc, const uint8_t *p, size_t n) {
   __m128i lane[LANES];
   for (int i = 0; i < LANES; i++) lane[i] = load(p + 16 * i);
   lane[0] = _mm_xor_si128(lane[0], _mm_cvtsi32_si128((int)crc));
-  (__builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("avx2") ? fold_steps_wide : fold_steps)(lane, p + STEP, n - STEP);
+  (__builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("avx2") ? fold_steps_wide
+                                                                          : fold_steps)(lane, p + STEP, n - STEP);
   __m128i a = lane[0], b;
   for (int i = 1; i < LANES; i++) a = fold(a, by_128, lane[i]);
   a = _mm_xor_si128(_mm_srli_si128(a, 8), _mm_clmulepi64_si128(a, by_128, 0x10));
@@ -83,4 +86,6 @@ uint32_t crc_of(uint32_t crc, const void *bytes, int64_t n_bytes) {
   return (uint32_t)crc32_z(crc, p, n);
 }
 
-uint32_t crc_joined(uint32_t first, uint32_t second, int64_t second_bytes) { return (uint32_t)crc32_combine(first, second, (z_off_t)second_bytes); }
+uint32_t crc_joined(uint32_t first, uint32_t second, int64_t second_bytes) {
+  return (uint32_t)crc32_combine(first, second, (z_off_t)second_bytes);
+}

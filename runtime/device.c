@@ -1,7 +1,9 @@
-/* device.c - the devices there are, by number and by name: 0 is the cpu, 1 is cuda:0, 2 is cuda:1, ...
+/* device.c - the devices there are, by number and by name: 0 is the cpu, 1 is cuda:0, 2 is cuda:1,
+ * ...
  *
- * The cuda devices come from libdlv3_cuda.so, which is opened the first time somebody asks for one. One program runs with
- * and without it; what is missing (the library, one of those it needs, the driver, a device) is kept as a sentence. */
+ * The cuda devices come from libdlv3_cuda.so, which is opened the first time somebody asks for one.
+ * One program runs with and without it; what is missing (the library, one of those it needs, the
+ * driver, a device) is kept as a sentence. */
 #include "backend.h"
 
 #include <dlfcn.h>
@@ -17,9 +19,10 @@ static int32_t n_cuda;
 static bool tried;
 static char reason[700], chosen_library[512];
 
-/* -- TF32, the timing of engines --------------------------------------------------------------------------- */
+/* -- TF32, the timing of engines --------------------------------------------------------------- */
 
-/* Wishes about kernels that may be opened later, or never; the environment's until somebody says otherwise. */
+/* Wishes about kernels that may be opened later, or never; the environment's until somebody says
+ * otherwise. */
 static int32_t tf32 = -1, benchmark = -1;
 
 static bool wished(int32_t *wish, const char *variable, bool otherwise) {
@@ -36,7 +39,7 @@ bool cudnn_benchmark(void) { return wished(&benchmark, "DLV3_CUDNN_BENCHMARK", f
 DLV3_API int32_t dlv3_cudnn_benchmark(void) { return cudnn_benchmark(); }
 DLV3_API void dlv3_set_cudnn_benchmark(int32_t on) { benchmark = on != 0; }
 
-/* -- The library ------------------------------------------------------------------------------------------- */
+/* -- The library ------------------------------------------------------------------------------- */
 
 /* The folder of the program, without a slash at its end. */
 static void program_folder(char *folder, size_t n) {
@@ -46,7 +49,8 @@ static void program_folder(char *folder, size_t n) {
   if (slash) *slash = 0;
 }
 
-/* Where it was asked for, beside the program, in the build, or where `make install` puts it. NULL: nowhere. */
+/* Where it was asked for, beside the program, in the build, or where `make install` puts it. NULL:
+ * nowhere. */
 static const char *find_library(char *path, size_t n) {
   static const char *const places[] = {"", "/build", "/../lib/dlv3"};
   char folder[400];
@@ -60,17 +64,22 @@ static const char *find_library(char *path, size_t n) {
   return NULL;
 }
 
-static const runtime_api api = {DLV3_BACKEND_ABI, fail, fail_call, declined, storage_new, storage_drop, tensor_text, tf32_allowed, cudnn_benchmark, choice_find, choice_keep, ran_by};
+static const runtime_api api = {DLV3_BACKEND_ABI, fail,         fail_call,       declined,    storage_new, storage_drop,
+                                tensor_text,      tf32_allowed, cudnn_benchmark, choice_find, choice_keep, ran_by};
 
 static status open_library(void) {
   char path[512];
-  if (!find_library(path, sizeof path)) return fail(DLV3_ERR_DEVICE, "this build of dlv3 has no CUDA part (libdlv3_cuda.so is not there: nvcc was not found, or make CUDA=0)");
+  if (!find_library(path, sizeof path))
+    return fail(
+        DLV3_ERR_DEVICE,
+        "this build of dlv3 has no CUDA part (libdlv3_cuda.so is not there: nvcc was not found, or make CUDA=0)");
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return fail(DLV3_ERR_DEVICE, "%s can not be opened: %s", path, dlerror());
   dlv3_backend_open_fn *open_backend;
   *(void **)&open_backend = dlsym(library, "dlv3_backend_open"); /* an object pointer, by POSIX, holds a function's */
   const backend *b = open_backend ? open_backend(&api, DLV3_BACKEND_ABI) : NULL;
-  if (!b || b->abi != DLV3_BACKEND_ABI) return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3; build both anew", path);
+  if (!b || b->abi != DLV3_BACKEND_ABI)
+    return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3; build both anew", path);
   cuda = b;
   int32_t n = 0;
   TRY(b->probe(&n));
@@ -104,7 +113,7 @@ DLV3_API const char *dlv3_cuda_state(void) {
   return text;
 }
 
-/* -- Devices ----------------------------------------------------------------------------------------------- */
+/* -- Devices ----------------------------------------------------------------------------------- */
 
 bool device_known(int32_t device) { return device >= 0 && device <= n_cuda; }
 const backend *backend_of(int32_t device) { return device == 0 ? &cpu_backend : cuda; }
@@ -125,13 +134,19 @@ DLV3_API dlv3_status dlv3_device_find(int32_t *device, const char *name) {
   if (!strcmp(name, "auto")) return open_cuda(), *device = n_cuda ? 1 : 0, DLV3_OK;
   bool plain = !strcmp(name, "cuda");
   char *end = NULL;
-  long index = plain ? 0 : !strncmp(name, "cuda:", 5) && name[5] >= '0' && name[5] <= '9' ? strtol(name + 5, &end, 10) : -1;
-  if (index < 0 || (!plain && *end)) return fail(DLV3_ERR_DEVICE, "no device is called '%.40s' (there are: cpu, cuda, cuda:0, cuda:1, ..., and auto: a GPU where there is one)", name);
+  long index = plain                                                            ? 0
+               : !strncmp(name, "cuda:", 5) && name[5] >= '0' && name[5] <= '9' ? strtol(name + 5, &end, 10)
+                                                                                : -1;
+  if (index < 0 || (!plain && *end))
+    return fail(
+        DLV3_ERR_DEVICE,
+        "no device is called '%.40s' (there are: cpu, cuda, cuda:0, cuda:1, ..., and auto: a GPU where there is one)",
+        name);
   open_cuda();
   if (!n_cuda) return fail(DLV3_ERR_DEVICE, "device '%.40s' is not available: %s; use 'cpu'", name, reason);
   if (index >= n_cuda)
-    return fail(DLV3_ERR_DEVICE, "device '%.40s' does not exist: there %s %d, %s", name, n_cuda == 1 ? "is" : "are", (int)n_cuda,
-                n_cuda == 1 ? "cuda:0" : "counted from cuda:0");
+    return fail(DLV3_ERR_DEVICE, "device '%.40s' does not exist: there %s %d, %s", name, n_cuda == 1 ? "is" : "are",
+                (int)n_cuda, n_cuda == 1 ? "cuda:0" : "counted from cuda:0");
   *device = (int32_t)index + 1;
   return DLV3_OK;
 }

@@ -3,7 +3,8 @@
  *   check handles and devices -> promote dtypes -> infer -> make inputs dense -> allocate outputs
  *     -> first implementation that does not decline -> versions -> tape
  *
- * Backward rules and the optimiser come this way too (op_run), so that one place can profile, check, record, replay. */
+ * Backward rules and the optimiser come this way too (op_run), so that one place can profile,
+ * check, record, replay. */
 #include "backend.h"
 
 #include <stdarg.h>
@@ -18,7 +19,7 @@ static bool sync_each; /* DLV3_SYNC=1: an error of a kernel comes out at its own
 static char forced_impl[32];
 static int64_t preference;
 static const char *chosen[OP_COUNT];
-static int64_t engines[OP_COUNT]; /* beside chosen */
+static int64_t engines[OP_COUNT];    /* beside chosen */
 static _Thread_local int64_t engine; /* of the implementation that runs */
 
 DLV3_API dlv3_status dlv3_set_impl(const char *name) {
@@ -43,7 +44,9 @@ status before_kernel(int32_t device) {
   const backend *b = backend_of(device);
   return b->check && !capturing() ? b->check(device) : DLV3_OK;
 }
-status after_kernel(int32_t device) { return device && ops_apart() && !capturing() ? backend_of(device)->sync(device) : DLV3_OK; }
+status after_kernel(int32_t device) {
+  return device && ops_apart() && !capturing() ? backend_of(device)->sync(device) : DLV3_OK;
+}
 
 status declined(const char *why) {
   declined_reason = why;
@@ -68,7 +71,7 @@ DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device) {
   return text;
 }
 
-/* -- Messages ---------------------------------------------------------------------------------------------- */
+/* -- Messages ---------------------------------------------------------------------------------- */
 
 const char *call_text(char *buf, size_t n, const op_call *c) {
   char one[TEXT];
@@ -77,8 +80,10 @@ const char *call_text(char *buf, size_t n, const op_call *c) {
   for (int32_t i = 0; i < c->n_in && i < 12; i++) {
     char name[24];
     if (!c->in[i]) continue;
-    if (c->info->variadic) snprintf(name, sizeof name, "%d:", (int)i + 1);
-    else snprintf(name, sizeof name, "%s", c->info->in_name[i]);
+    if (c->info->variadic)
+      snprintf(name, sizeof name, "%d:", (int)i + 1);
+    else
+      snprintf(name, sizeof name, "%s", c->info->in_name[i]);
     used += snprintf(buf + used, n - (size_t)used, "%s%s", used ? "   " : "", tensor_text(one, name, c->in[i]));
     if ((size_t)used + 200 > n) return buf;
   }
@@ -97,17 +102,20 @@ status fail_call(const op_call *c, status code, const char *format, ...) {
 
 status check_ndim(const op_call *c, int32_t i, int32_t ndim) {
   if (c->in[i]->ndim == ndim) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must have %d dimensions, it has %d", c->info->in_name[i], (int)ndim, (int)c->in[i]->ndim);
+  return fail_call(c, DLV3_ERR_SHAPE, "%s must have %d dimensions, it has %d", c->info->in_name[i], (int)ndim,
+                   (int)c->in[i]->ndim);
 }
 
 status check_float(const op_call *c, int32_t i) {
   if (is_float(c->in[i]->dtype)) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be a float tensor (f16, bf16, f32, f64), it is %s", c->info->in_name[i], dtype_name(c->in[i]->dtype));
+  return fail_call(c, DLV3_ERR_DTYPE, "%s must be a float tensor (f16, bf16, f32, f64), it is %s", c->info->in_name[i],
+                   dtype_name(c->in[i]->dtype));
 }
 
 status check_dtype(const op_call *c, int32_t i, int32_t dtype) {
   if (c->in[i]->dtype == dtype) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s, it is %s", c->info->in_name[i], dtype_name(dtype), dtype_name(c->in[i]->dtype));
+  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s, it is %s", c->info->in_name[i], dtype_name(dtype),
+                   dtype_name(c->in[i]->dtype));
 }
 
 status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size) {
@@ -120,12 +128,13 @@ status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *siz
 status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim) {
   int64_t a = *axis < 0 ? *axis + ndim : *axis;
   if (a < 0 || a >= ndim)
-    return fail_call(c, DLV3_ERR_ARG, "no axis %lld in a tensor of %d dimensions", (long long)(*axis < 0 ? *axis : *axis + 1), (int)ndim);
+    return fail_call(c, DLV3_ERR_ARG, "no axis %lld in a tensor of %d dimensions",
+                     (long long)(*axis < 0 ? *axis : *axis + 1), (int)ndim);
   *axis = a;
   return DLV3_OK;
 }
 
-/* -- The steps --------------------------------------------------------------------------------------------- */
+/* -- The steps --------------------------------------------------------------------------------- */
 
 static bool wants_grad(const tensor *t) { return t && (t->requires_grad || t->node); }
 
@@ -141,19 +150,27 @@ static status check_inputs(const op_call *c) {
       if (!info->variadic && (info->in_optional >> i & 1)) continue;
       return fail(DLV3_ERR_ARG, "%s: the tensor %s is missing", info->name, name);
     }
-    if (!storage_alive(t->st)) return fail_call(c, DLV3_ERR_RELEASED, "%s was released, by release() or when its scope ended", name);
+    if (!storage_alive(t->st))
+      return fail_call(c, DLV3_ERR_RELEASED, "%s was released, by release() or when its scope ended", name);
     if (device < 0) device = t->st->device;
-    if (t->st->device != device) return fail_call(c, DLV3_ERR_DEVICE, "the tensors are on several devices; move them with x:to(device)");
+    if (t->st->device != device)
+      return fail_call(c, DLV3_ERR_DEVICE, "the tensors are on several devices; move them with x:to(device)");
     if (!(info->flags & PACKED && i == 1)) TRY(storage_restore(t->st));
     if (!info->variadic && (info->in_place >> i & 1) && dlv3_grad_enabled() && wants_grad(t))
-      return fail_call(c, DLV3_ERR_AUTOGRAD, "%s requires grad and can not be changed in place; use the op without '_', detach(), or dlv3.no_grad", name);
+      return fail_call(
+          c, DLV3_ERR_AUTOGRAD,
+          "%s requires grad and can not be changed in place; use the op without '_', detach(), or dlv3.no_grad", name);
     if (info->in_place && !info->n_out && dlv3_grad_enabled() && wants_grad(t)) /* its gradient would be lost */
-      return fail_call(c, DLV3_ERR_AUTOGRAD, "%s requires grad, and what is written into another tensor leaves the tape; use the op without '_', detach(), or dlv3.no_grad", name);
+      return fail_call(c, DLV3_ERR_AUTOGRAD,
+                       "%s requires grad, and what is written into another tensor leaves the tape; use the op without "
+                       "'_', detach(), or dlv3.no_grad",
+                       name);
   }
   return DLV3_OK;
 }
 
-/* Casts the inputs of a PROMOTE op to their common dtype; the casts are on the tape. owned: what to drop afterwards. */
+/* Casts the inputs of a PROMOTE op to their common dtype; the casts are on the tape. owned: what to
+ * drop afterwards. */
 static status promote(op_call *c, tensor **owned) {
   int32_t dtype = -1;
   for (int32_t i = 0; i < c->n_in; i++)
@@ -167,12 +184,15 @@ static status promote(op_call *c, tensor **owned) {
   return DLV3_OK;
 }
 
-/* Dense copies for kernels that want them; not on the tape, since they change nothing but the layout. */
+/* Dense copies for kernels that want them; not on the tape, since they change nothing but the
+ * layout. */
 static status densify(op_call *c, tensor **owned) {
   bool grad = dlv3_grad_enabled();
   for (int32_t i = 0; i < c->n_in; i++) {
     if (!c->in[i] || is_dense(c->in[i])) continue;
-    if (c->info->in_place >> i & 1) return fail_call(c, DLV3_ERR_ARG, "%s is changed in place and must be dense; it is a strided view", c->info->in_name[i]);
+    if (c->info->in_place >> i & 1)
+      return fail_call(c, DLV3_ERR_ARG, "%s is changed in place and must be dense; it is a strided view",
+                       c->info->in_name[i]);
     tensor *dense;
     dlv3_set_grad_enabled(false);
     status st = op_run(OP_contiguous, IN(c->in[i]), NULL, &dense);
@@ -183,7 +203,8 @@ static status densify(op_call *c, tensor **owned) {
   return DLV3_OK;
 }
 
-/* True where two positions of t may be one element: axes from the smallest stride on must step over all before them. */
+/* True where two positions of t may be one element: axes from the smallest stride on must step over
+ * all before them. */
 static bool overlaps_itself(const tensor *t) {
   int64_t reach = 0;
   if (numel(t) < 2) return false;
@@ -216,14 +237,18 @@ static bool overlap(const tensor *x, const tensor *y) {
   return !same;
 }
 
-/* What is changed in place must not be read through another window on the way: such operands are copied first. */
+/* What is changed in place must not be read through another window on the way: such operands are
+ * copied first. */
 static status separate(op_call *c, tensor **owned) {
   bool grad = dlv3_grad_enabled();
   for (int32_t i = 0; i < c->n_in; i++) {
     const tensor *x = c->in[i];
     if (!x || !(c->info->in_place >> i & 1)) continue;
     if (overlaps_itself(x))
-      return fail_call(c, DLV3_ERR_ARG, "%s is changed in place, but some of its elements are the same memory (an expanded view); clone() it first", c->info->in_name[i]);
+      return fail_call(
+          c, DLV3_ERR_ARG,
+          "%s is changed in place, but some of its elements are the same memory (an expanded view); clone() it first",
+          c->info->in_name[i]);
     for (int32_t k = 0; k < c->n_in; k++) {
       if (k == i || !c->in[k] || c->info->in_place >> k & 1 || !overlap(x, c->in[k])) continue;
       tensor *copy;
@@ -290,7 +315,9 @@ static status run_impls(op_call *c) {
   }
   for (const impl *i = list; i->run && st == DLV3_DECLINED; i++)
     if (i != forced) st = run_impl(c, i, device);
-  return st == DLV3_DECLINED ? fail_call(c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason) : st;
+  return st == DLV3_DECLINED ? fail_call(
+             c, DLV3_ERR_DTYPE, "no implementation takes these tensors (the last declined: %s)", declined_reason)
+                             : st;
 }
 
 /* While a program is recorded the call is noted instead, and its outputs are promises (record.c). */
@@ -328,7 +355,8 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
   tensor *inputs[DLV3_MAX_INPUTS], *owned[DLV3_MAX_INPUTS];
   dlv3_attr slots[DLV3_MAX_SLOTS];
   op_info *info = &op_table[op];
-  if (n_in < 0 || n_in > DLV3_MAX_INPUTS) return fail(DLV3_ERR_ARG, "%s: %d tensors at once, at most %d", info->name, (int)n_in, DLV3_MAX_INPUTS);
+  if (n_in < 0 || n_in > DLV3_MAX_INPUTS)
+    return fail(DLV3_ERR_ARG, "%s: %d tensors at once, at most %d", info->name, (int)n_in, DLV3_MAX_INPUTS);
   if (info->attr_slots && !attr) return fail(DLV3_ERR_INTERNAL, "%s: called without its attributes", info->name);
   memcpy(inputs, in, (size_t)n_in * sizeof *in);
   memset(owned, 0, (size_t)n_in * sizeof *owned);
@@ -339,13 +367,16 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
   status st = run_call(&c, owned);
   for (int32_t i = 0; i < n_in; i++) tensor_drop(owned[i]);
   for (int32_t i = 0; i < c.n_out; i++) {
-    if (st == DLV3_OK && out) out[i] = c.out[i];
-    else tensor_drop(c.out[i]);
+    if (st == DLV3_OK && out)
+      out[i] = c.out[i];
+    else
+      tensor_drop(c.out[i]);
   }
   return st;
 }
 
-DLV3_API dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr, dlv3_tensor **out) {
+DLV3_API dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr,
+                               dlv3_tensor **out) {
   if (op < 0 || op >= OP_COUNT) return fail(DLV3_ERR_ARG, "no op has the number %d", (int)op);
   return op_run(op, in, n_in, attr, out);
 }

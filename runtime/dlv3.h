@@ -1,10 +1,13 @@
-/* dlv3.h - the public surface of the runtime: opaque handles, status codes, no callbacks, no globals to set.
+/* dlv3.h - the public surface of the runtime: opaque handles, status codes, no callbacks, no
+ * globals to set.
  *
  * Every function that can fail returns dlv3_status; the reason is dlv3_last_error(), per thread.
- * Result pointers come first. Strings that go in are NUL-terminated UTF-8; sizes are in elements unless they say bytes.
+ * Result pointers come first. Strings that go in are NUL-terminated UTF-8; sizes are in elements
+ * unless they say bytes.
  *
- * LuaJIT parses this file too (the build preprocesses it with DLV3_CDEF and embeds the text), so it keeps to
- * declarations: enums for constants, fixed-size ints, no by-value aggregates, no function pointers, no varargs. */
+ * LuaJIT parses this file too (the build preprocesses it with DLV3_CDEF and embeds the text), so it
+ * keeps to declarations: enums for constants, fixed-size ints, no by-value aggregates, no function
+ * pointers, no varargs. */
 #ifndef DLV3_H
 #define DLV3_H
 
@@ -43,214 +46,248 @@ enum {
 };
 
 enum { /* promotion order: the larger of two is the common dtype, bf16 with f16 gives f32 */
-  DLV3_BOOL = 0,
-  DLV3_U8,
-  DLV3_I32,
-  DLV3_I64,
-  DLV3_F16,
-  DLV3_BF16,
-  DLV3_F32,
-  DLV3_F64,
-  DLV3_DTYPES
+       DLV3_BOOL = 0,
+       DLV3_U8,
+       DLV3_I32,
+       DLV3_I64,
+       DLV3_F16,
+       DLV3_BF16,
+       DLV3_F32,
+       DLV3_F64,
+       DLV3_DTYPES
 };
 
 enum { DLV3_MAX_DIMS = 8, DLV3_MAX_INPUTS = 128, DLV3_MAX_OUTPUTS = 4, DLV3_MAX_SLOTS = 48 };
 
-/* One 8-byte attribute slot. The attribute struct of an op is an array of these: see runtime/ops.def. */
-typedef union { int64_t i; double f; } dlv3_attr;
+/* One 8-byte attribute slot. The attribute struct of an op is an array of these: see
+ * runtime/ops.def. */
+typedef union {
+  int64_t i;
+  double f;
+} dlv3_attr;
 
-/* -- Errors, build, devices ------------------------------------------------------------------------------- */
+/* -- Errors, build, devices -------------------------------------------------------------------- */
 
 DLV3_API const char *dlv3_last_error(void);
-/* s with control characters (but newline and tab), changes of direction and what is no UTF-8 as \xNN; as much as fits into room bytes with
- * a 0 at the end (4 n + 1 are enough for all). Returns the bytes before that. */
+/* s with control characters (but newline and tab), changes of direction and what is no UTF-8 as
+ * \xNN; as much as fits into room bytes with a 0 at the end (4 n + 1 are enough for all). Returns
+ * the bytes before that. */
 DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t n);
-DLV3_API const char *dlv3_version(void);       /* "0.1.0"                                             */
-DLV3_API const char *dlv3_build_info(void);    /* one line a library: what this binary was built with */
-DLV3_API int32_t     dlv3_device_count(void);  /* devices are numbered from 0; 0 is the cpu, 1 is cuda:0; looks for them */
-DLV3_API int32_t     dlv3_device_open_count(void); /* those in use so far: does not look             */
-DLV3_API const char *dlv3_device_name(int32_t device);                /* "cpu", "cuda:0"               */
-DLV3_API DLV3_MUST dlv3_status dlv3_device_find(int32_t *device, const char *name); /* 'cuda' is cuda:0; 'auto' is it where there is one */
-DLV3_API DLV3_MUST dlv3_status dlv3_device_sync(int32_t device);      /* waits; errors of what ran before come out here */
-DLV3_API const char *dlv3_cuda_state(void);    /* the CUDA libraries and devices, or what is missing  */
-DLV3_API DLV3_MUST dlv3_status dlv3_cuda_library(const char *path);   /* another libdlv3_cuda.so, while none has a device */
-DLV3_API int32_t     dlv3_tf32_allowed(void);  /* whether f32 convolutions on a GPU may use TF32; DLV3_TF32 at first */
-DLV3_API void        dlv3_allow_tf32(int32_t allow);
-DLV3_API int32_t     dlv3_cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing; DLV3_CUDNN_BENCHMARK at first */
-DLV3_API void        dlv3_set_cudnn_benchmark(int32_t on);
-DLV3_API int32_t     dlv3_processors(void);    /* of the machine */
-DLV3_API double      dlv3_cpu_quota(const char *root); /* of the process's control groups, in processors; infinite: none. root: "", or where a test has its files */
-DLV3_API int32_t     dlv3_num_threads(void);
+DLV3_API const char *dlv3_version(void);    /* "0.1.0"                                             */
+DLV3_API const char *dlv3_build_info(void); /* one line a library: what this binary was built with */
+DLV3_API int32_t dlv3_device_count(void);   /* devices are numbered from 0; 0 is the cpu, 1 is cuda:0; looks for them */
+DLV3_API int32_t dlv3_device_open_count(void);         /* those in use so far: does not look             */
+DLV3_API const char *dlv3_device_name(int32_t device); /* "cpu", "cuda:0"               */
+DLV3_API DLV3_MUST dlv3_status
+dlv3_device_find(int32_t *device, const char *name);             /* 'cuda' is cuda:0; 'auto' is it where there is one */
+DLV3_API DLV3_MUST dlv3_status dlv3_device_sync(int32_t device); /* waits; errors of what ran before come out here */
+DLV3_API const char *dlv3_cuda_state(void); /* the CUDA libraries and devices, or what is missing  */
+DLV3_API DLV3_MUST dlv3_status
+dlv3_cuda_library(const char *path);      /* another libdlv3_cuda.so, while none has a device */
+DLV3_API int32_t dlv3_tf32_allowed(void); /* whether f32 convolutions on a GPU may use TF32; DLV3_TF32 at first */
+DLV3_API void dlv3_allow_tf32(int32_t allow);
+DLV3_API int32_t
+dlv3_cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing; DLV3_CUDNN_BENCHMARK at first */
+DLV3_API void dlv3_set_cudnn_benchmark(int32_t on);
+DLV3_API int32_t dlv3_processors(void); /* of the machine */
+/* Of the process's control groups, in processors; infinite: none. root: "", or where a test has its files. */
+DLV3_API double dlv3_cpu_quota(const char *root);
+DLV3_API int32_t dlv3_num_threads(void);
 DLV3_API DLV3_MUST dlv3_status dlv3_set_num_threads(int32_t n);
-DLV3_API void        dlv3_set_verbose(int32_t level);   /* as DLV3_VERBOSE                     */
+DLV3_API void dlv3_set_verbose(int32_t level);                  /* as DLV3_VERBOSE                     */
 DLV3_API DLV3_MUST dlv3_status dlv3_set_impl(const char *name); /* as DLV3_IMPL; "" = best first        */
-DLV3_API double      dlv3_now(void);                    /* seconds, monotonic                  */
-DLV3_API double      dlv3_measure_peak(int32_t dtype);  /* floating-point operations a second of f32 or bf16; 0: not known here */
+DLV3_API double dlv3_now(void);                                 /* seconds, monotonic                  */
+DLV3_API double dlv3_measure_peak(
+    int32_t dtype); /* floating-point operations a second of f32 or bf16; 0: not known here */
 
-/* Signals: from _catch on SIGINT only raises a flag; a second one, 0.3 s later or more, ends the process. With interrupt = 1
- * dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up (the REPL); with 0 the caller polls (training), and
- * SIGTERM, SIGHUP (unless it was ignored, as by nohup) and SIGPIPE raise the flag too. note: what the first one writes to stderr, up to 159 bytes; NULL: nothing. */
-DLV3_API void    dlv3_signals_catch(int32_t interrupt, const char *note);
+/* Signals: from _catch on SIGINT only raises a flag; a second one, 0.3 s later or more, ends the
+ * process. With interrupt = 1 dlv3_call also fails with DLV3_ERR_INTERRUPTED while the flag is up
+ * (the REPL); with 0 the caller polls (training), and SIGTERM, SIGHUP (unless it was ignored, as by
+ * nohup) and SIGPIPE raise the flag too. note: what the first one writes to stderr, up to 159
+ * bytes; NULL: nothing. */
+DLV3_API void dlv3_signals_catch(int32_t interrupt, const char *note);
 DLV3_API int32_t dlv3_signal_pending(void); /* the signal's number, 0 = none */
-DLV3_API void    dlv3_signal_clear(void);
+DLV3_API void dlv3_signal_clear(void);
 
-/* -- Tensors ---------------------------------------------------------------------------------------------- */
+/* -- Tensors ----------------------------------------------------------------------------------- */
 
 /* A new dense tensor, content undefined. Dense is row-major, but channels-last for 4 dimensions. */
-DLV3_API DLV3_MUST dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device);
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t ndim, const int64_t *size,
+                                               int32_t device);
 DLV3_API void dlv3_tensor_free(dlv3_tensor *t);    /* drops the caller's reference; never fails      */
 DLV3_API void dlv3_tensor_release(dlv3_tensor *t); /* gives the bytes back now; the handle goes stale */
 DLV3_API int32_t dlv3_tensor_released(const dlv3_tensor *t);
 DLV3_API int32_t dlv3_tensor_dtype(const dlv3_tensor *t);
 DLV3_API int32_t dlv3_tensor_device(const dlv3_tensor *t);
 DLV3_API int32_t dlv3_tensor_ndim(const dlv3_tensor *t);
-DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis);   /* axis from 0 */
+DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis); /* axis from 0 */
 DLV3_API int64_t dlv3_tensor_stride(const dlv3_tensor *t, int32_t axis);
 DLV3_API int64_t dlv3_tensor_numel(const dlv3_tensor *t);
 DLV3_API int32_t dlv3_tensor_is_dense(const dlv3_tensor *t);
-/* The content will not change any more: a kernel that keeps it in another form may give the plain bytes back to the system. */
+/* The content will not change any more: a kernel that keeps it in another form may give the plain
+ * bytes back to the system. */
 DLV3_API void dlv3_tensor_freeze(dlv3_tensor *t);
 DLV3_API int64_t dlv3_tensor_version(const dlv3_tensor *t); /* moves with every in-place change of the storage */
-/* Host copies in logical row-major order, converted: f64 for any dtype (exact but for i64 above 2^53). */
+/* Host copies in logical row-major order, converted: f64 for any dtype (exact but for i64 above
+ * 2^53). */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t);
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src);
 /* The element at a logical row-major position, as f64: printing looks at what it prints only. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t position);
-/* The value of a tensor of one element, on its way to the host while later work is queued: value waits for it alone, and may be
- * asked again. On the cpu it is there at once. */
+/* The value of a tensor of one element, on its way to the host while later work is queued: value
+ * waits for it alone, and may be asked again. On the cpu it is there at once. */
 typedef struct dlv3_later dlv3_later;
 DLV3_API DLV3_MUST dlv3_status dlv3_later_begin(dlv3_later **out, const dlv3_tensor *t);
 DLV3_API DLV3_MUST dlv3_status dlv3_later_value(double *value, dlv3_later *l);
 DLV3_API void dlv3_later_free(dlv3_later *l);
-/* Raw bytes in logical row-major order, the tensor's own dtype; n_bytes must be numel * size of an element. */
+/* Raw bytes in logical row-major order, the tensor's own dtype; n_bytes must be numel * size of an
+ * element. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_bytes(void *dst, const dlv3_tensor *t, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int64_t n_bytes);
-/* A tensor of these sizes and strides (elements, from 0 up) on the storage of t, a dense 1-d tensor, from its element
- * offset on; it may not reach outside of t. */
-DLV3_API DLV3_MUST dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t, int32_t ndim, const int64_t *size, const int64_t *stride, int64_t offset);
-/* Where the first element lies: two live tensors of equal address, dtype, sizes and strides are the same elements. */
+/* A tensor of these sizes and strides (elements, from 0 up) on the storage of t, a dense 1-d
+ * tensor, from its element offset on; it may not reach outside of t. */
+DLV3_API DLV3_MUST dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t, int32_t ndim,
+                                                  const int64_t *size, const int64_t *stride, int64_t offset);
+/* Where the first element lies: two live tensors of equal address, dtype, sizes and strides are the
+ * same elements. */
 DLV3_API int64_t dlv3_tensor_address(const dlv3_tensor *t);
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor *t, int32_t device);
-/* Moves t's content into arena[offset, offset + numel) (elements; same dtype and device) and makes t share it. */
+/* Moves t's content into arena[offset, offset + numel) (elements; same dtype and device) and makes
+ * t share it. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset);
-/* t takes over the content, dtype and device of from (a parameter moved or cast in place); grad is dropped. */
+/* t takes over the content, dtype and device of from (a parameter moved or cast in place); grad is
+ * dropped. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from);
 
-/* -- Ops -------------------------------------------------------------------------------------------------- */
+/* -- Ops --------------------------------------------------------------------------------------- */
 
-DLV3_API int32_t     dlv3_op_count(void);
+DLV3_API int32_t dlv3_op_count(void);
 DLV3_API const char *dlv3_op_name(int32_t op);
 DLV3_API const char *dlv3_op_signature(int32_t op); /* "x* w* b? -> y"                        */
 DLV3_API const char *dlv3_op_attrs(int32_t op);     /* "stride:pair=1 padding:pair=0 "        */
 DLV3_API const char *dlv3_op_doc(int32_t op);
-DLV3_API int32_t     dlv3_op_flags(int32_t op);     /* bit 0: has a gradient, bit 1: a view   */
+DLV3_API int32_t dlv3_op_flags(int32_t op);                     /* bit 0: has a gradient, bit 1: a view   */
 DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device); /* "onednn gemm ref"          */
-DLV3_API const char *dlv3_op_chosen(int32_t op);    /* the implementation of this op's last call, "" before it */
-DLV3_API int64_t dlv3_op_engine(int32_t op);        /* the number of the library's engine that ran it; -1 where it told none */
-/* The one road into kernels. in: n_in handles, NULL for an absent optional; attr: the op's slots (NULL: all
- * defaults do not apply here, so only for ops without attributes); out: receives new references. */
-DLV3_API DLV3_MUST dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr, dlv3_tensor **out);
+DLV3_API const char *dlv3_op_chosen(int32_t op); /* the implementation of this op's last call, "" before it */
+DLV3_API int64_t dlv3_op_engine(int32_t op); /* the number of the library's engine that ran it; -1 where it told none */
+/* The one road into kernels. in: n_in handles, NULL for an absent optional; attr: the op's slots
+ * (NULL: all defaults do not apply here, so only for ops without attributes); out: receives new
+ * references. */
+DLV3_API DLV3_MUST dlv3_status dlv3_call(int32_t op, dlv3_tensor *const *in, int32_t n_in, const dlv3_attr *attr,
+                                         dlv3_tensor **out);
 
-/* -- Kernels compiled from source text (kernel.c) ------------------------------------------------------------ */
+/* -- Kernels compiled from source text (kernel.c) ---------------------------------------------- */
 
 typedef struct dlv3_kernel dlv3_kernel;
-/* The kernel `name` (as C++ names it, scale<float>) of CUDA C source text, for a device; compiled when it is asked for
- * first, and kept for good. The message of a failure has the compiler's log. */
-DLV3_API DLV3_MUST dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, const char *name, int32_t device);
-/* Queues it. grid and block: x, y, z; shared: bytes. Argument i is tensors[i], with kinds[i] 1 where the kernel may write
- * it, else 0, or, where that is NULL, numbers[i] as the dtype kinds[i]; at most DLV3_MAX_SLOTS. Tensors must be dense. */
-DLV3_API DLV3_MUST dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, const int64_t *block, int64_t shared, dlv3_tensor *const *tensors,
-                                                  const dlv3_attr *numbers, const int32_t *kinds, int32_t n);
+/* The kernel `name` (as C++ names it, scale<float>) of CUDA C source text, for a device; compiled
+ * when it is asked for first, and kept for good. The message of a failure has the compiler's log. */
+DLV3_API DLV3_MUST dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, const char *name,
+                                                int32_t device);
+/* Queues it. grid and block: x, y, z; shared: bytes. Argument i is tensors[i], with kinds[i] 1
+ * where the kernel may write it, else 0, or, where that is NULL, numbers[i] as the dtype kinds[i];
+ * at most DLV3_MAX_SLOTS. Tensors must be dense. */
+DLV3_API DLV3_MUST dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, const int64_t *block,
+                                                  int64_t shared, dlv3_tensor *const *tensors, const dlv3_attr *numbers,
+                                                  const int32_t *kinds, int32_t n);
 
-/* -- Record and replay (record.c) --------------------------------------------------------------------------- */
+/* -- Record and replay (record.c) -------------------------------------------------------------- */
 
 typedef struct dlv3_program dlv3_program;
-/* Until _end or _abort, calls compute nothing: they are noted, and their outputs have no content. args: the tensors that
- * every run of the program brings anew, alike in dtype, sizes and strides. */
+/* Until _end or _abort, calls compute nothing: they are noted, and their outputs have no content.
+ * args: the tensors that every run of the program brings anew, alike in dtype, sizes and strides. */
 DLV3_API DLV3_MUST dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args);
 DLV3_API DLV3_MUST dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *results, int32_t n_results);
-DLV3_API void    dlv3_record_abort(void);
+DLV3_API void dlv3_record_abort(void);
 DLV3_API int32_t dlv3_recording(void);
-/* A run: memory and arguments first, which may fail and be tried again, then the steps. results: new references. */
+/* A run: memory and arguments first, which may fail and be tried again, then the steps. results:
+ * new references. */
 DLV3_API DLV3_MUST dlv3_status dlv3_program_prepare(dlv3_program *p, dlv3_tensor *const *args);
 DLV3_API DLV3_MUST dlv3_status dlv3_program_run(dlv3_program *p, dlv3_tensor **results);
-DLV3_API void    dlv3_program_free(dlv3_program *p);
+DLV3_API void dlv3_program_free(dlv3_program *p);
 DLV3_API int32_t dlv3_program_current(const dlv3_program *p); /* 0: a tensor from outside lies elsewhere by now  */
-DLV3_API const char *dlv3_program_escaped(const dlv3_program *p); /* a recorded tensor that somebody still holds, "" = none */
-DLV3_API int64_t dlv3_program_arena(const dlv3_program *p);   /* bytes for intermediates                         */
-DLV3_API int64_t dlv3_program_steps(const dlv3_program *p);   /* how many kernels a run calls                    */
-/* On devices that can, a program is captured as one graph (graph.c): how often in all that was done, how often one was
- * launched, and why a program stays with call after call ("": none does). */
+DLV3_API const char *dlv3_program_escaped(
+    const dlv3_program *p);                                 /* a recorded tensor that somebody still holds, "" = none */
+DLV3_API int64_t dlv3_program_arena(const dlv3_program *p); /* bytes for intermediates                         */
+DLV3_API int64_t dlv3_program_steps(const dlv3_program *p); /* how many kernels a run calls                    */
+/* On devices that can, a program is captured as one graph (graph.c): how often in all that was
+ * done, how often one was launched, and why a program stays with call after call ("": none does). */
 DLV3_API int64_t dlv3_graph_captures(void);
 DLV3_API int64_t dlv3_graph_launches(void);
 DLV3_API const char *dlv3_graph_refused(void);
 
-/* -- Autograd --------------------------------------------------------------------------------------------- */
+/* -- Autograd ---------------------------------------------------------------------------------- */
 
 DLV3_API int32_t dlv3_grad_enabled(void);
-DLV3_API void    dlv3_set_grad_enabled(int32_t on);
+DLV3_API void dlv3_set_grad_enabled(int32_t on);
 DLV3_API int32_t dlv3_requires_grad(const dlv3_tensor *t); /* 1: a leaf that wants one, 2: computed from such */
 DLV3_API DLV3_MUST dlv3_status dlv3_set_requires_grad(dlv3_tensor *t, int32_t on);
-DLV3_API dlv3_tensor *dlv3_tensor_grad(dlv3_tensor *t);    /* a new reference or NULL */
+DLV3_API dlv3_tensor *dlv3_tensor_grad(dlv3_tensor *t);                                 /* a new reference or NULL */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_set_grad(dlv3_tensor *t, dlv3_tensor *grad); /* NULL clears */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor *t);
-/* backward: begin with the loss and its gradient (NULL = 1 for a single element), then call next until it returns DLV3_OK.
- * DLV3_PENDING: run the Lua function `custom_id` on grads (n_grads new references, NULL = none), hand its results
- * to dlv3_backward_give, call next again. end frees the run, finished or not. */
+/* backward: begin with the loss and its gradient (NULL = 1 for a single element), then call next
+ * until it returns DLV3_OK. DLV3_PENDING: run the Lua function `custom_id` on grads (n_grads new
+ * references, NULL = none), hand its results to dlv3_backward_give, call next again. end frees the
+ * run, finished or not. */
 DLV3_API DLV3_MUST dlv3_status dlv3_backward_begin(dlv3_backward_run **run, dlv3_tensor *loss, dlv3_tensor *grad);
-DLV3_API DLV3_MUST dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads, int32_t *n_grads);
+DLV3_API DLV3_MUST dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads,
+                                                  int32_t *n_grads);
 DLV3_API DLV3_MUST dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *const *grads, int32_t n_grads);
 DLV3_API int32_t dlv3_backward_inputs(const dlv3_backward_run *run); /* of the waiting Lua function */
 DLV3_API void dlv3_backward_end(dlv3_backward_run *run);
-/* A node of a Lua function: the outs become results of custom_id on the ins. Freed ids are collected with _freed. */
-DLV3_API DLV3_MUST dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out, int32_t n_out);
+/* A node of a Lua function: the outs become results of custom_id on the ins. Freed ids are
+ * collected with _freed. */
+DLV3_API DLV3_MUST dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in,
+                                                dlv3_tensor *const *out, int32_t n_out);
 DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max);
 
-/* -- Memory ----------------------------------------------------------------------------------------------- */
+/* -- Memory ------------------------------------------------------------------------------------ */
 
-DLV3_API int32_t dlv3_scope_push(void);       /* returns the depth to pop to                                */
-DLV3_API void    dlv3_scope_keep(dlv3_tensor *t); /* t's storage moves to the enclosing scope                */
-DLV3_API void    dlv3_scope_leave(dlv3_tensor *t); /* t's storage leaves all scopes                        */
-DLV3_API void    dlv3_scope_pop(int32_t depth);   /* frees every storage made since the matching push        */
+DLV3_API int32_t dlv3_scope_push(void);         /* returns the depth to pop to                                */
+DLV3_API void dlv3_scope_keep(dlv3_tensor *t);  /* t's storage moves to the enclosing scope                */
+DLV3_API void dlv3_scope_leave(dlv3_tensor *t); /* t's storage leaves all scopes                        */
+DLV3_API void dlv3_scope_pop(int32_t depth);    /* frees every storage made since the matching push        */
 DLV3_API int64_t dlv3_memory_live(int32_t device);
 DLV3_API int64_t dlv3_memory_peak(int32_t device);
 DLV3_API int64_t dlv3_memory_reserved(int32_t device);
-DLV3_API void    dlv3_memory_reset_peak(int32_t device);
-DLV3_API void    dlv3_memory_flush(int32_t device);  /* gives cached blocks back to the system               */
-DLV3_API void    dlv3_memory_limit(int64_t bytes);   /* a ceiling for the cpu allocator; 0 = none            */
-DLV3_API int32_t dlv3_memory_pressure(void);         /* 1: enough was allocated since the last call that returned 1
+DLV3_API void dlv3_memory_reset_peak(int32_t device);
+DLV3_API void dlv3_memory_flush(int32_t device); /* gives cached blocks back to the system               */
+DLV3_API void dlv3_memory_limit(int64_t bytes);  /* a ceiling for the cpu allocator; 0 = none            */
+DLV3_API int32_t dlv3_memory_pressure(void);     /* 1: enough was allocated since the last call that returned 1
                                                         that the host language should run a full collection  */
-DLV3_API const char *dlv3_memory_largest(int32_t device); /* the largest live tensors, for the out-of-memory text; -1: of
+DLV3_API const char *dlv3_memory_largest(
+    int32_t device); /* the largest live tensors, for the out-of-memory text; -1: of
                                                               the device that ran out last */
 
-/* -- Random numbers --------------------------------------------------------------------------------------- */
+/* -- Random numbers ---------------------------------------------------------------------------- */
 
-/* Philox 4x32-10 keyed by (seed, stream); n doubles in [0,1) from counter on. The same in every build. */
+/* Philox 4x32-10 keyed by (seed, stream); n doubles in [0,1) from counter on. The same in every
+ * build. */
 DLV3_API void dlv3_random(double *out, int32_t n, uint64_t seed, uint64_t stream, uint64_t counter);
 /* A permutation of 0..n-1 drawn from (seed, stream). */
 DLV3_API void dlv3_permutation(int64_t *out, int64_t n, uint64_t seed, uint64_t stream);
 
-/* -- Files ------------------------------------------------------------------------------------------------ */
+/* -- Files ------------------------------------------------------------------------------------- */
 
-DLV3_API DLV3_MUST dlv3_status dlv3_file_open(dlv3_file **f, const char *path);        /* for reading             */
+DLV3_API DLV3_MUST dlv3_status dlv3_file_open(dlv3_file **f, const char *path); /* for reading             */
 DLV3_API int64_t dlv3_file_size(const dlv3_file *f);
 /* dst NULL: read for dlv3_file_crc alone */
 DLV3_API DLV3_MUST dlv3_status dlv3_file_read(dlv3_file *f, void *dst, int64_t offset, int64_t n_bytes);
 /* Little-endian elements of t's dtype at offset, in row-major order of t's logical shape. */
 DLV3_API DLV3_MUST dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t offset);
-/* Writing: to path + a temporary suffix; commit syncs and renames over path, close without commit removes it. */
+/* Writing: to path + a temporary suffix; commit syncs and renames over path, close without commit
+ * removes it. */
 DLV3_API DLV3_MUST dlv3_status dlv3_file_create(dlv3_file **f, const char *path);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_write(dlv3_file *f, const void *src, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t); /* row-major bytes      */
-DLV3_API int64_t  dlv3_file_position(const dlv3_file *f);
+DLV3_API int64_t dlv3_file_position(const dlv3_file *f);
 /* CRC-32 of what was read or written since the last call of this; the first call begins to count. */
 DLV3_API uint32_t dlv3_file_crc(dlv3_file *f);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_patch(dlv3_file *f, int64_t offset, const void *src, int64_t n_bytes);
 DLV3_API DLV3_MUST dlv3_status dlv3_file_commit(dlv3_file *f);
 DLV3_API void dlv3_file_close(dlv3_file *f);
 
-/* A folder that one process at a time works in: *out is NULL where another one has it. is_of: whether the folder at path is the locked
- * one; another one may have taken its place. */
+/* A folder that one process at a time works in: *out is NULL where another one has it. is_of:
+ * whether the folder at path is the locked one; another one may have taken its place. */
 typedef struct dlv3_lock dlv3_lock;
 DLV3_API DLV3_MUST dlv3_status dlv3_lock_folder(dlv3_lock **out, const char *path);
 DLV3_API int32_t dlv3_lock_is_of(const dlv3_lock *lock, const char *path);
@@ -258,71 +295,84 @@ DLV3_API void dlv3_lock_free(dlv3_lock *lock);
 
 /* Directories and the like, for scripts. kind: 0 nothing there, 1 a file, 2 a directory. */
 DLV3_API int32_t dlv3_path_kind(const char *path);
-DLV3_API int32_t dlv3_path_is_link(const char *path);                       /* a symbolic one; kind is of what it leads to */
-/* What a path names, by whatever road: device and inode of what exists; of what does not, those of the nearest folder above it
- * that does, and the rest of the path. Equal texts: the same file. dlv3_text_free. */
+DLV3_API int32_t dlv3_path_is_link(const char *path); /* a symbolic one; kind is of what it leads to */
+/* What a path names, by whatever road: device and inode of what exists; of what does not, those of
+ * the nearest folder above it that does, and the rest of the path. Equal texts: the same file.
+ * dlv3_text_free. */
 DLV3_API DLV3_MUST dlv3_status dlv3_path_identity(char **identity, const char *path);
-DLV3_API int64_t dlv3_name_max(const char *folder);                         /* the longest name of a file in it, bytes */
-DLV3_API DLV3_MUST dlv3_status dlv3_make_dir(const char *path);             /* with its parents                     */
+DLV3_API int64_t dlv3_name_max(const char *folder);             /* the longest name of a file in it, bytes */
+DLV3_API DLV3_MUST dlv3_status dlv3_make_dir(const char *path); /* with its parents                     */
 DLV3_API DLV3_MUST dlv3_status dlv3_list_dir(char **names, const char *path); /* sorted, one a line; dlv3_text_free */
-DLV3_API void    dlv3_text_free(char *text);
+DLV3_API void dlv3_text_free(char *text);
 DLV3_API int32_t dlv3_is_terminal(int32_t fd);
-DLV3_API int64_t dlv3_peak_rss(void);                                       /* bytes                                */
+DLV3_API int64_t dlv3_peak_rss(void); /* bytes                                */
 DLV3_API int64_t dlv3_getpid(void);
 
-/* -- Images ----------------------------------------------------------------------------------------------- */
+/* -- Images ------------------------------------------------------------------------------------ */
 
 typedef struct {
-  int32_t orientation;   /* 1 to 8, from EXIF, or XMP where EXIF has none                  */
-  int32_t bits;          /* of a channel, as stored: 1, 2, 4, 8, 16                        */
-  char    damage[256];   /* what is damaged about a file that was decoded all the same; "" */
+  int32_t orientation; /* 1 to 8, from EXIF, or XMP where EXIF has none                  */
+  int32_t bits;        /* of a channel, as stored: 1, 2, 4, 8, 16                        */
+  char damage[256];    /* what is damaged about a file that was decoded all the same; "" */
 } dlv3_image_info;
 
-/* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3), alpha dropped, palettes and grey expanded, CMYK
- * converted, 16 bits reduced to their high byte. orient = 1 turns it as it is seen. tolerant = 1 decodes what is there of a
- * damaged file: a JPEG with wrong or missing data, a PNG with a wrong checksum outside of its pixels; with 0 they are errors. */
-DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, dlv3_image_info *info, const char *path, int32_t orient, int32_t tolerant);
-/* A mask: the indices of a palette PNG or the values of a grey one (1, 2, 4, 8 bits, as they are), u8 [h,w]; RGB is refused. */
+/* A JPEG or PNG by content. The whole is u8 [3,h,w] RGB (physically h,w,3), alpha dropped, palettes
+ * and grey expanded, CMYK converted, 16 bits reduced to their high byte. orient = 1 turns it as it
+ * is seen. tolerant = 1 decodes what is there of a damaged file: a JPEG with wrong or missing data,
+ * a PNG with a wrong checksum outside of its pixels; with 0 they are errors. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_read(dlv3_tensor **image, dlv3_image_info *info, const char *path,
+                                               int32_t orient, int32_t tolerant);
+/* A mask: the indices of a palette PNG or the values of a grey one (1, 2, 4, 8 bits, as they are),
+ * u8 [h,w]; RGB is refused. */
 DLV3_API DLV3_MUST dlv3_status dlv3_mask_read(dlv3_tensor **mask, const char *path);
-/* Resized exactly as PIL does it. image u8 [3,h,w]: bilinear with antialiasing; mask u8 [h,w]: nearest. */
+/* Resized exactly as PIL does it. image u8 [3,h,w]: bilinear with antialiasing; mask u8 [h,w]:
+ * nearest. */
 DLV3_API DLV3_MUST dlv3_status dlv3_image_resize(dlv3_tensor **out, const dlv3_tensor *image, int64_t h, int64_t w);
 DLV3_API DLV3_MUST dlv3_status dlv3_mask_resize(dlv3_tensor **out, const dlv3_tensor *mask, int64_t h, int64_t w);
-/* Network input f32 [1,3,h,w] (dtype: f32, bf16, f16, f64): (x / 255 - mean[c]) / std[c], in f32 arithmetic. */
-DLV3_API DLV3_MUST dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *image, const float *mean, const float *std, int32_t dtype);
-/* counts[256]: how many pixels of a mask u8 [h,w] have each value; first[256]: position y * w + x of the first one, or -1. */
+/* Network input f32 [1,3,h,w] (dtype: f32, bf16, f16, f64): (x / 255 - mean[c]) / std[c], in f32
+ * arithmetic. */
+DLV3_API DLV3_MUST dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *image, const float *mean,
+                                                    const float *std, int32_t dtype);
+/* counts[256]: how many pixels of a mask u8 [h,w] have each value; first[256]: position y * w + x
+ * of the first one, or -1. */
 DLV3_API DLV3_MUST dlv3_status dlv3_mask_count(int64_t *counts, int64_t *first, const dlv3_tensor *mask);
-/* PNG, atomically. u8 [3,h,w] RGB; u8 [4,h,w] RGBA; u8 [h,w] with palette (256*3 bytes), or grey where palette is NULL. */
+/* PNG, atomically. u8 [3,h,w] RGB; u8 [4,h,w] RGBA; u8 [h,w] with palette (256*3 bytes), or grey
+ * where palette is NULL. */
 DLV3_API DLV3_MUST dlv3_status dlv3_png_write(const char *path, const dlv3_tensor *image, const uint8_t *palette);
 /* JPEG, atomically. u8 [3,h,w]; quality 1..100. */
 DLV3_API DLV3_MUST dlv3_status dlv3_jpeg_write(const char *path, const dlv3_tensor *image, int32_t quality);
 
-/* -- The data loader: C threads, no Lua in them ------------------------------------------------------------ */
+/* -- The data loader: C threads, no Lua in them ------------------------------------------------ */
 
 typedef struct {
-  int32_t train;         /* 1: random resize, flip, crop; 0: shorter side to resize_min                        */
+  int32_t train; /* 1: random resize, flip, crop; 0: shorter side to resize_min                        */
   int32_t resize_min, resize_max; /* the shorter side, inclusive range; 0 without train: the image's own size  */
-  int32_t crop;          /* height and width of a training crop                                                */
-  double  flip;          /* probability                                                                        */
-  float   mean[3], std[3];
-  int32_t num_classes;   /* labels are 0..num_classes-1 and ignore_index; another value is an error. 0: any    */
+  int32_t crop; /* height and width of a training crop                                                */
+  double flip;  /* probability                                                                        */
+  float mean[3], std[3];
+  int32_t num_classes; /* labels are 0..num_classes-1 and ignore_index; another value is an error. 0: any    */
   int32_t ignore_index;
-  int32_t dtype;         /* of the image batch                                                                 */
-  int32_t workers;       /* threads, at least 1                                                                */
-  int32_t ahead;         /* batches kept ready                                                                 */
+  int32_t dtype;   /* of the image batch                                                                 */
+  int32_t workers; /* threads, at least 1                                                                */
+  int32_t ahead;   /* batches kept ready                                                                 */
   uint64_t seed;
 } dlv3_loader_config;
 
 /* Of a data set of n samples, which are handed in with dlv3_loader_put. */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config *config, int64_t n);
-/* Starts an epoch: order holds n indices (0-based) to deliver, `first` of them are passed over (resume). */
-DLV3_API DLV3_MUST dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch);
-/* The next batch: image [b,3,h,w], target u8 [b,h,w] (NULL without masks); *image = NULL at the end of the epoch. */
+/* Starts an epoch: order holds n indices (0-based) to deliver, `first` of them are passed over
+ * (resume). */
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n,
+                                                 int64_t first, int32_t batch);
+/* The next batch: image [b,3,h,w], target u8 [b,h,w] (NULL without masks); *image = NULL at the end
+ * of the epoch. */
 DLV3_API DLV3_MUST dlv3_status dlv3_loader_next(dlv3_loader *l, dlv3_tensor **image, dlv3_tensor **target);
-/* Samples made by the host: `wanted` of them are to be put now, in the order of the epoch, each as u8 tensors ([3,h,w], mask
- * [h,w]; copied) or as paths, then next delivers. name: of the sample, for messages. mask and mask_path NULL: no target. */
+/* Samples made by the host: `wanted` of them are to be put now, in the order of the epoch, each as
+ * u8 tensors ([3,h,w], mask [h,w]; copied) or as paths, then next delivers. name: of the sample,
+ * for messages. mask and mask_path NULL: no target. */
 DLV3_API int64_t dlv3_loader_wanted(dlv3_loader *l);
-DLV3_API DLV3_MUST dlv3_status dlv3_loader_put(dlv3_loader *l, const char *name, const dlv3_tensor *image, const char *image_path,
-                                               const dlv3_tensor *mask, const char *mask_path);
+DLV3_API DLV3_MUST dlv3_status dlv3_loader_put(dlv3_loader *l, const char *name, const dlv3_tensor *image,
+                                               const char *image_path, const dlv3_tensor *mask, const char *mask_path);
 DLV3_API void dlv3_loader_free(dlv3_loader *l);
 
 #endif

@@ -1,8 +1,10 @@
-/* file.c - reading files and writing them so that a kill at any moment leaves the old or the new one; directories.
+/* file.c - reading files and writing them so that a kill at any moment leaves the old or the new
+ * one; directories.
  *
- * Tensors go between a file's row-major order and their own layout in pieces, straight where the two agree. Reading is
- * by pread, not mmap: a file that another program cuts short must give an error, not a signal. What the bytes mean
- * (containers, headers) is Lua's: lua/dlv3/files.lua. Every message begins with the path. */
+ * Tensors go between a file's row-major order and their own layout in pieces, straight where the
+ * two agree. Reading is by pread, not mmap: a file that another program cuts short must give an
+ * error, not a signal. What the bytes mean (containers, headers) is Lua's: lua/dlv3/files.lua.
+ * Every message begins with the path. */
 #include "record.h"
 #include "walk.h"
 
@@ -17,14 +19,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BUFFER = 1 << 18 };         /* bytes on the way between layouts, of small writes, and read before their CRC is taken: they are in the cache then */
-enum { PIECE = 1 << 28 };          /* the most that one read or write of the system is asked */
+/* Bytes on the way between layouts, of small writes, and read before their CRC is taken: they are in the cache then. */
+enum { BUFFER = 1 << 18 };
+enum { PIECE = 1 << 28 }; /* the most that one read or write of the system is asked */
 
 struct dlv3_file {
-  char *path, *temporary;          /* temporary: where it is written until commit; NULL when reading */
+  char *path, *temporary; /* temporary: where it is written until commit; NULL when reading */
   int fd;
-  int64_t size, position;          /* reading: of the file; writing: where the next byte goes        */
-  int64_t buffered;                /* bytes of the buffer that are not in the file yet               */
+  int64_t size, position; /* reading: of the file; writing: where the next byte goes        */
+  int64_t buffered;       /* bytes of the buffer that are not in the file yet               */
   uint32_t crc;
   bool counts_crc;
   _Alignas(8) char buffer[BUFFER];
@@ -32,7 +35,9 @@ struct dlv3_file {
 
 static status fail_errno(const char *path, const char *what) {
   int reason = errno;
-  const char *remedy = reason == EFBIG ? "; a larger limit on the size of files is needed (ulimit -f)" : reason == ENOSPC ? "; free some space" : "";
+  const char *remedy = reason == EFBIG    ? "; a larger limit on the size of files is needed (ulimit -f)"
+                       : reason == ENOSPC ? "; free some space"
+                                          : "";
   return fail(DLV3_ERR_IO, "%s: %s: %s%s", path, what, strerror(reason), remedy);
 }
 
@@ -56,7 +61,7 @@ DLV3_API void dlv3_file_close(dlv3_file *f) {
   free(f);
 }
 
-/* -- Reading ----------------------------------------------------------------------------------------------- */
+/* -- Reading ----------------------------------------------------------------------------------- */
 
 static status open_for_reading(dlv3_file *f) {
   struct stat info;
@@ -73,8 +78,10 @@ DLV3_API dlv3_status dlv3_file_open(dlv3_file **out, const char *path) {
   dlv3_file *f;
   TRY(file_new(&f, path));
   status st = open_for_reading(f);
-  if (st == DLV3_OK) *out = f;
-  else dlv3_file_close(f);
+  if (st == DLV3_OK)
+    *out = f;
+  else
+    dlv3_file_close(f);
   return st;
 }
 
@@ -83,7 +90,8 @@ DLV3_API int64_t dlv3_file_size(const dlv3_file *f) { return f->size; }
 static status check_readable(const dlv3_file *f, int64_t offset, int64_t n) {
   if (f->temporary) return fail(DLV3_ERR_ARG, "%s: is open for writing", f->path);
   if (offset < 0 || n < 0 || n > f->size || offset > f->size - n)
-    return fail(DLV3_ERR_FORMAT, "%s: truncated: %lld bytes at %lld are past its end (%lld bytes)", f->path, (long long)n, (long long)offset, (long long)f->size);
+    return fail(DLV3_ERR_FORMAT, "%s: truncated: %lld bytes at %lld are past its end (%lld bytes)", f->path,
+                (long long)n, (long long)offset, (long long)f->size);
   return DLV3_OK;
 }
 
@@ -115,12 +123,12 @@ DLV3_API dlv3_status dlv3_file_read(dlv3_file *f, void *dst, int64_t offset, int
   return DLV3_OK;
 }
 
-/* -- Tensors ----------------------------------------------------------------------------------------------- */
+/* -- Tensors ----------------------------------------------------------------------------------- */
 
 /* A place in the row-major sequence of a tensor's elements. */
 typedef struct {
   walk w;
-  int64_t at;                      /* within the row */
+  int64_t at; /* within the row */
 } cursor;
 
 /* Moves n elements between the tensor, from the cursor on, and packed bytes. */
@@ -142,7 +150,8 @@ static bool one_run(const walk *w) { return w->ndim == 1 && (w->stride[0] == 1 |
 static status check_tensor(const dlv3_file *f, const tensor *t) {
   char text[TEXT];
   TRY(not_recording(f->path));
-  if (!t->st->data) return fail(DLV3_ERR_RELEASED, "%s: the tensor was released\n  %s", f->path, tensor_text(text, "", t));
+  if (!t->st->data)
+    return fail(DLV3_ERR_RELEASED, "%s: the tensor was released\n  %s", f->path, tensor_text(text, "", t));
   return DLV3_OK;
 }
 
@@ -165,16 +174,18 @@ static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
   return st;
 }
 
-/* -- Pieces that the threads read side by side: most of the time goes into the first touch of the memory ---- */
+/* -- Pieces that the threads read side by side: most of the time goes into the first touch of the
+ * memory ---- */
 
 enum { GROUP = 64 };
 typedef struct {
   dlv3_file *f;
-  char *dst;                       /* where the bytes go as they are; NULL: into the rows of t from the cursor on */
-  const tensor *t;                 /* NULL: plain memory */
+  char *dst;       /* where the bytes go as they are; NULL: into the rows of t from the cursor on */
+  const tensor *t; /* NULL: plain memory */
   cursor from;
-  int64_t offset, n, piece, rows;  /* bytes: where in the file, in all, of a piece; rows of the outermost axis in a piece */
-  int64_t first;                   /* piece of this group */
+  int64_t offset, n, piece,
+      rows;      /* bytes: where in the file, in all, of a piece; rows of the outermost axis in a piece */
+  int64_t first; /* piece of this group */
   uint32_t crc[GROUP];
   _Atomic bool failed;
 } pieces;
@@ -213,7 +224,8 @@ static status read_pieces(pieces *g) {
       TRY(dlv3_file_read(g->f, NULL, g->offset, g->n));
       return fail(DLV3_ERR_OOM, "%s: out of memory while it was read", g->f->path);
     }
-    for (int64_t i = 0; g->f->counts_crc && i < some; i++) g->f->crc = crc_joined(g->f->crc, g->crc[i], piece_bytes(g, g->first + i));
+    for (int64_t i = 0; g->f->counts_crc && i < some; i++)
+      g->f->crc = crc_joined(g->f->crc, g->crc[i], piece_bytes(g, g->first + i));
   }
   return DLV3_OK;
 }
@@ -250,10 +262,10 @@ DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t
   return DLV3_OK;
 }
 
-/* -- Writing ----------------------------------------------------------------------------------------------- */
+/* -- Writing ----------------------------------------------------------------------------------- */
 
-/* Opens NAME.part for this process alone. A left-over one of a killed process is taken over; one that another
- * process is writing is an error. */
+/* Opens NAME.part for this process alone. A left-over one of a killed process is taken over; one
+ * that another process is writing is an error. */
 static status open_part(dlv3_file *f) {
   struct stat mine, there;
   for (int tries = 0; tries < 10; tries++) {
@@ -265,7 +277,8 @@ static status open_part(dlv3_file *f) {
       return fail(DLV3_ERR_IO, "%s: another process is writing it", f->path);
     }
     /* it may have been renamed between open and lock */
-    if (!fstat(f->fd, &mine) && !stat(f->temporary, &there) && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) {
+    if (!fstat(f->fd, &mine) && !stat(f->temporary, &there) && mine.st_ino == there.st_ino
+        && mine.st_dev == there.st_dev) {
       if (S_ISREG(mine.st_mode) && !ftruncate(f->fd, 0)) return DLV3_OK;
       close(f->fd);
       f->fd = -1;
@@ -300,8 +313,8 @@ static size_t folder_length(const char *path) { /* with its slash; 0: the curren
   return slash ? (size_t)(slash - path) + 1 : 0;
 }
 
-/* path + ".part". A name that leaves no room for that is cut and gets its checksum instead, so that two long names with one
- * beginning still have temporary files of their own. NULL: out of memory. */
+/* path + ".part". A name that leaves no room for that is cut and gets its checksum instead, so that
+ * two long names with one beginning still have temporary files of their own. NULL: out of memory. */
 static char *part_of(const char *path) {
   size_t length = strlen(path), folder = folder_length(path), name = length - folder;
   char *part = malloc(length + sizeof ".12345678.part"), checksum[16] = "";
@@ -330,8 +343,10 @@ DLV3_API dlv3_status dlv3_file_create(dlv3_file **out, const char *path) {
   dlv3_file *f;
   TRY(file_new(&f, path));
   status st = open_for_writing(f);
-  if (st == DLV3_OK) *out = f;
-  else dlv3_file_close(f);
+  if (st == DLV3_OK)
+    *out = f;
+  else
+    dlv3_file_close(f);
   return st;
 }
 
@@ -404,13 +419,14 @@ DLV3_API uint32_t dlv3_file_crc(dlv3_file *f) {
 DLV3_API dlv3_status dlv3_file_patch(dlv3_file *f, int64_t offset, const void *src, int64_t n_bytes) {
   TRY(check_writable(f));
   if (offset < 0 || n_bytes < 0 || offset > f->position - n_bytes)
-    return fail(DLV3_ERR_ARG, "%s: %lld bytes at %lld were never written", f->path, (long long)n_bytes, (long long)offset);
+    return fail(DLV3_ERR_ARG, "%s: %lld bytes at %lld were never written", f->path, (long long)n_bytes,
+                (long long)offset);
   TRY(flush(f));
   return write_at(f, src, offset, n_bytes);
 }
 
-/* The new name is in the directory for good only once the directory is written too. Not every file system lets one
- * sync a directory: then its own promises have to do. */
+/* The new name is in the directory for good only once the directory is written too. Not every file
+ * system lets one sync a directory: then its own promises have to do. */
 static void sync_directory_of(const char *path) {
   const char *slash = strrchr(path, '/');
   char *directory = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
@@ -434,7 +450,7 @@ DLV3_API dlv3_status dlv3_file_commit(dlv3_file *f) {
   return DLV3_OK;
 }
 
-/* -- Directories and the process --------------------------------------------------------------------------- */
+/* -- Directories and the process --------------------------------------------------------------- */
 
 DLV3_API int32_t dlv3_path_kind(const char *path) {
   struct stat info;
@@ -456,7 +472,8 @@ DLV3_API dlv3_status dlv3_path_identity(char **out, const char *path) {
   char whole[PATH_MAX], there[PATH_MAX];
   struct stat info;
   size_t length = 0, n;
-  if (strlen(path) >= sizeof whole) return fail(DLV3_ERR_ARG, "a path has at most %d bytes, got %zu", PATH_MAX - 1, strlen(path));
+  if (strlen(path) >= sizeof whole)
+    return fail(DLV3_ERR_ARG, "a path has at most %d bytes, got %zu", PATH_MAX - 1, strlen(path));
   for (const char *p = path; *p; p++) /* a//b is a/b */
     if (*p != '/' || !length || whole[length - 1] != '/') whole[length++] = *p;
   whole[length] = 0;
@@ -470,8 +487,8 @@ DLV3_API dlv3_status dlv3_path_identity(char **out, const char *path) {
   if (!n && stat(".", &info)) return fail_errno(path, "the current folder can not be read");
   *out = malloc(length - n + sizeof "0123456789abcdef:0123456789abcdef/");
   if (!*out) return fail(DLV3_ERR_OOM, "%s: out of memory", path);
-  snprintf(*out, length - n + sizeof "0123456789abcdef:0123456789abcdef/", "%llx:%llx/%s", (unsigned long long)info.st_dev,
-           (unsigned long long)info.st_ino, whole + n);
+  snprintf(*out, length - n + sizeof "0123456789abcdef:0123456789abcdef/", "%llx:%llx/%s",
+           (unsigned long long)info.st_dev, (unsigned long long)info.st_ino, whole + n);
   return DLV3_OK;
 }
 
@@ -488,7 +505,8 @@ static status make_one(const char *path) {
 DLV3_API dlv3_status dlv3_make_dir(const char *path) {
   char part[PATH_MAX];
   size_t n = strlen(path);
-  if (n == 0 || n >= sizeof part) return fail(DLV3_ERR_ARG, "a directory's name has 1 to %d characters, not %zu", PATH_MAX - 1, n);
+  if (n == 0 || n >= sizeof part)
+    return fail(DLV3_ERR_ARG, "a directory's name has 1 to %d characters, not %zu", PATH_MAX - 1, n);
   memcpy(part, path, n + 1);
   for (size_t i = 1; i < n; i++) {
     if (part[i] != '/' || part[i - 1] == '/') continue;
@@ -528,8 +546,10 @@ DLV3_API dlv3_status dlv3_list_dir(char **out, const char *path) {
     if (n == room) {
       room = room ? room * 2 : 64;
       char **more = realloc(names, room * sizeof *names);
-      if (!more) full = true;
-      else names = more;
+      if (!more)
+        full = true;
+      else
+        names = more;
     }
     if (!full && !(names[n++] = strdup(e->d_name))) full = true, n--;
   }

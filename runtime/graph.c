@@ -1,19 +1,23 @@
-/* graph.c - a recorded program as one graph of its device: captured while a run calls the kernels, launched from then on.
+/* graph.c - a recorded program as one graph of its device: captured while a run calls the kernels,
+ * launched from then on.
  *
- * The first run of a program calls its kernels one by one, so that their plans and prepared weights are there. The next is
- * captured: the kernels are called the same way, but the device takes them down; then the graph is launched, as by every
- * later run. A launch does what the calls did, to the last bit, at the addresses they had. Hence:
+ * The first run of a program calls its kernels one by one, so that their plans and prepared weights
+ * are there. The next is captured: the kernels are called the same way, but the device takes them
+ * down; then the graph is launched, as by every later run. A launch does what the calls did, to the
+ * last bit, at the addresses they had. Hence:
  *   - arguments are copied to a place of the program's own before a launch, results from one to fresh memory after it;
- *   - the arena, what lies outside and the kernels' scratch memory (memory.c keeps it apart) must be where they were, else
- *     the program is captured anew;
+ *   - the arena, what lies outside and the kernels' scratch memory (memory.c keeps it apart) must be where they were,
+ *     else the program is captured anew;
  *   - versions move as the calls would have moved them.
- * Kernels decide by versions whether a prepared weight is to be made anew. Of a weight that the program changes (or whose
- * version was once found moved) the prepared forms are outdated before the capture, so that making them is part of the
- * graph; of others they are not, and the graph holds as long as the version does. So it is with forms that the step renews:
- * a launch begins and ends with them as they are to be.
+ * Kernels decide by versions whether a prepared weight is to be made anew. Of a weight that the
+ * program changes (or whose version was once found moved) the prepared forms are outdated before
+ * the capture, so that making them is part of the graph; of others they are not, and the graph
+ * holds as long as the version does. So it is with forms that the step renews: a launch begins and
+ * ends with them as they are to be.
  *
- * What can not be captured - a kernel that waits for the device, an argument that is changed in place - leaves the program
- * with call after call, which is always right. DLV3_GRAPH=0 asks for that, DLV3_SYNC and DLV3_VERBOSE imply it. */
+ * What can not be captured - a kernel that waits for the device, an argument that is changed in
+ * place - leaves the program with call after call, which is always right. DLV3_GRAPH=0 asks for
+ * that, DLV3_SYNC and DLV3_VERBOSE imply it. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -23,28 +27,28 @@
 enum { ALIGN = 64, MOST_FAILURES = 2 }; /* what a kernel made and kept in the first attempt is there in the second */
 
 typedef struct {
-  storage *st;                      /* held by the program's headers                           */
-  const char *data;                 /* where it lay                                            */
+  storage *st;                                 /* held by the program's headers                           */
+  const char *data;                            /* where it lay                                            */
   int64_t own_version, slice_changes, version; /* before the capture; after it                 */
-  int64_t bumps;                    /* how far a run moves own_version                         */
-  bool changed, outdated;           /* a step writes it; its prepared forms are always made    */
-  prepared *form;                   /* of an arena, right when a launch begins; NULL: not counted on */
-  bool renewed;                     /* and when it ends                                        */
+  int64_t bumps;                               /* how far a run moves own_version                         */
+  bool changed, outdated;                      /* a step writes it; its prepared forms are always made    */
+  prepared *form;                              /* of an arena, right when a launch begins; NULL: not counted on */
+  bool renewed;                                /* and when it ends                                        */
 } watched;
 
 struct graph {
-  void *handle;                     /* the backend's; NULL: none now                           */
+  void *handle; /* the backend's; NULL: none now                           */
   int32_t device, captures, wait, failures;
   bool ready, told;
   watched *watched;
   int64_t n_watched, room;
-  tensor **args;                    /* where the graph reads them; NULL: it does not           */
-  int64_t *bytes;                   /* from an argument's first element to behind its last     */
+  tensor **args;  /* where the graph reads them; NULL: it does not           */
+  int64_t *bytes; /* from an argument's first element to behind its last     */
   const char *arena;
-  int64_t generation, preference;   /* of the memory; of the kernels that are tried first      */
+  int64_t generation, preference; /* of the memory; of the kernels that are tried first      */
 };
 
-static bool wanted = true;          /* DLV3_GRAPH                                              */
+static bool wanted = true; /* DLV3_GRAPH                                              */
 static bool in_capture;
 static int32_t n_handles;
 static int64_t captures, launches;
@@ -68,7 +72,7 @@ static status keep_reason(status st) {
 
 static status no_memory(void) { return fail(DLV3_ERR_OOM, "compile: out of memory for a graph"); }
 
-/* -- What a graph stands on --------------------------------------------------------------------------------- */
+/* -- What a graph stands on -------------------------------------------------------------------- */
 
 static status watch(graph *g, storage *st, bool changed) {
   for (; st; st = st->parent, changed = false) {
@@ -88,8 +92,8 @@ static status watch(graph *g, storage *st, bool changed) {
   return DLV3_OK;
 }
 
-/* All storages that steps read or write and the program does not bring itself. Headers lie on nothing and promises have
- * their recorded addresses meanwhile, which tells those apart. */
+/* All storages that steps read or write and the program does not bring itself. Headers lie on
+ * nothing and promises have their recorded addresses meanwhile, which tells those apart. */
 static status watch_steps(dlv3_program *p, graph *g) {
   for (int64_t k = 0; k < p->n_steps; k++) {
     const step *s = &p->steps[k];
@@ -97,13 +101,16 @@ static status watch_steps(dlv3_program *p, graph *g) {
       const bool changed = s->launch ? s->launch->kind[i] != 0 : (op_table[s->op].in_place >> i & 1) != 0;
       storage *st = s->in[i] ? s->in[i]->st : NULL;
       if (!st || is_promised(st->data)) continue;
-      if (st == p->nothing && changed) return fail(DLV3_ERR_ARG, "%s changes an argument in place", s->launch ? s->launch->kernel->name : op_table[s->op].name);
+      if (st == p->nothing && changed)
+        return fail(DLV3_ERR_ARG, "%s changes an argument in place",
+                    s->launch ? s->launch->kernel->name : op_table[s->op].name);
       if (st != p->nothing) TRY(watch(g, st, changed));
     }
   }
   for (int64_t i = 0; i < g->n_watched; i++)
     for (int64_t k = 0; k < g->n_watched; k++)
-      if (g->watched[k].changed && (i == k || g->watched[i].st->parent == g->watched[k].st)) g->watched[i].outdated = true;
+      if (g->watched[k].changed && (i == k || g->watched[i].st->parent == g->watched[k].st))
+        g->watched[i].outdated = true;
   return DLV3_OK;
 }
 
@@ -140,7 +147,9 @@ static status make_ready(dlv3_program *p, graph *g) {
     const binding *b = &p->bindings[i];
     TRY(place_argument(p, g, b->arg));
     const int64_t from = b->delta * dtype_bytes(b->header->dtype);
-    if (from < 0 || from + reach(b->header) * dtype_bytes(b->header->dtype) > g->bytes[b->arg]) return fail(DLV3_ERR_ARG, "argument %d is read outside of its elements: it shares memory with another", (int)b->arg + 1);
+    if (from < 0 || from + reach(b->header) * dtype_bytes(b->header->dtype) > g->bytes[b->arg])
+      return fail(DLV3_ERR_ARG, "argument %d is read outside of its elements: it shares memory with another",
+                  (int)b->arg + 1);
   }
   for (int64_t i = 0; i < p->n_promises; i++) {
     promise *a = &p->promises[i];
@@ -162,8 +171,8 @@ static void outdate(storage *st, const prepared *but) {
   for (prepared *q = st->prepared; q; q = q->next)
     if (q != but) q->version = -1;
 }
-/* The form that whoever changes the storage writes too, while it is right. Of several, bf16 and f16, only one is written, and
- * none is counted on. */
+/* The form that whoever changes the storage writes too, while it is right. Of several, bf16 and
+ * f16, only one is written, and none is counted on. */
 static prepared *renewed_form(const storage *st) {
   prepared *found = NULL;
   for (prepared *q = st->prepared; q; q = q->next) {
@@ -173,7 +182,7 @@ static prepared *renewed_form(const storage *st) {
   return found && found->version == arena_version(st) ? found : NULL;
 }
 
-/* -- Capture -------------------------------------------------------------------------------------------------- */
+/* -- Capture ----------------------------------------------------------------------------------- */
 
 static void discard(graph *g) {
   if (!g->handle) return;
@@ -197,7 +206,8 @@ void graph_drop(dlv3_program *p) {
 /* As if nothing had been called: what kernels prepared meanwhile was never written. */
 static void undo(dlv3_program *p, graph *g) {
   for (int64_t i = 0; i < g->n_watched; i++) {
-    g->watched[i].st->own_version = g->watched[i].own_version, g->watched[i].st->slice_changes = g->watched[i].slice_changes;
+    g->watched[i].st->own_version = g->watched[i].own_version,
+    g->watched[i].st->slice_changes = g->watched[i].slice_changes;
     outdate(g->watched[i].st, NULL);
   }
   for (int32_t i = 0; i < p->n_args; i++)
@@ -261,11 +271,13 @@ static status tell(dlv3_program *p, graph *g) {
   return DLV3_DECLINED;
 }
 
-/* -- Launch --------------------------------------------------------------------------------------------------- */
+/* -- Launch ------------------------------------------------------------------------------------ */
 
-/* Whether everything is where the graph has it. A weight whose version moved is outdated by every later capture. */
+/* Whether everything is where the graph has it. A weight whose version moved is outdated by every
+ * later capture. */
 static bool holds(const dlv3_program *p, graph *g) {
-  bool same = g->generation == memory_generation(g->device) && g->preference == impl_preference() && (!p->arena_bytes || g->arena == arena_address());
+  bool same = g->generation == memory_generation(g->device) && g->preference == impl_preference()
+              && (!p->arena_bytes || g->arena == arena_address());
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
     same &= w->st->data == w->data && (!w->form || w->form->version == arena_version(w->st));

@@ -1,7 +1,8 @@
-/* image.c - image files to tensors and back: what dlv3.h says of images, and what jpeg.c, png.c and loader.c share.
+/* image.c - image files to tensors and back: what dlv3.h says of images, and what jpeg.c, png.c and
+ * loader.c share.
  *
- * A file is read whole and recognised by its content. Pictures are plain memory (image.h); only the functions of
- * dlv3.h at the end know tensors. */
+ * A file is read whole and recognised by its content. Pictures are plain memory (image.h); only the
+ * functions of dlv3.h at the end know tensors. */
 #include "image.h"
 #include "record.h"
 
@@ -12,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* -- Memory ------------------------------------------------------------------------------------------------ */
+/* -- Memory ------------------------------------------------------------------------------------ */
 
 static status grow(uint8_t **data, int64_t *capacity, int64_t bytes, bool keep) {
   if (bytes <= *capacity) return DLV3_OK;
@@ -29,8 +30,9 @@ static status grow(uint8_t **data, int64_t *capacity, int64_t bytes, bool keep) 
 status picture_reserve(picture *p, int64_t h, int64_t w, int32_t channels) {
   if (h < 1 || w < 1) return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is empty", (long long)w, (long long)h);
   if (h > PICTURE_MAX_PIXELS / w)
-    return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is too large (at most %d pixels are held)", (long long)w, (long long)h, PICTURE_MAX_PIXELS);
-  enum { BEHIND = 16 };             /* vectors may read so many bytes too far */
+    return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is too large (at most %d pixels are held)", (long long)w,
+                (long long)h, PICTURE_MAX_PIXELS);
+  enum { BEHIND = 16 }; /* vectors may read so many bytes too far */
   TRY(grow(&p->data, &p->capacity, h * w * channels + BEHIND, false));
   p->h = h, p->w = w, p->channels = channels;
   return DLV3_OK;
@@ -51,7 +53,7 @@ void bytes_free(byte_buffer *b) {
   *b = (byte_buffer){0};
 }
 
-/* -- Files ------------------------------------------------------------------------------------------------- */
+/* -- Files ------------------------------------------------------------------------------------- */
 
 enum { FILE_MAX = 1 << 30 };
 
@@ -74,7 +76,8 @@ static status file_bytes(byte_buffer *b, const char *path) {
   if (S_ISDIR(info.st_mode)) return fail(DLV3_ERR_IO, "is a folder, an image file was expected");
   if (!S_ISREG(info.st_mode)) return fail(DLV3_ERR_IO, "is not a regular file");
   if (info.st_size == 0) return fail(DLV3_ERR_DAMAGED, "the file is empty (0 bytes)");
-  if (info.st_size > FILE_MAX) return fail(DLV3_ERR_FORMAT, "the file has %lld bytes, too many for an image", (long long)info.st_size);
+  if (info.st_size > FILE_MAX)
+    return fail(DLV3_ERR_FORMAT, "the file has %lld bytes, too many for an image", (long long)info.st_size);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return fail(DLV3_ERR_IO, "can not be read: %m");
   status st = read_all(b, fd, info.st_size);
@@ -84,10 +87,21 @@ static status file_bytes(byte_buffer *b, const char *path) {
 
 /* What a file that is neither JPEG nor PNG seems to be, or NULL. */
 static const char *other_kind(const byte_buffer *b) {
-  static const struct { int32_t at; const char *magic, *name; } kinds[] = {
-    {0, "GIF8", "a GIF"}, {0, "BM", "a BMP"}, {0, "II*", "a TIFF"}, {0, "MM", "a TIFF"}, {8, "WEBP", "a WebP"}, {4, "ftyp", "a HEIC or AVIF"},
-    {0, "\x89PNG", "a PNG with a damaged signature"}, {0, "version https://git-lfs", "a Git LFS pointer, not the file itself"},
-    {0, "<", "a web page or XML"}, {0, "\x93NUMPY", "a NumPy array"}, {0, "PK\3\4", "a zip archive"},
+  static const struct {
+    int32_t at;
+    const char *magic, *name;
+  } kinds[] = {
+      {0, "GIF8", "a GIF"},
+      {0, "BM", "a BMP"},
+      {0, "II*", "a TIFF"},
+      {0, "MM", "a TIFF"},
+      {8, "WEBP", "a WebP"},
+      {4, "ftyp", "a HEIC or AVIF"},
+      {0, "\x89PNG", "a PNG with a damaged signature"},
+      {0, "version https://git-lfs", "a Git LFS pointer, not the file itself"},
+      {0, "<", "a web page or XML"},
+      {0, "\x93NUMPY", "a NumPy array"},
+      {0, "PK\3\4", "a zip archive"},
   };
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     int64_t n = (int64_t)strlen(kinds[i].magic);
@@ -99,7 +113,8 @@ static const char *other_kind(const byte_buffer *b) {
 static status fail_kind(const byte_buffer *b) {
   const char *name = other_kind(b);
   char first[32] = "";
-  for (int64_t i = 0, used = 0; i < 4 && i < b->size; i++) used += snprintf(first + used, sizeof first - (size_t)used, " %02x", b->data[i]);
+  for (int64_t i = 0, used = 0; i < 4 && i < b->size; i++)
+    used += snprintf(first + used, sizeof first - (size_t)used, " %02x", b->data[i]);
   if (name) return fail(DLV3_ERR_FORMAT, "neither JPEG nor PNG; it looks like %s", name);
   return fail(DLV3_ERR_FORMAT, "neither JPEG nor PNG (it begins with the bytes%s)", first);
 }
@@ -119,7 +134,8 @@ static status decode_image(picture *out, const byte_buffer *file, bool tolerant,
 
 static status decode_mask(picture *out, const byte_buffer *file) {
   if (is_png(file)) return png_decode_mask(out, file);
-  if (is_jpeg(file)) return fail(DLV3_ERR_FORMAT, "a JPEG as mask: its compression changes the class numbers; masks are PNG files");
+  if (is_jpeg(file))
+    return fail(DLV3_ERR_FORMAT, "a JPEG as mask: its compression changes the class numbers; masks are PNG files");
   return fail_kind(file);
 }
 
@@ -135,7 +151,7 @@ status picture_read_mask(picture *out, const char *path, byte_buffer *file) {
   return name_file(st, path);
 }
 
-/* -- Tensors ----------------------------------------------------------------------------------------------- */
+/* -- Tensors ----------------------------------------------------------------------------------- */
 
 /* u8 [c,h,w] for several channels, lying in memory as the picture does; u8 [h,w] for one. */
 static status to_tensor(tensor **out, const picture *p) {
@@ -156,12 +172,17 @@ static status to_tensor(tensor **out, const picture *p) {
 static status from_tensor(picture *p, const tensor *t, const char *what, int32_t channels) {
   char text[TEXT];
   TRY(not_recording(what));
-  if (!t->st->data) return fail(DLV3_ERR_RELEASED, "%s: the tensor was released, by release() or when its scope ended", what);
-  if (t->st->device) return fail(DLV3_ERR_DEVICE, "%s: the tensor must be on the cpu\n  %s", what, tensor_text(text, "", t));
+  if (!t->st->data)
+    return fail(DLV3_ERR_RELEASED, "%s: the tensor was released, by release() or when its scope ended", what);
+  if (t->st->device)
+    return fail(DLV3_ERR_DEVICE, "%s: the tensor must be on the cpu\n  %s", what, tensor_text(text, "", t));
   int64_t c = t->ndim == 3 ? t->size[0] : 1;
   bool fits = t->dtype == DLV3_U8 && (t->ndim == 2 || (t->ndim == 3 && c >= 3 && c <= 4)) && (channels >> c & 1);
   if (!fits)
-    return fail(DLV3_ERR_SHAPE, "%s: expected u8 %s\n  %s", what, channels == 2 ? "[h,w]" : channels == 8 ? "[3,h,w]" : "[3,h,w], [4,h,w] or [h,w]",
+    return fail(DLV3_ERR_SHAPE, "%s: expected u8 %s\n  %s", what,
+                channels == 2   ? "[h,w]"
+                : channels == 8 ? "[3,h,w]"
+                                : "[3,h,w], [4,h,w] or [h,w]",
                 tensor_text(text, "", t));
   const int64_t *size = t->size + t->ndim - 2, *stride = t->stride + t->ndim - 2;
   TRY(picture_reserve(p, size[0], size[1], (int32_t)c));
@@ -171,7 +192,8 @@ static status from_tensor(picture *p, const tensor *t, const char *what, int32_t
   for (int64_t y = 0; y < p->h; y++) {
     const uint8_t *row = src + y * stride[0];
     uint8_t *to = p->data + y * p->w * c;
-    if (packed) memcpy(to, row, (size_t)(p->w * c));
+    if (packed)
+      memcpy(to, row, (size_t)(p->w * c));
     else
       for (int64_t x = 0; x < p->w; x++)
         for (int64_t k = 0; k < c; k++) *to++ = row[x * stride[1] + k * channel_stride];
@@ -181,9 +203,12 @@ static status from_tensor(picture *p, const tensor *t, const char *what, int32_t
 
 enum { LABELS = 1 << 1, RGB = 1 << 3, RGBA = 1 << 4 };
 
-status picture_from_tensor(picture *p, const tensor *t, const char *what, bool mask) { return from_tensor(p, t, what, mask ? LABELS : RGB); }
+status picture_from_tensor(picture *p, const tensor *t, const char *what, bool mask) {
+  return from_tensor(p, t, what, mask ? LABELS : RGB);
+}
 
-DLV3_API dlv3_status dlv3_image_read(dlv3_tensor **image, dlv3_image_info *info, const char *path, int32_t orient, int32_t tolerant) {
+DLV3_API dlv3_status dlv3_image_read(dlv3_tensor **image, dlv3_image_info *info, const char *path, int32_t orient,
+                                     int32_t tolerant) {
   picture read = {0}, turned = {0}, *result = &read;
   byte_buffer file = {0};
   status st = picture_read(&read, path, &file, tolerant, info);
@@ -212,7 +237,9 @@ static status resize_tensor(tensor **out, const tensor *t, int64_t h, int64_t w,
   picture in = {0}, resized = {0};
   resize_space space = {0};
   status st = DLV3_OK;
-  if (h < 1 || w < 1) return fail(DLV3_ERR_ARG, "%s: the size must be at least 1x1, %lldx%lld (height, width) came", what, (long long)h, (long long)w);
+  if (h < 1 || w < 1)
+    return fail(DLV3_ERR_ARG, "%s: the size must be at least 1x1, %lldx%lld (height, width) came", what, (long long)h,
+                (long long)w);
   TRY_GOTO(st, from_tensor(&in, t, what, mask ? LABELS : RGB), end);
   TRY_GOTO(st, (mask ? resize_nearest : resize_bilinear)(&resized, &in, h, w, (window){0, h, 0, w}, &space), end);
   st = to_tensor(out, &resized);
@@ -231,7 +258,8 @@ DLV3_API dlv3_status dlv3_mask_resize(dlv3_tensor **out, const dlv3_tensor *mask
   return resize_tensor(out, mask, h, w, "resize_mask", true);
 }
 
-DLV3_API dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *image, const float *mean, const float *std, int32_t dtype) {
+DLV3_API dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *image, const float *mean,
+                                          const float *std, int32_t dtype) {
   picture in = {0};
   normalize_table table;
   tensor *t;
@@ -257,7 +285,7 @@ DLV3_API dlv3_status dlv3_mask_count(int64_t *counts, int64_t *first, const dlv3
   return DLV3_OK;
 }
 
-/* -- Writing ----------------------------------------------------------------------------------------------- */
+/* -- Writing ----------------------------------------------------------------------------------- */
 
 static status write_file(const char *path, const byte_buffer *b) {
   dlv3_file *f;
@@ -282,7 +310,8 @@ DLV3_API dlv3_status dlv3_png_write(const char *path, const dlv3_tensor *image, 
 DLV3_API dlv3_status dlv3_jpeg_write(const char *path, const dlv3_tensor *image, int32_t quality) {
   picture p = {0};
   byte_buffer file = {0};
-  if (quality < 1 || quality > 100) return fail(DLV3_ERR_ARG, "jpeg: quality must be within 1..100, %d came", (int)quality);
+  if (quality < 1 || quality > 100)
+    return fail(DLV3_ERR_ARG, "jpeg: quality must be within 1..100, %d came", (int)quality);
   status st = from_tensor(&p, image, "jpeg", RGB);
   if (st == DLV3_OK) st = name_file(jpeg_encode(&file, &p, quality), path);
   if (st == DLV3_OK) st = write_file(path, &file);

@@ -1,8 +1,9 @@
 /* jpeg.c - JPEG files through libjpeg-turbo: memory to picture and back.
  *
- * Decodes with libjpeg's defaults (ISLOW DCT, fancy upsampling), which are Pillow's too, so that pixels are equal to the
- * last bit. libjpeg reports errors by a callback that must not return: a longjmp local to this file. Its warnings that
- * mean damaged or missing data are errors here, or noted where the caller tolerates them; it never prints. */
+ * Decodes with libjpeg's defaults (ISLOW DCT, fancy upsampling), which are Pillow's too, so that
+ * pixels are equal to the last bit. libjpeg reports errors by a callback that must not return: a
+ * longjmp local to this file. Its warnings that mean damaged or missing data are errors here, or
+ * noted where the caller tolerates them; it never prints. */
 #include "image.h"
 
 #include <setjmp.h>
@@ -13,11 +14,11 @@
 #include <jerror.h>
 
 typedef struct {
-  struct jpeg_error_mgr base;       /* first: libjpeg hands back a pointer to it */
+  struct jpeg_error_mgr base; /* first: libjpeg hands back a pointer to it */
   jmp_buf escape;
   char text[JMSG_LENGTH_MAX];
   bool tolerant;
-  dlv3_image_info *facts;           /* NULL: not wanted */
+  dlv3_image_info *facts; /* NULL: not wanted */
 } error_manager;
 
 static void on_error(j_common_ptr info) {
@@ -33,8 +34,8 @@ static void on_damage(j_common_ptr info) {
   if (!e->tolerant) on_error(info);
   if (!e->facts || *e->facts->damage) return;
   e->base.format_message(info, e->text);
-  snprintf(e->facts->damage, sizeof e->facts->damage, "a damaged JPEG: %s (at row %u of %u)", e->text, d->output_scanline,
-           d->image_height);
+  snprintf(e->facts->damage, sizeof e->facts->damage, "a damaged JPEG: %s (at row %u of %u)", e->text,
+           d->output_scanline, d->image_height);
 }
 
 static void on_message(j_common_ptr info, int level) {
@@ -61,13 +62,13 @@ static struct jpeg_error_mgr *error_manager_init(error_manager *e) {
 
 bool is_jpeg(const byte_buffer *file) { return file->size >= 3 && !memcmp(file->data, "\xff\xd8\xff", 3); }
 
-/* -- Reading ----------------------------------------------------------------------------------------------- */
+/* -- Reading ----------------------------------------------------------------------------------- */
 
 typedef struct {
   struct jpeg_decompress_struct info;
   error_manager errors;
   struct jpeg_progress_mgr progress;
-  uint8_t *row;                     /* CMYK only */
+  uint8_t *row; /* CMYK only */
 } decoder;
 
 /* EXIF is the first APP1 segment of its kind, XMP the last, as Pillow has it. */
@@ -76,15 +77,17 @@ static int32_t find_orientation(const decoder *d) {
   int32_t exif = -1, xmp = 0;
   for (jpeg_saved_marker_ptr m = d->info.marker_list; m; m = m->next) {
     if (m->marker != JPEG_APP0 + 1) continue;
-    if (exif < 0 && m->data_length > 6 && !memcmp(m->data, "Exif\0\0", 6)) exif = exif_orientation(m->data, m->data_length);
+    if (exif < 0 && m->data_length > 6 && !memcmp(m->data, "Exif\0\0", 6))
+      exif = exif_orientation(m->data, m->data_length);
     if (m->data_length > sizeof xmp_name && !memcmp(m->data, xmp_name, sizeof xmp_name))
       xmp = xmp_orientation(m->data + sizeof xmp_name, m->data_length - sizeof xmp_name);
   }
   return exif > 0 ? exif : xmp > 0 ? xmp : 1;
 }
 
-/* A progressive JPEG may repeat its scans without end, each as much work as the whole picture. Real ones have about ten; large
- * pictures are allowed fewer than small ones. The limit of scans is what libjpeg-turbo's own tools do (-maxscans). */
+/* A progressive JPEG may repeat its scans without end, each as much work as the whole picture. Real
+ * ones have about ten; large pictures are allowed fewer than small ones. The limit of scans is what
+ * libjpeg-turbo's own tools do (-maxscans). */
 static void check_scans(j_common_ptr common) {
   enum { MOST_SCANS = 100, FEWEST_SCANS = 20 };
   j_decompress_ptr info = (j_decompress_ptr)common;
@@ -93,9 +96,10 @@ static void check_scans(j_common_ptr common) {
   if (most < FEWEST_SCANS) most = FEWEST_SCANS;
   if (info->input_scan_number <= most) return;
   error_manager *e = (error_manager *)info->err;
-  snprintf(e->text, sizeof e->text,
-           "it has more than %d scans, the most that are read of a picture of this size; save it anew with an image program",
-           (int)most);
+  snprintf(
+      e->text, sizeof e->text,
+      "it has more than %d scans, the most that are read of a picture of this size; save it anew with an image program",
+      (int)most);
   longjmp(e->escape, 1);
 }
 
@@ -108,8 +112,9 @@ static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int64_t n) {
     }
 }
 
-/* Each block of 8x8 takes a bit or more of a Huffman-coded file. One that is too short for that holds next to nothing of its picture,
- * and is refused before libjpeg sets memory aside for all of it. */
+/* Each block of 8x8 takes a bit or more of a Huffman-coded file. One that is too short for that
+ * holds next to nothing of its picture, and is refused before libjpeg sets memory aside for all of
+ * it. */
 static status check_length(const struct jpeg_decompress_struct *info, int64_t bytes) {
   int64_t most = 0;
   for (int i = 0; i < info->num_components; i++) {
@@ -117,8 +122,8 @@ static status check_length(const struct jpeg_decompress_struct *info, int64_t by
     if (blocks > most) most = blocks;
   }
   if (info->arith_code || bytes >= most / 8) return DLV3_OK;
-  return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: its %lld bytes can not hold the %ux%u pixels that it claims", (long long)bytes,
-              info->image_width, info->image_height);
+  return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: its %lld bytes can not hold the %ux%u pixels that it claims",
+              (long long)bytes, info->image_width, info->image_height);
 }
 
 /* Between setjmp and the end: everything that libjpeg may leave by longjmp. */
@@ -128,9 +133,11 @@ static status decode(decoder *d, picture *out, const byte_buffer *file) {
   if (setjmp(d->errors.escape)) {
     int code = info->err->msg_code;
     if (code == JERR_BAD_PRECISION || code == JERR_SOF_UNSUPPORTED)
-      return fail(DLV3_ERR_FORMAT, "a JPEG of a kind that is not read: %s; save it as a usual 8-bit JPEG or PNG", d->errors.text);
+      return fail(DLV3_ERR_FORMAT, "a JPEG of a kind that is not read: %s; save it as a usual 8-bit JPEG or PNG",
+                  d->errors.text);
     if (!info->output_scanline) return fail(DLV3_ERR_DAMAGED, "the JPEG can not be decoded: %s", d->errors.text);
-    return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: %s (at row %u of %u)", d->errors.text, info->output_scanline, info->image_height);
+    return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: %s (at row %u of %u)", d->errors.text, info->output_scanline,
+                info->image_height);
   }
   jpeg_create_decompress(info);
   d->progress.progress_monitor = check_scans;
@@ -141,7 +148,8 @@ static status decode(decoder *d, picture *out, const byte_buffer *file) {
   jpeg_read_header(info, TRUE);
   if (facts) facts->orientation = find_orientation(d);
   if (info->num_components != 1 && info->num_components != 3 && info->num_components != 4)
-    return fail(DLV3_ERR_FORMAT, "a JPEG with %d channels; 1 (grey), 3 (colour) or 4 (CMYK) are read", info->num_components);
+    return fail(DLV3_ERR_FORMAT, "a JPEG with %d channels; 1 (grey), 3 (colour) or 4 (CMYK) are read",
+                info->num_components);
   info->out_color_space = info->num_components == 4 ? JCS_CMYK : JCS_RGB;
   TRY(picture_reserve(out, info->image_height, info->image_width, 3));
   TRY(check_length(info, file->size));
@@ -164,7 +172,7 @@ status jpeg_decode(picture *out, const byte_buffer *file, bool tolerant, dlv3_im
   return st;
 }
 
-/* -- Writing ----------------------------------------------------------------------------------------------- */
+/* -- Writing ----------------------------------------------------------------------------------- */
 
 typedef struct {
   struct jpeg_compress_struct info;
@@ -196,8 +204,8 @@ static status encode(encoder *e, const picture *in, int32_t quality) {
 
 status jpeg_encode(byte_buffer *out, const picture *in, int32_t quality) {
   if (in->h > JPEG_MAX_DIMENSION || in->w > JPEG_MAX_DIMENSION)
-    return fail(DLV3_ERR_ARG, "a JPEG has at most %ld rows and columns, the image is %lldx%lld", (long)JPEG_MAX_DIMENSION, (long long)in->w,
-                (long long)in->h);
+    return fail(DLV3_ERR_ARG, "a JPEG has at most %ld rows and columns, the image is %lldx%lld",
+                (long)JPEG_MAX_DIMENSION, (long long)in->w, (long long)in->h);
   encoder e = {.data = NULL};
   status st = encode(&e, in, quality);
   jpeg_destroy_compress(&e.info);

@@ -1,8 +1,10 @@
-/* kernel.c - kernels that are compiled from source text at run time: found through the device's backend, checked, queued.
+/* kernel.c - kernels that are compiled from source text at run time: found through the device's
+ * backend, checked, queued.
  *
- * A launch is no op: it has no shapes of its own to infer, no gradient, and writes into tensors that are there. What it
- * shares with ops is written here once more: tensors must be alive and on one device, versions move, DLV3_VERBOSE and
- * DLV3_SYNC see it, dlv3.compile records it. What the text of a kernel means is the backend's to know. */
+ * A launch is no op: it has no shapes of its own to infer, no gradient, and writes into tensors
+ * that are there. What it shares with ops is written here once more: tensors must be alive and on
+ * one device, versions move, DLV3_VERBOSE and DLV3_SYNC see it, dlv3.compile records it. What the
+ * text of a kernel means is the backend's to know. */
 #include "backend.h"
 
 #include <stdio.h>
@@ -13,7 +15,9 @@
 DLV3_API dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, const char *name, int32_t device) {
   if (!device_known(device)) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
   const backend *b = backend_of(device);
-  if (!b->kernel_find) return fail(DLV3_ERR_DEVICE, "cuda_kernel: '%.80s' is CUDA C and runs on a cuda device, not on %s", name, dlv3_device_name(device));
+  if (!b->kernel_find)
+    return fail(DLV3_ERR_DEVICE, "cuda_kernel: '%.80s' is CUDA C and runs on a cuda device, not on %s", name,
+                dlv3_device_name(device));
   return b->kernel_find(out, source, name, device);
 }
 
@@ -27,13 +31,23 @@ static op_call as_call(op_info *info, const kernel_launch *l, tensor *const *in)
 static status check_tensor(const op_call *c, const kernel_launch *l, int32_t i) {
   const tensor *t = c->in[i];
   const int32_t at = i + 1;
-  if (!storage_alive(t->st)) return fail_call(c, DLV3_ERR_RELEASED, "argument %d was released, by release() or when its scope ended", (int)at);
+  if (!storage_alive(t->st))
+    return fail_call(c, DLV3_ERR_RELEASED, "argument %d was released, by release() or when its scope ended", (int)at);
   if (t->st->device != l->kernel->device)
-    return fail_call(c, DLV3_ERR_DEVICE, "argument %d is on %s, the kernel runs on %s; all its tensors must be on one cuda device, move them with x:to(device)", (int)at,
-                     dlv3_device_name(t->st->device), dlv3_device_name(l->kernel->device));
-  if (!is_dense(t)) return fail_call(c, DLV3_ERR_ARG, "argument %d is a strided view, and a kernel sees a pointer to dense elements; give it x:contiguous()", (int)at);
+    return fail_call(c, DLV3_ERR_DEVICE,
+                     "argument %d is on %s, the kernel runs on %s; all its tensors must be on one cuda device, move "
+                     "them with x:to(device)",
+                     (int)at, dlv3_device_name(t->st->device), dlv3_device_name(l->kernel->device));
+  if (!is_dense(t))
+    return fail_call(
+        c, DLV3_ERR_ARG,
+        "argument %d is a strided view, and a kernel sees a pointer to dense elements; give it x:contiguous()",
+        (int)at);
   if (dlv3_grad_enabled() && dlv3_requires_grad(t))
-    return fail_call(c, DLV3_ERR_AUTOGRAD, "argument %d requires grad, and the kernel has no gradient; call it in a dlv3.Function, under dlv3.no_grad, or with x:detach()", (int)at);
+    return fail_call(c, DLV3_ERR_AUTOGRAD,
+                     "argument %d requires grad, and the kernel has no gradient; call it in a dlv3.Function, under "
+                     "dlv3.no_grad, or with x:detach()",
+                     (int)at);
   return DLV3_OK;
 }
 
@@ -43,7 +57,9 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
   op_call c = as_call(&info, l, in);
   for (int32_t i = 0; i < l->n; i++) {
     if (!in[i]) continue;
-    if (!storage_alive(in[i]->st)) return fail_call(&c, DLV3_ERR_RELEASED, "argument %d was released since dlv3.compile recorded the call", (int)i + 1);
+    if (!storage_alive(in[i]->st))
+      return fail_call(&c, DLV3_ERR_RELEASED, "argument %d was released since dlv3.compile recorded the call",
+                       (int)i + 1);
     TRY(storage_restore(in[i]->st));
   }
   TRY(before_kernel(l->kernel->device));
@@ -57,10 +73,12 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
   return DLV3_OK;
 }
 
-DLV3_API dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, const int64_t *block, int64_t shared, dlv3_tensor *const *tensors,
-                                        const dlv3_attr *numbers, const int32_t *kinds, int32_t n) {
+DLV3_API dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, const int64_t *block, int64_t shared,
+                                        dlv3_tensor *const *tensors, const dlv3_attr *numbers, const int32_t *kinds,
+                                        int32_t n) {
   kernel_launch l = {.kernel = k, .shared = shared, .n = n};
-  if (n < 0 || n > DLV3_MAX_SLOTS) return fail(DLV3_ERR_ARG, "%s: %d arguments, at most %d", k->name, (int)n, DLV3_MAX_SLOTS);
+  if (n < 0 || n > DLV3_MAX_SLOTS)
+    return fail(DLV3_ERR_ARG, "%s: %d arguments, at most %d", k->name, (int)n, DLV3_MAX_SLOTS);
   memcpy(l.grid, grid, sizeof l.grid), memcpy(l.block, block, sizeof l.block);
   memcpy(l.kind, kinds, (size_t)n * sizeof *kinds), memcpy(l.number, numbers, (size_t)n * sizeof *numbers);
   op_info info;

@@ -1,9 +1,11 @@
-/* loader.c - the data workers: threads that decode, resize, flip and crop samples ahead of the batch that is needed.
+/* loader.c - the data workers: threads that decode, resize, flip and crop samples ahead of the
+ * batch that is needed.
  *
- * A ring of slots holds samples as 8-bit pictures, in the order of delivery. Workers claim positions in that order; the
- * host thread waits for the positions of its batch and, as the last pass, writes them normalised into a new tensor. Only
- * the host thread touches tensors and calls the functions of dlv3.h. Random draws depend on (seed, epoch, index) alone,
- * so batches are equal for any number of workers and after a resume. The transforms are the reference's (Pillow's). */
+ * A ring of slots holds samples as 8-bit pictures, in the order of delivery. Workers claim
+ * positions in that order; the host thread waits for the positions of its batch and, as the last
+ * pass, writes them normalised into a new tensor. Only the host thread touches tensors and calls
+ * the functions of dlv3.h. Random draws depend on (seed, epoch, index) alone, so batches are equal
+ * for any number of workers and after a resume. The transforms are the reference's (Pillow's). */
 #include "image.h"
 #include "record.h"
 
@@ -19,15 +21,15 @@ enum { EMPTY, FILLED, READY, FAILED }; /* FILLED: the host handed in a sample */
 typedef struct {
   int32_t state;
   bool has_mask;
-  picture image, mask;              /* the result */
-  picture in_image, in_mask;        /* handed in as tensors ... */
-  char *image_path, *mask_path;     /* ... or as paths; owned */
+  picture image, mask;          /* the result */
+  picture in_image, in_mask;    /* handed in as tensors ... */
+  char *image_path, *mask_path; /* ... or as paths; owned */
   char name[64];
   status code;
   char message[2048];
 } slot;
 
-typedef struct {                    /* what a worker keeps between samples */
+typedef struct { /* what a worker keeps between samples */
   byte_buffer file;
   picture image, mask;
   resize_space resize;
@@ -36,8 +38,8 @@ typedef struct {                    /* what a worker keeps between samples */
 struct dlv3_loader {
   dlv3_loader_config config;
   normalize_table table;
-  uint8_t allowed[256];             /* labels */
-  int64_t n;                        /* samples of the data set */
+  uint8_t allowed[256]; /* labels */
+  int64_t n;            /* samples of the data set */
 
   pthread_t *threads;
   int32_t n_threads;
@@ -45,14 +47,14 @@ struct dlv3_loader {
   pthread_cond_t work, done;
   /* all below under the lock */
   bool quit, running;
-  int32_t busy;                     /* workers inside a sample */
+  int32_t busy; /* workers inside a sample */
   slot *slots;
   int64_t capacity;
   int64_t epoch, *order, n_order, claimed, filled, delivered;
   int32_t batch;
 };
 
-/* -- One sample -------------------------------------------------------------------------------------------- */
+/* -- One sample -------------------------------------------------------------------------------- */
 
 static status check_labels(const dlv3_loader *l, const picture *mask, const char *name) {
   int64_t n = mask->h * mask->w;
@@ -63,14 +65,16 @@ static status check_labels(const dlv3_loader *l, const picture *mask, const char
   return fail(DLV3_ERR_FORMAT,
               "%s: label %d at x %lld, y %lld (counted from 0); labels are 0..%d, or %d where a pixel does not count\n"
               "  is the number of classes right? scripts/check_data.lua lists every mask with such labels",
-              name, *p, (long long)(at % mask->w), (long long)(at / mask->w), (int)l->config.num_classes - 1, (int)l->config.ignore_index);
+              name, *p, (long long)(at % mask->w), (long long)(at / mask->w), (int)l->config.num_classes - 1,
+              (int)l->config.ignore_index);
 }
 
-static status check_same_size(const picture *image, const picture *mask, const char *image_name, const char *mask_name) {
+static status check_same_size(const picture *image, const picture *mask, const char *image_name,
+                              const char *mask_name) {
   if (image->h == mask->h && image->w == mask->w) return DLV3_OK;
   bool turned = image->h == mask->w && image->w == mask->h;
-  return fail(DLV3_ERR_FORMAT, "%s: the mask is %lldx%lld pixels but its image %s is %lldx%lld (width x height)%s", mask_name, (long long)mask->w,
-              (long long)mask->h, image_name, (long long)image->w, (long long)image->h,
+  return fail(DLV3_ERR_FORMAT, "%s: the mask is %lldx%lld pixels but its image %s is %lldx%lld (width x height)%s",
+              mask_name, (long long)mask->w, (long long)mask->h, image_name, (long long)image->w, (long long)image->h,
               turned ? "\n  the photo may be stored turned (EXIF orientation); store it as it is seen" : "");
 }
 
@@ -84,17 +88,19 @@ static void fill_rest(picture *p, int64_t h, int64_t w, uint8_t value) {
 /* A whole number in [0, n). */
 static int64_t draw(uint32_t word, int64_t n) { return (int64_t)((uint64_t)word * (uint64_t)n >> 32); }
 
-/* RandomResize, RandomHorizontalFlip, RandomCrop with padding at the right and bottom: what is outside of the crop is
- * not computed. */
-static status transform_train(const dlv3_loader *l, workspace *w, slot *s, const picture *image, const picture *mask, int64_t index) {
-  enum { DATA = 1 };                /* apart from other draws with the same seed */
+/* RandomResize, RandomHorizontalFlip, RandomCrop with padding at the right and bottom: what is
+ * outside of the crop is not computed. */
+static status transform_train(const dlv3_loader *l, workspace *w, slot *s, const picture *image, const picture *mask,
+                              int64_t index) {
+  enum { DATA = 1 }; /* apart from other draws with the same seed */
   const dlv3_loader_config *c = &l->config;
   uint32_t words[4];
   philox(words, c->seed, (uint64_t)index, (uint64_t)l->epoch << 8 | DATA);
   int64_t h = image->h, width = image->w, crop = c->crop;
   resize_shorter(&h, &width, c->resize_min + draw(words[0], c->resize_max - c->resize_min + 1));
   bool flip = philox_uniform(words[1]) < c->flip;
-  int64_t top = draw(words[2], (h > crop ? h - crop : 0) + 1), left = draw(words[3], (width > crop ? width - crop : 0) + 1);
+  int64_t top = draw(words[2], (h > crop ? h - crop : 0) + 1),
+          left = draw(words[3], (width > crop ? width - crop : 0) + 1);
   window part = {top, top + crop < h ? top + crop : h, left, left + crop < width ? left + crop : width};
   if (flip) part = (window){part.y0, part.y1, width - part.x1, width - part.x0}; /* the crop comes after the flip */
   int64_t nh = part.y1 - part.y0, nw = part.x1 - part.x0;
@@ -119,7 +125,9 @@ static status transform_eval(const dlv3_loader *l, workspace *w, slot *s, const 
 
 static status offer_to_skip(status st) {
   if (st != DLV3_ERR_DAMAGED) return st;
-  return fail(st, "%s\n  --skip-damaged of train_voc and validate (data.skip_damaged) leaves out damaged files and lists them", dlv3_last_error());
+  return fail(
+      st, "%s\n  --skip-damaged of train_voc and validate (data.skip_damaged) leaves out damaged files and lists them",
+      dlv3_last_error());
 }
 
 static status make_sample(const dlv3_loader *l, workspace *w, slot *s, int64_t index) {
@@ -142,7 +150,7 @@ static status make_sample(const dlv3_loader *l, workspace *w, slot *s, int64_t i
   return st == DLV3_OK ? st : fail(st, "%s: %s", image_path ? image_path : s->name, dlv3_last_error());
 }
 
-/* -- Workers ----------------------------------------------------------------------------------------------- */
+/* -- Workers ----------------------------------------------------------------------------------- */
 
 /* The first position that no worker may claim yet. */
 static int64_t claim_limit(const dlv3_loader *l) { return l->running ? l->filled : 0; }
@@ -186,11 +194,13 @@ static status start_threads(dlv3_loader *l) {
   if (!l->threads) return fail(DLV3_ERR_OOM, "loader: out of memory");
   pthread_sigmask(SIG_BLOCK, &all, &before);
   int error = 0;
-  while (l->n_threads < l->config.workers && !(error = pthread_create(&l->threads[l->n_threads], NULL, worker, l))) l->n_threads++;
+  while (l->n_threads < l->config.workers && !(error = pthread_create(&l->threads[l->n_threads], NULL, worker, l)))
+    l->n_threads++;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!error) return DLV3_OK;
   errno = error;
-  return fail(DLV3_ERR_INTERNAL, "loader: %d of %d worker threads could be started: %m", (int)l->n_threads, (int)l->config.workers);
+  return fail(DLV3_ERR_INTERNAL, "loader: %d of %d worker threads could be started: %m", (int)l->n_threads,
+              (int)l->config.workers);
 }
 
 /* Under the lock: ends the epoch and waits for the samples that are being made. */
@@ -199,20 +209,26 @@ static void stop_epoch(dlv3_loader *l) {
   while (l->busy) pthread_cond_wait(&l->done, &l->lock);
 }
 
-/* -- Making and freeing ------------------------------------------------------------------------------------ */
+/* -- Making and freeing ------------------------------------------------------------------------ */
 
 static status check_config(const dlv3_loader_config *c) {
-  if (c->workers < 1 || c->workers > 256) return fail(DLV3_ERR_ARG, "loader: workers must be within 1..256, %d came", (int)c->workers);
-  if (c->ahead < 1 || c->ahead > 1024) return fail(DLV3_ERR_ARG, "loader: batches ahead must be within 1..1024, %d came", (int)c->ahead);
+  if (c->workers < 1 || c->workers > 256)
+    return fail(DLV3_ERR_ARG, "loader: workers must be within 1..256, %d came", (int)c->workers);
+  if (c->ahead < 1 || c->ahead > 1024)
+    return fail(DLV3_ERR_ARG, "loader: batches ahead must be within 1..1024, %d came", (int)c->ahead);
   if (c->num_classes < 0 || c->num_classes > 256)
-    return fail(DLV3_ERR_ARG, "loader: num_classes must be within 0..256 (labels have 8 bits), %d came", (int)c->num_classes);
+    return fail(DLV3_ERR_ARG, "loader: num_classes must be within 0..256 (labels have 8 bits), %d came",
+                (int)c->num_classes);
   if (c->ignore_index < 0 || c->ignore_index > 255)
-    return fail(DLV3_ERR_ARG, "loader: ignore_index must be within 0..255 (labels have 8 bits), %d came", (int)c->ignore_index);
+    return fail(DLV3_ERR_ARG, "loader: ignore_index must be within 0..255 (labels have 8 bits), %d came",
+                (int)c->ignore_index);
   if (!c->train && (c->resize_min < 0 || c->resize_min > PICTURE_MAX_PIXELS))
     return fail(DLV3_ERR_ARG, "loader: the size must be at least 1 (0: the image's own), %d came", (int)c->resize_min);
   if (c->train && (c->resize_min < 1 || c->resize_max < c->resize_min || c->resize_max > PICTURE_MAX_PIXELS))
-    return fail(DLV3_ERR_ARG, "loader: the range of sizes must be within 1.. and not empty, %d..%d came", (int)c->resize_min, (int)c->resize_max);
-  if (c->train && (c->crop < 1 || c->crop > PICTURE_MAX_PIXELS)) return fail(DLV3_ERR_ARG, "loader: the crop must be at least 1, %d came", (int)c->crop);
+    return fail(DLV3_ERR_ARG, "loader: the range of sizes must be within 1.. and not empty, %d..%d came",
+                (int)c->resize_min, (int)c->resize_max);
+  if (c->train && (c->crop < 1 || c->crop > PICTURE_MAX_PIXELS))
+    return fail(DLV3_ERR_ARG, "loader: the crop must be at least 1, %d came", (int)c->crop);
   return DLV3_OK;
 }
 
@@ -225,11 +241,14 @@ DLV3_API dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->work, NULL);
   pthread_cond_init(&l->done, NULL);
-  for (int32_t v = 0; v < 256; v++) l->allowed[v] = !config->num_classes || v < config->num_classes || v == config->ignore_index;
+  for (int32_t v = 0; v < 256; v++)
+    l->allowed[v] = !config->num_classes || v < config->num_classes || v == config->ignore_index;
   status st = normalize_table_make(&l->table, config->mean, config->std, config->dtype);
   if (st == DLV3_OK) st = start_threads(l);
-  if (st == DLV3_OK) *out = l;
-  else dlv3_loader_free(l);
+  if (st == DLV3_OK)
+    *out = l;
+  else
+    dlv3_loader_free(l);
   return st;
 }
 
@@ -264,7 +283,7 @@ DLV3_API void dlv3_loader_free(dlv3_loader *l) {
   free(l);
 }
 
-/* -- An epoch ---------------------------------------------------------------------------------------------- */
+/* -- An epoch ---------------------------------------------------------------------------------- */
 
 static status make_slots(dlv3_loader *l, int32_t batch) {
   int64_t capacity = (int64_t)batch * l->config.ahead, least = (int64_t)batch + l->config.workers;
@@ -290,12 +309,16 @@ static status begin(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t
   return DLV3_OK;
 }
 
-DLV3_API dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch) {
-  if (batch < 1 || batch > 1 << 20) return fail(DLV3_ERR_ARG, "loader: the batch size must be at least 1, %d came", (int)batch);
+DLV3_API dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first,
+                                       int32_t batch) {
+  if (batch < 1 || batch > 1 << 20)
+    return fail(DLV3_ERR_ARG, "loader: the batch size must be at least 1, %d came", (int)batch);
   if (n < 0 || first < 0 || first > n)
     return fail(DLV3_ERR_ARG, "loader: %lld samples to pass over of %lld", (long long)first, (long long)n);
   for (int64_t i = 0; i < n; i++)
-    if (order[i] < 0 || order[i] >= l->n) return fail(DLV3_ERR_ARG, "loader: index %lld of a data set of %lld samples", (long long)order[i], (long long)l->n);
+    if (order[i] < 0 || order[i] >= l->n)
+      return fail(DLV3_ERR_ARG, "loader: index %lld of a data set of %lld samples", (long long)order[i],
+                  (long long)l->n);
   pthread_mutex_lock(&l->lock);
   stop_epoch(l);
   status st = begin(l, epoch, order, n, first, batch);
@@ -304,7 +327,7 @@ DLV3_API dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int6
   return st;
 }
 
-/* -- Samples handed in ------------------------------------------------------------------------------------- */
+/* -- Samples handed in ------------------------------------------------------------------------- */
 
 DLV3_API int64_t dlv3_loader_wanted(dlv3_loader *l) {
   pthread_mutex_lock(&l->lock);
@@ -321,8 +344,8 @@ static status replace_path(char **to, const char *path) {
   return DLV3_OK;
 }
 
-DLV3_API dlv3_status dlv3_loader_put(dlv3_loader *l, const char *name, const dlv3_tensor *image, const char *image_path, const dlv3_tensor *mask,
-                                     const char *mask_path) {
+DLV3_API dlv3_status dlv3_loader_put(dlv3_loader *l, const char *name, const dlv3_tensor *image, const char *image_path,
+                                     const dlv3_tensor *mask, const char *mask_path) {
   if (dlv3_loader_wanted(l) < 1) return fail(DLV3_ERR_ARG, "loader: no sample is wanted now");
   if (!image && !image_path) return fail(DLV3_ERR_ARG, "%s: there is no image", name);
   slot *s = &l->slots[l->filled % l->capacity]; /* free: no worker looks at it before `filled` has passed */
@@ -340,16 +363,17 @@ DLV3_API dlv3_status dlv3_loader_put(dlv3_loader *l, const char *name, const dlv
   return DLV3_OK;
 }
 
-/* -- The batch --------------------------------------------------------------------------------------------- */
+/* -- The batch --------------------------------------------------------------------------------- */
 
 typedef struct {
   const dlv3_loader *l;
   char *image;
-  uint8_t *target;                  /* NULL: none */
+  uint8_t *target; /* NULL: none */
   int64_t h, w;
 } batch_writer;
 
-/* Rows begin..end-1 of all samples' rows, one after the other. Outside of a sample: 0 after normalisation, ignore_index. */
+/* Rows begin..end-1 of all samples' rows, one after the other. Outside of a sample: 0 after
+ * normalisation, ignore_index. */
 static void write_rows(void *context, int64_t begin_row, int64_t end_row) {
   const batch_writer *b = context;
   int32_t width = dtype_bytes(b->l->config.dtype);
@@ -379,7 +403,9 @@ static status wait_for(dlv3_loader *l, int64_t n) {
     slot *s = &l->slots[(l->delivered + i) % l->capacity];
     while (s->state != READY && s->state != FAILED) {
       if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
-      if (l->delivered + i >= l->filled) return fail(DLV3_ERR_ARG, "loader: %lld samples were handed in, %lld make the batch", (long long)i, (long long)n);
+      if (l->delivered + i >= l->filled)
+        return fail(DLV3_ERR_ARG, "loader: %lld samples were handed in, %lld make the batch", (long long)i,
+                    (long long)n);
       wait_a_moment(l);
     }
     if (s->state == FAILED) {
@@ -396,7 +422,8 @@ static status make_batch(dlv3_loader *l, int64_t n, tensor **image, tensor **tar
   TRY(not_recording("the data loader"));
   for (int64_t i = 0; i < n; i++) {
     const slot *s = &l->slots[(l->delivered + i) % l->capacity];
-    if (s->has_mask != first->has_mask) return fail(DLV3_ERR_ARG, "%s and %s: one has a mask and the other has none", first->name, s->name);
+    if (s->has_mask != first->has_mask)
+      return fail(DLV3_ERR_ARG, "%s and %s: one has a mask and the other has none", first->name, s->name);
     if (s->image.h > b.h) b.h = s->image.h;
     if (s->image.w > b.w) b.w = s->image.w;
   }

@@ -1,7 +1,8 @@
 /* lock.c - a folder that one process at a time works in.
  *
- * The lock is that of an open file (flock), so it ends with its process, however that ends; and of a file, not of the
- * folder, since NFS locks only what is open for writing. Which folder it is goes by device and inode. */
+ * The lock is that of an open file (flock), so it ends with its process, however that ends; and of
+ * a file, not of the folder, since NFS locks only what is open for writing. Which folder it is goes
+ * by device and inode. */
 #include "core.h"
 
 #include <errno.h>
@@ -27,7 +28,8 @@ static status take(dlv3_lock *lock, const char *path, bool *busy) {
   if (lock->folder < 0) return fail(DLV3_ERR_IO, "%s: the folder can not be opened: %s", path, strerror(errno));
   lock->file = openat(lock->folder, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (lock->file < 0) return fail(DLV3_ERR_IO, "%s/.lock: can not be written: %s", path, strerror(errno));
-  *busy = flock(lock->file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK; /* where there are no locks, nothing is locked */
+  *busy =
+      flock(lock->file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK; /* where there are no locks, nothing is locked */
   return DLV3_OK;
 }
 
@@ -44,5 +46,6 @@ DLV3_API dlv3_status dlv3_lock_folder(dlv3_lock **out, const char *path) {
 
 DLV3_API int32_t dlv3_lock_is_of(const dlv3_lock *lock, const char *path) {
   struct stat mine, there;
-  return !fstat(lock->folder, &mine) && !stat(path, &there) && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+  return !fstat(lock->folder, &mine) && !stat(path, &there) && mine.st_ino == there.st_ino
+         && mine.st_dev == there.st_dev;
 }

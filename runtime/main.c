@@ -1,7 +1,7 @@
 /* main.c - the host program: finds the Lua library, runs scripts, -e lines, stdin or the REPL.
  *
- * One of the two files that know Lua's C API (the other is repl.c) and may print and end the process. Everything else
- * that a script sees of the runtime goes through dlv3.h and LuaJIT's FFI. */
+ * One of the two files that know Lua's C API (the other is repl.c) and may print and end the
+ * process. Everything else that a script sees of the runtime goes through dlv3.h and LuaJIT's FFI. */
 #define _GNU_SOURCE /* environ */
 #include <lauxlib.h>
 #include <lua.h>
@@ -21,30 +21,31 @@
 #include "host.h"
 
 static const char usage[] =
-  "usage: dlv3 [options] [script.lua [arguments]]\n"
-  "\n"
-  "Runs a Lua script; without one, the REPL (or standard input, where that is not a terminal).\n"
-  "\n"
-  "  -e CODE     run CODE; may be given several times; dlv3, nn, optim, data, models are there\n"
-  "  -i          the REPL after the script or the CODEs\n"
-  "  -           run standard input as a script\n"
-  "  --version   what this is and what it was built with\n"
-  "  --help      this text; `dlv3 script.lua --help` is the script's own\n"
-  "\n"
-  "environment:\n"
-  "  DLV3_NUM_THREADS=N   threads of the cpu kernels; without it, the processors that affinity and cgroups allow\n"
-  "  DLV3_VERBOSE=1       print every op with its implementation, time and shapes; 2: also why others declined\n"
-  "  DLV3_IMPL=NAME       prefer that implementation: ref, onednn, ... (ref: the plain loops)\n"
-  "\n"
-  "scripts that come with it, from any folder: dlv3 train_voc, validate, predict, plot_lr, check_data,\n"
-  "make_shapes, bench; each has --help\n";
+    "usage: dlv3 [options] [script.lua [arguments]]\n"
+    "\n"
+    "Runs a Lua script; without one, the REPL (or standard input, where that is not a terminal).\n"
+    "\n"
+    "  -e CODE     run CODE; may be given several times; dlv3, nn, optim, data, models are there\n"
+    "  -i          the REPL after the script or the CODEs\n"
+    "  -           run standard input as a script\n"
+    "  --version   what this is and what it was built with\n"
+    "  --help      this text; `dlv3 script.lua --help` is the script's own\n"
+    "\n"
+    "environment:\n"
+    "  DLV3_NUM_THREADS=N   threads of the cpu kernels; without it, the processors that affinity and cgroups allow\n"
+    "  DLV3_VERBOSE=1       print every op with its implementation, time and shapes; 2: also why others declined\n"
+    "  DLV3_IMPL=NAME       prefer that implementation: ref, onednn, ... (ref: the plain loops)\n"
+    "\n"
+    "scripts that come with it, from any folder: dlv3 train_voc, validate, predict, plot_lr, check_data,\n"
+    "make_shapes, bench; each has --help\n";
 
 static char executable[PATH_MAX];
 static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a slash at the end */
 
-/* -- Errors ------------------------------------------------------------------------------------------------ */
+/* -- Errors ------------------------------------------------------------------------------------ */
 
-/* Replaces the text on the top by itself with unprintable bytes as \xNN; C ends a text at the first zero. */
+/* Replaces the text on the top by itself with unprintable bytes as \xNN; C ends a text at the first
+ * zero. */
 static void escape(lua_State *L) {
   size_t length;
   const char *text = lua_tolstring(L, -1, &length);
@@ -67,7 +68,8 @@ static bool is_place(const char *text) {
   return end && end < text + strcspn(text, " '\n") && isdigit((unsigned char)end[5]);
 }
 
-/* Pushes text without the root in front of places in Lua code; paths of the user's files stay whole. */
+/* Pushes text without the root in front of places in Lua code; paths of the user's files stay
+ * whole. */
 static void push_short(lua_State *L, const char *text) {
   luaL_Buffer b;
   luaL_buffinit(L, &b);
@@ -83,11 +85,12 @@ static void push_short(lua_State *L, const char *text) {
 /* Pushes "models/deeplabv3.lua:58 in forward" for a frame. */
 static void push_place(lua_State *L, const lua_Debug *frame) {
   const char *file = frame->source[0] == '@' || frame->source[0] == '=' ? frame->source + 1 : frame->short_src;
-  lua_pushfstring(L, "%s:%d%s%s", short_name(file), frame->currentline, frame->name ? " in " : "", frame->name ? frame->name : "");
+  lua_pushfstring(L, "%s:%d%s%s", short_name(file), frame->currentline, frame->name ? " in " : "",
+                  frame->name ? frame->name : "");
 }
 
-/* Appends the callers that are Lua code outside of the library: the lines a user can go to. The first is the message's
- * own, so that one alone says nothing new. */
+/* Appends the callers that are Lua code outside of the library: the lines a user can go to. The
+ * first is the message's own, so that one alone says nothing new. */
 static void add_traceback(lua_State *L, luaL_Buffer *b) {
   lua_Debug frame;
   int seen = 0;
@@ -108,16 +111,21 @@ static void add_hint(lua_State *L) {
   lua_pushliteral(L, "dlv3.hint");
   if (lua_pcall(L, 1, 1, 0) == 0) {
     lua_pushvalue(L, -2);
-    if (lua_pcall(L, 1, 1, 0) == 0 && lua_isstring(L, -1)) lua_replace(L, -2);
-    else lua_pop(L, 1);
-  } else lua_pop(L, 1);
+    if (lua_pcall(L, 1, 1, 0) == 0 && lua_isstring(L, -1))
+      lua_replace(L, -2);
+    else
+      lua_pop(L, 1);
+  } else
+    lua_pop(L, 1);
 }
 
 /* Turns any error object into text with a short traceback. */
 static int message_handler(lua_State *L) {
   if (!lua_isstring(L, 1)) {
-    if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1)) lua_replace(L, 1);
-    else lua_pushfstring(L, "(the error is a %s)", luaL_typename(L, 1)), lua_replace(L, 1);
+    if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1))
+      lua_replace(L, 1);
+    else
+      lua_pushfstring(L, "(the error is a %s)", luaL_typename(L, 1)), lua_replace(L, 1);
   }
   lua_settop(L, 1);
   escape(L);
@@ -142,7 +150,8 @@ static int report(lua_State *L, int failed) {
   return 1;
 }
 
-/* Calls the function below its n arguments, with the traceback. Returns 0 or 1 after having printed the error. */
+/* Calls the function below its n arguments, with the traceback. Returns 0 or 1 after having printed
+ * the error. */
 static int call(lua_State *L, int n) {
   int base = lua_gettop(L) - n;
   lua_pushcfunction(L, message_handler);
@@ -152,7 +161,7 @@ static int call(lua_State *L, int n) {
   return report(L, failed);
 }
 
-/* -- Where things are -------------------------------------------------------------------------------------- */
+/* -- Where things are -------------------------------------------------------------------------- */
 
 static bool is_root(const char *dir) {
   char probe[PATH_MAX + 64];
@@ -165,18 +174,24 @@ static void find_executable(void) {
   executable[n > 0 ? n : 0] = 0;
 }
 
-/* The program lies at the root itself, in build/san/ below it, or in PREFIX/bin with the library in PREFIX/share/dlv3. */
+/* The program lies at the root itself, in build/san/ below it, or in PREFIX/bin with the library in
+ * PREFIX/share/dlv3. */
 static int find_root(void) {
   static const char *const below[] = {"", "/..", "/../..", "/../share/dlv3"};
   char exe[PATH_MAX], candidate[PATH_MAX + 32];
-  if (!executable[0]) return fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n"), 1;
+  if (!executable[0])
+    return fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n"), 1;
   strcpy(exe, executable);
   *strrchr(exe, '/') = 0;
   for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
     snprintf(candidate, sizeof candidate, "%s%s", exe, below[i]);
     if (is_root(candidate) && realpath(candidate, root)) return 0;
   }
-  return fprintf(stderr, "dlv3: the Lua library is missing: no lua/dlv3/ffi.lua in %s, two levels above, or in %s/../share/dlv3\n", exe, exe), 1;
+  return fprintf(
+             stderr,
+             "dlv3: the Lua library is missing: no lua/dlv3/ffi.lua in %s, two levels above, or in %s/../share/dlv3\n",
+             exe, exe),
+         1;
 }
 
 /* Pushes {NAME = value} of the variables that begin with DLV3_. */
@@ -216,36 +231,50 @@ static void set_package_path(lua_State *L, const char *script) {
     lua_pushlstring(L, script, (size_t)(strrchr(script, '/') - script));
     lua_pushfstring(L, "%s/?.lua;", lua_tostring(L, -1));
     lua_remove(L, -2);
-  } else lua_pushliteral(L, "");
+  } else
+    lua_pushliteral(L, "");
   lua_pushstring(L, rest ? rest : "");
   lua_concat(L, 3);
   lua_setfield(L, -3, "path");
   lua_pop(L, 2);
 }
 
-/* -- What to run ------------------------------------------------------------------------------------------- */
+/* -- What to run ------------------------------------------------------------------------------- */
 
 typedef struct {
   int argc;
   char **argv;
-  int script;                     /* index of the script in argv, argc if there is none */
+  int script; /* index of the script in argv, argc if there is none */
   bool interactive, has_code, version, help;
-  bool failed;                    /* bad usage                                          */
+  bool failed; /* bad usage                                          */
 } command;
 
 static command parse(int argc, char **argv) {
   command c = {.argc = argc, .argv = argv, .script = argc};
   for (int i = 1; i < argc; i++) {
     const char *a = argv[i];
-    if (a[0] != '-' || !strcmp(a, "-")) { c.script = i; break; }
-    if (!strcmp(a, "--")) { c.script = i + 1; break; }
-    if (!strcmp(a, "--version") || !strcmp(a, "-v")) c.version = true;
-    else if (!strcmp(a, "--help") || !strcmp(a, "-h")) c.help = true;
-    else if (!strcmp(a, "-i")) c.interactive = true;
-    else if (!strcmp(a, "-e") && i + 1 < argc) c.has_code = true, i++;
+    if (a[0] != '-' || !strcmp(a, "-")) {
+      c.script = i;
+      break;
+    }
+    if (!strcmp(a, "--")) {
+      c.script = i + 1;
+      break;
+    }
+    if (!strcmp(a, "--version") || !strcmp(a, "-v"))
+      c.version = true;
+    else if (!strcmp(a, "--help") || !strcmp(a, "-h"))
+      c.help = true;
+    else if (!strcmp(a, "-i"))
+      c.interactive = true;
+    else if (!strcmp(a, "-e") && i + 1 < argc)
+      c.has_code = true, i++;
     else {
-      if (!strcmp(a, "-e")) fprintf(stderr, "dlv3: -e needs the code to run, as in dlv3 -e 'print(1)'\n");
-      else fprintf(stderr, "dlv3: no option '%s'; `dlv3 --help` lists them (options of a script come after its name)\n", a);
+      if (!strcmp(a, "-e"))
+        fprintf(stderr, "dlv3: -e needs the code to run, as in dlv3 -e 'print(1)'\n");
+      else
+        fprintf(stderr, "dlv3: no option '%s'; `dlv3 --help` lists them (options of a script come after its name)\n",
+                a);
       c.failed = true;
       break;
     }
@@ -283,7 +312,8 @@ static bool is_file(const char *path) {
   return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
 }
 
-/* A script by its path, or one of dlv3's own from any working directory: scripts/train_voc.lua, train_voc. */
+/* A script by its path, or one of dlv3's own from any working directory: scripts/train_voc.lua,
+ * train_voc. */
 static const char *find_script(const char *name, char *path, size_t size) {
   static const char *const before[] = {"", "scripts/", "scripts/"}, *const after[] = {"", "", ".lua"};
   if (is_file(name)) return name;
@@ -313,7 +343,8 @@ static int run(lua_State *L, const command *c) {
   return repl ? require(L, "dlv3.repl") : 0;
 }
 
-/* os.exit that closes the state first: unfinished files are removed, worker threads end, nothing is left behind. */
+/* os.exit that closes the state first: unfinished files are removed, worker threads end, nothing is
+ * left behind. */
 static int close_and_exit(lua_State *L) {
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(1));
@@ -331,9 +362,10 @@ static void replace_exit(lua_State *L) {
   lua_pop(L, 1);
 }
 
-/* OpenMP's threads spin for milliseconds after each loop by default. On a machine that others use too they then wait for
- * each other's time slices: two trainings at once ran 15 times slower than one. A short spin costs nothing alone and
- * makes that 5 times. libgomp reads the variable when it is loaded, so the program starts itself once more. */
+/* OpenMP's threads spin for milliseconds after each loop by default. On a machine that others use
+ * too they then wait for each other's time slices: two trainings at once ran 15 times slower than
+ * one. A short spin costs nothing alone and makes that 5 times. libgomp reads the variable when it
+ * is loaded, so the program starts itself once more. */
 static void spin_shortly(char **argv) {
   if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || !executable[0]) return;
   if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0) execv(executable, argv); /* on failure: on as we are */

@@ -8,12 +8,14 @@
  *     device's stream before the work that will write it, so that nothing has to wait;
  *   - when the system has none left, or the limit is reached, all kept blocks go back to it and the request is tried
  *     once more; only then does it fail with DLV3_ERR_OOM (Lua collects garbage and tries the whole call again).
- * What kernels take while a graph of them is captured is used by every launch of it: such blocks are kept apart, for
- * captures only, and all graphs of a device share them, since they run one after the other and leave nothing in them.
- * Kept blocks are never split: a workload of ever new sizes holds what it freed until dlv3_memory_flush.
+ * What kernels take while a graph of them is captured is used by every launch of it: such blocks
+ * are kept apart, for captures only, and all graphs of a device share them, since they run one
+ * after the other and leave nothing in them. Kept blocks are never split: a workload of ever new
+ * sizes holds what it freed until dlv3_memory_flush.
  *
- * Scopes are a depth: a storage remembers the depth it was made at, and popping a depth releases its storages, whoever
- * still holds a reference. The headers stay, so that a stale handle is an error and never dangles. */
+ * Scopes are a depth: a storage remembers the depth it was made at, and popping a depth releases
+ * its storages, whoever still holds a reference. The headers stay, so that a stale handle is an
+ * error and never dangles. */
 #include "backend.h"
 
 #include "record.h"
@@ -41,9 +43,9 @@ static block *spare_blocks;
 static int64_t cpu_limit, pressure_base[MAX_DEVICES];
 static int32_t capture_device; /* 0: no capture is going on */
 static int64_t captured_out;   /* blocks taken and not given back in it */
-static int32_t exhausted; /* the device that ran out of memory last */
+static int32_t exhausted;      /* the device that ran out of memory last */
 
-/* -- Size classes ------------------------------------------------------------------------------------------ */
+/* -- Size classes ------------------------------------------------------------------------------ */
 
 /* The class of a request and the bytes a block of it has. */
 static int32_t size_class(int64_t bytes, int64_t *rounded) {
@@ -116,8 +118,9 @@ static status take(char **out, int64_t bytes, int32_t device) {
   } else {
     if (over_limit(device, rounded)) flush(device);
     if (over_limit(device, rounded))
-      return fail(DLV3_ERR_OOM, "out of memory on %s: %.1f MiB more would pass the limit of %.1f MiB (%.1f MiB are live)",
-                  dlv3_device_name(device), (double)rounded / 1048576, (double)cpu_limit / 1048576, (double)p->live / 1048576);
+      return fail(
+          DLV3_ERR_OOM, "out of memory on %s: %.1f MiB more would pass the limit of %.1f MiB (%.1f MiB are live)",
+          dlv3_device_name(device), (double)rounded / 1048576, (double)cpu_limit / 1048576, (double)p->live / 1048576);
     if (backend_of(device)->alloc(&data, rounded, device) != DLV3_OK) {
       flush(device);
       TRY(backend_of(device)->alloc(&data, rounded, device));
@@ -136,8 +139,10 @@ static void give(char *data, int64_t bytes, int32_t device) {
   int64_t rounded;
   int32_t c = device_class(bytes, &rounded, device);
   block *b = spare_blocks;
-  if (b) spare_blocks = b->next;
-  else b = malloc(sizeof *b);
+  if (b)
+    spare_blocks = b->next;
+  else
+    b = malloc(sizeof *b);
   p->live -= rounded;
   if (!b) { /* no room for a note of it: it goes back at once */
     backend_of(device)->free(data, rounded, device);
@@ -162,7 +167,7 @@ static void give_back(char *data, int64_t bytes, int32_t device) {
   pools[device].live -= rounded, pools[device].reserved -= rounded;
 }
 
-/* -- Memory of captured graphs ----------------------------------------------------------------------------- */
+/* -- Memory of captured graphs ----------------------------------------------------------------- */
 
 void memory_capture_begin(int32_t device) { capture_device = device, captured_out = 0; }
 
@@ -185,7 +190,7 @@ void memory_capture_forget(int32_t device) {
   }
 }
 
-/* -- Storages ---------------------------------------------------------------------------------------------- */
+/* -- Storages ---------------------------------------------------------------------------------- */
 
 static status storage_header(storage **out, int64_t bytes, int32_t device) {
   storage *s = calloc(1, sizeof *s);
@@ -276,7 +281,7 @@ void storage_drop(storage *s) {
   storage_forget(s);
 }
 
-/* -- Scopes ------------------------------------------------------------------------------------------------ */
+/* -- Scopes ------------------------------------------------------------------------------------ */
 
 DLV3_API int32_t dlv3_scope_push(void) { return scope_depth++; }
 
@@ -291,7 +296,8 @@ DLV3_API void dlv3_scope_leave(dlv3_tensor *t) {
 
 DLV3_API void dlv3_scope_pop(int32_t depth) {
   if (depth < 0 || depth >= scope_depth) return;
-  /* Releasing a slice may drop its arena's header, which may be the next in the list: hold it meanwhile. */
+  /* Releasing a slice may drop its arena's header, which may be the next in the list: hold it
+   * meanwhile. */
   for (storage *s = live_storages.next, *next; s != &live_storages; s = next) {
     next = s->next;
     if (s->scope <= depth || !(s->data || s->prepared)) continue;
@@ -308,7 +314,7 @@ DLV3_API void dlv3_scope_pop(int32_t depth) {
   scope_depth = depth;
 }
 
-/* -- Counters ---------------------------------------------------------------------------------------------- */
+/* -- Counters ---------------------------------------------------------------------------------- */
 
 DLV3_API int64_t dlv3_memory_live(int32_t device) { return device_known(device) ? pools[device].live : 0; }
 DLV3_API int64_t dlv3_memory_peak(int32_t device) { return device_known(device) ? pools[device].peak : 0; }
@@ -321,7 +327,8 @@ DLV3_API void dlv3_memory_flush(int32_t device) {
 }
 DLV3_API void dlv3_memory_limit(int64_t bytes) { cpu_limit = bytes < 0 ? 0 : bytes; }
 
-/* A device's own memory is large and its steps hold much of it: an eighth; the host's is shared with everybody. */
+/* A device's own memory is large and its steps hold much of it: an eighth; the host's is shared
+ * with everybody. */
 DLV3_API int32_t dlv3_memory_pressure(void) {
   int32_t pressed = 0;
   for (int32_t d = 0; device_known(d); d++) {
@@ -355,7 +362,8 @@ DLV3_API const char *dlv3_memory_largest(int32_t device) {
   }
   int used = 0;
   for (int32_t i = 0; i < SHOWN && top[i]; i++)
-    used += snprintf(text + used, sizeof text - (size_t)used, "%s%.1f MiB", i ? ", " : "", (double)top[i]->bytes / 1048576);
+    used +=
+        snprintf(text + used, sizeof text - (size_t)used, "%s%.1f MiB", i ? ", " : "", (double)top[i]->bytes / 1048576);
   if (!used) text[0] = 0;
   return text;
 }

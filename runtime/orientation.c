@@ -1,7 +1,8 @@
-/* orientation.c - which way up a picture is: EXIF, XMP and PNG's text chunks, by the rules of Pillow's exif_transpose.
+/* orientation.c - which way up a picture is: EXIF, XMP and PNG's text chunks, by the rules of
+ * Pillow's exif_transpose.
  *
- * EXIF goes before XMP, which counts only where EXIF has no orientation at all. Everything is read within bounds from
- * bytes in memory; what is damaged counts as absent. */
+ * EXIF goes before XMP, which counts only where EXIF has no orientation at all. Everything is read
+ * within bounds from bytes in memory; what is damaged counts as absent. */
 #include "image.h"
 
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 
 enum { ABSENT = 0, UPRIGHT = 1 };
 
-/* -- EXIF and XMP ------------------------------------------------------------------------------------------ */
+/* -- EXIF and XMP ------------------------------------------------------------------------------ */
 
 static uint32_t exif_number(const uint8_t *p, int32_t bytes, bool big) {
   uint32_t v = 0;
@@ -48,7 +49,7 @@ int32_t xmp_orientation(const uint8_t *xmp, int64_t n) {
   return ABSENT;
 }
 
-/* -- PNG --------------------------------------------------------------------------------------------------- */
+/* -- PNG --------------------------------------------------------------------------------------- */
 
 typedef struct {
   const uint8_t *data;
@@ -92,7 +93,8 @@ static int32_t hex_digit(uint8_t c) {
   return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* ImageMagick's "Raw profile type exif": an empty line, the name, the length, then EXIF in hexadecimal. */
+/* ImageMagick's "Raw profile type exif": an empty line, the name, the length, then EXIF in
+ * hexadecimal. */
 static int32_t raw_profile_orientation(span text) {
   for (int32_t line = 0; line < 3; line++) {
     const uint8_t *end = text.n > 0 ? memchr(text.data, '\n', (size_t)text.n) : NULL;
@@ -118,19 +120,24 @@ static bool has_keyword(span chunk, const char *keyword) {
   return chunk.n >= (int64_t)n && !memcmp(chunk.data, keyword, n);
 }
 
-typedef struct { int32_t exif, raw, xmp, texts; bool has_exif; } found;
+typedef struct {
+  int32_t exif, raw, xmp, texts;
+  bool has_exif;
+} found;
 
 /* One chunk of a PNG; a later one goes before an earlier one of its kind. */
 static void look_at(found *f, const uint8_t *type, span chunk) {
   uint8_t *owned = NULL;
   if (!memcmp(type, "eXIf", 4)) f->has_exif = true, f->exif = exif_orientation(chunk.data, chunk.n);
   if (memcmp(type + 1, !memcmp(type, "tEXt", 4) ? "EXt" : "TXt", 3) || !strchr("tzi", type[0])) return;
-  enum { MOST_TEXTS = 64 };         /* each may take a megabyte when it is unpacked */
+  enum { MOST_TEXTS = 64 }; /* each may take a megabyte when it is unpacked */
   bool raw = has_keyword(chunk, "Raw profile type exif");
   if ((!raw && !has_keyword(chunk, "XML:com.adobe.xmp")) || f->texts++ >= MOST_TEXTS) return;
   span text = text_of(chunk, (char)type[0], &owned);
-  if (raw) f->raw = raw_profile_orientation(text);
-  else f->xmp = xmp_orientation(text.data, text.n);
+  if (raw)
+    f->raw = raw_profile_orientation(text);
+  else
+    f->xmp = xmp_orientation(text.data, text.n);
   free(owned);
 }
 
@@ -148,7 +155,7 @@ int32_t png_orientation(const byte_buffer *file) {
   return exif ? exif : f.xmp ? f.xmp : UPRIGHT;
 }
 
-/* -- Turning ----------------------------------------------------------------------------------------------- */
+/* -- Turning ----------------------------------------------------------------------------------- */
 
 status picture_orient(picture *out, const picture *in, int32_t orientation) {
   bool turned = orientation >= 5;

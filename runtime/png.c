@@ -1,8 +1,9 @@
 /* png.c - PNG files through libpng: memory to picture or labels, and back.
  *
- * libpng's errors leave by its own longjmp, caught where the work begins; of its warnings wrong checksums are errors too, or
- * noted, and the others dropped; it never prints. Chunks beside the pixels are skipped unread: one may claim gigabytes.
- * Gamma and colour profiles are ignored, as Pillow does; which way up a picture is finds orientation.c. */
+ * libpng's errors leave by its own longjmp, caught where the work begins; of its warnings wrong
+ * checksums are errors too, or noted, and the others dropped; it never prints. Chunks beside the
+ * pixels are skipped unread: one may claim gigabytes. Gamma and colour profiles are ignored, as
+ * Pillow does; which way up a picture is finds orientation.c. */
 #include "image.h"
 
 #include <stdio.h>
@@ -13,11 +14,11 @@
 typedef struct {
   png_structp png;
   png_infop info;
-  const byte_buffer *file;          /* read from, at */
+  const byte_buffer *file; /* read from, at */
   int64_t at;
-  byte_buffer *out;                 /* written to */
+  byte_buffer *out; /* written to */
   bool tolerant;
-  dlv3_image_info *facts;           /* NULL: not wanted */
+  dlv3_image_info *facts; /* NULL: not wanted */
   uint32_t row;
   char text[200];
 } codec;
@@ -53,11 +54,12 @@ static void flush_nothing(png_structp png) { (void)png; }
 
 bool is_png(const byte_buffer *file) { return file->size >= 8 && !memcmp(file->data, "\x89PNG\r\n\x1a\n", 8); }
 
-/* -- Reading ----------------------------------------------------------------------------------------------- */
+/* -- Reading ----------------------------------------------------------------------------------- */
 
 static void read_header(codec *c) {
   png_set_read_fn(c->png, c, read_bytes);
-  png_set_keep_unknown_chunks(c->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1); /* all that are known but do not change pixels */
+  png_set_keep_unknown_chunks(c->png, PNG_HANDLE_CHUNK_NEVER, NULL,
+                              -1); /* all that are known but do not change pixels */
   png_read_info(c->png, c->info);
 }
 
@@ -66,7 +68,9 @@ static status read_rows(codec *c, picture *out, int32_t channels) {
   int passes = png_set_interlace_handling(c->png);
   png_read_update_info(c->png, c->info);
   int64_t row_bytes = (int64_t)png_get_rowbytes(c->png, c->info);
-  if (row_bytes != out->w * channels) return fail(DLV3_ERR_INTERNAL, "PNG: %lld bytes a row instead of %lld", (long long)row_bytes, (long long)out->w * channels);
+  if (row_bytes != out->w * channels)
+    return fail(DLV3_ERR_INTERNAL, "PNG: %lld bytes a row instead of %lld", (long long)row_bytes,
+                (long long)out->w * channels);
   for (int pass = 0; pass < passes; pass++)
     for (c->row = 0; c->row < out->h; c->row++) png_read_row(c->png, out->data + (int64_t)c->row * row_bytes, NULL);
   png_read_end(c->png, c->info); /* checks the last sums */
@@ -88,16 +92,19 @@ static status decode_rgb(codec *c, picture *out) {
 }
 
 #define HOW_TO_STORE \
-  "\n  a mask holds one class number a pixel: a palette or 8-bit grey PNG; with Pillow: put the numbers into a uint8 array a, then Image.fromarray(a).save(...)"
+  "\n  a mask holds one class number a pixel: a palette or 8-bit grey PNG; with Pillow: put the numbers into a uint8 " \
+  "array a, then Image.fromarray(a).save(...)"
 
 static status decode_labels(codec *c, picture *out) {
   read_header(c);
   int kind = png_get_color_type(c->png, c->info), bits = png_get_bit_depth(c->png, c->info);
   if (kind == PNG_COLOR_TYPE_GRAY && bits == 16)
     return fail(DLV3_ERR_FORMAT, "a grey mask of 16 bits; labels have 8 (class numbers 0..255)" HOW_TO_STORE);
-  if (kind == PNG_COLOR_TYPE_GRAY_ALPHA) return fail(DLV3_ERR_FORMAT, "a grey mask with transparency: which pixels count is not clear" HOW_TO_STORE);
+  if (kind == PNG_COLOR_TYPE_GRAY_ALPHA)
+    return fail(DLV3_ERR_FORMAT, "a grey mask with transparency: which pixels count is not clear" HOW_TO_STORE);
   if (kind != PNG_COLOR_TYPE_GRAY && kind != PNG_COLOR_TYPE_PALETTE)
-    return fail(DLV3_ERR_FORMAT, "an %s mask: colours are not class numbers" HOW_TO_STORE " (each colour replaced by its class number)",
+    return fail(DLV3_ERR_FORMAT,
+                "an %s mask: colours are not class numbers" HOW_TO_STORE " (each colour replaced by its class number)",
                 kind & PNG_COLOR_MASK_ALPHA ? "RGBA" : "RGB");
   png_set_packing(c->png); /* 1, 2, 4 bits to a byte each, values as they are */
   return read_rows(c, out, 1);
@@ -109,9 +116,11 @@ static status read_with(codec *c, picture *out, status (*decode)(codec *, pictur
   status st = fail(DLV3_ERR_OOM, "out of memory for libpng, or a wrong version of it");
   if (c->info) {
     if (setjmp(png_jmpbuf(c->png)))
-      st = c->row ? fail(DLV3_ERR_DAMAGED, "a damaged PNG: %s (at row %u of %u)", c->text, c->row, png_get_image_height(c->png, c->info))
+      st = c->row ? fail(DLV3_ERR_DAMAGED, "a damaged PNG: %s (at row %u of %u)", c->text, c->row,
+                         png_get_image_height(c->png, c->info))
                   : fail(DLV3_ERR_DAMAGED, "a damaged PNG: %s", c->text);
-    else st = decode(c, out);
+    else
+      st = decode(c, out);
   }
   png_destroy_read_struct(&c->png, &c->info, NULL);
   return st;
@@ -127,13 +136,14 @@ status png_decode_mask(picture *out, const byte_buffer *file) {
   return read_with(&c, out, decode_labels);
 }
 
-/* -- Writing ----------------------------------------------------------------------------------------------- */
+/* -- Writing ----------------------------------------------------------------------------------- */
 
 static void encode(codec *c, const picture *in, const uint8_t *palette) {
   static const int kinds[] = {0, PNG_COLOR_TYPE_GRAY, 0, PNG_COLOR_TYPE_RGB, PNG_COLOR_TYPE_RGBA};
   png_set_write_fn(c->png, c, write_bytes, flush_nothing);
-  png_set_IHDR(c->png, c->info, (png_uint_32)in->w, (png_uint_32)in->h, 8, palette ? PNG_COLOR_TYPE_PALETTE : kinds[in->channels], PNG_INTERLACE_NONE,
-               PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  png_set_IHDR(c->png, c->info, (png_uint_32)in->w, (png_uint_32)in->h, 8,
+               palette ? PNG_COLOR_TYPE_PALETTE : kinds[in->channels], PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+               PNG_FILTER_TYPE_DEFAULT);
   if (palette) {
     png_color colors[256];
     for (int32_t i = 0; i < 256; i++) colors[i] = (png_color){palette[3 * i], palette[3 * i + 1], palette[3 * i + 2]};
@@ -152,7 +162,8 @@ status png_encode(byte_buffer *out, const picture *in, const uint8_t *palette) {
   c.info = c.png ? png_create_info_struct(c.png) : NULL;
   status st = fail(DLV3_ERR_OOM, "out of memory for libpng, or a wrong version of it");
   if (c.info) {
-    if (setjmp(png_jmpbuf(c.png))) st = fail(DLV3_ERR_INTERNAL, "PNG: %s", c.text);
+    if (setjmp(png_jmpbuf(c.png)))
+      st = fail(DLV3_ERR_INTERNAL, "PNG: %s", c.text);
     else {
       encode(&c, in, palette);
       st = DLV3_OK;

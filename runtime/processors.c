@@ -1,5 +1,5 @@
-/* processors.c - how many processors this process may use: those of the machine, of its affinity (taskset, Slurm) and of the
- * quotas of its control groups (containers). */
+/* processors.c - how many processors this process may use: those of the machine, of its affinity
+ * (taskset, Slurm) and of the quotas of its control groups (containers). */
 #define _GNU_SOURCE
 #include "core.h"
 
@@ -19,7 +19,7 @@ static double affinity(void) {
   return sched_getaffinity(0, sizeof set, &set) ? INFINITY : CPU_COUNT(&set);
 }
 
-/* -- Control groups ---------------------------------------------------------------------------------------- */
+/* -- Control groups ---------------------------------------------------------------------------- */
 
 /* The first line of a file; false where there is none. */
 static bool first_line(char *line, int n, const char *folder, const char *name) {
@@ -31,19 +31,22 @@ static bool first_line(char *line, int n, const char *folder, const char *name) 
   return found;
 }
 
-/* Processors by version 2's "quota period" in cpu.max, or version 1's two files; infinite without a quota. */
+/* Processors by version 2's "quota period" in cpu.max, or version 1's two files; infinite without a
+ * quota. */
 static double quota_of(const char *folder) {
   char line[128];
   double quota, period;
   if (first_line(line, sizeof line, folder, "cpu.max"))
     return sscanf(line, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0 ? quota / period : INFINITY;
-  if (!first_line(line, sizeof line, folder, "cpu.cfs_quota_us") || sscanf(line, "%lf", &quota) != 1 || quota <= 0) return INFINITY;
-  if (!first_line(line, sizeof line, folder, "cpu.cfs_period_us") || sscanf(line, "%lf", &period) != 1 || period <= 0) return INFINITY;
+  if (!first_line(line, sizeof line, folder, "cpu.cfs_quota_us") || sscanf(line, "%lf", &quota) != 1 || quota <= 0)
+    return INFINITY;
+  if (!first_line(line, sizeof line, folder, "cpu.cfs_period_us") || sscanf(line, "%lf", &period) != 1 || period <= 0)
+    return INFINITY;
   return quota / period;
 }
 
-/* The least of a group's quota and those of the groups above it, up to the mount. Inside a container the group's path may be the
- * host's: folders that are not there have no quota. */
+/* The least of a group's quota and those of the groups above it, up to the mount. Inside a
+ * container the group's path may be the host's: folders that are not there have no quota. */
 static double least_quota(const char *mount, const char *group) {
   char path[PATH_MAX];
   if (snprintf(path, sizeof path, "%s%s", mount, group) >= (int)sizeof path) return INFINITY;

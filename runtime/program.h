@@ -1,4 +1,5 @@
-/* program.h - what a recorded program is: record.c makes, plans and replays it, graph.c makes one graph of it. */
+/* program.h - what a recorded program is: record.c makes, plans and replays it, graph.c makes one
+ * graph of it. */
 #ifndef DLV3_PROGRAM_H
 #define DLV3_PROGRAM_H
 
@@ -9,7 +10,7 @@ typedef struct {
   int32_t op, n_in;
   tensor **in, *out[DLV3_MAX_OUTPUTS]; /* headers of the program's own */
   dlv3_attr *attr;
-  kernel_launch *launch;       /* not NULL: of a kernel from source text, and no op's */
+  kernel_launch *launch; /* not NULL: of a kernel from source text, and no op's */
 } step;
 
 typedef struct promise {
@@ -22,8 +23,16 @@ typedef struct promise {
   bool result;
 } promise;
 
-typedef struct { tensor *header; int32_t arg; int64_t delta; } binding;
-typedef struct { tensor *t; storage *st; bool requires_grad; } outside; /* a leaf, where it lay, and whether it learned */
+typedef struct {
+  tensor *header;
+  int32_t arg;
+  int64_t delta;
+} binding;
+typedef struct {
+  tensor *t;
+  storage *st;
+  bool requires_grad;
+} outside; /* a leaf, where it lay, and whether it learned */
 typedef struct graph graph;
 
 struct dlv3_program {
@@ -34,11 +43,11 @@ struct dlv3_program {
   tensor **args, **results;
   int64_t n_steps, step_room, n_promises, promise_room, n_bindings, binding_room, n_outsides, outside_room;
   int32_t n_args, n_results;
-  bool spoilt;                 /* memory ran out while a step was taken down */
+  bool spoilt; /* memory ran out while a step was taken down */
   int64_t arena_bytes;
-  storage *nothing;            /* what headers of arguments lie on between runs */
-  tensor **given;              /* arguments of the run at hand, the caller's */
-  graph *graph;                /* graph.c's; NULL before the first run */
+  storage *nothing; /* what headers of arguments lie on between runs */
+  tensor **given;   /* arguments of the run at hand, the caller's */
+  graph *graph;     /* graph.c's; NULL before the first run */
 };
 
 /* Elements from t's first to behind its last. */
@@ -48,8 +57,9 @@ static inline int64_t reach(const tensor *t) {
   return numel(t) ? last + 1 : 0;
 }
 
-/* record.c. The headers of arguments on args, or on nothing; the promises' storages on their memory, results on what is
- * lent to them or (fixed) where the graph leaves them; every step's kernel. */
+/* record.c. The headers of arguments on args, or on nothing; the promises' storages on their
+ * memory, results on what is lent to them or (fixed) where the graph leaves them; every step's
+ * kernel. */
 void bind_headers(dlv3_program *p, tensor *const *args);
 void bind_promises(dlv3_program *p, bool fixed);
 status run_steps(dlv3_program *p);

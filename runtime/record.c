@@ -1,18 +1,21 @@
-/* record.c - record and replay: a function's op calls as a program that runs without Lua and without allocating.
+/* record.c - record and replay: a function's op calls as a program that runs without Lua and
+ * without allocating.
  *
- * Recording computes nothing. Between dlv3_record_begin and dlv3_record_end every call passes dispatch.c as ever - shapes,
- * dtypes, the tape, backward rules - but its kernel is not run: the call is noted, and its outputs are promises, storages
- * with an address of their own and no memory. So recording costs no memory, and no value can be read meanwhile.
+ * Recording computes nothing. Between dlv3_record_begin and dlv3_record_end every call passes
+ * dispatch.c as ever - shapes, dtypes, the tape, backward rules - but its kernel is not run: the
+ * call is noted, and its outputs are promises, storages with an address of their own and no memory.
+ * So recording costs no memory, and no value can be read meanwhile.
  *
- * A program knows four kinds of storages: its arguments, which every run brings anew; outside ones (parameters, running
- * statistics, random state), which are held; results, which every run allocates, so that one does not overwrite the
- * last; and intermediates. These get a place in one arena when the recording ends: two share memory unless a step lies
- * in the lives of both, or the later one is written over the other; the largest are placed first. The arena is the same
- * for all programs, since nothing in it outlives a run.
+ * A program knows four kinds of storages: its arguments, which every run brings anew; outside ones
+ * (parameters, running statistics, random state), which are held; results, which every run
+ * allocates, so that one does not overwrite the last; and intermediates. These get a place in one
+ * arena when the recording ends: two share memory unless a step lies in the lives of both, or the
+ * later one is written over the other; the largest are placed first. The arena is the same for all
+ * programs, since nothing in it outlives a run.
  *
- * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes as without a program,
- * hence the same bits. On a device that can launch all of them as one graph, graph.c captures the second run of a program
- * and launches it from then on. */
+ * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes
+ * as without a program, hence the same bits. On a device that can launch all of them as one graph,
+ * graph.c captures the second run of a program and launches it from then on. */
 #include "program.h"
 
 #include <stdlib.h>
@@ -30,7 +33,10 @@ DLV3_API int32_t dlv3_recording(void) { return current != NULL; }
 
 status not_recording(const char *what) {
   if (!current) return DLV3_OK;
-  return fail(DLV3_ERR_ARG, "%s: no value can be read or written on the host while dlv3.compile records the function; give it as an argument, or return the tensor and read it outside", what);
+  return fail(DLV3_ERR_ARG,
+              "%s: no value can be read or written on the host while dlv3.compile records the function; give it as an "
+              "argument, or return the tensor and read it outside",
+              what);
 }
 
 /* Room for one more element in a growing array. */
@@ -43,14 +49,16 @@ static status grow(void *array, int64_t n, int64_t *room, size_t width) {
   return DLV3_OK;
 }
 
-/* -- Recording --------------------------------------------------------------------------------------------- */
+/* -- Recording --------------------------------------------------------------------------------- */
 
 status record_storage(storage *s) {
   TRY(grow(&current->promises, current->n_promises, &current->promise_room, sizeof *current->promises));
-  if ((uintptr_t)s->bytes > PROMISED / 2 || next_promise > PROMISED + PROMISED / 2) return fail(DLV3_ERR_OOM, "out of memory: compile: a tensor of %lld bytes", (long long)s->bytes);
+  if ((uintptr_t)s->bytes > PROMISED / 2 || next_promise > PROMISED + PROMISED / 2)
+    return fail(DLV3_ERR_OOM, "out of memory: compile: a tensor of %lld bytes", (long long)s->bytes);
   s->data = (char *)next_promise;
   next_promise += ((uintptr_t)s->bytes + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
-  current->promises[current->n_promises++] = (promise){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
+  current->promises[current->n_promises++] =
+      (promise){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
   return DLV3_OK;
 }
 
@@ -58,23 +66,27 @@ static promise *promise_of(dlv3_program *p, const char *address) {
   int64_t low = 0, high = p->n_promises - 1;
   while (low < high) {
     int64_t middle = (low + high + 1) / 2;
-    if (p->promises[middle].address <= address) low = middle;
-    else high = middle - 1;
+    if (p->promises[middle].address <= address)
+      low = middle;
+    else
+      high = middle - 1;
   }
   return &p->promises[low];
 }
 
-/* The argument that t is a window on, -1: none, such as one that lies elsewhere in an argument's storage. A tensor that is
- * an argument and one from outside too counts as the argument. */
+/* The argument that t is a window on, -1: none, such as one that lies elsewhere in an argument's
+ * storage. A tensor that is an argument and one from outside too counts as the argument. */
 static int32_t argument_of(const dlv3_program *p, const tensor *t) {
   for (int32_t i = 0; i < p->n_args; i++) {
     const tensor *a = p->args[i];
-    if (a->st == t->st && (!numel(t) || (t->offset >= a->offset && t->offset + reach(t) <= a->offset + reach(a)))) return i;
+    if (a->st == t->st && (!numel(t) || (t->offset >= a->offset && t->offset + reach(t) <= a->offset + reach(a))))
+      return i;
   }
   return -1;
 }
 
-/* A header for the step at hand. An argument's is bound anew by every run; a leaf from outside is remembered with its place. */
+/* A header for the step at hand. An argument's is bound anew by every run; a leaf from outside is
+ * remembered with its place. */
 static status note(tensor **out, tensor *t) {
   dlv3_program *p = current;
   *out = NULL;
@@ -101,7 +113,8 @@ static status note(tensor **out, tensor *t) {
   return DLV3_OK;
 }
 
-/* A step that could not be taken down may be asked for again, when there is memory; the half of it spoils the program. */
+/* A step that could not be taken down may be asked for again, when there is memory; the half of it
+ * spoils the program. */
 static status taken_down(status st) {
   current->spoilt |= st != DLV3_OK;
   return st;
@@ -150,7 +163,8 @@ DLV3_API void dlv3_program_free(dlv3_program *p) {
   for (int64_t i = 0; i < p->n_outsides; i++) tensor_drop(p->outsides[i].t), storage_drop(p->outsides[i].st);
   for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, storage_drop(p->promises[i].st);
   if (p->nothing) storage_drop(p->nothing);
-  free(p->steps), free(p->promises), free(p->bindings), free(p->outsides), free(p->args), free(p->given), free(p->results), free(p);
+  free(p->steps), free(p->promises), free(p->bindings), free(p->outsides), free(p->args), free(p->given),
+      free(p->results), free(p);
   if (--n_programs == 0 && arena) storage_drop(arena), arena = NULL;
 }
 
@@ -166,8 +180,10 @@ DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args)
   if (st == DLV3_OK && (!p->args || !p->given)) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
     if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
-  if (st == DLV3_OK) current = p, next_promise = PROMISED;
-  else dlv3_program_free(p);
+  if (st == DLV3_OK)
+    current = p, next_promise = PROMISED;
+  else
+    dlv3_program_free(p);
   return st;
 }
 
@@ -193,19 +209,23 @@ DLV3_API void dlv3_record_abort(void) {
   current = NULL;
 }
 
-/* -- The plan ---------------------------------------------------------------------------------------------- */
+/* -- The plan ---------------------------------------------------------------------------------- */
 
-/* Outputs that every kernel of an op may write over an input of the same size: it reads an element before it writes that
- * place, and never again. */
-static const struct { int32_t op, out, in; } overwriting[] = {{OP_batch_norm_backward, 0, 1}, {OP_batch_norm_backward, 1, 0}};
+/* Outputs that every kernel of an op may write over an input of the same size: it reads an element
+ * before it writes that place, and never again. */
+static const struct {
+  int32_t op, out, in;
+} overwriting[] = {{OP_batch_norm_backward, 0, 1}, {OP_batch_norm_backward, 1, 0}};
 
 static bool fills_storage(const tensor *t) { return !t->offset && numel(t) * dtype_bytes(t->dtype) == t->st->bytes; }
 
-/* Output `out` of step k lies where its input `in` did, if that is an intermediate that is read here for the last time. */
+/* Output `out` of step k lies where its input `in` did, if that is an intermediate that is read
+ * here for the last time. */
 static void overwrite(dlv3_program *p, int64_t k, int32_t out, int32_t in) {
   const step *s = &p->steps[k];
   const tensor *x = s->in[in], *y = s->out[out];
-  if (!x || !y || !is_promised(x->st->data) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes) return;
+  if (!x || !y || !is_promised(x->st->data) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes)
+    return;
   for (int32_t i = 0; i < s->n_in; i++)
     if (i != in && s->in[i] && s->in[i]->st == x->st) return;
   promise *from = promise_of(p, x->st->data), *to = promise_of(p, y->st->data);
@@ -230,7 +250,8 @@ static int larger_first(const void *a, const void *b) {
 /* Nothing takes some room too: an address tells it from what was released. */
 static int64_t room_of(const promise *a) { return a->st->bytes ? (a->st->bytes + ALIGN - 1) / ALIGN * ALIGN : ALIGN; }
 
-/* Every intermediate, the largest first, at the lowest place that is free for all of its life. placed: by offset. */
+/* Every intermediate, the largest first, at the lowest place that is free for all of its life.
+ * placed: by offset. */
 static void place(dlv3_program *p, int64_t *order, int64_t *placed) {
   int64_t n = 0, m = 0;
   for (int64_t i = 0; i < p->n_promises; i++)
@@ -263,9 +284,13 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
   int64_t *order = malloc((size_t)(2 * p->n_promises + 1) * sizeof *order);
   if (!p->results || !order || p->spoilt) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (int32_t i = 0; i < n_results && st == DLV3_OK; i++) {
-    if (!storage_alive(results[i]->st)) st = fail(DLV3_ERR_RELEASED, "compile: result %d was released, by release() or when its scope ended", (int)i + 1);
+    if (!storage_alive(results[i]->st))
+      st = fail(DLV3_ERR_RELEASED, "compile: result %d was released, by release() or when its scope ended", (int)i + 1);
     else if (results[i]->node && !results[i]->node->done)
-      st = fail(DLV3_ERR_AUTOGRAD, "compile: result %d needs its tape for a backward pass, which a program does not keep: call backward inside of the function, or the compiled function under dlv3.no_grad", (int)i + 1);
+      st = fail(DLV3_ERR_AUTOGRAD,
+                "compile: result %d needs its tape for a backward pass, which a program does not keep: call backward "
+                "inside of the function, or the compiled function under dlv3.no_grad",
+                (int)i + 1);
     if (st == DLV3_OK) st = note(&p->results[i], results[i]);
     p->n_results += p->results[i] != NULL;
     if (st == DLV3_OK && is_promised(results[i]->st->data)) promise_of(p, results[i]->st->data)->result = true;
@@ -313,11 +338,12 @@ DLV3_API const char *dlv3_program_escaped(const dlv3_program *p) {
 DLV3_API int64_t dlv3_program_arena(const dlv3_program *p) { return p->arena_bytes; }
 DLV3_API int64_t dlv3_program_steps(const dlv3_program *p) { return p->n_steps; }
 
-/* -- Replay ------------------------------------------------------------------------------------------------ */
+/* -- Replay ------------------------------------------------------------------------------------ */
 
 DLV3_API int32_t dlv3_program_current(const dlv3_program *p) {
   for (int64_t i = 0; i < p->n_outsides; i++)
-    if (p->outsides[i].t->st != p->outsides[i].st || p->outsides[i].t->requires_grad != p->outsides[i].requires_grad) return 0;
+    if (p->outsides[i].t->st != p->outsides[i].st || p->outsides[i].t->requires_grad != p->outsides[i].requires_grad)
+      return 0;
   return 1;
 }
 
@@ -335,8 +361,10 @@ static void unbind(dlv3_program *p) {
 void bind_promises(dlv3_program *p, bool fixed) {
   for (int64_t i = 0; i < p->n_promises; i++) {
     promise *a = &p->promises[i];
-    if (a->result) a->st->data = (fixed ? a->fixed : a->lent)->data;
-    else a->st->data = a->first >= 0 && arena ? arena->data + a->offset : NULL;
+    if (a->result)
+      a->st->data = (fixed ? a->fixed : a->lent)->data;
+    else
+      a->st->data = a->first >= 0 && arena ? arena->data + a->offset : NULL;
   }
 }
 
@@ -354,7 +382,8 @@ static status lend(dlv3_program *p) {
   }
   for (int64_t i = 0; i < p->n_promises; i++) {
     promise *a = &p->promises[i];
-    if (a->st->device != device) return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; one is possible");
+    if (a->st->device != device)
+      return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; one is possible");
     if (a->result) TRY(storage_new(&a->lent, a->st->bytes, device));
     storage_changed(a->st, 1); /* what a kernel prepared from the last run's content is of no use */
   }
@@ -376,7 +405,9 @@ status run_steps(dlv3_program *p) {
     if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
     for (int32_t i = 0; i < s->n_in; i++) {
       if (!s->in[i]) continue;
-      if (!storage_alive(s->in[i]->st)) return fail_call(&c, DLV3_ERR_RELEASED, "%s was released since dlv3.compile recorded the call", c.info->variadic ? c.info->in_name[0] : c.info->in_name[i]);
+      if (!storage_alive(s->in[i]->st))
+        return fail_call(&c, DLV3_ERR_RELEASED, "%s was released since dlv3.compile recorded the call",
+                         c.info->variadic ? c.info->in_name[0] : c.info->in_name[i]);
       if (!(c.info->flags & PACKED && i == 1)) TRY(storage_restore(s->in[i]->st));
     }
     TRY(op_execute(&c));
@@ -384,7 +415,8 @@ status run_steps(dlv3_program *p) {
   return DLV3_OK;
 }
 
-/* A result for the caller: on the memory lent to it, or where an argument or an outside tensor lies. */
+/* A result for the caller: on the memory lent to it, or where an argument or an outside tensor
+ * lies. */
 static status result_of(tensor **out, dlv3_program *p, const tensor *header) {
   TRY(tensor_alias(out, header));
   for (int64_t i = 0; i < p->n_promises; i++) {

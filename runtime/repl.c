@@ -1,6 +1,8 @@
-/* repl.c - the module dlv3.terminal for lua/dlv3/repl.lua: lines read with libedit, Ctrl-C, completion.
+/* repl.c - the module dlv3.terminal for lua/dlv3/repl.lua: lines read with libedit, Ctrl-C,
+ * completion.
  *
- * libedit's own interface, not its readline one: that swallows the first Ctrl-C. Functions of the module:
+ * libedit's own interface, not its readline one: that swallows the first Ctrl-C. Functions of the
+ * module:
  *   start(complete)   before the first read; complete(line before the cursor) returns the length of the word to be
  *                     completed and an array of the words it may become
  *   read(prompt)      a line without its newline; nil at the end of the input; false when Ctrl-C was pressed
@@ -37,8 +39,10 @@ static char *prompt_text(EditLine *el) {
 }
 
 static void on_terminal(int number) {
-  if (number == SIGWINCH) resized = 1;
-  else continued = 1;
+  if (number == SIGWINCH)
+    resized = 1;
+  else
+    continued = 1;
 }
 
 /* One character for libedit; -1 ends the line: Ctrl-C. */
@@ -64,7 +68,7 @@ static int read_character(EditLine *el, wchar_t *out) {
   }
 }
 
-/* -- Completion -------------------------------------------------------------------------------------------- */
+/* -- Completion -------------------------------------------------------------------------------- */
 
 /* The words at the top of the stack that all begin alike: how many bytes they share. */
 static size_t shared_prefix(lua_State *L, int n) {
@@ -138,7 +142,7 @@ static unsigned char complete(EditLine *el, int key) {
   return result;
 }
 
-/* -- The module -------------------------------------------------------------------------------------------- */
+/* -- The module -------------------------------------------------------------------------------- */
 
 static int start(lua_State *L) {
   if (!lua_isfunction(L, 1)) return luaL_error(L, "start: a function that completes is expected");
@@ -183,7 +187,8 @@ static int read_line(lua_State *L) {
   } else if (!line || n <= 0) {
     printf("\n");
     lua_pushnil(L);
-  } else lua_pushlstring(L, line, (size_t)n - (line[n - 1] == '\n'));
+  } else
+    lua_pushlstring(L, line, (size_t)n - (line[n - 1] == '\n'));
   fflush(stdout);
   return 1;
 }
@@ -201,8 +206,10 @@ static void poll_interrupt(lua_State *L, lua_Debug *frame) {
 
 /* The hook is asked every so many instructions: cheap, and soon enough for a person. */
 static int interruptible(lua_State *L) {
-  if (lua_toboolean(L, 1)) lua_sethook(L, poll_interrupt, LUA_MASKCOUNT, 10000);
-  else lua_sethook(L, NULL, 0, 0);
+  if (lua_toboolean(L, 1))
+    lua_sethook(L, poll_interrupt, LUA_MASKCOUNT, 10000);
+  else
+    lua_sethook(L, NULL, 0, 0);
   return 0;
 }
 
@@ -216,8 +223,9 @@ static int finish(lua_State *L) {
 }
 
 static int open_terminal(lua_State *L) {
-  static const luaL_Reg functions[] = {{"start", start}, {"read", read_line}, {"remember", remember},
-                                       {"interruptible", interruptible}, {"finish", finish}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"start", start},       {"read", read_line},
+                                       {"remember", remember}, {"interruptible", interruptible},
+                                       {"finish", finish},     {NULL, NULL}};
   lua_newtable(L);
   for (const luaL_Reg *f = functions; f->name; f++) {
     lua_pushcfunction(L, f->func);

@@ -1,9 +1,10 @@
 /* resize.c - resizing 8-bit pictures exactly as Pillow does.
  *
- * The published weights were trained on Pillow's BILINEAR, which differs from a tensor library's: it is antialiased when
- * shrinking (a triangle as wide as the reduction), separable with the horizontal pass first, in fixed point with 22
- * fractional bits, and what lies between the passes is rounded to 8 bits. NEAREST samples at pixel centres, summed up in
- * double. Each output pixel depends on its own taps only, so a window of the result can be computed alone. */
+ * The published weights were trained on Pillow's BILINEAR, which differs from a tensor library's:
+ * it is antialiased when shrinking (a triangle as wide as the reduction), separable with the
+ * horizontal pass first, in fixed point with 22 fractional bits, and what lies between the passes
+ * is rounded to 8 bits. NEAREST samples at pixel centres, summed up in double. Each output pixel
+ * depends on its own taps only, so a window of the result can be computed alone. */
 #include "clones.h"
 #include "image.h"
 
@@ -29,21 +30,24 @@ void resize_shorter(int64_t *h, int64_t *w, int64_t size) {
   *shorter = size;
 }
 
-/* -- Taps -------------------------------------------------------------------------------------------------- */
+/* -- Taps -------------------------------------------------------------------------------------- */
 
 /* Which input pixels make output pixel i (counted from the window's start), with what weight. */
-typedef struct { int32_t first, count; } span;
 typedef struct {
-  int32_t width;                    /* weights a pixel has room for */
+  int32_t first, count;
+} span;
+typedef struct {
+  int32_t width; /* weights a pixel has room for */
   span *spans;
-  int32_t *weights;                 /* [n, width] */
+  int32_t *weights; /* [n, width] */
 } taps;
 
 /* mirror: the last of the window comes first. */
 static status taps_make(taps *t, byte_buffer *space, int64_t in, int64_t out, int64_t from, int64_t to, bool mirror) {
   double scale = (double)in / (double)out, filter = scale < 1 ? 1 : scale, inverse = 1.0 / filter;
   int64_t n = to - from, width = (int64_t)ceil(filter) * 2 + 1;
-  int64_t span_bytes = n * (int64_t)sizeof(span), weight_bytes = n * width * 4, double_at = (span_bytes + weight_bytes + 7) & ~7ll;
+  int64_t span_bytes = n * (int64_t)sizeof(span), weight_bytes = n * width * 4,
+          double_at = (span_bytes + weight_bytes + 7) & ~7ll;
   TRY(bytes_reserve(space, double_at + width * 8));
   t->width = (int32_t)width;
   t->spans = (span *)space->data;
@@ -73,31 +77,33 @@ static inline __attribute__((always_inline)) uint8_t to_byte(int32_t sum) {
   return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* -- Along the rows ---------------------------------------------------------------------------------------- */
+/* -- Along the rows ---------------------------------------------------------------------------- */
 
 static void row_of_any(uint8_t *dst, const uint8_t *src, int64_t n, int32_t channels, const taps *t) {
   for (int64_t x = 0; x < n; x++)
     for (int32_t c = 0; c < channels; c++) {
       int32_t sum = 1 << (FRACTION_BITS - 1);
-      for (int32_t i = 0; i < t->spans[x].count; i++) sum += src[(t->spans[x].first + i) * channels + c] * t->weights[x * t->width + i];
+      for (int32_t i = 0; i < t->spans[x].count; i++)
+        sum += src[(t->spans[x].first + i) * channels + c] * t->weights[x * t->width + i];
       *dst++ = to_byte(sum);
     }
 }
 
 #ifdef __x86_64__
-/* RGB rows by AVX2's sums of two 16-bit products. Two taps go together; a weight of 22 bits is a high part times 2^11
- * and a low one, so that every product and sum is exact, and the result the same as above. */
+/* RGB rows by AVX2's sums of two 16-bit products. Two taps go together; a weight of 22 bits is a
+ * high part times 2^11 and a low one, so that every product and sum is exact, and the result the
+ * same as above. */
 enum { LOW_BITS = 11 };
 
 typedef struct {
-  int64_t n;                        /* output pixels, a multiple of 4 */
-  int32_t pairs;                    /* of taps, of every pixel */
-  int32_t *offset;                  /* [n] bytes from the start of the row */
-  int32_t *low, *high;              /* [pairs, n] two 16-bit weights each */
+  int64_t n;           /* output pixels, a multiple of 4 */
+  int32_t pairs;       /* of taps, of every pixel */
+  int32_t *offset;     /* [n] bytes from the start of the row */
+  int32_t *low, *high; /* [pairs, n] two 16-bit weights each */
 } tap_pairs;
 
-/* All pixels get as many taps; where that would read behind the row, the taps begin earlier, with weights of 0.
- * False: the rows are too short for it. */
+/* All pixels get as many taps; where that would read behind the row, the taps begin earlier, with
+ * weights of 0. False: the rows are too short for it. */
 static status pairs_make(tap_pairs *p, bool *possible, byte_buffer *space, const taps *t, int64_t n, int64_t in) {
   int32_t most = 0;
   for (int64_t x = 0; x < n; x++) most = t->spans[x].count > most ? t->spans[x].count : most;
@@ -112,7 +118,8 @@ static status pairs_make(tap_pairs *p, bool *possible, byte_buffer *space, const
   p->low = p->offset + p->n;
   p->high = p->low + p->n * p->pairs;
   for (int64_t x = 0; x < n; x++) {
-    int32_t last = (int32_t)in - 2 * p->pairs, first = t->spans[x].first < last ? t->spans[x].first : last, shift = t->spans[x].first - first;
+    int32_t last = (int32_t)in - 2 * p->pairs, first = t->spans[x].first < last ? t->spans[x].first : last,
+            shift = t->spans[x].first - first;
     p->offset[x] = first * 3;
     for (int32_t k = 0; k < t->spans[x].count; k++) {
       int32_t weight = t->weights[x * t->width + k], at = (k + shift) / 2, half = (k + shift) % 2 * 16;
@@ -124,12 +131,16 @@ static status pairs_make(tap_pairs *p, bool *possible, byte_buffer *space, const
 }
 
 /* Output pixel x of two rows, one in each half. */
-static inline __attribute__((always_inline, target("avx2"))) __m256i pixel_of_two(const uint8_t *a, const uint8_t *b, const tap_pairs *p, int32_t pairs, int64_t x) {
-  const __m256i interleave = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+static inline __attribute__((always_inline, target("avx2"))) __m256i pixel_of_two(const uint8_t *a, const uint8_t *b,
+                                                                                  const tap_pairs *p, int32_t pairs,
+                                                                                  int64_t x) {
+  const __m256i interleave =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
   __m256i low = _mm256_set1_epi32(1 << (FRACTION_BITS - 1)), high = _mm256_setzero_si256();
   a += p->offset[x], b += p->offset[x];
   for (int32_t k = 0; k < pairs; k++) {
-    __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(a + 6 * k))), _mm_loadl_epi64((const __m128i *)(b + 6 * k)), 1);
+    __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(a + 6 * k))),
+                                        _mm_loadl_epi64((const __m128i *)(b + 6 * k)), 1);
     v = _mm256_shuffle_epi8(v, interleave);
     low = _mm256_add_epi32(low, _mm256_madd_epi16(v, _mm256_set1_epi32(p->low[k * p->n + x])));
     high = _mm256_add_epi32(high, _mm256_madd_epi16(v, _mm256_set1_epi32(p->high[k * p->n + x])));
@@ -137,8 +148,12 @@ static inline __attribute__((always_inline, target("avx2"))) __m256i pixel_of_tw
   return _mm256_srai_epi32(_mm256_add_epi32(low, _mm256_slli_epi32(high, LOW_BITS)), FRACTION_BITS);
 }
 
-static inline __attribute__((always_inline, target("avx2"))) void two_rows(uint8_t *to_a, uint8_t *to_b, const uint8_t *a, const uint8_t *b, int64_t n, const tap_pairs *p, int32_t pairs) {
-  const __m256i drop_fourth = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+static inline __attribute__((always_inline, target("avx2"))) void two_rows(uint8_t *to_a, uint8_t *to_b,
+                                                                           const uint8_t *a, const uint8_t *b,
+                                                                           int64_t n, const tap_pairs *p,
+                                                                           int32_t pairs) {
+  const __m256i drop_fourth =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
   for (int64_t x = 0; x < n; x += 4) {
     __m256i v01 = _mm256_packs_epi32(pixel_of_two(a, b, p, pairs, x), pixel_of_two(a, b, p, pairs, x + 1));
     __m256i v23 = _mm256_packs_epi32(pixel_of_two(a, b, p, pairs, x + 2), pixel_of_two(a, b, p, pairs, x + 3));
@@ -156,25 +171,31 @@ static inline __attribute__((always_inline, target("avx2"))) void two_rows(uint8
   }
 }
 
-__attribute__((target("avx2"))) static void rows_avx2(uint8_t *dst, int64_t dst_stride, const uint8_t *src, int64_t src_stride, int64_t rows, int64_t n, const tap_pairs *p) {
+__attribute__((target("avx2"))) static void rows_avx2(uint8_t *dst, int64_t dst_stride, const uint8_t *src,
+                                                      int64_t src_stride, int64_t rows, int64_t n, const tap_pairs *p) {
   for (int64_t y = 0; y < rows; y += 2) {
     int64_t z = y + 1 < rows ? y + 1 : y;
     uint8_t *to_a = dst + y * dst_stride, *to_b = dst + z * dst_stride;
     const uint8_t *a = src + y * src_stride, *b = src + z * src_stride;
-    if (p->pairs == 1) two_rows(to_a, to_b, a, b, n, p, 1);
-    else if (p->pairs == 2) two_rows(to_a, to_b, a, b, n, p, 2);
-    else two_rows(to_a, to_b, a, b, n, p, p->pairs);
+    if (p->pairs == 1)
+      two_rows(to_a, to_b, a, b, n, p, 1);
+    else if (p->pairs == 2)
+      two_rows(to_a, to_b, a, b, n, p, 2);
+    else
+      two_rows(to_a, to_b, a, b, n, p, p->pairs);
   }
 }
 #endif
 
-static status resize_rows(uint8_t *dst, int64_t dst_stride, const picture *in, int64_t top, int64_t rows, int64_t n, const taps *t, resize_space *space) {
+static status resize_rows(uint8_t *dst, int64_t dst_stride, const picture *in, int64_t top, int64_t rows, int64_t n,
+                          const taps *t, resize_space *space) {
   int64_t stride = in->w * in->channels;
   const uint8_t *src = in->data + top * stride;
 #ifdef __x86_64__
   tap_pairs pairs;
   bool possible = false;
-  if (in->channels == 3 && __builtin_cpu_supports("avx2")) TRY(pairs_make(&pairs, &possible, &space->pairs, t, n, in->w));
+  if (in->channels == 3 && __builtin_cpu_supports("avx2"))
+    TRY(pairs_make(&pairs, &possible, &space->pairs, t, n, in->w));
   if (possible) {
     rows_avx2(dst, dst_stride, src, stride, rows, n, &pairs);
     return DLV3_OK;
@@ -185,10 +206,11 @@ static status resize_rows(uint8_t *dst, int64_t dst_stride, const picture *in, i
   return DLV3_OK;
 }
 
-/* -- Down the columns -------------------------------------------------------------------------------------- */
+/* -- Down the columns -------------------------------------------------------------------------- */
 
 /* One output row of `bytes` from `count` rows, `stride` bytes apart. */
-static inline __attribute__((always_inline)) void blend(uint8_t *dst, const uint8_t *src, int64_t stride, int64_t bytes, const int32_t *k, int32_t count) {
+static inline __attribute__((always_inline)) void blend(uint8_t *dst, const uint8_t *src, int64_t stride, int64_t bytes,
+                                                        const int32_t *k, int32_t count) {
   for (int64_t x = 0; x < bytes; x++) {
     int32_t sum = 1 << (FRACTION_BITS - 1);
     for (int32_t i = 0; i < count; i++) sum += src[i * stride + x] * k[i];
@@ -196,7 +218,8 @@ static inline __attribute__((always_inline)) void blend(uint8_t *dst, const uint
   }
 }
 
-static inline __attribute__((always_inline)) void blend_many(uint8_t *dst, const uint8_t *src, int64_t stride, int64_t bytes, const int32_t *k, int32_t count) {
+static inline __attribute__((always_inline)) void blend_many(uint8_t *dst, const uint8_t *src, int64_t stride,
+                                                             int64_t bytes, const int32_t *k, int32_t count) {
   enum { BLOCK = 512 };
   int32_t sum[BLOCK];
   for (int64_t from = 0; from < bytes; from += BLOCK) {
@@ -211,7 +234,9 @@ static inline __attribute__((always_inline)) void blend_many(uint8_t *dst, const
   }
 }
 
-CLONES __attribute__((optimize("O3"))) static void column_pass(uint8_t *restrict dst, const uint8_t *restrict src, int64_t stride, int64_t bytes, const int32_t *k, int32_t count) {
+CLONES __attribute__((optimize("O3"))) static void column_pass(uint8_t *restrict dst, const uint8_t *restrict src,
+                                                               int64_t stride, int64_t bytes, const int32_t *k,
+                                                               int32_t count) {
   switch (count) { /* the usual ones without a buffer for the sums */
   case 1: blend(dst, src, stride, bytes, (int32_t[]){k[0]}, 1); break;
   case 2: blend(dst, src, stride, bytes, (int32_t[]){k[0], k[1]}, 2); break;
@@ -221,9 +246,10 @@ CLONES __attribute__((optimize("O3"))) static void column_pass(uint8_t *restrict
   }
 }
 
-/* -- Bilinear ---------------------------------------------------------------------------------------------- */
+/* -- Bilinear ---------------------------------------------------------------------------------- */
 
-status resize_bilinear_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror, resize_space *space) {
+status resize_bilinear_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror,
+                            resize_space *space) {
   int64_t nh = part.y1 - part.y0, nw = part.x1 - part.x0, c = in->channels, out_stride = out->w * c;
   bool across = w != in->w || mirror, down = h != in->h;
   taps horizontal, vertical;
@@ -245,8 +271,11 @@ status resize_bilinear_into(const picture *out, const picture *in, int64_t h, in
   }
   for (int64_t y = 0; y < nh; y++) {
     uint8_t *to = out->data + y * out_stride;
-    if (!down) memcpy(to, rows + y * stride, (size_t)(nw * c));
-    else column_pass(to, rows + (vertical.spans[y].first - top) * stride, stride, nw * c, vertical.weights + y * vertical.width, vertical.spans[y].count);
+    if (!down)
+      memcpy(to, rows + y * stride, (size_t)(nw * c));
+    else
+      column_pass(to, rows + (vertical.spans[y].first - top) * stride, stride, nw * c,
+                  vertical.weights + y * vertical.width, vertical.spans[y].count);
   }
   return DLV3_OK;
 }
@@ -262,7 +291,7 @@ status resize_bilinear(picture *out, const picture *in, int64_t h, int64_t w, wi
   return resize_bilinear_into(out, in, h, w, part, false, space);
 }
 
-/* -- Nearest ----------------------------------------------------------------------------------------------- */
+/* -- Nearest ----------------------------------------------------------------------------------- */
 
 /* The input position of outputs 0..to-1; the sum is Pillow's, rounding errors and all. */
 static status positions(int32_t **table, byte_buffer *space, int64_t in, int64_t out, int64_t to) {
@@ -283,7 +312,8 @@ static void reverse(int32_t *p, int64_t n) {
   }
 }
 
-status resize_nearest_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror, resize_space *space) {
+status resize_nearest_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror,
+                           resize_space *space) {
   int64_t nh = part.y1 - part.y0, nw = part.x1 - part.x0, c = in->channels;
   int32_t *xs, *ys;
   TRY(positions(&xs, &space->x, in->w, w, part.x1));
@@ -293,7 +323,8 @@ status resize_nearest_into(const picture *out, const picture *in, int64_t h, int
   for (int64_t y = 0; y < nh; y++) {
     uint8_t *to = out->data + y * out->w * c;
     const uint8_t *row = in->data + ys[y] * in->w * c;
-    if (y && ys[y] == ys[y - 1]) memcpy(to, to - out->w * c, (size_t)(nw * c)); /* enlarged: the same row again */
+    if (y && ys[y] == ys[y - 1])
+      memcpy(to, to - out->w * c, (size_t)(nw * c)); /* enlarged: the same row again */
     else if (c == 1)
       for (int64_t x = 0; x < nw; x++) to[x] = row[xs[x]];
     else

@@ -1,5 +1,6 @@
-/* rng.c - counter-based random numbers: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy
- * as 1, 2, 3", SC 2011). A number is a function of key and counter, so any part of a stream can be drawn by anybody. */
+/* rng.c - counter-based random numbers: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel
+ * random numbers: as easy as 1, 2, 3", SC 2011). A number is a function of key and counter, so any
+ * part of a stream can be drawn by anybody. */
 #include "core.h"
 
 #include <stdlib.h>

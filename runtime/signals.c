@@ -1,4 +1,5 @@
-/* signals.c - signals that end a process as a flag: a script finishes its step and saves, the REPL returns to its prompt. */
+/* signals.c - signals that end a process as a flag: a script finishes its step and saves, the REPL
+ * returns to its prompt. */
 #include "core.h"
 
 #include <errno.h>
@@ -8,8 +9,9 @@
 
 static volatile sig_atomic_t pending, interrupts;
 
-/* A second signal ends the process as if nothing had been caught: nobody polls. But not one within this time of the
- * first: supervisors (timeout, mpirun) signal the process and its group, which is one wish. */
+/* A second signal ends the process as if nothing had been caught: nobody polls. But not one within
+ * this time of the first: supervisors (timeout, mpirun) signal the process and its group, which is
+ * one wish. */
 static const double same_wish = 0.3;
 static volatile double first_at;
 
@@ -24,7 +26,8 @@ static void on_signal(int number) {
     int kept = errno;
     if (said[0] && write(2, said, strlen(said)) < 0) {} /* nobody listens */
     errno = kept;
-  } else if (number != SIGPIPE && now - first_at > same_wish) { /* each line for a reader that is gone raises one more */
+  } else if (number != SIGPIPE
+             && now - first_at > same_wish) { /* each line for a reader that is gone raises one more */
     signal(number, SIG_DFL);
     raise(number);
   }

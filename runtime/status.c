@@ -1,7 +1,7 @@
 /* status.c - the last error of a thread, and how tensors are named in messages.
  *
- * Messages are data: they are formatted once here and never used as a format again. They hold names from files: bytes
- * that a terminal would obey are written \xNN. */
+ * Messages are data: they are formatted once here and never used as a format again. They hold names
+ * from files: bytes that a terminal would obey are written \xNN. */
 #include "core.h"
 
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 
 static _Thread_local char last_error[2048];
 
-/* -- Unprintable bytes -------------------------------------------------------------------------------------- */
+/* -- Unprintable bytes ------------------------------------------------------------------------- */
 
 /* The bytes of the character at s when it is UTF-8 that a terminal shows and does not obey, else 0. */
 static size_t shown_bytes(const unsigned char *s, size_t n) {
@@ -22,7 +22,8 @@ static size_t shown_bytes(const unsigned char *s, size_t n) {
     if ((s[i] & 0xc0) != 0x80) return 0;
     code = code << 6 | (s[i] & 0x3f);
   }
-  bool control = code < 0xa0 || (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069); /* C1, and changes of direction */
+  bool control = code < 0xa0 || (code >= 0x202a && code <= 0x202e)
+                 || (code >= 0x2066 && code <= 0x2069); /* C1, and changes of direction */
   bool wrong = code < smallest[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000);
   return control || wrong ? 0 : length;
 }
@@ -33,23 +34,29 @@ DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t 
     size_t length = shown_bytes((const unsigned char *)s + i, (size_t)(n - i));
     int64_t put = length ? (int64_t)length : 4;
     if (used + put >= room) break;
-    if (length) memcpy(out + used, s + i, length);
-    else snprintf(out + used, 5, "\\x%02x", (unsigned char)s[i]);
+    if (length)
+      memcpy(out + used, s + i, length);
+    else
+      snprintf(out + used, 5, "\\x%02x", (unsigned char)s[i]);
     used += put, i += length ? (int64_t)length : 1;
   }
   out[used] = 0;
   return used;
 }
 
-/* -- The last error ----------------------------------------------------------------------------------------- */
+/* -- The last error ---------------------------------------------------------------------------- */
 
 DLV3_API const char *dlv3_last_error(void) { return last_error; }
 
-/* The message behind the first `used` bytes of the last error. An argument may be the last error itself. */
+/* The message behind the first `used` bytes of the last error. An argument may be the last error
+ * itself. */
 static void note(size_t used, const char *format, va_list args) {
   char text[sizeof last_error];
   int n = vsnprintf(text, sizeof text, format, args);
-  dlv3_printable(last_error + used, (int64_t)(sizeof last_error - used), text, n < 0 ? 0 : n < (int)sizeof text ? n : (int)sizeof text - 1);
+  dlv3_printable(last_error + used, (int64_t)(sizeof last_error - used), text,
+                 n < 0                  ? 0
+                 : n < (int)sizeof text ? n
+                                        : (int)sizeof text - 1);
 }
 
 status fail(status code, const char *format, ...) {
@@ -68,7 +75,7 @@ status fail_more(status code, const char *format, ...) {
   return code;
 }
 
-/* -- Dtypes ------------------------------------------------------------------------------------------------ */
+/* -- Dtypes ------------------------------------------------------------------------------------ */
 
 static const char *const dtype_names[DLV3_DTYPES] = {"bool", "u8", "i32", "i64", "f16", "bf16", "f32", "f64"};
 static const int32_t dtype_sizes[DLV3_DTYPES] = {1, 1, 4, 8, 2, 2, 4, 8};
@@ -81,20 +88,22 @@ int32_t dtype_promote(int32_t a, int32_t b) {
   return a > b ? a : b;
 }
 
-/* -- Text -------------------------------------------------------------------------------------------------- */
+/* -- Text -------------------------------------------------------------------------------------- */
 
 const char *sizes_text(char *buf, int32_t ndim, const int64_t *size) {
   int used = snprintf(buf, TEXT, "[");
-  for (int32_t i = 0; i < ndim; i++) used += snprintf(buf + used, (size_t)(TEXT - used), i ? ", %lld" : "%lld", (long long)size[i]);
+  for (int32_t i = 0; i < ndim; i++)
+    used += snprintf(buf + used, (size_t)(TEXT - used), i ? ", %lld" : "%lld", (long long)size[i]);
   snprintf(buf + used, (size_t)(TEXT - used), "]");
   return buf;
 }
 
 const char *tensor_text(char *buf, const char *name, const tensor *t) {
   char sizes[TEXT];
-  if (!t) snprintf(buf, TEXT, "%s none", name);
+  if (!t)
+    snprintf(buf, TEXT, "%s none", name);
   else
-    snprintf(buf, TEXT, "%s%s%.100s %s %s", name, *name ? " " : "", sizes_text(sizes, t->ndim, t->size), dtype_name(t->dtype),
-             dlv3_device_name(t->st->device));
+    snprintf(buf, TEXT, "%s%s%.100s %s %s", name, *name ? " " : "", sizes_text(sizes, t->ndim, t->size),
+             dtype_name(t->dtype), dlv3_device_name(t->st->device));
   return buf;
 }

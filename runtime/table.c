@@ -1,6 +1,7 @@
 /* table.c - the op table: ops.def expanded into descriptions, with signatures parsed once at start.
  *
- * A missing infer or backward rule is a link error here; a missing kernel list is one in the backend's table. */
+ * A missing infer or backward rule is a link error here; a missing kernel list is one in the
+ * backend's table. */
 #include "core.h"
 
 #include <ctype.h>
@@ -17,11 +18,15 @@
 #undef A
 
 #define A(name, type, def) #name ":" #type "=" #def " "
-#define OP(name_, signature_, attrs_, flags_, doc_)                                                             \
-  [OP_##name_] = {.name = #name_, .signature = signature_, .attrs = "" attrs_, .doc = doc_, .flags = (flags_), \
-                  .attr_slots = (int32_t)(sizeof(name_##_attr) / sizeof(dlv3_attr)),                          \
-                  .infer = name_##_infer,                                                                    \
-                  .backward = __builtin_choose_expr(((flags_) & GRAD) != 0, name_##_backward_rule, NULL)},
+#define OP(name_, signature_, attrs_, flags_, doc_) \
+  [OP_##name_] = {.name = #name_, \
+                  .signature = signature_, \
+                  .attrs = "" attrs_, \
+                  .doc = doc_, \
+                  .flags = (flags_), \
+                  .attr_slots = (int32_t)(sizeof(name_##_attr) / sizeof(dlv3_attr)), \
+                  .infer = name_##_infer, \
+                  .backward = __builtin_choose_expr(((flags_)&GRAD) != 0, name_##_backward_rule, NULL)},
 op_info op_table[OP_COUNT] = {
 #include "ops.def"
 };
@@ -30,7 +35,8 @@ op_info op_table[OP_COUNT] = {
 #undef NONE
 
 /* One side of "x* w* b? -> y": names and marks. Returns how many. */
-static int32_t parse_side(const char **p, char (*names)[20], int32_t most, uint32_t *optional, uint32_t *kept, uint32_t *in_place, bool *variadic) {
+static int32_t parse_side(const char **p, char (*names)[20], int32_t most, uint32_t *optional, uint32_t *kept,
+                          uint32_t *in_place, bool *variadic) {
   int32_t n = 0;
   for (;;) {
     while (**p == ' ') ++*p;
@@ -58,7 +64,8 @@ __attribute__((constructor)) static void parse_signatures(void) {
     const char *p = info->signature;
     uint32_t ignored = 0;
     bool no = false;
-    info->n_in = parse_side(&p, info->in_name, 12, &info->in_optional, &info->in_saved, &info->in_place, &info->variadic);
+    info->n_in =
+        parse_side(&p, info->in_name, 12, &info->in_optional, &info->in_saved, &info->in_place, &info->variadic);
     if (!strncmp(p, "->", 2)) p += 2;
     info->n_out = parse_side(&p, info->out_name, DLV3_MAX_OUTPUTS, &ignored, &info->out_saved, &ignored, &no);
   }

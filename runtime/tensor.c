@@ -1,7 +1,8 @@
 /* tensor.c - tensor headers: sizes, strides, sharing, and element access from the host.
  *
- * A tensor is a window (dtype, sizes, strides, offset) on a storage. Nothing here computes: arithmetic, layout changes
- * and casts are ops. The element loops below serve printing, tables and files. */
+ * A tensor is a window (dtype, sizes, strides, offset) on a storage. Nothing here computes:
+ * arithmetic, layout changes and casts are ops. The element loops below serve printing, tables and
+ * files. */
 #include "backend.h"
 #include "record.h"
 #include "walk.h"
@@ -9,7 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* -- Layout ------------------------------------------------------------------------------------------------ */
+/* -- Layout ------------------------------------------------------------------------------------ */
 
 void dense_strides(int32_t ndim, const int64_t *size, int64_t *stride) {
   static const int32_t channels_last[4] = {1, 3, 2, 0}; /* fastest first */
@@ -33,7 +34,7 @@ bool same_sizes(const tensor *a, const tensor *b) {
   return a->ndim == b->ndim && !memcmp(a->size, b->size, (size_t)a->ndim * sizeof *a->size);
 }
 
-/* -- Headers ----------------------------------------------------------------------------------------------- */
+/* -- Headers ----------------------------------------------------------------------------------- */
 
 static status header_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size) {
   tensor *t = calloc(1, sizeof *t);
@@ -51,12 +52,18 @@ static status byte_count(int64_t *bytes, int32_t dtype, int32_t ndim, const int6
   bool empty = false, overflow = false;
   for (int32_t i = 0; i < ndim; i++) {
     if (size[i] < 0) return fail(DLV3_ERR_SHAPE, "a tensor has no negative sizes: %s", sizes_text(text, ndim, size));
-    if (size[i] == 0) empty = true;
-    else if (*bytes > (1ll << 62) / size[i]) overflow = true;
-    else *bytes *= size[i];
+    if (size[i] == 0)
+      empty = true;
+    else if (*bytes > (1ll << 62) / size[i])
+      overflow = true;
+    else
+      *bytes *= size[i];
   }
-  if (empty) *bytes = 0;
-  else if (overflow) return fail(DLV3_ERR_SHAPE, "a tensor of %s %s has more bytes than can be counted", sizes_text(text, ndim, size), dtype_name(dtype));
+  if (empty)
+    *bytes = 0;
+  else if (overflow)
+    return fail(DLV3_ERR_SHAPE, "a tensor of %s %s has more bytes than can be counted", sizes_text(text, ndim, size),
+                dtype_name(dtype));
   return DLV3_OK;
 }
 
@@ -99,9 +106,11 @@ void tensor_drop(tensor *t) {
   free(t);
 }
 
-DLV3_API dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device) {
+DLV3_API dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t ndim, const int64_t *size,
+                                     int32_t device) {
   if (dtype < 0 || dtype >= DLV3_DTYPES) return fail(DLV3_ERR_DTYPE, "no dtype has the number %d", (int)dtype);
-  if (ndim < 0 || ndim > DLV3_MAX_DIMS) return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
+  if (ndim < 0 || ndim > DLV3_MAX_DIMS)
+    return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
   if (!device_known(device)) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
   return tensor_new(out, dtype, ndim, size, device);
 }
@@ -112,8 +121,12 @@ DLV3_API int32_t dlv3_tensor_released(const dlv3_tensor *t) { return !storage_al
 DLV3_API int32_t dlv3_tensor_dtype(const dlv3_tensor *t) { return t->dtype; }
 DLV3_API int32_t dlv3_tensor_device(const dlv3_tensor *t) { return t->st->device; }
 DLV3_API int32_t dlv3_tensor_ndim(const dlv3_tensor *t) { return t->ndim; }
-DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis) { return axis >= 0 && axis < t->ndim ? t->size[axis] : -1; }
-DLV3_API int64_t dlv3_tensor_stride(const dlv3_tensor *t, int32_t axis) { return axis >= 0 && axis < t->ndim ? t->stride[axis] : -1; }
+DLV3_API int64_t dlv3_tensor_size(const dlv3_tensor *t, int32_t axis) {
+  return axis >= 0 && axis < t->ndim ? t->size[axis] : -1;
+}
+DLV3_API int64_t dlv3_tensor_stride(const dlv3_tensor *t, int32_t axis) {
+  return axis >= 0 && axis < t->ndim ? t->stride[axis] : -1;
+}
 DLV3_API int64_t dlv3_tensor_numel(const dlv3_tensor *t) { return numel(t); }
 DLV3_API int32_t dlv3_tensor_is_dense(const dlv3_tensor *t) { return is_dense(t); }
 DLV3_API void dlv3_tensor_freeze(dlv3_tensor *t) { t->st->frozen = true; }
@@ -122,10 +135,11 @@ DLV3_API int64_t dlv3_tensor_version(const dlv3_tensor *t) { return storage_vers
 static status check_alive(const tensor *t, const char *what) {
   char text[TEXT];
   if (storage_alive(t->st)) return storage_restore(t->st);
-  return fail(DLV3_ERR_RELEASED, "%s: the tensor was released, by release() or when its scope ended\n %s", what, tensor_text(text, "", t));
+  return fail(DLV3_ERR_RELEASED, "%s: the tensor was released, by release() or when its scope ended\n %s", what,
+              tensor_text(text, "", t));
 }
 
-/* -- Walking elements -------------------------------------------------------------------------------------- */
+/* -- Walking elements -------------------------------------------------------------------------- */
 
 static double read_element(const char *p, int32_t dtype) {
   float f;
@@ -154,8 +168,8 @@ static double read_element(const char *p, int32_t dtype) {
   }
 }
 
-/* Any nan comes as the same one: LuaJIT tags its values with the bits of others, so one from a file could pass itself off
- * as an object at any address. */
+/* Any nan comes as the same one: LuaJIT tags its values with the bits of others, so one from a file
+ * could pass itself off as an object at any address. */
 static double get_element(const char *p, int32_t dtype) {
   double v = read_element(p, dtype);
   return v != v ? __builtin_nan("") : v;
@@ -176,7 +190,8 @@ DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
   walk w = walk_of(t);
   do {
     const char *p = t->st->data + w.offset * width;
-    for (int64_t i = 0; i < w.size[w.ndim - 1]; i++) *dst++ = get_element(p + i * w.stride[w.ndim - 1] * width, t->dtype);
+    for (int64_t i = 0; i < w.size[w.ndim - 1]; i++)
+      *dst++ = get_element(p + i * w.stride[w.ndim - 1] * width, t->dtype);
   } while (walk_next(&w));
   return DLV3_OK;
 }
@@ -184,7 +199,8 @@ DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
 DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t position) {
   TRY(not_recording("item"));
   TRY(check_alive(t, "element"));
-  if (position < 0 || position >= numel(t)) return fail(DLV3_ERR_ARG, "no element %lld among %lld", (long long)position, (long long)numel(t));
+  if (position < 0 || position >= numel(t))
+    return fail(DLV3_ERR_ARG, "no element %lld among %lld", (long long)position, (long long)numel(t));
   int64_t at = t->offset;
   for (int32_t i = t->ndim - 1; i >= 0; i--) {
     at += position % t->size[i] * t->stride[i];
@@ -209,12 +225,15 @@ struct dlv3_later {
 DLV3_API dlv3_status dlv3_later_begin(dlv3_later **out, const dlv3_tensor *t) {
   TRY(not_recording("item_later"));
   TRY(check_alive(t, "item_later"));
-  if (numel(t) != 1) return fail(DLV3_ERR_ARG, "item_later: the tensor must have one element, it has %lld", (long long)numel(t));
+  if (numel(t) != 1)
+    return fail(DLV3_ERR_ARG, "item_later: the tensor must have one element, it has %lld", (long long)numel(t));
   const int32_t device = t->st->device;
   dlv3_later *l = malloc(sizeof *l);
   if (!l) return fail(DLV3_ERR_OOM, "item_later: out of memory");
   *l = (dlv3_later){.device = device, .dtype = t->dtype};
-  const status st = device ? backend_of(device)->read_begin(&l->read, t->st->data + t->offset * dtype_bytes(t->dtype), dtype_bytes(t->dtype), device) : dlv3_tensor_at(&l->value, t, 0);
+  const status st = device ? backend_of(device)->read_begin(&l->read, t->st->data + t->offset * dtype_bytes(t->dtype),
+                                                            dtype_bytes(t->dtype), device)
+                           : dlv3_tensor_at(&l->value, t, 0);
   if (st != DLV3_OK) return free(l), st;
   return *out = l, DLV3_OK;
 }
@@ -232,7 +251,8 @@ DLV3_API dlv3_status dlv3_later_value(double *value, dlv3_later *l) {
 }
 
 DLV3_API void dlv3_later_free(dlv3_later *l) {
-  const status st = l && l->read ? backend_of(l->device)->read_end(l->read, NULL, 0, l->device) : DLV3_OK; /* nobody asks any more */
+  const status st =
+      l && l->read ? backend_of(l->device)->read_end(l->read, NULL, 0, l->device) : DLV3_OK; /* nobody asks any more */
   (void)st;
   free(l);
 }
@@ -267,7 +287,8 @@ static status copy_bytes(const tensor *t, char *flat, int64_t n_bytes, bool to_t
   TRY(not_recording("bytes"));
   TRY(check_alive(t, "bytes"));
   if (n_bytes != numel(t) * width)
-    return fail(DLV3_ERR_ARG, "%lld bytes do not fill %s, which has %lld", (long long)n_bytes, tensor_text(text, "", t), (long long)(numel(t) * width));
+    return fail(DLV3_ERR_ARG, "%lld bytes do not fill %s, which has %lld", (long long)n_bytes, tensor_text(text, "", t),
+                (long long)(numel(t) * width));
   if (!n_bytes) return DLV3_OK;
   walk w = walk_of(t);
   int64_t row = w.size[w.ndim - 1];
@@ -302,18 +323,23 @@ DLV3_API dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int
   return DLV3_OK;
 }
 
-/* -- Sharing ----------------------------------------------------------------------------------------------- */
+/* -- Sharing ----------------------------------------------------------------------------------- */
 
-DLV3_API dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t, int32_t ndim, const int64_t *size, const int64_t *stride, int64_t offset) {
+DLV3_API dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t, int32_t ndim, const int64_t *size,
+                                        const int64_t *stride, int64_t offset) {
   char a[TEXT], b[TEXT];
   TRY(check_alive(t, "window"));
-  if (ndim < 0 || ndim > DLV3_MAX_DIMS) return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
-  if (t->ndim != 1 || !is_dense(t)) return fail(DLV3_ERR_ARG, "window: a dense 1-d tensor is needed, not %s", tensor_text(a, "", t));
+  if (ndim < 0 || ndim > DLV3_MAX_DIMS)
+    return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
+  if (t->ndim != 1 || !is_dense(t))
+    return fail(DLV3_ERR_ARG, "window: a dense 1-d tensor is needed, not %s", tensor_text(a, "", t));
   int64_t last = offset, count = 1;
   bool empty = false, outside = offset < 0 || offset > t->size[0];
   for (int32_t i = 0; i < ndim; i++) {
-    if (size[i] < 0 || stride[i] < 0) return fail(DLV3_ERR_SHAPE, "window: sizes and strides are not negative: %s", sizes_text(a, ndim, size));
-    if (size[i] == 0) empty = true;
+    if (size[i] < 0 || stride[i] < 0)
+      return fail(DLV3_ERR_SHAPE, "window: sizes and strides are not negative: %s", sizes_text(a, ndim, size));
+    if (size[i] == 0)
+      empty = true;
     else if (__builtin_mul_overflow(count, size[i], &count) || count > 1ll << 58)
       return fail(DLV3_ERR_SHAPE, "window: %s has more elements than can be counted", sizes_text(a, ndim, size));
   }
@@ -322,8 +348,8 @@ DLV3_API dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t,
     outside = __builtin_mul_overflow(size[i] - 1, stride[i], &reach) || __builtin_add_overflow(last, reach, &last);
   }
   if (outside || (!empty && last >= t->size[0]))
-    return fail(DLV3_ERR_SHAPE, "window: %s at %lld with strides %s reaches past %lld elements", sizes_text(a, ndim, size), (long long)offset,
-                sizes_text(b, ndim, stride), (long long)t->size[0]);
+    return fail(DLV3_ERR_SHAPE, "window: %s at %lld with strides %s reaches past %lld elements",
+                sizes_text(a, ndim, size), (long long)offset, sizes_text(b, ndim, stride), (long long)t->size[0]);
   TRY(tensor_alias(out, t));
   (*out)->ndim = ndim, (*out)->offset = t->offset + offset;
   if (ndim) memcpy((*out)->size, size, (size_t)ndim * sizeof *size);
@@ -375,7 +401,8 @@ DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int6
     return fail(DLV3_ERR_ARG, "rebase: a leaf and a dense 1-d arena of its dtype and device are needed\n  %s   %s",
                 tensor_text(a, "t", t), tensor_text(b, "arena", arena));
   if (offset < 0 || offset > arena->size[0] - n)
-    return fail(DLV3_ERR_ARG, "rebase: %lld elements at %lld do not fit %s", (long long)n, (long long)offset, tensor_text(b, "arena", arena));
+    return fail(DLV3_ERR_ARG, "rebase: %lld elements at %lld do not fit %s", (long long)n, (long long)offset,
+                tensor_text(b, "arena", arena));
   int64_t at = arena->offset + offset;
   storage *slice;
   TRY(storage_slice(&slice, arena->st, at * width, n * width));
@@ -405,7 +432,8 @@ DLV3_API dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from) {
   TRY(not_recording("assign"));
   TRY(check_alive(from, "assign"));
   if (!same_sizes(t, from) || t->node)
-    return fail(DLV3_ERR_SHAPE, "assign: a leaf and a tensor of its sizes are needed\n  %s   %s", tensor_text(a, "t", t), tensor_text(b, "from", from));
+    return fail(DLV3_ERR_SHAPE, "assign: a leaf and a tensor of its sizes are needed\n  %s   %s",
+                tensor_text(a, "t", t), tensor_text(b, "from", from));
   storage_retain(from->st);
   storage_drop(t->st);
   t->st = from->st, t->offset = from->offset, t->dtype = from->dtype;

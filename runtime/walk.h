@@ -1,10 +1,12 @@
-/* walk.h - walking a tensor in logical row-major order, row by row: for bytes, tables and files, not for kernels. */
+/* walk.h - walking a tensor in logical row-major order, row by row: for bytes, tables and files,
+ * not for kernels. */
 #ifndef DLV3_WALK_H
 #define DLV3_WALK_H
 
 #include "core.h"
 
-/* The rows of a tensor in logical row-major order: sizes of 1 dropped, neighbours merged where strides allow. */
+/* The rows of a tensor in logical row-major order: sizes of 1 dropped, neighbours merged where
+ * strides allow. */
 typedef struct {
   int32_t ndim;
   int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS], index[DLV3_MAX_DIMS], offset;
@@ -15,8 +17,10 @@ static inline walk walk_of(const tensor *t) {
   for (int32_t i = 0; i < t->ndim; i++) {
     if (t->size[i] == 1) continue;
     int32_t last = w.ndim - 1;
-    if (w.ndim && w.stride[last] == t->stride[i] * t->size[i]) w.size[last] *= t->size[i], w.stride[last] = t->stride[i];
-    else w.size[w.ndim] = t->size[i], w.stride[w.ndim++] = t->stride[i];
+    if (w.ndim && w.stride[last] == t->stride[i] * t->size[i])
+      w.size[last] *= t->size[i], w.stride[last] = t->stride[i];
+    else
+      w.size[w.ndim] = t->size[i], w.stride[w.ndim++] = t->stride[i];
   }
   if (!w.ndim) w.size[0] = 1, w.stride[0] = 1, w.ndim = 1;
   return w;
@@ -34,19 +38,28 @@ static inline bool walk_next(walk *w) {
 }
 
 /* One row: n elements of `width` bytes, `stride` elements apart at p, packed at flat. */
-#define COPY_ROW(T)                                                                                        \
-  for (int64_t i = 0; i < n; i++) {                                                                        \
-    if (to_tensor) ((T *)p)[i * stride] = ((const T *)flat)[i];                                            \
-    else ((T *)flat)[i] = ((const T *)p)[i * stride];                                                      \
+#define COPY_ROW(T) \
+  for (int64_t i = 0; i < n; i++) { \
+    if (to_tensor) \
+      ((T *)p)[i * stride] = ((const T *)flat)[i]; \
+    else \
+      ((T *)flat)[i] = ((const T *)p)[i * stride]; \
   }
 static inline void copy_row(char *p, char *flat, int64_t n, int64_t stride, int64_t width, bool to_tensor) {
   if (stride == 1 || n == 1) {
-    if (to_tensor) memcpy(p, flat, (size_t)(n * width));
-    else memcpy(flat, p, (size_t)(n * width));
-  } else if (width == 8) { COPY_ROW(uint64_t)
-  } else if (width == 4) { COPY_ROW(uint32_t)
-  } else if (width == 2) { COPY_ROW(uint16_t)
-  } else { COPY_ROW(uint8_t) }
+    if (to_tensor)
+      memcpy(p, flat, (size_t)(n * width));
+    else
+      memcpy(flat, p, (size_t)(n * width));
+  } else if (width == 8) {
+    COPY_ROW(uint64_t)
+  } else if (width == 4) {
+    COPY_ROW(uint32_t)
+  } else if (width == 2) {
+    COPY_ROW(uint16_t)
+  } else {
+    COPY_ROW(uint8_t)
+  }
 }
 #undef COPY_ROW
 

@@ -31,6 +31,8 @@ rule 'unbounded string functions' '(^|[^a-z_])(strcat|sprintf|vsprintf|gets) *\(
 
 long=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' Makefile | xargs wc -l | awk '$2 != "total" && $1 > 800 {print $2 ": " $1 " lines"}')
 [ -z "$long" ] || broken 'no file has more than 800 lines' "$long"
+wide=$(files '*.c' '*.h' '*.inc' '*.cu' '*.cpp' | xargs awk 'length > 120 {print FILENAME ":" FNR ": " length " columns"}')
+[ -z "$wide" ] || broken 'C and CUDA: 120 columns at most (clang-format does it, but for comments)' "$wide"
 odd=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' '*.md' Makefile | grep -v golden | xargs grep -nE '[[:space:]]+$' /dev/null | head -n 20)
 [ -z "$odd" ] || broken 'spaces at the end of lines' "$odd"
 

@@ -1,27 +1,32 @@
-/* depthwise.c - convolution with one filter a channel (groups = c = k), in f64, f32 and bf16; f16 goes through f32.
+/* depthwise.c - convolution with one filter a channel (groups = c = k), in f64, f32 and bf16; f16
+ * goes through f32.
  *
- * Bandwidth-bound: a lane of channels is the vector (tiles.h), a few lanes side by side over many rows are the task, so that rows stay
- * in cache until the last tap has read them and memory is read in runs of some cache lines. Forward and backward-data are the sums of
- * shifted maps of direct.h, with a vector a tap in place of a matrix. */
+ * Bandwidth-bound: a lane of channels is the vector (tiles.h), a few lanes side by side over many
+ * rows are the task, so that rows stay in cache until the last tap has read them and memory is read
+ * in runs of some cache lines. Forward and backward-data are the sums of shifted maps of direct.h,
+ * with a vector a tap in place of a matrix. */
 #include "direct.h"
 
 #include <stdlib.h>
 
 enum {
-  TASKS = 16,                /* that a call is cut into, where it can be               */
-  CACHED = 192 << 10,        /* bytes of the rows that a task reads at once            */
-  FEWEST = 256, MOST = 512,  /* bytes of a pixel that a task takes                     */
+  TASKS = 16,         /* that a call is cut into, where it can be               */
+  CACHED = 192 << 10, /* bytes of the rows that a task reads at once            */
+  FEWEST = 256,
+  MOST = 512,                      /* bytes of a pixel that a task takes                     */
   MOST_CHANNELS = MOST_COLUMNS / 2 /* a last group may have nearly twice as many       */
 };
 
-typedef struct { int64_t image, row, last_row, first, last; } row_task;
+typedef struct {
+  int64_t image, row, last_row, first, last;
+} row_task;
 
 typedef struct {
   conv g;
   const void *x, *y;
-  double *sums;                            /* [image and chunk][lane][tap][channel of it] */
-  int64_t lanes, lane, group;              /* lanes; channels of one; lanes of a task      */
-  int64_t groups, chunks, rows;            /* groups of lanes; chunks of rows; rows of one */
+  double *sums;                 /* [image and chunk][lane][tap][channel of it] */
+  int64_t lanes, lane, group;   /* lanes; channels of one; lanes of a task      */
+  int64_t groups, chunks, rows; /* groups of lanes; chunks of rows; rows of one */
   int32_t dtype;
   bool out_of_memory;
 } depthwise;
@@ -64,25 +69,29 @@ static const char *not_depthwise(const conv *g) {
   return g->r * g->s > MAX_TAPS ? "a window of more than 225 taps" : NULL;
 }
 
-/* [c,1,r,s] is c,r,s in memory; packed [lane][tap][channel of it], a lane of few channels with zeros. */
-#define PACK(T, name)                                                                                                    \
-  static status name(void *to, const tensor *w, const void *arg) {                                                       \
-    (void)arg;                                                                                                           \
-    const int64_t channels = w->size[0], taps = w->size[2] * w->size[3], lane = 64 / (int64_t)sizeof(T);                 \
-    for (int64_t i = 0; i < blocks_of(channels, lane) * taps * lane; i++) {                                              \
-      const int64_t c = first_channel(channels, lane, i / lane / taps) + i % lane;                                       \
-      ((T *)to)[i] = c < channels ? ((const T *)data_of(w))[c * taps + i / lane % taps] : 0;                             \
-    }                                                                                                                    \
-    return DLV3_OK;                                                                                                      \
+/* [c,1,r,s] is c,r,s in memory; packed [lane][tap][channel of it], a lane of few channels with
+ * zeros. */
+#define PACK(T, name) \
+  static status name(void *to, const tensor *w, const void *arg) { \
+    (void)arg; \
+    const int64_t channels = w->size[0], taps = w->size[2] * w->size[3], lane = 64 / (int64_t)sizeof(T); \
+    for (int64_t i = 0; i < blocks_of(channels, lane) * taps * lane; i++) { \
+      const int64_t c = first_channel(channels, lane, i / lane / taps) + i % lane; \
+      ((T *)to)[i] = c < channels ? ((const T *)data_of(w))[c * taps + i / lane % taps] : 0; \
+    } \
+    return DLV3_OK; \
   }
 PACK(float, pack_f32)
 PACK(double, pack_f64)
 
-/* -- bf16 by pairs of taps -------------------------------------------------------------------------------------- */
+/* -- bf16 by pairs of taps --------------------------------------------------------------------- */
 
-typedef struct { int64_t dh, dw, spacing, r, s, tap_of[5][5]; } tap_grid;
+typedef struct {
+  int64_t dh, dw, spacing, r, s, tap_of[5][5];
+} tap_grid;
 
-/* The taps as a grid that tiles.lane_pairs can take: 3 or 5 columns, a stride of 1, or of 2 without dilation. */
+/* The taps as a grid that tiles.lane_pairs can take: 3 or 5 columns, a stride of 1, or of 2 without
+ * dilation. */
 static bool pair_grid(const shift_conv *s, tap_grid *g) {
   int64_t last_h = INT64_MIN, last_w = INT64_MIN;
   g->dh = g->dw = INT64_MAX;
@@ -117,7 +126,8 @@ static status pack_pairs(void *to, const tensor *w, const void *arg) {
         for (int64_t i = 0; i < width; i++) {
           const int64_t c = first + pair_channel(i, tiles.vector_bytes);
           const float *of = (const float *)data_of(w) + c * taps;
-          const bf16 high = c < channels ? f32_to_bf16(of[g->tap_of[2 * p][s]]) : 0, low = c < channels && 2 * p + 1 < g->r ? f32_to_bf16(of[g->tap_of[2 * p + 1][s]]) : 0;
+          const bf16 high = c < channels ? f32_to_bf16(of[g->tap_of[2 * p][s]]) : 0,
+                     low = c < channels && 2 * p + 1 < g->r ? f32_to_bf16(of[g->tap_of[2 * p + 1][s]]) : 0;
           *out++ = high | (uint32_t)low << 16;
         }
   return DLV3_OK;
@@ -126,7 +136,8 @@ static status pack_pairs(void *to, const tensor *w, const void *arg) {
 enum { MOST_COLUMNS_OF_PAIRS = (PAIR_OUTPUTS - 1) * 2 + 5 };
 static const bf16 zeros[2 * MOST];
 
-/* Where the inputs of PAIR_OUTPUTS pixels of row o from p on lie, `spacing` apart: x[kernel row][column], zeros outside of the map. */
+/* Where the inputs of PAIR_OUTPUTS pixels of row o from p on lie, `spacing` apart: x[kernel
+ * row][column], zeros outside of the map. */
 static void pair_inputs(const bf16 **x, const shift_conv *s, const tap_grid *g, const bf16 *map, int64_t o, int64_t p) {
   const int64_t columns = (PAIR_OUTPUTS - 1) * s->step_w + g->s, first = p * s->step_w + g->dw;
   int64_t from, to; /* columns inside of the map */
@@ -141,8 +152,10 @@ static void pair_inputs(const bf16 **x, const shift_conv *s, const tap_grid *g, 
 
 /* Output rows [k->row, k->last_row) of an image, channels [k->first, k->last). */
 static status rows_pairs(const shift_conv *s, const row_task *k, const tap_grid *g) {
-  const int64_t width = tiles.vector_bytes / 2, pairs = blocks_of(g->r, 2), n = k->last - k->first, lds = g->spacing * s->out_column;
-  const bf16 *map = (const bf16 *)s->in + k->image * s->in_h * s->in_w * s->inner + k->first, *x[6 * MOST_COLUMNS_OF_PAIRS];
+  const int64_t width = tiles.vector_bytes / 2, pairs = blocks_of(g->r, 2), n = k->last - k->first,
+                lds = g->spacing * s->out_column;
+  const bf16 *map = (const bf16 *)s->in + k->image * s->in_h * s->in_w * s->inner + k->first,
+             *x[6 * MOST_COLUMNS_OF_PAIRS];
   float bias[2 * MOST + 64] __attribute__((aligned(64))) = {0};
   for (int64_t i = 0; s->bias && i < blocks_of(n, width) * width; i++) {
     const int64_t c = i / width * width + pair_channel(i % width, tiles.vector_bytes);
@@ -151,7 +164,8 @@ static status rows_pairs(const shift_conv *s, const row_task *k, const tap_grid 
   for (int64_t o = k->row; o < k->last_row; o++)
     for (int64_t phase = 0; phase < g->spacing; phase++)
       for (int64_t p = phase; p < s->out_w; p += PAIR_OUTPUTS * g->spacing) {
-        const int64_t live = blocks_of(s->out_w - p, g->spacing), at = k->image * s->out_image + s->out_first + o * s->out_row + p * s->out_column + k->first;
+        const int64_t live = blocks_of(s->out_w - p, g->spacing),
+                      at = k->image * s->out_image + s->out_first + o * s->out_row + p * s->out_column + k->first;
         pair_inputs(x, s, g, map, o, p);
         for (int64_t c = 0; c < n; c += width) {
           const uint32_t *w = (const uint32_t *)s->panels + (k->first + c) * pairs * g->s;
@@ -162,15 +176,17 @@ static status rows_pairs(const shift_conv *s, const row_task *k, const tap_grid 
             tiles.lane_pairs(g->s, s->step_w, pairs, x, c, channels, w, bias + c, y, lds, residual, s->activation);
             continue;
           }
-          for (int64_t q = 0; q < live && residual; q++) memcpy(added + q * 32, residual + q * lds, (size_t)channels * sizeof *y);
-          tiles.lane_pairs(g->s, s->step_w, pairs, x, c, channels, w, bias + c, some, 32, residual ? added : NULL, s->activation);
+          for (int64_t q = 0; q < live && residual; q++)
+            memcpy(added + q * 32, residual + q * lds, (size_t)channels * sizeof *y);
+          tiles.lane_pairs(g->s, s->step_w, pairs, x, c, channels, w, bias + c, some, 32, residual ? added : NULL,
+                           s->activation);
           for (int64_t q = 0; q < live; q++) memcpy(y + q * lds, some + q * 32, (size_t)channels * sizeof *y);
         }
       }
   return DLV3_OK;
 }
 
-/* -- Forward and backward-data ---------------------------------------------------------------------------------- */
+/* -- Forward and backward-data ----------------------------------------------------------------- */
 
 typedef struct {
   const shift_conv *s;
@@ -185,10 +201,14 @@ static void row_tasks(void *ctx, int64_t begin, int64_t end) {
   row_job *j = ctx;
   const shift_conv *s = j->s;
   for (int64_t i = begin; i < end; i++) {
-    const int64_t group = i / j->chunks % j->groups, row = i % j->chunks * j->rows, last_row = row + j->rows < s->out_h ? row + j->rows : s->out_h;
-    const row_task k = {i / j->chunks / j->groups, row, last_row, group * j->group, group + 1 < j->groups ? (group + 1) * j->group : s->inner};
-    if (j->grid) rows_pairs(s, &k, j->grid);
-    else if ((j->dtype == DLV3_F64 ? rows_f64 : j->dtype == DLV3_F32 ? rows_f32 : rows_bf16)(s, &k) != DLV3_OK) __atomic_store_n(&j->out_of_memory, true, __ATOMIC_RELAXED);
+    const int64_t group = i / j->chunks % j->groups, row = i % j->chunks * j->rows,
+                  last_row = row + j->rows < s->out_h ? row + j->rows : s->out_h;
+    const row_task k = {i / j->chunks / j->groups, row, last_row, group * j->group,
+                        group + 1 < j->groups ? (group + 1) * j->group : s->inner};
+    if (j->grid)
+      rows_pairs(s, &k, j->grid);
+    else if ((j->dtype == DLV3_F64 ? rows_f64 : j->dtype == DLV3_F32 ? rows_f32 : rows_bf16)(s, &k) != DLV3_OK)
+      __atomic_store_n(&j->out_of_memory, true, __ATOMIC_RELAXED);
   }
 }
 
@@ -216,15 +236,18 @@ static status run_rows(const op_call *c, shift_conv *s, int32_t dtype, bool pair
   tap_grid grid;
   if (!s->n || s->out_h < 1 || s->out_w < 1 || !s->inner) return DLV3_OK;
   if (pairs && pair_grid(s, &grid)) {
-    const int64_t width = tiles.vector_bytes / 2, bytes = blocks_of(s->inner, width) * width * blocks_of(grid.r, 2) * grid.s * 4;
-    TRY(prepared_weight(&w, c->in[1], c->op == OP_conv2d ? FORM_DEPTHWISE_PAIRS : FORM_DEPTHWISE_PAIRS_BACKWARD, bytes, pack_pairs, &grid));
+    const int64_t width = tiles.vector_bytes / 2,
+                  bytes = blocks_of(s->inner, width) * width * blocks_of(grid.r, 2) * grid.s * 4;
+    TRY(prepared_weight(&w, c->in[1], c->op == OP_conv2d ? FORM_DEPTHWISE_PAIRS : FORM_DEPTHWISE_PAIRS_BACKWARD, bytes,
+                        pack_pairs, &grid));
     s->panels = w;
     row_job j = {.s = s, .grid = &grid, .dtype = dtype};
     cut_rows(&j);
     parallel_for(s->n * j.groups * j.chunks, 1, row_tasks, &j);
     return DLV3_OK;
   }
-  TRY(prepared_weight(&w, c->in[1], FORM_DEPTHWISE, blocks_of(s->inner, wide ? 8 : 16) * s->matrices * 64, wide ? pack_f64 : pack_f32, NULL));
+  TRY(prepared_weight(&w, c->in[1], FORM_DEPTHWISE, blocks_of(s->inner, wide ? 8 : 16) * s->matrices * 64,
+                      wide ? pack_f64 : pack_f32, NULL));
   s->panels = w;
   row_job j = {.s = s, .dtype = dtype};
   cut_rows(&j);
@@ -232,7 +255,8 @@ static status run_rows(const op_call *c, shift_conv *s, int32_t dtype, bool pair
   return j.out_of_memory ? fail_call(c, DLV3_ERR_OOM, "out of memory") : DLV3_OK;
 }
 
-/* Runs all sums of the call; f16 through f32 copies. pairs: of bf16 even where this processor is slow at it. */
+/* Runs all sums of the call; f16 through f32 copies. pairs: of bf16 even where this processor is
+ * slow at it. */
 static status run(op_call *c, const conv *g, bool forward, bool pairs) {
   const int32_t dtype = c->in[0]->dtype, inner = dtype == DLV3_F16 ? DLV3_F32 : dtype;
   tensor *residual = forward ? c->in[3] : NULL;
@@ -246,8 +270,10 @@ static status run(op_call *c, const conv *g, bool forward, bool pairs) {
   }
   for (int64_t i = 0; st == DLV3_OK && i < (forward ? 1 : residues_of(g)); i++) {
     shift_conv s;
-    if (forward) shift_of_forward(c, g, &s);
-    else shift_of_backward(c, g, i, &s);
+    if (forward)
+      shift_of_forward(c, g, &s);
+    else
+      shift_of_backward(c, g, i, &s);
     s.in = in, s.out = out, s.residual = added;
     st = run_rows(c, &s, inner, dtype == DLV3_BF16 && (pairs || tiles.pair_is_fast));
   }
@@ -271,16 +297,20 @@ static status backward_input(op_call *c) {
 }
 status depthwise_conv2d_backward_input(op_call *c) { return add_apart(c, backward_input); }
 
-/* -- Backward-weights -------------------------------------------------------------------------------------- */
+/* -- Backward-weights -------------------------------------------------------------------------- */
 
 /* Item: an image, some of its rows, a group of lanes. */
 static void weight_tasks(void *ctx, int64_t begin, int64_t end) {
   depthwise *d = ctx;
   for (int64_t i = begin; i < end; i++) {
-    const int64_t part = i / d->groups, first = i % d->groups * d->group, last = first + d->group < d->lanes ? first + d->group : d->lanes;
+    const int64_t part = i / d->groups, first = i % d->groups * d->group,
+                  last = first + d->group < d->lanes ? first + d->group : d->lanes;
     const int64_t row = part % d->chunks * d->rows, last_row = row + d->rows < d->g.oh ? row + d->rows : d->g.oh;
     double *sums = d->sums + (part * d->lanes + first) * d->g.r * d->g.s * d->lane;
-    const status st = (d->dtype == DLV3_F64 ? weight_rows_f64 : d->dtype == DLV3_F32 ? weight_rows_f32 : weight_rows_bf16)(d, part / d->chunks, row, last_row, first, last, sums);
+    const status st =
+        (d->dtype == DLV3_F64   ? weight_rows_f64
+         : d->dtype == DLV3_F32 ? weight_rows_f32
+                                : weight_rows_bf16)(d, part / d->chunks, row, last_row, first, last, sums);
     if (st != DLV3_OK) __atomic_store_n(&d->out_of_memory, true, __ATOMIC_RELAXED);
   }
 }
@@ -288,7 +318,8 @@ static void weight_tasks(void *ctx, int64_t begin, int64_t end) {
 /* Four lanes, or one where a task would then have few rows and read most of them twice. */
 static void cut_weight_tasks(depthwise *d) {
   const conv *g = &d->g;
-  const int64_t row = 64 * (g->stride.h * (g->w + 2 * g->padding.w) + g->ow), halo = (g->r - 1) * g->dilation.h / g->stride.h;
+  const int64_t row = 64 * (g->stride.h * (g->w + 2 * g->padding.w) + g->ow),
+                halo = (g->r - 1) * g->dilation.h / g->stride.h;
   d->group = CACHED / (4 * row) >= 4 * halo ? 4 : 1;
   d->groups = blocks_of(d->lanes, d->group);
   const int64_t most = CACHED / (d->group * row) - halo, chunks = blocks_of(TASKS, g->n * d->groups);
@@ -299,12 +330,14 @@ static void cut_weight_tasks(depthwise *d) {
 
 /* grad_w[c][tap] += the sums of all chunks, in their order. */
 static void add_sums(const depthwise *d, tensor *grad_w) {
-  const int64_t taps = d->g.r * d->g.s, last = (d->lanes - 1) * d->lane, overlap = d->g.c - d->lane; /* the last lane begins there */
+  const int64_t taps = d->g.r * d->g.s, last = (d->lanes - 1) * d->lane,
+                overlap = d->g.c - d->lane; /* the last lane begins there */
   for (int64_t c = 0; c < d->g.c; c++) {
     const int64_t lane = c / d->lane, i = c >= last ? c - overlap : c % d->lane;
     for (int64_t t = 0; t < taps; t++) {
       double sum = at(grad_w, c * taps + t);
-      for (int64_t part = 0; part < d->g.n * d->chunks; part++) sum += d->sums[((part * d->lanes + lane) * taps + t) * d->lane + i];
+      for (int64_t part = 0; part < d->g.n * d->chunks; part++)
+        sum += d->sums[((part * d->lanes + lane) * taps + t) * d->lane + i];
       set(grad_w, c * taps + t, sum);
     }
   }
@@ -316,7 +349,8 @@ status depthwise_conv2d_backward_weight(op_call *c) {
   const conv *g = &d.g;
   if (not_depthwise(g)) return DECLINED(not_depthwise(g));
   /* padding is copied too: a lot of it around a small map would be all of the work */
-  if ((double)(g->h + 2 * g->padding.h) * (double)(g->w + 2 * g->padding.w) > 64 * (double)(g->h * g->w + 1024)) return DECLINED("a map that is nearly all padding");
+  if ((double)(g->h + 2 * g->padding.h) * (double)(g->w + 2 * g->padding.w) > 64 * (double)(g->h * g->w + 1024))
+    return DECLINED("a map that is nearly all padding");
   d.lane = d.dtype == DLV3_F64 ? 8 : 16;
   if (g->c < d.lane) return DECLINED("few channels");
   d.lanes = blocks_of(g->c, d.lane);

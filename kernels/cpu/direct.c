@@ -1,9 +1,11 @@
-/* direct.c - convolution as tiles in registers (tiles.h): f64, f32, f16 and bf16, sums in f32 (f64 in f64).
+/* direct.c - convolution as tiles in registers (tiles.h): f64, f32, f16 and bf16, sums in f32 (f64
+ * in f64).
  *
- * A convolution is a sum over its taps of a shifted map times a matrix. Nothing is unrolled into columns but windows of a
- * few channels; taps, rows and pixels that fall on padding are skipped. Weights are packed once for each version of them.
- * Work is cut by shape alone, and every sum is made in one order, so results do not depend on the number of threads.
- * Not here: groups (depthwise.c, oneDNN or the reference take them). */
+ * A convolution is a sum over its taps of a shifted map times a matrix. Nothing is unrolled into
+ * columns but windows of a few channels; taps, rows and pixels that fall on padding are skipped.
+ * Weights are packed once for each version of them. Work is cut by shape alone, and every sum is
+ * made in one order, so results do not depend on the number of threads. Not here: groups
+ * (depthwise.c, oneDNN or the reference take them). */
 #include "direct.h"
 #include "weights.h"
 
@@ -13,22 +15,27 @@ enum {
   MAX_WINDOW = 512, /* elements of a window of few channels that is multiplied as one */
   FEW_CHANNELS = 8,
   TASK_PIXELS = 240,
-  PIXELS = 240,     /* of backward-weights' inner axis at once */
-  MOST_OUT = 264, MOST_IN = 256, /* channels of a task of backward-weights */
-  TASKS = 16        /* that a call is cut into, where it can be */
+  PIXELS = 240, /* of backward-weights' inner axis at once */
+  MOST_OUT = 264,
+  MOST_IN = 256, /* channels of a task of backward-weights */
+  TASKS = 16     /* that a call is cut into, where it can be */
 };
 
-typedef struct { int64_t image, row, rows, pixel, pixels, block, blocks; } shift_task;
+typedef struct {
+  int64_t image, row, rows, pixel, pixels, block, blocks;
+} shift_task;
 
 typedef struct {
   conv shape;
   const void *x, *y;
-  void *grad_w, *partial;                 /* [parts][elements] where there are more than one */
+  void *grad_w, *partial; /* [parts][elements] where there are more than one */
   int64_t kb, cb, k_blocks, c_blocks, taps, parts, elements, part_rows;
   bool windows;
 } weight_conv;
 
-typedef struct { int64_t part, tap, k0, k1, c0, c1, row, last_row; } weight_task;
+typedef struct {
+  int64_t part, tap, k0, k1, c0, c1, row, last_row;
+} weight_task;
 
 typedef struct {
   void *to;
@@ -37,7 +44,9 @@ typedef struct {
 } packing;
 
 /* Of `most` columns from `first` on, those that there are. */
-static int64_t live_columns(const shift_conv *s, int64_t first, int64_t most) { return s->columns - first < most ? s->columns - first : most; }
+static int64_t live_columns(const shift_conv *s, int64_t first, int64_t most) {
+  return s->columns - first < most ? s->columns - first : most;
+}
 
 static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, int64_t pixel, int64_t column) {
   return image * s->out_image + s->out_first + row * s->out_row + pixel * s->out_column + column;
@@ -117,9 +126,16 @@ typedef struct {
   status (*weight_run)(const weight_conv *g, const weight_task *k);
 } variant;
 
-#define VARIANT(name, pair, unit, sum, form) {pair, sizeof(unit), NR(sum), form, panel_bytes_##name, pack_forward_##name, pack_backward_##name, shift_run_##name, weight_run_##name}
-static const variant f64_variant = VARIANT(f64, 1, double, double, 0), f32_variant = VARIANT(f32, 1, float, float, 1 << 8), f16_variant = VARIANT(f16, 1, float, float, 1 << 8),
-                     bf16_variant = VARIANT(bf16, 1, float, float, 1 << 8), pair_variant = VARIANT(pair, 2, uint32_t, float, 2 << 8);
+#define VARIANT(name, pair, unit, sum, form) \
+  { \
+    pair, sizeof(unit), NR(sum), form, panel_bytes_##name, pack_forward_##name, pack_backward_##name, \
+        shift_run_##name, weight_run_##name \
+  }
+static const variant f64_variant = VARIANT(f64, 1, double, double, 0),
+                     f32_variant = VARIANT(f32, 1, float, float, 1 << 8),
+                     f16_variant = VARIANT(f16, 1, float, float, 1 << 8),
+                     bf16_variant = VARIANT(bf16, 1, float, float, 1 << 8),
+                     pair_variant = VARIANT(pair, 2, uint32_t, float, 2 << 8);
 
 /* pairs: of bf16 even where this processor is slow at it. */
 static const variant *variant_of(int32_t dtype, bool pairs) {
@@ -139,9 +155,11 @@ static const char *not_for_direct(const conv *g) {
   return NULL;
 }
 
-static bool is_window(const conv *g) { return g->c <= FEW_CHANNELS && g->r * g->s > 1 && g->r * g->s * g->c <= MAX_WINDOW; }
+static bool is_window(const conv *g) {
+  return g->c <= FEW_CHANNELS && g->r * g->s > 1 && g->r * g->s * g->c <= MAX_WINDOW;
+}
 
-/* -- Forward and backward-data ----------------------------------------------------------------------------- */
+/* -- Forward and backward-data ----------------------------------------------------------------- */
 
 typedef struct {
   const shift_conv *s;
@@ -155,7 +173,8 @@ static void shift_tasks(void *ctx, int64_t begin, int64_t end) {
   shift_job *j = ctx;
   const shift_conv *s = j->s;
   for (int64_t i = begin; i < end; i++) {
-    int64_t chunk = i % j->chunks, rows = i / j->chunks % j->row_groups, image = i / j->chunks / j->row_groups % s->n, group = i / j->chunks / j->row_groups / s->n;
+    int64_t chunk = i % j->chunks, rows = i / j->chunks % j->row_groups, image = i / j->chunks / j->row_groups % s->n,
+            group = i / j->chunks / j->row_groups / s->n;
     shift_task k = {image, rows * s->rows, s->rows, chunk * s->pixels, s->pixels, group * s->group, s->group};
     if (k.row + k.rows > s->out_h) k.rows = s->out_h - k.row;
     if (k.pixel + k.pixels > s->out_w) k.pixels = s->out_w - k.pixel;
@@ -167,36 +186,48 @@ static void shift_tasks(void *ctx, int64_t begin, int64_t end) {
 /* A 1x1 convolution without gaps is a product of all pixels as one row. */
 static void flatten(shift_conv *s) {
   const tap *t = &s->taps[0];
-  if (s->window || s->n_taps != 1 || t->dh || t->dw || s->step_h != 1 || s->step_w != 1 || s->in_h != s->out_h || s->in_w != s->out_w) return;
+  if (s->window || s->n_taps != 1 || t->dh || t->dw || s->step_h != 1 || s->step_w != 1 || s->in_h != s->out_h
+      || s->in_w != s->out_w)
+    return;
   if (s->out_row != s->out_w * s->out_column || s->out_image != s->out_h * s->out_row) return;
   s->out_w = s->in_w = s->n * s->out_h * s->out_w;
   s->n = s->out_h = s->in_h = 1;
   s->taps[0].to = s->out_w;
 }
 
-/* Tasks of about TASK_PIXELS by GROUP blocks; smaller ones where that would be few. Every group of columns reads the map
- * again and every piece of the map all its weights: what is less is read more often. */
+/* Tasks of about TASK_PIXELS by GROUP blocks; smaller ones where that would be few. Every group of
+ * columns reads the map again and every piece of the map all its weights: what is less is read more
+ * often. */
 static void cut(shift_conv *s, const variant *v) {
-  int64_t chunks = blocks_of(s->out_w, TASK_PIXELS), blocks = blocks_of(s->columns, v->columns), groups = blocks_of(blocks, GROUP);
+  int64_t chunks = blocks_of(s->out_w, TASK_PIXELS), blocks = blocks_of(s->columns, v->columns),
+          groups = blocks_of(blocks, GROUP);
   s->pixels = blocks_of(blocks_of(s->out_w, chunks), MR) * MR;
   s->rows = TASK_PIXELS / s->pixels > 1 ? TASK_PIXELS / s->pixels : 1;
   if (s->rows > s->out_h) s->rows = s->out_h;
   s->group = blocks_of(blocks, groups);
-  const int64_t map = s->n * s->in_h * s->in_w * s->inner, weights = (s->window ? 1 : s->n_taps) * s->inner * s->columns;
+  const int64_t map = s->n * s->in_h * s->in_w * s->inner,
+                weights = (s->window ? 1 : s->n_taps) * s->inner * s->columns;
   for (;;) {
     const int64_t pieces = s->n * blocks_of(s->out_h, s->rows) * blocks_of(s->out_w, s->pixels);
     groups = blocks_of(blocks, s->group);
     if (pieces * groups >= TASKS) break;
-    if (s->rows > 1 && s->rows * s->pixels > TASK_PIXELS / 2) s->rows = (s->rows + 1) / 2;
-    else if (s->group > 1 && map * groups < weights * pieces) s->group = (s->group + 1) / 2;
-    else if (s->rows > 1) s->rows = (s->rows + 1) / 2;
-    else if (s->pixels > 4 * MR) s->pixels = blocks_of(s->pixels, 2 * MR) * MR;
-    else if (s->group > 1) s->group = (s->group + 1) / 2;
-    else break;
+    if (s->rows > 1 && s->rows * s->pixels > TASK_PIXELS / 2)
+      s->rows = (s->rows + 1) / 2;
+    else if (s->group > 1 && map * groups < weights * pieces)
+      s->group = (s->group + 1) / 2;
+    else if (s->rows > 1)
+      s->rows = (s->rows + 1) / 2;
+    else if (s->pixels > 4 * MR)
+      s->pixels = blocks_of(s->pixels, 2 * MR) * MR;
+    else if (s->group > 1)
+      s->group = (s->group + 1) / 2;
+    else
+      break;
   }
 }
 
-/* Units of the inner axis at once. Those of the taps of a kernel's row pass through the first cache one after the other. */
+/* Units of the inner axis at once. Those of the taps of a kernel's row pass through the first cache
+ * one after the other. */
 static int64_t depth_of(const shift_conv *s, const variant *v) {
   const int64_t units = blocks_of(s->inner, v->pair);
   int64_t taps = 1;
@@ -212,8 +243,11 @@ static status run_shift(const op_call *c, shift_conv *s, const variant *v) {
   cut(s, v);
   s->depth = depth_of(s, v);
   const tap *one = &s->taps[0];
-  s->covered = s->window || (s->n_taps == 1 && one->from == 0 && one->to == s->out_w && one->dh == 0 && (s->out_h - 1) * s->step_h < s->in_h);
-  shift_job j = {s, v, blocks_of(s->out_h, s->rows), blocks_of(s->out_w, s->pixels), 0, blocks_of(s->columns, v->columns), false};
+  s->covered = s->window
+               || (s->n_taps == 1 && one->from == 0 && one->to == s->out_w && one->dh == 0
+                   && (s->out_h - 1) * s->step_h < s->in_h);
+  shift_job j = {
+      s, v, blocks_of(s->out_h, s->rows), blocks_of(s->out_w, s->pixels), 0, blocks_of(s->columns, v->columns), false};
   parallel_for(s->n * j.row_groups * j.chunks * blocks_of(j.blocks, s->group), 1, shift_tasks, &j);
   return j.out_of_memory ? no_memory(c) : DLV3_OK;
 }
@@ -238,15 +272,21 @@ static status build_forward(void *to, const tensor *w, const void *arg) {
 /* The plain weight again, of panels whose units are its elements. */
 static void unpack_forward(void *dst, const void *panels, const int64_t *size, int64_t columns, int64_t width) {
   bool whole = is_window(&(conv){.c = size[1], .r = size[2], .s = size[3]});
-  int64_t taps = whole ? 1 : size[2] * size[3], inner = size[1] * size[2] * size[3] / taps, blocks = blocks_of(size[0], columns);
+  int64_t taps = whole ? 1 : size[2] * size[3], inner = size[1] * size[2] * size[3] / taps,
+          blocks = blocks_of(size[0], columns);
   for (int64_t k = 0; k < size[0]; k++)
     for (int64_t t = 0; t < taps; t++)
       for (int64_t i = 0; i < inner; i++)
         memcpy((char *)dst + ((k * taps + t) * inner + i) * width,
-               (const char *)panels + (((t * blocks + k / columns) * inner + i) * columns + k % columns) * width, (size_t)width);
+               (const char *)panels + (((t * blocks + k / columns) * inner + i) * columns + k % columns) * width,
+               (size_t)width);
 }
-static void unpack_forward_f32(void *dst, const void *panels, const int64_t *size) { unpack_forward(dst, panels, size, f32_variant.columns, 4); }
-static void unpack_forward_f64(void *dst, const void *panels, const int64_t *size) { unpack_forward(dst, panels, size, f64_variant.columns, 8); }
+static void unpack_forward_f32(void *dst, const void *panels, const int64_t *size) {
+  unpack_forward(dst, panels, size, f32_variant.columns, 4);
+}
+static void unpack_forward_f64(void *dst, const void *panels, const int64_t *size) {
+  unpack_forward(dst, panels, size, f64_variant.columns, 8);
+}
 
 static status build_backward(void *to, const tensor *w, const void *arg) {
   const variant *v = arg;
@@ -257,10 +297,23 @@ static status build_backward(void *to, const tensor *w, const void *arg) {
 
 void shift_of_conv(const conv *g, const void *x, void *y, shift_conv *s) {
   const int64_t taps = g->r * g->s;
-  *s = (shift_conv){.in = x, .out = y, .n = g->n, .in_h = g->h, .in_w = g->w, .inner = g->c, .columns = g->k, .matrices = taps,
-                    .out_h = g->oh, .out_w = g->ow, .out_image = g->oh * g->ow * g->k, .out_row = g->ow * g->k, .out_column = g->k,
-                    .step_h = g->stride.h, .step_w = g->stride.w};
-  for (int64_t t = 0; t < taps; t++) add_tap(s, t / g->s * g->dilation.h - g->padding.h, t % g->s * g->dilation.w - g->padding.w, t);
+  *s = (shift_conv){.in = x,
+                    .out = y,
+                    .n = g->n,
+                    .in_h = g->h,
+                    .in_w = g->w,
+                    .inner = g->c,
+                    .columns = g->k,
+                    .matrices = taps,
+                    .out_h = g->oh,
+                    .out_w = g->ow,
+                    .out_image = g->oh * g->ow * g->k,
+                    .out_row = g->ow * g->k,
+                    .out_column = g->k,
+                    .step_h = g->stride.h,
+                    .step_w = g->stride.w};
+  for (int64_t t = 0; t < taps; t++)
+    add_tap(s, t / g->s * g->dilation.h - g->padding.h, t % g->s * g->dilation.w - g->padding.w, t);
 }
 
 void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
@@ -273,14 +326,28 @@ void shift_of_forward(const op_call *c, const conv *g, shift_conv *s) {
 static int64_t residues(int64_t stride, int64_t size) { return stride < size ? stride : size; }
 int64_t residues_of(const conv *g) { return residues(g->stride.h, g->h) * residues(g->stride.w, g->w); }
 
-/* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides. For each residue of
- * h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i + (residue + padding - r dilation) / stride]. */
+/* grad_x[h] = sum over r of grad_y[(h + padding - r dilation) / stride] w[r]^T, where that divides.
+ * For each residue of h by the stride the taps are fixed, and h = residue + i stride reads grad_y[i
+ * + (residue + padding - r dilation) / stride]. */
 void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_conv *s) {
   const int64_t of_row = residues(g->stride.w, g->w > 0 ? g->w : 1), a = residue / of_row, b = residue % of_row;
-  *s = (shift_conv){.in = data_of(c->in[0]), .out = data_of(grad_x_of(c)), .residual = c->in[2] ? data_of(c->in[2]) : NULL, .n = g->n, .in_h = g->oh, .in_w = g->ow, .inner = g->k, .columns = g->c, .matrices = g->r * g->s,
-                    .out_h = (g->h - a + g->stride.h - 1) / g->stride.h, .out_w = (g->w - b + g->stride.w - 1) / g->stride.w,
-                    .out_image = g->h * g->w * g->c, .out_row = g->stride.h * g->w * g->c, .out_column = g->stride.w * g->c,
-                    .out_first = (a * g->w + b) * g->c, .step_h = 1, .step_w = 1};
+  *s = (shift_conv){.in = data_of(c->in[0]),
+                    .out = data_of(grad_x_of(c)),
+                    .residual = c->in[2] ? data_of(c->in[2]) : NULL,
+                    .n = g->n,
+                    .in_h = g->oh,
+                    .in_w = g->ow,
+                    .inner = g->k,
+                    .columns = g->c,
+                    .matrices = g->r * g->s,
+                    .out_h = (g->h - a + g->stride.h - 1) / g->stride.h,
+                    .out_w = (g->w - b + g->stride.w - 1) / g->stride.w,
+                    .out_image = g->h * g->w * g->c,
+                    .out_row = g->stride.h * g->w * g->c,
+                    .out_column = g->stride.w * g->c,
+                    .out_first = (a * g->w + b) * g->c,
+                    .step_h = 1,
+                    .step_w = 1};
   for (int64_t t = 0; t < g->r * g->s; t++) {
     int64_t h = a + g->padding.h - t / g->s * g->dilation.h, u = b + g->padding.w - t % g->s * g->dilation.w;
     if (h % g->stride.h == 0 && u % g->stride.w == 0) add_tap(s, h / g->stride.h, u / g->stride.w, t);
@@ -289,10 +356,13 @@ void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_c
 
 static status panels_of(const op_call *c, const conv *g, const variant *v, shift_conv *s) {
   const bool forward = c->op == OP_conv2d, whole = forward && is_window(g);
-  const int64_t taps = g->r * g->s, bytes = forward ? v->panel_bytes(whole ? 1 : taps, whole ? taps * g->c : g->c, g->k) : v->panel_bytes(taps, g->k, g->c);
+  const int64_t taps = g->r * g->s, bytes = forward ? v->panel_bytes(whole ? 1 : taps, whole ? taps * g->c : g->c, g->k)
+                                                    : v->panel_bytes(taps, g->k, g->c);
   void *panels;
-  TRY(prepared_weight(&panels, c->in[1], (forward ? FORM_FORWARD : FORM_BACKWARD) | v->form, bytes, forward ? build_forward : build_backward, v));
-  if (forward && v->pair == 1) packed_only(c->in[1], panels, v == &f64_variant ? unpack_forward_f64 : unpack_forward_f32);
+  TRY(prepared_weight(&panels, c->in[1], (forward ? FORM_FORWARD : FORM_BACKWARD) | v->form, bytes,
+                      forward ? build_forward : build_backward, v));
+  if (forward && v->pair == 1)
+    packed_only(c->in[1], panels, v == &f64_variant ? unpack_forward_f64 : unpack_forward_f32);
   s->panels = panels;
   return DLV3_OK;
 }
@@ -332,9 +402,11 @@ status pairs_conv2d(op_call *c) {
   if (c->in[0]->dtype != DLV3_BF16) return DECLINED("only bf16 comes in pairs");
   return is_depthwise(&g) ? depthwise_pairs_conv2d(c) : convolve(c, true);
 }
-status pairs_conv2d_backward_input(op_call *c) { return c->in[0]->dtype == DLV3_BF16 ? backward_input(c, true) : DECLINED("only bf16 comes in pairs"); }
+status pairs_conv2d_backward_input(op_call *c) {
+  return c->in[0]->dtype == DLV3_BF16 ? backward_input(c, true) : DECLINED("only bf16 comes in pairs");
+}
 
-/* -- Backward-weights -------------------------------------------------------------------------------------- */
+/* -- Backward-weights -------------------------------------------------------------------------- */
 
 typedef struct {
   weight_conv *g;
@@ -347,7 +419,8 @@ static void weight_tasks(void *ctx, int64_t begin, int64_t end) {
   const weight_conv *g = j->g;
   const int64_t channels = g->windows ? g->elements / g->shape.k : g->shape.c, rows = g->shape.n * g->shape.oh;
   for (int64_t i = begin; i < end; i++) {
-    int64_t cb = i % g->c_blocks * g->cb, kb = i / g->c_blocks % g->k_blocks * g->kb, t = i / g->c_blocks / g->k_blocks % g->taps, part = i / g->c_blocks / g->k_blocks / g->taps;
+    int64_t cb = i % g->c_blocks * g->cb, kb = i / g->c_blocks % g->k_blocks * g->kb,
+            t = i / g->c_blocks / g->k_blocks % g->taps, part = i / g->c_blocks / g->k_blocks / g->taps;
     weight_task k = {part, t, kb, kb + g->kb, cb, cb + g->cb, part * g->part_rows, (part + 1) * g->part_rows};
     if (k.k1 > g->shape.k) k.k1 = g->shape.k;
     if (k.c1 > channels) k.c1 = channels;
@@ -356,8 +429,8 @@ static void weight_tasks(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
-/* Blocks of at most MOST_OUT output by MOST_IN input channels; where they are few, the pixels are cut into parts too, whose sums
- * are added in their order. */
+/* Blocks of at most MOST_OUT output by MOST_IN input channels; where they are few, the pixels are
+ * cut into parts too, whose sums are added in their order. */
 static void cut_weights(weight_conv *g, const variant *v) {
   const conv *q = &g->shape;
   const int64_t channels = g->windows ? q->r * q->s * q->c : q->c, rows = q->n * q->oh;
@@ -405,4 +478,6 @@ static status backward_weight(op_call *c, bool pairs) {
 }
 
 status direct_conv2d_backward_weight(op_call *c) { return backward_weight(c, false); }
-status pairs_conv2d_backward_weight(op_call *c) { return c->in[0]->dtype == DLV3_BF16 ? backward_weight(c, true) : DECLINED("only bf16 comes in pairs"); }
+status pairs_conv2d_backward_weight(op_call *c) {
+  return c->in[0]->dtype == DLV3_BF16 ? backward_weight(c, true) : DECLINED("only bf16 comes in pairs");
+}

@@ -19,7 +19,8 @@ static void merge_axes(elements *e) {
   for (int32_t i = 1; i < e->ndim; i++) {
     bool joined = true;
     for (int32_t o = 0; o < e->n_op; o++) joined &= e->stride[o][i] == e->stride[o][last] * e->size[last];
-    if (joined) e->size[last] *= e->size[i];
+    if (joined)
+      e->size[last] *= e->size[i];
     else {
       last++;
       e->size[last] = e->size[i];
@@ -74,7 +75,8 @@ static void walk_range(void *ctx, int64_t begin, int64_t end) {
       rows = (end - begin) / n;
       if (rows > e->size[1] - index[1]) rows = e->size[1] - index[1];
       index[1] += rows;
-    } else index[0] += n;
+    } else
+      index[0] += n;
     job->run(job->ctx, p, strides, jumps, n, rows);
     begin += n * rows;
     for (int32_t i = whole; i + 1 < e->ndim && index[i] == e->size[i]; i++) index[i] = 0, index[i + 1]++;
@@ -86,30 +88,38 @@ void elements_walk(const elements *e, elements_run run, void *ctx) {
   if (e->total) parallel_for(e->total, GRAIN, walk_range, &job);
 }
 
-/* -- Copies ------------------------------------------------------------------------------------------------ */
+/* -- Copies ------------------------------------------------------------------------------------ */
 
-typedef struct { int32_t to, from; } copy_job;
+typedef struct {
+  int32_t to, from;
+} copy_job;
 
-#define COPY(T)                                                                    \
-  do {                                                                             \
-    T *y = (T *)p[0];                                                              \
-    const T *x = (const T *)p[1];                                                  \
-    int64_t sy = stride[0], sx = stride[1];                                        \
-    for (int64_t r = 0; r < rows; r++, y += jump[0], x += jump[1])                 \
-      for (int64_t i = 0; i < n; i++) y[i * sy] = x[i * sx];                       \
+#define COPY(T) \
+  do { \
+    T *y = (T *)p[0]; \
+    const T *x = (const T *)p[1]; \
+    int64_t sy = stride[0], sx = stride[1]; \
+    for (int64_t r = 0; r < rows; r++, y += jump[0], x += jump[1]) \
+      for (int64_t i = 0; i < n; i++) y[i * sy] = x[i * sx]; \
   } while (0)
 
 static void copy_same(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, int64_t rows) {
   int32_t width = dtype_bytes(((const copy_job *)ctx)->to);
   if (stride[0] == 1 && stride[1] == 1 && (rows == 1 || n >= 16)) {
-    for (int64_t r = 0; r < rows; r++) memcpy(p[0] + r * jump[0] * width, p[1] + r * jump[1] * width, (size_t)(n * width));
-  } else if (width == 8) COPY(uint64_t);
-  else if (width == 4) COPY(uint32_t);
-  else if (width == 2) COPY(uint16_t);
-  else COPY(uint8_t);
+    for (int64_t r = 0; r < rows; r++)
+      memcpy(p[0] + r * jump[0] * width, p[1] + r * jump[1] * width, (size_t)(n * width));
+  } else if (width == 8)
+    COPY(uint64_t);
+  else if (width == 4)
+    COPY(uint32_t);
+  else if (width == 2)
+    COPY(uint16_t);
+  else
+    COPY(uint8_t);
 }
 
-/* m <= RUN elements: integers through i64, others through f64 where either side needs more than f32 holds, else through f32. */
+/* m <= RUN elements: integers through i64, others through f64 where either side needs more than f32
+ * holds, else through f32. */
 static void cast_piece(const copy_job *job, char *y, const char *x, int64_t sy, int64_t sx, int64_t m) {
   bool half = job->to >= DLV3_F16 && job->to <= DLV3_F32 && job->from >= DLV3_F16 && job->from <= DLV3_F32;
   bool whole = !is_float(job->to) && !is_float(job->from);
@@ -118,9 +128,12 @@ static void cast_piece(const copy_job *job, char *y, const char *x, int64_t sy, 
   float narrow[RUN];
   int64_t exact[RUN];
   for (int64_t i = 0; i < m; i += piece) {
-    if (half) load_f32(narrow, x + i * wx, job->from, piece), store_f32(y + i * wy, job->to, narrow, piece);
-    else if (whole) load_i64(exact, x + i * wx, job->from, piece), store_i64(y + i * wy, job->to, exact, piece);
-    else load_f64(wide, x + i * wx, job->from, piece), store_f64(y + i * wy, job->to, wide, piece);
+    if (half)
+      load_f32(narrow, x + i * wx, job->from, piece), store_f32(y + i * wy, job->to, narrow, piece);
+    else if (whole)
+      load_i64(exact, x + i * wx, job->from, piece), store_i64(y + i * wy, job->to, exact, piece);
+    else
+      load_f64(wide, x + i * wx, job->from, piece), store_f64(y + i * wy, job->to, wide, piece);
   }
 }
 
@@ -129,8 +142,8 @@ static void copy_cast(void *ctx, char *const *p, const int64_t *stride, const in
   int64_t wy = dtype_bytes(job->to), wx = dtype_bytes(job->from);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t at = 0; at < n; at += RUN)
-      cast_piece(job, p[0] + (r * jump[0] + at * stride[0]) * wy, p[1] + (r * jump[1] + at * stride[1]) * wx, stride[0], stride[1],
-                 n - at < RUN ? n - at : RUN);
+      cast_piece(job, p[0] + (r * jump[0] + at * stride[0]) * wy, p[1] + (r * jump[1] + at * stride[1]) * wx, stride[0],
+                 stride[1], n - at < RUN ? n - at : RUN);
 }
 
 void elements_copy(tensor *dst, tensor *src) {

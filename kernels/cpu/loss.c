@@ -1,35 +1,43 @@
 /* loss.c - cross entropy (alone and fused with upsampling), softmax, confusion matrix on the cpu.
  *
- * The forward pass keeps nll = -log softmax(x)[target] of each pixel and the sum of the weights; the gradient computes
- * softmax(x)[k] = exp((x[k] - x[target]) - nll) from them, which loses no digits where p is near 1. Full-size logits
- * are never stored: the fast kernels hold 64 pixels of them at a time, gradients of a row of pixels go to the
- * low-resolution columns at once and are added over the rows afterwards, in their order. */
+ * The forward pass keeps nll = -log softmax(x)[target] of each pixel and the sum of the weights;
+ * the gradient computes softmax(x)[k] = exp((x[k] - x[target]) - nll) from them, which loses no
+ * digits where p is near 1. Full-size logits are never stored: the fast kernels hold 64 pixels of
+ * them at a time, gradients of a row of pixels go to the low-resolution columns at once and are
+ * added over the rows afterwards, in their order. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "interpolate.h"
 
-/* -- Labels, and the logits of a pixel --------------------------------------------------------------------- */
+/* -- Labels, and the logits of a pixel --------------------------------------------------------- */
 
 /* What the four ops share. Pixels are those of target, in row-major order. */
 typedef struct {
   const op_call *c;
   const tensor *x, *target, *weight, *nll;
-  int64_t channels, h, w;           /* h, w: target's                                        */
+  int64_t channels, h, w; /* h, w: target's                                        */
   int64_t ignore_index;
   double smoothing, sum_weights;
   bool fused;
-  axis_map rows, columns;           /* of the fused ops                                      */
+  axis_map rows, columns; /* of the fused ops                                      */
 } loss_job;
 
 static loss_job loss_job_of(const op_call *c, int32_t first, bool fused) {
   const cross_entropy_attr *a = c->attr; /* the four ops have the same attributes */
-  loss_job j = {.c = c, .x = c->in[first], .target = c->in[first + 1], .weight = c->in[first + 2], .fused = fused,
-                .ignore_index = a->ignore_index, .smoothing = a->label_smoothing};
+  loss_job j = {.c = c,
+                .x = c->in[first],
+                .target = c->in[first + 1],
+                .weight = c->in[first + 2],
+                .fused = fused,
+                .ignore_index = a->ignore_index,
+                .smoothing = a->label_smoothing};
   j.channels = j.x->size[1];
   j.h = j.target->ndim == 3 ? j.target->size[1] : 1, j.w = j.target->ndim == 3 ? j.target->size[2] : 1;
   for (int64_t k = 0; k < j.channels; k++) j.sum_weights += at_or(j.weight, k, 1);
-  if (fused) j.rows = axis_map_of(j.x->size[2], j.h, false, j.x->dtype), j.columns = axis_map_of(j.x->size[3], j.w, false, j.x->dtype);
+  if (fused)
+    j.rows = axis_map_of(j.x->size[2], j.h, false, j.x->dtype),
+    j.columns = axis_map_of(j.x->size[3], j.w, false, j.x->dtype);
   return j;
 }
 
@@ -46,9 +54,13 @@ static inline int64_t label(const loss_job *j, int64_t i) {
 static status bad_label(const loss_job *j, int64_t i) {
   char where[80];
   if (j->target->ndim == 3)
-    snprintf(where, sizeof where, "n %lld, y %lld, x %lld", (long long)(i / (j->h * j->w) + 1), (long long)(i / j->w % j->h + 1), (long long)(i % j->w + 1));
-  else snprintf(where, sizeof where, "n %lld", (long long)(i + 1));
-  return fail_call(j->c, DLV3_ERR_ARG, "target has the label %lld at %s (counted from 1); labels must be 0 to %lld, or %lld for pixels that do not count",
+    snprintf(where, sizeof where, "n %lld, y %lld, x %lld", (long long)(i / (j->h * j->w) + 1),
+             (long long)(i / j->w % j->h + 1), (long long)(i % j->w + 1));
+  else
+    snprintf(where, sizeof where, "n %lld", (long long)(i + 1));
+  return fail_call(j->c, DLV3_ERR_ARG,
+                   "target has the label %lld at %s (counted from 1); labels must be 0 to %lld, or %lld for pixels "
+                   "that do not count",
                    (long long)raw_label(j->target, i), where, (long long)j->channels - 1, (long long)j->ignore_index);
 }
 
@@ -68,7 +80,7 @@ static status check_labels(const loss_job *j) {
   return DLV3_OK;
 }
 
-/* -- Reference --------------------------------------------------------------------------------------------- */
+/* -- Reference --------------------------------------------------------------------------------- */
 
 /* The logits of pixel i of target. */
 static void logits(const loss_job *j, int64_t i, double *z) {
@@ -87,7 +99,8 @@ static double negative_log_p(const double *z, int64_t n, int64_t k) {
   return log(sum) + (m - z[k]);
 }
 
-/* loss = sum over pixels that count of (1 - s) w[t] nll[t] + s / classes sum over k of w[k] nll[k], over the sum of w[t]. */
+/* loss = sum over pixels that count of (1 - s) w[t] nll[t] + s / classes sum over k of w[k] nll[k],
+ * over the sum of w[t]. */
 static status ref_entropy(op_call *c, bool fused) {
   const loss_job j = loss_job_of(c, 0, fused);
   TRY(check_labels(&j));
@@ -101,7 +114,8 @@ static status ref_entropy(op_call *c, bool fused) {
     const double nll = negative_log_p(z, j.channels, t), w = at_or(j.weight, t, 1);
     sum += (1 - j.smoothing) * w * nll, total += w;
     if (j.smoothing > 0)
-      for (int64_t k = 0; k < j.channels; k++) sum += j.smoothing / (double)j.channels * at_or(j.weight, k, 1) * (nll + z[t] - z[k]);
+      for (int64_t k = 0; k < j.channels; k++)
+        sum += j.smoothing / (double)j.channels * at_or(j.weight, k, 1) * (nll + z[t] - z[k]);
     set(c->out[1], i, nll);
   }
   free(z);
@@ -119,7 +133,8 @@ static void logit_gradient(const loss_job *j, int64_t i, double scale, double *g
     return;
   }
   logits(j, i, g);
-  const double hard = (1 - j->smoothing) * at_or(j->weight, t, 1), soft = j->smoothing / (double)j->channels, nll = at(j->c->in[4], i), z = g[t];
+  const double hard = (1 - j->smoothing) * at_or(j->weight, t, 1), soft = j->smoothing / (double)j->channels,
+               nll = at(j->c->in[4], i), z = g[t];
   for (int64_t k = 0; k < j->channels; k++) {
     double p = exp(g[k] - z - nll);
     g[k] = scale * (hard * (p - (k == t)) + soft * (j->sum_weights * p - at_or(j->weight, k, 1)));
@@ -147,7 +162,8 @@ static status ref_cross_entropy_backward(op_call *c) {
   return DLV3_OK;
 }
 
-/* As upsample_bilinear2d_backward of cross_entropy_backward: every cell of x adds up the pixels it takes part in. */
+/* As upsample_bilinear2d_backward of cross_entropy_backward: every cell of x adds up the pixels it
+ * takes part in. */
 static status ref_upsample_cross_entropy_backward(op_call *c) {
   const loss_job j = loss_job_of(c, 1, true);
   TRY(check_labels(&j));
@@ -163,7 +179,8 @@ static status ref_upsample_cross_entropy_backward(op_call *c) {
       for (int64_t ox = x0; ox < x1; ox++) {
         const taps v = taps_of(&j.rows, oy), u = taps_of(&j.columns, ox);
         logit_gradient(&j, (cell / (h * w) * j.h + oy) * j.w + ox, gradient_scale(c), g);
-        for (int64_t k = 0; k < j.channels; k++) sum[k] += tap_weight(&v, cell / w % h) * tap_weight(&u, cell % w) * g[k];
+        for (int64_t k = 0; k < j.channels; k++)
+          sum[k] += tap_weight(&v, cell / w % h) * tap_weight(&u, cell % w) * g[k];
       }
     for (int64_t k = 0; k < j.channels; k++) set(c->out[0], cell * j.channels + k, sum[k]);
   }
@@ -171,9 +188,10 @@ static status ref_upsample_cross_entropy_backward(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Vectorised: blocks of 64 pixels, channel by channel --------------------------------------------------- */
+/* -- Vectorised: blocks of 64 pixels, channel by channel --------------------------------------- */
 
-/* e to the x for x <= 88 (above it: anything), to about 1 unit in the last place; 0 below the normal range; nan stays. */
+/* e to the x for x <= 88 (above it: anything), to about 1 unit in the last place; 0 below the
+ * normal range; nan stays. */
 INLINE float exp_f32(float x) {
   const float rounder = 12582912.0f; /* 1.5 2^23: adding it rounds to a whole number, kept in the low bits */
   float shifted = x * 1.44269504f + rounder, n = shifted - rounder;
@@ -193,7 +211,8 @@ INLINE float exp_f32(float x) {
   return p;
 }
 
-/* v where mask is all ones, 0 where it is 0, whatever v is; without a branch, which would not vectorise. */
+/* v where mask is all ones, 0 where it is 0, whatever v is; without a branch, which would not
+ * vectorise. */
 INLINE float masked(float v, uint32_t mask) {
   uint32_t bits;
   memcpy(&bits, &v, 4);
@@ -204,17 +223,18 @@ INLINE float masked(float v, uint32_t mask) {
 
 typedef struct {
   loss_job j;
-  const pixel_block *blocks;        /* [blocks of a row], fused                              */
-  double *partial;                  /* [items][2]: sum and total of each                     */
+  const pixel_block *blocks; /* [blocks of a row], fused                              */
+  double *partial;           /* [items][2]: sum and total of each                     */
   float weights[MAX_CHANNELS];
-  double scale;                     /* of the gradient                                       */
-  float *row_grad;                  /* [rows of target][w of x][channels], of one image      */
-  float *grad;                      /* the gradient in f32                                   */
+  double scale;    /* of the gradient                                       */
+  float *row_grad; /* [rows of target][w of x][channels], of one image      */
+  float *grad;     /* the gradient in f32                                   */
   int64_t image;
 } fast_job;
 
 /* m = max, s = sum(exp(z - m)), q = sum(weights (z - m)), for each pixel of a block. */
-INLINE void block_sums(const float *restrict z, const float *weights, int64_t channels, bool smooth, float *restrict m, float *restrict s, float *restrict q) {
+INLINE void block_sums(const float *restrict z, const float *weights, int64_t channels, bool smooth, float *restrict m,
+                       float *restrict s, float *restrict q) {
   for (int64_t i = 0; i < PIXELS; i++) m[i] = z[i], s[i] = 0, q[i] = 0;
   for (int64_t k = 1; k < channels; k++)
     for (int64_t i = 0; i < PIXELS; i++) m[i] = z[k * PIXELS + i] > m[i] ? z[k * PIXELS + i] : m[i];
@@ -225,7 +245,8 @@ INLINE void block_sums(const float *restrict z, const float *weights, int64_t ch
       for (int64_t i = 0; i < PIXELS; i++) q[i] += weights[k] * (z[k * PIXELS + i] - m[i]);
 }
 
-/* Losses of n pixels from pixel `first` on, whose logits are z. Adds to sum[0] and their weights to sum[1]; keeps nll. */
+/* Losses of n pixels from pixel `first` on, whose logits are z. Adds to sum[0] and their weights to
+ * sum[1]; keeps nll. */
 INLINE void block_loss(const fast_job *f, const float *restrict z, int64_t first, int64_t n, double *sum) {
   const loss_job *j = &f->j;
   float m[PIXELS], s[PIXELS], q[PIXELS], *nll = (float *)data_of(j->nll) + first;
@@ -238,7 +259,8 @@ INLINE void block_loss(const fast_job *f, const float *restrict z, int64_t first
     const float log_s = logf(s[i]);
     const double w = (double)f->weights[t];
     nll[i] = log_s + (m[i] - z[t * PIXELS + i]);
-    sum[0] += (1 - j->smoothing) * w * (double)nll[i] + (j->smoothing > 0 ? soft * (j->sum_weights * (double)log_s - (double)q[i]) : 0);
+    sum[0] += (1 - j->smoothing) * w * (double)nll[i]
+              + (j->smoothing > 0 ? soft * (j->sum_weights * (double)log_s - (double)q[i]) : 0);
     sum[1] += w;
   }
 }
@@ -269,18 +291,20 @@ INLINE void block_gradient(const fast_job *f, float *restrict z, int64_t first, 
     }
   }
   for (int64_t i = 0; i < n; i++)
-    if (at_label[i] >= 0) z[at_label[i] * PIXELS + i] -= (float)(f->scale * (1 - j->smoothing)) * f->weights[at_label[i]];
+    if (at_label[i] >= 0)
+      z[at_label[i] * PIXELS + i] -= (float)(f->scale * (1 - j->smoothing)) * f->weights[at_label[i]];
 }
 
-/* Gradients z of a block, added to the columns of x they came from: out [w of x][channels]. A run of pixels has the
- * same two columns, so four channels at a time are summed in registers. */
+/* Gradients z of a block, added to the columns of x they came from: out [w of x][channels]. A run
+ * of pixels has the same two columns, so four channels at a time are summed in registers. */
 INLINE void spread_block(const float *restrict z, const pixel_block *b, int64_t channels, float *restrict out) {
   for (int64_t k = 0; k < channels; k += 4)
     for (int64_t i = 0; i < b->n;) {
       const int64_t left = b->left[i], right = b->right[i];
       float l[4] = {0}, r[4] = {0};
       for (; i < b->n && b->left[i] == left; i++)
-        for (int64_t q = 0; q < 4; q++) l[q] += b->w0[i] * z[(k + q) * PIXELS + i], r[q] += b->w1[i] * z[(k + q) * PIXELS + i];
+        for (int64_t q = 0; q < 4; q++)
+          l[q] += b->w0[i] * z[(k + q) * PIXELS + i], r[q] += b->w1[i] * z[(k + q) * PIXELS + i];
       for (int64_t q = 0; q < 4 && k + q < channels; q++) {
         out[(b->base + left) * channels + k + q] += l[q];
         out[(b->base + right) * channels + k + q] += r[q];
@@ -289,74 +313,77 @@ INLINE void spread_block(const float *restrict z, const pixel_block *b, int64_t 
 }
 
 /* Logits [pixels][channels] of a block as z; pixels past the end repeat the last. */
-#define LOSS_KERNELS(T, suffix, LOAD, STORE)                                                                              \
-  INLINE void load_block_##suffix(float *restrict z, const T *restrict x, int64_t n, int64_t channels) {                 \
-    for (int64_t k = 0; k < channels; k++)                                                                               \
-      for (int64_t i = 0; i < PIXELS; i++) z[k * PIXELS + i] = LOAD(x[(i < n ? i : n - 1) * channels + k]);               \
-  }                                                                                                                      \
-  /* blocks [begin, end) of all pixels */                                                                                \
-  CLONES static void entropy_##suffix(void *ctx, int64_t begin, int64_t end) {                                           \
-    const fast_job *f = ctx;                                                                                             \
-    float z[MAX_CHANNELS * PIXELS];                                                                                      \
-    for (int64_t item = begin; item < end; item++) {                                                                     \
-      const int64_t first = item * PIXELS, left = numel(f->j.target) - first, n = left < PIXELS ? left : PIXELS;         \
-      f->partial[2 * item] = f->partial[2 * item + 1] = 0;                                                               \
-      load_block_##suffix(z, (const T *)data_of(f->j.x) + first * f->j.channels, n, f->j.channels);                      \
-      block_loss(f, z, first, n, f->partial + 2 * item);                                                                 \
-    }                                                                                                                    \
-  }                                                                                                                      \
-  CLONES static void entropy_gradient_##suffix(void *ctx, int64_t begin, int64_t end) {                                  \
-    const fast_job *f = ctx;                                                                                             \
-    float z[MAX_CHANNELS * PIXELS];                                                                                      \
-    for (int64_t item = begin; item < end; item++) {                                                                     \
-      const int64_t first = item * PIXELS, left = numel(f->j.target) - first, n = left < PIXELS ? left : PIXELS, channels = f->j.channels; \
-      T *out = (T *)data_of(f->j.c->out[0]) + first * channels;                                                          \
-      load_block_##suffix(z, (const T *)data_of(f->j.x) + first * channels, n, channels);                                \
-      block_gradient(f, z, first, n);                                                                                    \
-      for (int64_t i = 0; i < n; i++)                                                                                    \
-        for (int64_t k = 0; k < channels; k++) out[i * channels + k] = STORE(z[k * PIXELS + i]);                         \
-    }                                                                                                                    \
-  }                                                                                                                      \
-  INLINE void upsampled_block_##suffix(const fast_job *f, float *z, int64_t row, const pixel_block *b) {                 \
-    const loss_job *j = &f->j;                                                                                           \
-    const taps v = taps_of(&j->rows, row % j->h);                                                                        \
-    const int64_t stride = j->x->size[3] * j->channels;                                                                  \
-    const T *image = (const T *)data_of(j->x) + row / j->h * j->x->size[2] * stride;                                     \
-    blend_block_##suffix(z, image + v.i0 * stride, image + v.i1 * stride, (float)v.w0, (float)v.w1, b, j->channels);     \
-  }                                                                                                                      \
-  /* rows [begin, end) of target over all images */                                                                      \
-  CLONES static void upsample_entropy_##suffix(void *ctx, int64_t begin, int64_t end) {                                  \
-    const fast_job *f = ctx;                                                                                             \
-    float z[MAX_CHANNELS * PIXELS];                                                                                      \
-    for (int64_t row = begin; row < end; row++) {                                                                        \
-      f->partial[2 * row] = f->partial[2 * row + 1] = 0;                                                                 \
-      for (int64_t b = 0; b < blocks_of(f->j.w); b++) {                                                                  \
-        upsampled_block_##suffix(f, z, row, &f->blocks[b]);                                                              \
-        block_loss(f, z, row * f->j.w + b * PIXELS, f->blocks[b].n, f->partial + 2 * row);                               \
-      }                                                                                                                  \
-    }                                                                                                                    \
-  }                                                                                                                      \
-  /* row_grad of rows [begin, end) of target of one image */                                                             \
-  CLONES static void upsample_entropy_rows_##suffix(void *ctx, int64_t begin, int64_t end) {                             \
-    const fast_job *f = ctx;                                                                                             \
-    const int64_t stride = f->j.x->size[3] * f->j.channels, channels = f->j.channels;                                    \
-    float z[MAX_CHANNELS * PIXELS];                                                                                      \
-    for (int64_t i = channels * PIXELS; i < (channels + 3) / 4 * 4 * PIXELS; i++) z[i] = 0; /* spread_block takes four */ \
-    for (int64_t row = begin; row < end; row++) {                                                                        \
-      const int64_t all = f->image * f->j.h + row;                                                                       \
-      memset(f->row_grad + row * stride, 0, (size_t)stride * sizeof(float));                                             \
-      for (int64_t b = 0; b < blocks_of(f->j.w); b++) {                                                                  \
-        upsampled_block_##suffix(f, z, all, &f->blocks[b]);                                                              \
-        block_gradient(f, z, all * f->j.w + b * PIXELS, f->blocks[b].n);                                                 \
-        spread_block(z, &f->blocks[b], channels, f->row_grad + row * stride);                                            \
-      }                                                                                                                  \
-    }                                                                                                                    \
+#define LOSS_KERNELS(T, suffix, LOAD, STORE) \
+  INLINE void load_block_##suffix(float *restrict z, const T *restrict x, int64_t n, int64_t channels) { \
+    for (int64_t k = 0; k < channels; k++) \
+      for (int64_t i = 0; i < PIXELS; i++) z[k * PIXELS + i] = LOAD(x[(i < n ? i : n - 1) * channels + k]); \
+  } \
+  /* blocks [begin, end) of all pixels */ \
+  CLONES static void entropy_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const fast_job *f = ctx; \
+    float z[MAX_CHANNELS * PIXELS]; \
+    for (int64_t item = begin; item < end; item++) { \
+      const int64_t first = item * PIXELS, left = numel(f->j.target) - first, n = left < PIXELS ? left : PIXELS; \
+      f->partial[2 * item] = f->partial[2 * item + 1] = 0; \
+      load_block_##suffix(z, (const T *)data_of(f->j.x) + first * f->j.channels, n, f->j.channels); \
+      block_loss(f, z, first, n, f->partial + 2 * item); \
+    } \
+  } \
+  CLONES static void entropy_gradient_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const fast_job *f = ctx; \
+    float z[MAX_CHANNELS * PIXELS]; \
+    for (int64_t item = begin; item < end; item++) { \
+      const int64_t first = item * PIXELS, left = numel(f->j.target) - first, n = left < PIXELS ? left : PIXELS, \
+                    channels = f->j.channels; \
+      T *out = (T *)data_of(f->j.c->out[0]) + first * channels; \
+      load_block_##suffix(z, (const T *)data_of(f->j.x) + first * channels, n, channels); \
+      block_gradient(f, z, first, n); \
+      for (int64_t i = 0; i < n; i++) \
+        for (int64_t k = 0; k < channels; k++) out[i * channels + k] = STORE(z[k * PIXELS + i]); \
+    } \
+  } \
+  INLINE void upsampled_block_##suffix(const fast_job *f, float *z, int64_t row, const pixel_block *b) { \
+    const loss_job *j = &f->j; \
+    const taps v = taps_of(&j->rows, row % j->h); \
+    const int64_t stride = j->x->size[3] * j->channels; \
+    const T *image = (const T *)data_of(j->x) + row / j->h * j->x->size[2] * stride; \
+    blend_block_##suffix(z, image + v.i0 * stride, image + v.i1 * stride, (float)v.w0, (float)v.w1, b, j->channels); \
+  } \
+  /* rows [begin, end) of target over all images */ \
+  CLONES static void upsample_entropy_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const fast_job *f = ctx; \
+    float z[MAX_CHANNELS * PIXELS]; \
+    for (int64_t row = begin; row < end; row++) { \
+      f->partial[2 * row] = f->partial[2 * row + 1] = 0; \
+      for (int64_t b = 0; b < blocks_of(f->j.w); b++) { \
+        upsampled_block_##suffix(f, z, row, &f->blocks[b]); \
+        block_loss(f, z, row * f->j.w + b * PIXELS, f->blocks[b].n, f->partial + 2 * row); \
+      } \
+    } \
+  } \
+  /* row_grad of rows [begin, end) of target of one image */ \
+  CLONES static void upsample_entropy_rows_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const fast_job *f = ctx; \
+    const int64_t stride = f->j.x->size[3] * f->j.channels, channels = f->j.channels; \
+    float z[MAX_CHANNELS * PIXELS]; \
+    for (int64_t i = channels * PIXELS; i < (channels + 3) / 4 * 4 * PIXELS; i++) \
+      z[i] = 0; /* spread_block takes four */ \
+    for (int64_t row = begin; row < end; row++) { \
+      const int64_t all = f->image * f->j.h + row; \
+      memset(f->row_grad + row * stride, 0, (size_t)stride * sizeof(float)); \
+      for (int64_t b = 0; b < blocks_of(f->j.w); b++) { \
+        upsampled_block_##suffix(f, z, all, &f->blocks[b]); \
+        block_gradient(f, z, all * f->j.w + b * PIXELS, f->blocks[b].n); \
+        spread_block(z, &f->blocks[b], channels, f->row_grad + row * stride); \
+      } \
+    } \
   }
 
 LOSS_KERNELS(float, f32, AS_IS, AS_IS)
 LOSS_KERNELS(bf16, bf16, bf16_to_f32, f32_to_bf16)
 
-/* Rows [begin, end) of the gradient of one image: the rows of row_grad that reach each, added in their order. */
+/* Rows [begin, end) of the gradient of one image: the rows of row_grad that reach each, added in
+ * their order. */
 CLONES static void upsample_entropy_columns(void *ctx, int64_t begin, int64_t end) {
   const fast_job *f = ctx;
   const int64_t stride = f->j.x->size[3] * f->j.channels;
@@ -373,7 +400,7 @@ CLONES static void upsample_entropy_columns(void *ctx, int64_t begin, int64_t en
   }
 }
 
-/* -- Vectorised: the ops ----------------------------------------------------------------------------------- */
+/* -- Vectorised: the ops ----------------------------------------------------------------------- */
 
 static status accepts(const loss_job *j) {
   if (j->x->dtype != DLV3_F32 && j->x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
@@ -407,8 +434,10 @@ static status vec_entropy(op_call *c, bool fused) {
   TRY(storage_new(&scratch, block_bytes(&j) + (items + 1) * 2 * (int64_t)sizeof(double), 0));
   f.partial = (double *)scratch->data;
   fill_blocks(&f, scratch->data + (items + 1) * 2 * (int64_t)sizeof(double));
-  if (fused) parallel_for(items, 4, j.x->dtype == DLV3_F32 ? upsample_entropy_f32 : upsample_entropy_bf16, &f);
-  else parallel_for(items, 32, j.x->dtype == DLV3_F32 ? entropy_f32 : entropy_bf16, &f);
+  if (fused)
+    parallel_for(items, 4, j.x->dtype == DLV3_F32 ? upsample_entropy_f32 : upsample_entropy_bf16, &f);
+  else
+    parallel_for(items, 32, j.x->dtype == DLV3_F32 ? entropy_f32 : entropy_bf16, &f);
   double sum = 0, total = 0;
   for (int64_t i = 0; i < items; i++) sum += f.partial[2 * i], total += f.partial[2 * i + 1];
   storage_drop(scratch);
@@ -427,7 +456,8 @@ static status vec_cross_entropy_backward(op_call *c) {
   TRY(check_labels(&j));
   fast_job f = fast_job_of(&j);
   f.scale = gradient_scale(c);
-  parallel_for(blocks_of(numel(j.target)), 32, j.x->dtype == DLV3_F32 ? entropy_gradient_f32 : entropy_gradient_bf16, &f);
+  parallel_for(blocks_of(numel(j.target)), 32, j.x->dtype == DLV3_F32 ? entropy_gradient_f32 : entropy_gradient_bf16,
+               &f);
   return DLV3_OK;
 }
 
@@ -439,7 +469,8 @@ static status vec_upsample_cross_entropy_backward(op_call *c) {
   fast_job f = fast_job_of(&j);
   f.scale = gradient_scale(c);
   const bool f32 = j.x->dtype == DLV3_F32;
-  const int64_t rows_bytes = j.h * j.x->size[3] * j.channels * (int64_t)sizeof(float), wide_bytes = f32 ? 0 : numel(j.x) * (int64_t)sizeof(float);
+  const int64_t rows_bytes = j.h * j.x->size[3] * j.channels * (int64_t)sizeof(float),
+                wide_bytes = f32 ? 0 : numel(j.x) * (int64_t)sizeof(float);
   storage *scratch;
   TRY(storage_new(&scratch, block_bytes(&j) + rows_bytes + wide_bytes, 0));
   fill_blocks(&f, scratch->data);
@@ -457,14 +488,16 @@ static status vec_upsample_cross_entropy_backward(op_call *c) {
 IMPLS(cross_entropy, {"vec", vec_cross_entropy}, {"ref", ref_cross_entropy});
 IMPLS(cross_entropy_backward, {"vec", vec_cross_entropy_backward}, {"ref", ref_cross_entropy_backward});
 IMPLS(upsample_cross_entropy, {"vec", vec_upsample_cross_entropy}, {"ref", ref_upsample_cross_entropy});
-IMPLS(upsample_cross_entropy_backward, {"vec", vec_upsample_cross_entropy_backward}, {"ref", ref_upsample_cross_entropy_backward});
+IMPLS(upsample_cross_entropy_backward, {"vec", vec_upsample_cross_entropy_backward},
+      {"ref", ref_upsample_cross_entropy_backward});
 
-/* -- confusion_matrix -------------------------------------------------------------------------------------- */
+/* -- confusion_matrix -------------------------------------------------------------------------- */
 
-/* hist[target, pred] += 1; pixels whose target is no class do not count, a prediction that is none is an error. */
+/* hist[target, pred] += 1; pixels whose target is no class do not count, a prediction that is none
+ * is an error. */
 static status bad_prediction(const op_call *c, int64_t i) {
-  return fail_call(c, DLV3_ERR_ARG, "pred has the class %lld at element %lld, hist has the classes 0 to %lld", (long long)at(c->in[0], i), (long long)i + 1,
-                   (long long)c->in[2]->size[0] - 1);
+  return fail_call(c, DLV3_ERR_ARG, "pred has the class %lld at element %lld, hist has the classes 0 to %lld",
+                   (long long)at(c->in[0], i), (long long)i + 1, (long long)c->in[2]->size[0] - 1);
 }
 
 static int64_t class_at(const tensor *t, int64_t i) {
@@ -489,7 +522,8 @@ static status ref_confusion_matrix(op_call *c) {
   return DLV3_OK;
 }
 
-/* Each of 16 parts of the pixels counts into its own table, with a row and a column more for what is no class. */
+/* Each of 16 parts of the pixels counts into its own table, with a row and a column more for what
+ * is no class. */
 enum { PARTS = 16 };
 typedef struct {
   const op_call *c;
@@ -531,7 +565,7 @@ static status vec_confusion_matrix(op_call *c) {
 
 IMPLS(confusion_matrix, {"vec", vec_confusion_matrix}, {"ref", ref_confusion_matrix});
 
-/* -- softmax ----------------------------------------------------------------------------------------------- */
+/* -- softmax ----------------------------------------------------------------------------------- */
 
 /* The offset of line l of t, a line being all elements along axis. */
 static int64_t line_offset(const tensor *t, int64_t axis, int64_t l) {
@@ -545,7 +579,8 @@ static int64_t line_offset(const tensor *t, int64_t axis, int64_t l) {
 }
 
 static void softmax_line(const tensor *x, const tensor *y, int64_t axis, int64_t l, bool logarithm) {
-  const int64_t n = x->size[axis], dx = x->stride[axis], dy = y->stride[axis], px = line_offset(x, axis, l), py = line_offset(y, axis, l);
+  const int64_t n = x->size[axis], dx = x->stride[axis], dy = y->stride[axis], px = line_offset(x, axis, l),
+                py = line_offset(y, axis, l);
   double m = -INFINITY, sum = 0;
   for (int64_t i = 0; i < n; i++) m = at(x, px + i * dx) > m ? at(x, px + i * dx) : m;
   for (int64_t i = 0; i < n; i++) sum += exp(at(x, px + i * dx) - m);
@@ -556,7 +591,8 @@ static void softmax_line(const tensor *x, const tensor *y, int64_t axis, int64_t
 }
 
 /* softmax: y (grad_y - sum(grad_y y)); log_softmax: grad_y - exp(y) sum(grad_y). */
-static void softmax_gradient_line(const tensor *grad_y, const tensor *y, const tensor *grad_x, int64_t axis, int64_t l, bool logarithm) {
+static void softmax_gradient_line(const tensor *grad_y, const tensor *y, const tensor *grad_x, int64_t axis, int64_t l,
+                                  bool logarithm) {
   const int64_t n = y->size[axis], dg = grad_y->stride[axis], dy = y->stride[axis], dx = grad_x->stride[axis];
   const int64_t pg = line_offset(grad_y, axis, l), py = line_offset(y, axis, l), px = line_offset(grad_x, axis, l);
   double sum = 0;
@@ -576,8 +612,10 @@ typedef struct {
 static void softmax_lines(void *ctx, int64_t begin, int64_t end) {
   const softmax_job *j = ctx;
   for (int64_t l = begin; l < end; l++) {
-    if (j->c->n_in == 1) softmax_line(j->c->in[0], j->c->out[0], j->axis, l, j->logarithm);
-    else softmax_gradient_line(j->c->in[0], j->c->in[1], j->c->out[0], j->axis, l, j->logarithm);
+    if (j->c->n_in == 1)
+      softmax_line(j->c->in[0], j->c->out[0], j->axis, l, j->logarithm);
+    else
+      softmax_gradient_line(j->c->in[0], j->c->in[1], j->c->out[0], j->axis, l, j->logarithm);
   }
 }
 
@@ -589,9 +627,13 @@ static status run_softmax(const op_call *c, int64_t axis, bool logarithm) {
 }
 
 static status ref_softmax(op_call *c) { return run_softmax(c, ((softmax_attr *)c->attr)->axis, false); }
-static status ref_softmax_backward(op_call *c) { return run_softmax(c, ((softmax_backward_attr *)c->attr)->axis, false); }
+static status ref_softmax_backward(op_call *c) {
+  return run_softmax(c, ((softmax_backward_attr *)c->attr)->axis, false);
+}
 static status ref_log_softmax(op_call *c) { return run_softmax(c, ((log_softmax_attr *)c->attr)->axis, true); }
-static status ref_log_softmax_backward(op_call *c) { return run_softmax(c, ((log_softmax_backward_attr *)c->attr)->axis, true); }
+static status ref_log_softmax_backward(op_call *c) {
+  return run_softmax(c, ((log_softmax_backward_attr *)c->attr)->axis, true);
+}
 
 IMPLS(softmax, {"ref", ref_softmax});
 IMPLS(softmax_backward, {"ref", ref_softmax_backward});

@@ -1,4 +1,5 @@
-/* matmul.c - the matrix product as tiles in registers (tiles.h), in f32 and f64; f16 and bf16 go through f32. */
+/* matmul.c - the matrix product as tiles in registers (tiles.h), in f32 and f64; f16 and bf16 go
+ * through f32. */
 #include "conv.h"
 #include "tiles.h"
 
@@ -28,7 +29,9 @@ status direct_matmul(op_call *c) {
   void *own[3];
   const void *a = conv_operand(c->in[0], wide, &own[0], true), *b = conv_operand(c->in[1], wide, &own[1], true);
   void *y = conv_operand(c->out[0], wide, &own[2], false);
-  status st = !a || !b || !y ? fail_call(c, DLV3_ERR_OOM, "out of memory") : wide ? matmul_f64(c, a, b, y) : matmul_f32(c, a, b, y);
+  status st = !a || !b || !y ? fail_call(c, DLV3_ERR_OOM, "out of memory")
+              : wide         ? matmul_f64(c, a, b, y)
+                             : matmul_f32(c, a, b, y);
   if (st == DLV3_OK && own[2]) store_f32(data_of(c->out[0]), c->out[0]->dtype, own[2], numel(c->out[0]));
   for (int i = 0; i < 3; i++) free(own[i]);
   return st;

@@ -1,17 +1,18 @@
 /* norm.c - batch_norm forward and backward on the cpu, with optional residual input and activation.
  *
- * x is seen as rows of channels (channels-last). A row of few channels is too short to vectorise well, so parameters are
- * repeated until they fill a period of about 512 elements, and the kernels run over flat pieces of such periods.
- * Statistics: runs of eight rows are summed in f32 about a value near the mean, the runs in f64, blocks of rows (their
- * number depends on the shape alone) are combined in their order. So results are accurate and do not depend on threads. */
+ * x is seen as rows of channels (channels-last). A row of few channels is too short to vectorise
+ * well, so parameters are repeated until they fill a period of about 512 elements, and the kernels
+ * run over flat pieces of such periods. Statistics: runs of eight rows are summed in f32 about a
+ * value near the mean, the runs in f64, blocks of rows (their number depends on the shape alone)
+ * are combined in their order. So results are accurate and do not depend on threads. */
 #include <stdlib.h>
 
 #include "activation.h"
 #include "ref.h"
 
-enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                                       /* forward  */
-enum { RSTD = VAR };                                                                                                 /* elemt    */
-enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };                    /* backward */
+enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                    /* forward  */
+enum { RSTD = VAR };                                                                              /* elemt    */
+enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS }; /* backward */
 
 /* d act(z) / d z, from the result y where that says enough. */
 static double slope(int64_t act, double y, double z) {
@@ -24,9 +25,10 @@ static double slope(int64_t act, double y, double z) {
   }
 }
 
-/* -- Reference --------------------------------------------------------------------------------------------- */
+/* -- Reference --------------------------------------------------------------------------------- */
 
-/* Running statistics take the batch's in: unbiased variance, momentum is the weight of the new value. */
+/* Running statistics take the batch's in: unbiased variance, momentum is the weight of the new
+ * value. */
 static void update_running(const op_call *c, int64_t k, double mean, double var, double count) {
   double m = ((const batch_norm_attr *)c->attr)->momentum;
   if (!c->in[MEAN]) return;
@@ -38,7 +40,8 @@ static void update_running(const op_call *c, int64_t k, double mean, double var,
 static void ref_normalize(op_call *c, int64_t k, double mean, double rstd, int64_t act) {
   const tensor *x = c->in[X];
   const double w = at_or(c->in[WEIGHT], k, 1), b = at_or(c->in[BIAS], k, 0);
-  for (int64_t i = k; i < numel(x); i += x->size[1]) set(c->out[0], i, activate(act, (at(x, i) - mean) * rstd * w + b + at_or(c->in[RESIDUAL], i, 0)));
+  for (int64_t i = k; i < numel(x); i += x->size[1])
+    set(c->out[0], i, activate(act, (at(x, i) - mean) * rstd * w + b + at_or(c->in[RESIDUAL], i, 0)));
 }
 
 /* rstd = 1 / sqrt(var + eps), of the batch or the running ones. */
@@ -54,7 +57,8 @@ static status ref_batch_norm(op_call *c) {
       for (int64_t r = 0; r < rows; r++) var += (at(x, r * channels + k) - mean) * (at(x, r * channels + k) - mean);
       var /= (double)rows;
       update_running(c, k, mean, var, (double)rows);
-    } else mean = at(c->in[MEAN], k), var = at(c->in[VAR], k);
+    } else
+      mean = at(c->in[MEAN], k), var = at(c->in[VAR], k);
     const double rstd = 1 / sqrt(var + a->eps);
     set(c->out[1], k, mean);
     set(c->out[2], k, rstd);
@@ -65,7 +69,8 @@ static status ref_batch_norm(op_call *c) {
 
 static status ref_batch_norm_elemt(op_call *c) {
   const batch_norm_elemt_attr *a = c->attr;
-  for (int64_t k = 0; k < c->in[X]->size[1]; k++) ref_normalize(c, k, at(c->in[MEAN], k), at(c->in[RSTD], k), a->activation);
+  for (int64_t k = 0; k < c->in[X]->size[1]; k++)
+    ref_normalize(c, k, at(c->in[MEAN], k), at(c->in[RSTD], k), a->activation);
   return DLV3_OK;
 }
 
@@ -102,7 +107,7 @@ static status ref_batch_norm_backward(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Vectorised: pieces ------------------------------------------------------------------------------------ */
+/* -- Vectorised: pieces ------------------------------------------------------------------------ */
 
 enum { PIECE = 512, BLOCKS = 64, SHIFT_ROWS = 16 };
 
@@ -114,8 +119,8 @@ typedef struct {
   bool training;
   const void *x, *y, *grad_y, *residual;
   void *out, *grad_residual;
-  float *mean, *scale, *bias, *slope_x, *offset;                  /* [period] each              */
-  double *sums;                                                   /* [n_blocks][2][period]      */
+  float *mean, *scale, *bias, *slope_x, *offset; /* [period] each              */
+  double *sums;                                  /* [n_blocks][2][period]      */
 } norm_job;
 
 static void cut(norm_job *j, const tensor *x) {
@@ -130,10 +135,12 @@ static void cut(norm_job *j, const tensor *x) {
 
 /* Scratch for n_vectors arrays [period] and the sums. */
 static status scratch_of(norm_job *j, storage **s) {
-  TRY(storage_new(s, j->n_blocks * 2 * j->period * (int64_t)sizeof(double) + 5 * j->period * (int64_t)sizeof(float), 0));
+  TRY(storage_new(s, j->n_blocks * 2 * j->period * (int64_t)sizeof(double) + 5 * j->period * (int64_t)sizeof(float),
+                  0));
   j->sums = (double *)(*s)->data;
   float *p = (float *)(j->sums + j->n_blocks * 2 * j->period);
-  j->mean = p, j->scale = p + j->period, j->bias = p + 2 * j->period, j->slope_x = p + 3 * j->period, j->offset = p + 4 * j->period;
+  j->mean = p, j->scale = p + j->period, j->bias = p + 2 * j->period, j->slope_x = p + 3 * j->period,
+  j->offset = p + 4 * j->period;
   return DLV3_OK;
 }
 
@@ -146,7 +153,8 @@ static void repeat_channels(const norm_job *j, float *v) {
 static void combine(const norm_job *j, int64_t k, double *a, double *b) {
   *a = *b = 0;
   for (int64_t block = 0; block < j->n_blocks; block++)
-    for (int64_t i = k; i < j->period; i += j->channels) *a += j->sums[2 * block * j->period + i], *b += j->sums[(2 * block + 1) * j->period + i];
+    for (int64_t i = k; i < j->period; i += j->channels)
+      *a += j->sums[2 * block * j->period + i], *b += j->sums[(2 * block + 1) * j->period + i];
 }
 
 /* v or 0; v is computed either way, which lets the loop vectorise. */
@@ -156,112 +164,126 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
 #define SMALLER(a, b) ((a) < (b) ? (a) : (b))
 
 /* The kernels below, for an element type: each takes blocks [begin, end). */
-#define NORM_KERNELS(T, suffix, LOAD, STORE)                                                                              \
-  /* sums of x - shift and its square, shift in j->mean */                                                               \
-  CLONES static void moments_##suffix(void *ctx, int64_t begin, int64_t end) {                                           \
-    const norm_job *j = ctx;                                                                                             \
-    const T *x = j->x;                                                                                                   \
-    for (int64_t block = begin; block < end; block++)                                                                    \
-      for (int64_t p = 0; p < j->period; p += PIECE) {                                                                   \
-        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), m = SMALLER(PIECE, j->period - p); \
-        const float *shift = j->mean + p;                                                                                \
-        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period;                                      \
-        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0;                                                            \
-        for (int64_t run = first; run < last; run += 8 * j->period) {                                                    \
-          float s[PIECE] = {0}, q[PIECE] = {0};                                                                          \
-          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) {                           \
-            const int64_t n = SMALLER(m, last - at - p);                                                                 \
-            for (int64_t i = 0; i < n; i++) {                                                                            \
-              const float d = LOAD(x[at + p + i]) - shift[i];                                                            \
-              s[i] += d, q[i] += d * d;                                                                                  \
-            }                                                                                                            \
-          }                                                                                                              \
-          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i];                               \
-        }                                                                                                                \
-      }                                                                                                                  \
-  }                                                                                                                      \
-  /* y = act((x - mean) scale + bias + residual) */                                                                      \
-  CLONES static void normalize_##suffix(void *ctx, int64_t begin, int64_t end) {                                         \
-    const norm_job *j = ctx;                                                                                             \
-    const T *x = j->x, *residual = j->residual;                                                                          \
-    T *y = j->out;                                                                                                       \
-    const int64_t last = SMALLER(end * j->block, j->total);                                                              \
-    for (int64_t at = begin * j->block; at < last; at += j->period)                                                      \
-      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) {                                                  \
-        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o);                                  \
-        const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                     \
-        float v[PIECE];                                                                                                  \
-        for (int64_t i = 0; i < n; i++) v[i] = (LOAD(x[o + i]) - mean[i]) * scale[i] + bias[i];                          \
-        if (residual) for (int64_t i = 0; i < n; i++) v[i] += LOAD(residual[o + i]);                                     \
-        activate_piece(v, n, j->act);                                                                                    \
-        for (int64_t i = 0; i < n; i++) y[o + i] = STORE(v[i]);                                                          \
-      }                                                                                                                  \
-  }                                                                                                                      \
-  /* dz = grad_y act'(z), n elements at position o, p in the period; without y, by what y was before it was rounded */   \
-  INLINE void slope_piece_##suffix(const norm_job *j, float *dz, int64_t o, int64_t p, int64_t n) {                      \
-    const T *g = (const T *)j->grad_y + o, *y = j->y ? (const T *)j->y + o : NULL, *x = (const T *)j->x + o;                           \
-    const T *residual = j->residual ? (const T *)j->residual + o : NULL;                                                 \
-    const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p;                                         \
-    if (y && j->act != ACT_HARDSWISH) for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]);                                \
-    else if (j->act != ACT_NONE) {                                                                                       \
-      for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(x[i]) - mean[i]) * scale[i] + bias[i];                               \
-      if (residual) for (int64_t i = 0; i < n; i++) dz[i] += LOAD(residual[i]);                                          \
-      if (j->act != ACT_HARDSWISH) activate_piece(dz, n, j->act);                                                        \
-    }                                                                                                                    \
-    switch (j->act) {                                                                                                    \
-    case ACT_RELU: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), dz[i] > 0); break;                        \
-    case ACT_RELU6: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), (dz[i] > 0) & (dz[i] < 6)); break;       \
-    case ACT_HARDSIGMOID: for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]) * (1.0f / 6), (dz[i] > 0) & (dz[i] < 1)); break; \
-    case ACT_HARDSWISH:                                                                                                  \
-      for (int64_t i = 0; i < n; i++) {                                                                                  \
-        const float z = dz[i], k = (2 * z + 3) * (1.0f / 6);                                                             \
-        dz[i] = LOAD(g[i]) * (only_if(k, !((z <= -3) | (z >= 3))) + only_if(1, z >= 3));                                 \
-      }                                                                                                                  \
-      break;                                                                                                             \
-    default: for (int64_t i = 0; i < n; i++) dz[i] = LOAD(g[i]); break;                                                  \
-    }                                                                                                                    \
-  }                                                                                                                      \
-  /* sums of dz and of dz (x - mean) */                                                                                  \
-  CLONES static void gradient_sums_##suffix(void *ctx, int64_t begin, int64_t end) {                                     \
-    const norm_job *j = ctx;                                                                                             \
-    const T *x = j->x;                                                                                                   \
-    for (int64_t block = begin; block < end; block++)                                                                    \
-      for (int64_t p = 0; p < j->period; p += PIECE) {                                                                   \
-        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), m = SMALLER(PIECE, j->period - p); \
-        const float *mean = j->mean + p;                                                                                 \
-        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period;                                      \
-        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0;                                                            \
-        for (int64_t run = first; run < last; run += 8 * j->period) {                                                    \
-          float s[PIECE] = {0}, q[PIECE] = {0}, dz[PIECE];                                                               \
-          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) {                           \
-            const int64_t n = SMALLER(m, last - at - p);                                                                 \
-            slope_piece_##suffix(j, dz, at + p, p, n);                                                                   \
-            for (int64_t i = 0; i < n; i++) s[i] += dz[i], q[i] += dz[i] * (LOAD(x[at + p + i]) - mean[i]);              \
-          }                                                                                                              \
-          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i];                               \
-        }                                                                                                                \
-      }                                                                                                                  \
-  }                                                                                                                      \
-  /* grad_x = scale dz + slope_x (x - mean) + offset; the last two only in training */                                   \
-  CLONES static void gradient_##suffix(void *ctx, int64_t begin, int64_t end) {                                          \
-    const norm_job *j = ctx;                                                                                             \
-    const T *x = j->x;                                                                                                   \
-    T *grad_x = j->out, *grad_residual = j->grad_residual;                                                               \
-    const int64_t last = SMALLER(end * j->block, j->total);                                                              \
-    for (int64_t at = begin * j->block; at < last; at += j->period)                                                      \
-      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) {                                                  \
-        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o);                                  \
-        const float *mean = j->mean + p, *scale = j->scale + p, *slope_x = j->slope_x + p, *offset = j->offset + p;       \
-        float dz[PIECE];                                                                                                 \
-        slope_piece_##suffix(j, dz, o, p, n);                                                                            \
-        if (grad_residual) for (int64_t i = 0; i < n; i++) grad_residual[o + i] = STORE(dz[i]);                          \
-        if (j->training) { /* in a recorded program grad_x may lie on x */                                               \
-          _Pragma("GCC ivdep")                                                                                           \
-          for (int64_t i = 0; i < n; i++)                                                                                \
-            grad_x[o + i] = STORE(scale[i] * dz[i] + (slope_x[i] * (LOAD(x[o + i]) - mean[i]) + offset[i]));             \
-        } else                                                                                                           \
-          for (int64_t i = 0; i < n; i++) grad_x[o + i] = STORE(scale[i] * dz[i]);                                       \
-      }                                                                                                                  \
+#define NORM_KERNELS(T, suffix, LOAD, STORE) \
+  /* sums of x - shift and its square, shift in j->mean */ \
+  CLONES static void moments_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const norm_job *j = ctx; \
+    const T *x = j->x; \
+    for (int64_t block = begin; block < end; block++) \
+      for (int64_t p = 0; p < j->period; p += PIECE) { \
+        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), \
+                      m = SMALLER(PIECE, j->period - p); \
+        const float *shift = j->mean + p; \
+        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period; \
+        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0; \
+        for (int64_t run = first; run < last; run += 8 * j->period) { \
+          float s[PIECE] = {0}, q[PIECE] = {0}; \
+          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) { \
+            const int64_t n = SMALLER(m, last - at - p); \
+            for (int64_t i = 0; i < n; i++) { \
+              const float d = LOAD(x[at + p + i]) - shift[i]; \
+              s[i] += d, q[i] += d * d; \
+            } \
+          } \
+          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i]; \
+        } \
+      } \
+  } \
+  /* y = act((x - mean) scale + bias + residual) */ \
+  CLONES static void normalize_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const norm_job *j = ctx; \
+    const T *x = j->x, *residual = j->residual; \
+    T *y = j->out; \
+    const int64_t last = SMALLER(end * j->block, j->total); \
+    for (int64_t at = begin * j->block; at < last; at += j->period) \
+      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) { \
+        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o); \
+        const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p; \
+        float v[PIECE]; \
+        for (int64_t i = 0; i < n; i++) v[i] = (LOAD(x[o + i]) - mean[i]) * scale[i] + bias[i]; \
+        if (residual) \
+          for (int64_t i = 0; i < n; i++) v[i] += LOAD(residual[o + i]); \
+        activate_piece(v, n, j->act); \
+        for (int64_t i = 0; i < n; i++) y[o + i] = STORE(v[i]); \
+      } \
+  } \
+  /* dz = grad_y act'(z), n elements at position o, p in the period; without y, by what y was before it was rounded */ \
+  INLINE void slope_piece_##suffix(const norm_job *j, float *dz, int64_t o, int64_t p, int64_t n) { \
+    const T *g = (const T *)j->grad_y + o, *y = j->y ? (const T *)j->y + o : NULL, *x = (const T *)j->x + o; \
+    const T *residual = j->residual ? (const T *)j->residual + o : NULL; \
+    const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p; \
+    if (y && j->act != ACT_HARDSWISH) \
+      for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]); \
+    else if (j->act != ACT_NONE) { \
+      for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(x[i]) - mean[i]) * scale[i] + bias[i]; \
+      if (residual) \
+        for (int64_t i = 0; i < n; i++) dz[i] += LOAD(residual[i]); \
+      if (j->act != ACT_HARDSWISH) activate_piece(dz, n, j->act); \
+    } \
+    switch (j->act) { \
+    case ACT_RELU: \
+      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), dz[i] > 0); \
+      break; \
+    case ACT_RELU6: \
+      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), (dz[i] > 0) & (dz[i] < 6)); \
+      break; \
+    case ACT_HARDSIGMOID: \
+      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]) * (1.0f / 6), (dz[i] > 0) & (dz[i] < 1)); \
+      break; \
+    case ACT_HARDSWISH: \
+      for (int64_t i = 0; i < n; i++) { \
+        const float z = dz[i], k = (2 * z + 3) * (1.0f / 6); \
+        dz[i] = LOAD(g[i]) * (only_if(k, !((z <= -3) | (z >= 3))) + only_if(1, z >= 3)); \
+      } \
+      break; \
+    default: \
+      for (int64_t i = 0; i < n; i++) dz[i] = LOAD(g[i]); \
+      break; \
+    } \
+  } \
+  /* sums of dz and of dz (x - mean) */ \
+  CLONES static void gradient_sums_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const norm_job *j = ctx; \
+    const T *x = j->x; \
+    for (int64_t block = begin; block < end; block++) \
+      for (int64_t p = 0; p < j->period; p += PIECE) { \
+        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), \
+                      m = SMALLER(PIECE, j->period - p); \
+        const float *mean = j->mean + p; \
+        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period; \
+        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0; \
+        for (int64_t run = first; run < last; run += 8 * j->period) { \
+          float s[PIECE] = {0}, q[PIECE] = {0}, dz[PIECE]; \
+          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) { \
+            const int64_t n = SMALLER(m, last - at - p); \
+            slope_piece_##suffix(j, dz, at + p, p, n); \
+            for (int64_t i = 0; i < n; i++) s[i] += dz[i], q[i] += dz[i] * (LOAD(x[at + p + i]) - mean[i]); \
+          } \
+          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i]; \
+        } \
+      } \
+  } \
+  /* grad_x = scale dz + slope_x (x - mean) + offset; the last two only in training */ \
+  CLONES static void gradient_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const norm_job *j = ctx; \
+    const T *x = j->x; \
+    T *grad_x = j->out, *grad_residual = j->grad_residual; \
+    const int64_t last = SMALLER(end * j->block, j->total); \
+    for (int64_t at = begin * j->block; at < last; at += j->period) \
+      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) { \
+        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o); \
+        const float *mean = j->mean + p, *scale = j->scale + p, *slope_x = j->slope_x + p, *offset = j->offset + p; \
+        float dz[PIECE]; \
+        slope_piece_##suffix(j, dz, o, p, n); \
+        if (grad_residual) \
+          for (int64_t i = 0; i < n; i++) grad_residual[o + i] = STORE(dz[i]); \
+        if (j->training) { /* in a recorded program grad_x may lie on x */ \
+          _Pragma("GCC ivdep") \
+          for (int64_t i = 0; i < n; i++) \
+            grad_x[o + i] = STORE(scale[i] * dz[i] + (slope_x[i] * (LOAD(x[o + i]) - mean[i]) + offset[i])); \
+        } else \
+          for (int64_t i = 0; i < n; i++) grad_x[o + i] = STORE(scale[i] * dz[i]); \
+      } \
   }
 
 NORM_KERNELS(float, f32, AS_IS, AS_IS)
@@ -277,9 +299,10 @@ static void set_channels(norm_job *j, const float *mean, const float *rstd, cons
   repeat_channels(j, j->mean), repeat_channels(j, j->scale), repeat_channels(j, j->bias);
 }
 
-/* -- Vectorised: forward ----------------------------------------------------------------------------------- */
+/* -- Vectorised: forward ----------------------------------------------------------------------- */
 
-/* mean[k] and var[k] of the batch; the shift that the sums are taken about is the mean of a few rows. */
+/* mean[k] and var[k] of the batch; the shift that the sums are taken about is the mean of a few
+ * rows. */
 static void batch_statistics(norm_job *j, const tensor *x, float *save_mean, float *save_rstd, double eps) {
   const int64_t rows = j->rows, sampled = SMALLER(SHIFT_ROWS, rows);
   for (int64_t k = 0; k < j->channels; k++) {
@@ -304,7 +327,11 @@ static status forward_job(norm_job *j, op_call *c, int64_t act, storage **scratc
   const tensor *x = c->in[X];
   if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
   if (!numel(x)) return DECLINED("nothing to do");
-  *j = (norm_job){.c = c, .act = act, .x = data_of(x), .residual = c->in[RESIDUAL] ? data_of(c->in[RESIDUAL]) : NULL, .out = data_of(c->out[0])};
+  *j = (norm_job){.c = c,
+                  .act = act,
+                  .x = data_of(x),
+                  .residual = c->in[RESIDUAL] ? data_of(c->in[RESIDUAL]) : NULL,
+                  .out = data_of(c->out[0])};
   cut(j, x);
   return scratch_of(j, scratch);
 }
@@ -320,9 +347,11 @@ static status vec_batch_norm(op_call *c) {
   storage *scratch;
   TRY(forward_job(&j, c, a->activation, &scratch));
   float *mean = data_of(c->out[1]), *rstd = data_of(c->out[2]);
-  if (a->training) batch_statistics(&j, c->in[X], mean, rstd, a->eps);
+  if (a->training)
+    batch_statistics(&j, c->in[X], mean, rstd, a->eps);
   else
-    for (int64_t k = 0; k < j.channels; k++) mean[k] = (float)at(c->in[MEAN], k), rstd[k] = (float)(1 / sqrt(at(c->in[VAR], k) + a->eps));
+    for (int64_t k = 0; k < j.channels; k++)
+      mean[k] = (float)at(c->in[MEAN], k), rstd[k] = (float)(1 / sqrt(at(c->in[VAR], k) + a->eps));
   normalize(&j, mean, rstd);
   storage_drop(scratch);
   return DLV3_OK;
@@ -337,7 +366,7 @@ static status vec_batch_norm_elemt(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Vectorised: backward ---------------------------------------------------------------------------------- */
+/* -- Vectorised: backward ---------------------------------------------------------------------- */
 
 /* Adds the sums to the parameters' gradients, and makes of them what grad_x needs. */
 static void spread_sums(norm_job *j, const float *rstd) {
@@ -359,8 +388,14 @@ static status vec_batch_norm_backward(op_call *c) {
   if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
   if (!numel(x)) return DECLINED("nothing to do");
   bool f32 = x->dtype == DLV3_F32;
-  norm_job j = {.c = c, .act = a->activation, .training = a->training, .x = data_of(x), .y = c->in[BY] ? data_of(c->in[BY]) : NULL, .grad_y = data_of(c->in[GRAD_Y]),
-                .residual = c->in[BRESIDUAL] ? data_of(c->in[BRESIDUAL]) : NULL, .out = data_of(c->out[0]),
+  norm_job j = {.c = c,
+                .act = a->activation,
+                .training = a->training,
+                .x = data_of(x),
+                .y = c->in[BY] ? data_of(c->in[BY]) : NULL,
+                .grad_y = data_of(c->in[GRAD_Y]),
+                .residual = c->in[BRESIDUAL] ? data_of(c->in[BRESIDUAL]) : NULL,
+                .out = data_of(c->out[0]),
                 .grad_residual = c->out[1] ? data_of(c->out[1]) : NULL};
   storage *scratch;
   cut(&j, x);

@@ -1,13 +1,16 @@
-/* onednn.c - convolution and matmul through oneDNN, f32 and bf16: the only file that knows its headers.
+/* onednn.c - convolution and matmul through oneDNN, f32 and bf16: the only file that knows its
+ * headers.
  *
- * Activations are given as they lie (channels-last). Weights are reordered into the layout that oneDNN asks for, once for
- * each version of them (weights.c), bf16 ones converted on the way; gradients of weights come back in such a layout and
- * are added to ours, f32. Primitives are kept by shape, attributes and dtype. Scratch memory is ours.
+ * Activations are given as they lie (channels-last). Weights are reordered into the layout that
+ * oneDNN asks for, once for each version of them (weights.c), bf16 ones converted on the way;
+ * gradients of weights come back in such a layout and are added to ours, f32. Primitives are kept
+ * by shape, attributes and dtype. Scratch memory is ours.
  *
- * A kernel whose dilation is so large that a row or column of taps meets padding alone is cropped to the others: oneDNN
- * would multiply the zeros, and at the rates of ASPP falls back to im2col.
+ * A kernel whose dilation is so large that a row or column of taps meets padding alone is cropped
+ * to the others: oneDNN would multiply the zeros, and at the rates of ASPP falls back to im2col.
  *
- * Works with oneDNN 2.6 and 3.x; what differs between them is in the first section. Dilation is 0-based there only. */
+ * Works with oneDNN 2.6 and 3.x; what differs between them is in the first section. Dilation is
+ * 0-based there only. */
 #include "conv.h"
 
 #include <dnnl.h>
@@ -16,7 +19,7 @@
 
 typedef struct {
   dnnl_prop_kind_t kind;
-  int64_t n, c, h, w, k, r, s, oh, ow, groups;      /* r, s: of the taps that are left                  */
+  int64_t n, c, h, w, k, r, s, oh, ow, groups;        /* r, s: of the taps that are left                  */
   dnnl_dims_t stride, padding, padding_end, dilation; /* of h, w                                        */
   int64_t first_tap[2], taps[2];                      /* in the whole kernel, which has taps[0] x taps[1] */
   int64_t dtype, bias;
@@ -26,7 +29,7 @@ typedef struct {
   int64_t ndim, batch, m, n, k, trans_a, trans_b, dtype;
 } matmul_key;
 
-/* -- What differs between versions 2 and 3 ------------------------------------------------------------------- */
+/* -- What differs between versions 2 and 3 ----------------------------------------------------- */
 
 #if DNNL_VERSION_MAJOR < 3
 typedef dnnl_memory_desc_t layout; /* a value */
@@ -37,25 +40,34 @@ static dnnl_status_t layout_copy(layout *to, layout_view from) {
   *to = *from;
   return dnnl_success;
 }
-static dnnl_status_t layout_tag(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type, dnnl_format_tag_t tag) {
+static dnnl_status_t layout_tag(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type,
+                                dnnl_format_tag_t tag) {
   return dnnl_memory_desc_init_by_tag(l, ndim, size, type, tag);
 }
-static dnnl_status_t layout_strides(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type, const dnnl_dims_t stride) {
+static dnnl_status_t layout_strides(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type,
+                                    const dnnl_dims_t stride) {
   return dnnl_memory_desc_init_by_strides(l, ndim, size, type, stride);
 }
 
-static dnnl_status_t conv_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, const conv_key *v, layout_view x, layout_view w, layout_view b, layout_view y,
-                                   const dnnl_dims_t dilation, const_dnnl_primitive_attr_t attr) {
+static dnnl_status_t conv_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, const conv_key *v, layout_view x,
+                                   layout_view w, layout_view b, layout_view y, const dnnl_dims_t dilation,
+                                   const_dnnl_primitive_attr_t attr) {
   dnnl_convolution_desc_t d;
   dnnl_status_t st;
-  if (v->kind == dnnl_backward_data) st = dnnl_dilated_convolution_backward_data_desc_init(&d, dnnl_convolution_direct, x, w, y, v->stride, dilation, v->padding, v->padding_end);
+  if (v->kind == dnnl_backward_data)
+    st = dnnl_dilated_convolution_backward_data_desc_init(&d, dnnl_convolution_direct, x, w, y, v->stride, dilation,
+                                                          v->padding, v->padding_end);
   else if (v->kind == dnnl_backward_weights)
-    st = dnnl_dilated_convolution_backward_weights_desc_init(&d, dnnl_convolution_direct, x, w, NULL, y, v->stride, dilation, v->padding, v->padding_end);
-  else st = dnnl_dilated_convolution_forward_desc_init(&d, v->kind, dnnl_convolution_direct, x, w, b, y, v->stride, dilation, v->padding, v->padding_end);
+    st = dnnl_dilated_convolution_backward_weights_desc_init(&d, dnnl_convolution_direct, x, w, NULL, y, v->stride,
+                                                             dilation, v->padding, v->padding_end);
+  else
+    st = dnnl_dilated_convolution_forward_desc_init(&d, v->kind, dnnl_convolution_direct, x, w, b, y, v->stride,
+                                                    dilation, v->padding, v->padding_end);
   return st == dnnl_success ? dnnl_primitive_desc_create(pd, &d, attr, engine, NULL) : st;
 }
 
-static dnnl_status_t matmul_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, layout_view a, layout_view b, layout_view y, const_dnnl_primitive_attr_t attr) {
+static dnnl_status_t matmul_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, layout_view a, layout_view b,
+                                     layout_view y, const_dnnl_primitive_attr_t attr) {
   dnnl_matmul_desc_t d;
   dnnl_status_t st = dnnl_matmul_desc_init(&d, a, b, NULL, y);
   return st == dnnl_success ? dnnl_primitive_desc_create(pd, &d, attr, engine, NULL) : st;
@@ -71,35 +83,45 @@ static void layout_drop(layout *l) {
   *l = NULL;
 }
 static dnnl_status_t layout_copy(layout *to, layout_view from) { return dnnl_memory_desc_clone(to, from); }
-static dnnl_status_t layout_tag(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type, dnnl_format_tag_t tag) {
+static dnnl_status_t layout_tag(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type,
+                                dnnl_format_tag_t tag) {
   return dnnl_memory_desc_create_with_tag(l, ndim, size, type, tag);
 }
-static dnnl_status_t layout_strides(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type, const dnnl_dims_t stride) {
+static dnnl_status_t layout_strides(layout *l, int ndim, const dnnl_dims_t size, dnnl_data_type_t type,
+                                    const dnnl_dims_t stride) {
   return dnnl_memory_desc_create_with_strides(l, ndim, size, type, stride);
 }
 
-static dnnl_status_t conv_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, const conv_key *v, layout_view x, layout_view w, layout_view b, layout_view y,
-                                   const dnnl_dims_t dilation, const_dnnl_primitive_attr_t attr) {
+static dnnl_status_t conv_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, const conv_key *v, layout_view x,
+                                   layout_view w, layout_view b, layout_view y, const dnnl_dims_t dilation,
+                                   const_dnnl_primitive_attr_t attr) {
   if (v->kind == dnnl_backward_data)
-    return dnnl_convolution_backward_data_primitive_desc_create(pd, engine, dnnl_convolution_direct, x, w, y, v->stride, dilation, v->padding, v->padding_end, NULL, attr);
+    return dnnl_convolution_backward_data_primitive_desc_create(pd, engine, dnnl_convolution_direct, x, w, y, v->stride,
+                                                                dilation, v->padding, v->padding_end, NULL, attr);
   if (v->kind == dnnl_backward_weights)
-    return dnnl_convolution_backward_weights_primitive_desc_create(pd, engine, dnnl_convolution_direct, x, w, NULL, y, v->stride, dilation, v->padding, v->padding_end, NULL, attr);
-  return dnnl_convolution_forward_primitive_desc_create(pd, engine, v->kind, dnnl_convolution_direct, x, w, b, y, v->stride, dilation, v->padding, v->padding_end, attr);
+    return dnnl_convolution_backward_weights_primitive_desc_create(pd, engine, dnnl_convolution_direct, x, w, NULL, y,
+                                                                   v->stride, dilation, v->padding, v->padding_end,
+                                                                   NULL, attr);
+  return dnnl_convolution_forward_primitive_desc_create(pd, engine, v->kind, dnnl_convolution_direct, x, w, b, y,
+                                                        v->stride, dilation, v->padding, v->padding_end, attr);
 }
 
-static dnnl_status_t matmul_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, layout_view a, layout_view b, layout_view y, const_dnnl_primitive_attr_t attr) {
+static dnnl_status_t matmul_describe(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, layout_view a, layout_view b,
+                                     layout_view y, const_dnnl_primitive_attr_t attr) {
   return dnnl_matmul_primitive_desc_create(pd, engine, a, b, NULL, y, attr);
 }
 
-static dnnl_status_t append_sum(dnnl_post_ops_t ops) { return dnnl_post_ops_append_sum(ops, 1, 0, dnnl_data_type_undef); }
+static dnnl_status_t append_sum(dnnl_post_ops_t ops) {
+  return dnnl_post_ops_append_sum(ops, 1, 0, dnnl_data_type_undef);
+}
 #endif
 
-/* -- Engine, stream, layouts ----------------------------------------------------------------------------------- */
+/* -- Engine, stream, layouts ------------------------------------------------------------------- */
 
 /* Leaves the function with oneDNN's status. */
-#define NEED(expr)                                  \
-  do {                                              \
-    dnnl_status_t need_status_ = (expr);            \
+#define NEED(expr) \
+  do { \
+    dnnl_status_t need_status_ = (expr); \
     if (need_status_ != dnnl_success) return need_status_; \
   } while (0)
 
@@ -143,7 +165,7 @@ static int32_t layout_number(layout_view l) {
   return n_layouts++;
 }
 
-/* -- Primitives, kept ------------------------------------------------------------------------------------------- */
+/* -- Primitives, kept -------------------------------------------------------------------------- */
 
 enum { MOST = 512, ARGUMENTS = 5 };
 
@@ -157,7 +179,10 @@ typedef struct {
 
 /* What one conv or matmul of a shape needs; refused: oneDNN has nothing good for it. */
 typedef struct {
-  union { conv_key conv; matmul_key matmul; } key;
+  union {
+    conv_key conv;
+    matmul_key matmul;
+  } key;
   int32_t op, threads;
   const char *refused;
   step main, reorder; /* reorder: of the weights before, of their gradients after */
@@ -181,10 +206,12 @@ static void kept_drop(kept *p) {
 /* The entry of (op, key), new ones filled by build. NULL: out of memory. A full cache begins anew. */
 static kept *lookup(int32_t op, const void *key, size_t bytes, dnnl_status_t (*build)(kept *p)) {
   uint64_t hash = (uint64_t)op * 31 + (uint64_t)parallel_threads();
-  for (size_t i = 0; i < bytes / 8; i++) hash = (hash ^ ((const uint64_t *)key)[i]) * 0x9e3779b97f4a7c15u, hash ^= hash >> 29;
+  for (size_t i = 0; i < bytes / 8; i++)
+    hash = (hash ^ ((const uint64_t *)key)[i]) * 0x9e3779b97f4a7c15u, hash ^= hash >> 29;
   int32_t at = (int32_t)(hash % MOST);
   for (; cache[at]; at = (at + 1) % MOST)
-    if (cache[at]->op == op && cache[at]->threads == parallel_threads() && !memcmp(&cache[at]->key, key, bytes)) return cache[at];
+    if (cache[at]->op == op && cache[at]->threads == parallel_threads() && !memcmp(&cache[at]->key, key, bytes))
+      return cache[at];
   if (n_cached >= MOST * 3 / 4) {
     for (int32_t i = 0; i < MOST; i++)
       if (cache[i]) kept_drop(cache[i]), cache[i] = NULL;
@@ -232,20 +259,24 @@ static status run_step(step *s, void *const *address) {
   dnnl_status_t st = dnnl_success;
   if (s->scratch) TRY(storage_new(&scratch, s->scratch, 0));
   for (int32_t i = 0; i < s->n && st == dnnl_success; i++)
-    st = dnnl_memory_set_data_handle(s->arg[i].memory, s->arg[i].arg == DNNL_ARG_SCRATCHPAD ? (void *)scratch->data : address[i]);
+    st = dnnl_memory_set_data_handle(s->arg[i].memory,
+                                     s->arg[i].arg == DNNL_ARG_SCRATCHPAD ? (void *)scratch->data : address[i]);
   if (st == dnnl_success) st = dnnl_primitive_execute(s->primitive, stream, s->n, s->arg);
   if (st == dnnl_success) st = dnnl_stream_wait(stream);
   if (scratch) storage_drop(scratch);
   return st == dnnl_success ? DLV3_OK : fail(DLV3_ERR_INTERNAL, "oneDNN: a kernel failed with status %d", (int)st);
 }
 
-/* -- Convolution: what to ask for ------------------------------------------------------------------------------- */
+/* -- Convolution: what to ask for -------------------------------------------------------------- */
 
-/* One axis of the key: the taps from the first to the last that meet the map at all. False where oneDNN can not say it. */
-static bool crop(conv_key *v, int32_t axis, int64_t in, int64_t out, int64_t taps, int64_t stride, int64_t padding, int64_t dilation) {
+/* One axis of the key: the taps from the first to the last that meet the map at all. False where
+ * oneDNN can not say it. */
+static bool crop(conv_key *v, int32_t axis, int64_t in, int64_t out, int64_t taps, int64_t stride, int64_t padding,
+                 int64_t dilation) {
   int64_t first = -1, last = -1;
   for (int64_t t = 0; t < taps; t++) {
-    int64_t before = padding - t * dilation, least = before > 0 ? (before + stride - 1) / stride : 0; /* outputs that meet the map from the left */
+    int64_t before = padding - t * dilation,
+            least = before > 0 ? (before + stride - 1) / stride : 0; /* outputs that meet the map from the left */
     if (least >= out || least * stride - before >= in) continue;
     if (first < 0) first = t;
     last = t;
@@ -256,8 +287,10 @@ static bool crop(conv_key *v, int32_t axis, int64_t in, int64_t out, int64_t tap
   v->first_tap[axis] = first, v->taps[axis] = taps;
   v->padding[axis] = padding - first * dilation;
   v->padding_end[axis] = end > 0 ? end : 0;
-  if (axis == 0) v->r = n;
-  else v->s = n;
+  if (axis == 0)
+    v->r = n;
+  else
+    v->s = n;
   return v->padding[axis] >= 0 && end > -stride; /* else pixels of the map are never looked at */
 }
 
@@ -267,15 +300,27 @@ static const char *conv_request(conv_key *v, const op_call *c) {
   int32_t dtype = c->in[0]->dtype;
   if (dtype != DLV3_F32 && dtype != DLV3_BF16) return "only f32 and bf16";
   if (!g.n || !g.h || !g.w) return "an empty map";
-  *v = (conv_key){.n = g.n, .c = g.c, .h = g.h, .w = g.w, .k = g.k, .oh = g.oh, .ow = g.ow, .groups = g.groups, .dtype = dtype, .bias = c->op == OP_conv2d && c->in[2]};
-  v->kind = c->op == OP_conv2d ? dnnl_forward_inference : c->op == OP_conv2d_backward_input ? dnnl_backward_data : dnnl_backward_weights;
+  *v = (conv_key){.n = g.n,
+                  .c = g.c,
+                  .h = g.h,
+                  .w = g.w,
+                  .k = g.k,
+                  .oh = g.oh,
+                  .ow = g.ow,
+                  .groups = g.groups,
+                  .dtype = dtype,
+                  .bias = c->op == OP_conv2d && c->in[2]};
+  v->kind = c->op == OP_conv2d                  ? dnnl_forward_inference
+            : c->op == OP_conv2d_backward_input ? dnnl_backward_data
+                                                : dnnl_backward_weights;
   if (!crop(v, 0, g.h, g.oh, g.r, g.stride.h, g.padding.h, g.dilation.h)) return "pixels that no tap meets";
   if (!crop(v, 1, g.w, g.ow, g.s, g.stride.w, g.padding.w, g.dilation.w)) return "pixels that no tap meets";
   if (start() != dnnl_success) return "oneDNN does not start";
   return NULL;
 }
 
-/* The weight [k,r,s,c/groups] in memory, or its cropped part, as oneDNN's [(groups,) k/groups, c/groups, r, s]. */
+/* The weight [k,r,s,c/groups] in memory, or its cropped part, as oneDNN's [(groups,) k/groups,
+ * c/groups, r, s]. */
 static dnnl_status_t weight_layout(layout *l, const conv_key *v, bool any, dnnl_data_type_t type) {
   int64_t cg = v->c / v->groups, kg = v->k / v->groups, row = v->taps[1] * cg, filter = v->taps[0] * row;
   dnnl_dims_t size = {kg, cg, v->r, v->s}, stride = {filter, 1, row, cg};
@@ -285,14 +330,18 @@ static dnnl_status_t weight_layout(layout *l, const conv_key *v, bool any, dnnl_
   return layout_strides(l, grouped ? 5 : 4, grouped ? grouped_size : size, type, grouped ? grouped_stride : stride);
 }
 
-/* oneDNN's implementations that are slower than ours (measured): plain loops, im2col, a product for each channel. */
+/* oneDNN's implementations that are slower than ours (measured): plain loops, im2col, a product for
+ * each channel. */
 static const char *too_slow(dnnl_primitive_desc_t pd, const conv_key *v) {
   const char *name = NULL;
   dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name);
   if (!name || strstr(name, "ref")) return "only oneDNN's reference loops take it";
-  if (v->groups > 1 && v->groups == v->c && v->groups == v->k && !strstr(name, "dw")) return "oneDNN has no depthwise kernel for it";
-  if (strstr(name, "gemm") && !strstr(name, "brgemm") && v->r * v->s > 1) return "oneDNN would unroll the map into columns";
-  if (DNNL_VERSION_MAJOR < 3 && v->kind == dnnl_backward_data && v->dtype == DLV3_F32 && v->r * v->s > 1 && v->k >= 512 && v->w >= 24 && v->w < 32)
+  if (v->groups > 1 && v->groups == v->c && v->groups == v->k && !strstr(name, "dw"))
+    return "oneDNN has no depthwise kernel for it";
+  if (strstr(name, "gemm") && !strstr(name, "brgemm") && v->r * v->s > 1)
+    return "oneDNN would unroll the map into columns";
+  if (DNNL_VERSION_MAJOR < 3 && v->kind == dnnl_backward_data && v->dtype == DLV3_F32 && v->r * v->s > 1 && v->k >= 512
+      && v->w >= 24 && v->w < 32)
     return "oneDNN 2.6 takes a row of 24 to 31 pixels as one block and is half as fast as ours there";
   return NULL;
 }
@@ -300,18 +349,21 @@ static const char *too_slow(dnnl_primitive_desc_t pd, const conv_key *v) {
 static dnnl_status_t describe_conv(kept *p, dnnl_primitive_desc_t *pd) {
   const conv_key *v = &p->key.conv;
   dnnl_data_type_t type = type_of(v->dtype), weight_type = v->kind == dnnl_backward_weights ? dnnl_f32 : type;
-  dnnl_dims_t x_size = {v->n, v->c, v->h, v->w}, y_size = {v->n, v->k, v->oh, v->ow}, b_size = {v->k}, dilation = {v->dilation[0] - 1, v->dilation[1] - 1};
+  dnnl_dims_t x_size = {v->n, v->c, v->h, v->w}, y_size = {v->n, v->k, v->oh, v->ow}, b_size = {v->k},
+              dilation = {v->dilation[0] - 1, v->dilation[1] - 1};
   layout x = {0}, w = {0}, b = {0}, y = {0};
   dnnl_status_t st = layout_tag(&x, 4, x_size, type, dnnl_nhwc);
   if (st == dnnl_success) st = layout_tag(&y, 4, y_size, type, dnnl_nhwc);
   if (st == dnnl_success) st = layout_tag(&b, 1, b_size, dnnl_f32, dnnl_a);
   if (st == dnnl_success) st = weight_layout(&w, v, true, weight_type);
-  if (st == dnnl_success) st = conv_describe(pd, engine, v, view(&x), view(&w), v->bias ? view(&b) : NULL, view(&y), dilation, plain_attr);
+  if (st == dnnl_success)
+    st = conv_describe(pd, engine, v, view(&x), view(&w), v->bias ? view(&b) : NULL, view(&y), dilation, plain_attr);
   layout_drop(&x), layout_drop(&w), layout_drop(&b), layout_drop(&y);
   return st;
 }
 
-/* The arguments of the main step lie in this order: activations read, weights, bias, activations written. */
+/* The arguments of the main step lie in this order: activations read, weights, bias, activations
+ * written. */
 static dnnl_status_t conv_arguments(kept *p, dnnl_primitive_desc_t pd, layout_view *weights) {
   const conv_key *v = &p->key.conv;
   if (v->kind == dnnl_backward_weights) {
@@ -322,10 +374,13 @@ static dnnl_status_t conv_arguments(kept *p, dnnl_primitive_desc_t pd, layout_vi
   }
   *weights = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
   bool back = v->kind == dnnl_backward_data;
-  NEED(add_argument(&p->main, back ? DNNL_ARG_DIFF_DST : DNNL_ARG_SRC, dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_dst_md : dnnl_query_src_md, 0)));
+  NEED(add_argument(&p->main, back ? DNNL_ARG_DIFF_DST : DNNL_ARG_SRC,
+                    dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_dst_md : dnnl_query_src_md, 0)));
   NEED(add_argument(&p->main, DNNL_ARG_WEIGHTS, *weights));
-  NEED(add_argument(&p->main, back ? DNNL_ARG_DIFF_SRC : DNNL_ARG_DST, dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_src_md : dnnl_query_dst_md, 0)));
-  return v->bias ? add_argument(&p->main, DNNL_ARG_BIAS, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1)) : dnnl_success;
+  NEED(add_argument(&p->main, back ? DNNL_ARG_DIFF_SRC : DNNL_ARG_DST,
+                    dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_src_md : dnnl_query_dst_md, 0)));
+  return v->bias ? add_argument(&p->main, DNNL_ARG_BIAS, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1))
+                 : dnnl_success;
 }
 
 static dnnl_status_t build_conv(kept *p) {
@@ -341,8 +396,10 @@ static dnnl_status_t build_conv(kept *p) {
     p->weight_bytes = (int64_t)dnnl_memory_desc_get_size(weights);
     p->first_weight = (v->first_tap[0] * v->taps[1] + v->first_tap[1]) * (v->c / v->groups);
     p->weight_layout = layout_number(weights);
-    if (v->kind == dnnl_backward_weights) st = reorder_step(&p->reorder, weights, view(&ours), true);
-    else st = p->weight_layout < 0 ? dnnl_out_of_memory : reorder_step(&p->reorder, view(&ours), weights, false);
+    if (v->kind == dnnl_backward_weights)
+      st = reorder_step(&p->reorder, weights, view(&ours), true);
+    else
+      st = p->weight_layout < 0 ? dnnl_out_of_memory : reorder_step(&p->reorder, view(&ours), weights, false);
   }
   layout_drop(&ours);
   if (st == dnnl_success) return finish_step(&p->main, pd);
@@ -359,7 +416,7 @@ static const char *conv_lookup(kept **out, const op_call *c) {
   return *out ? (*out)->refused : "out of memory";
 }
 
-/* -- Convolution: running it -------------------------------------------------------------------------------------- */
+/* -- Convolution: running it ------------------------------------------------------------------- */
 
 static status reorder_weight(void *dst, const tensor *w, const void *arg) {
   kept *p = *(kept *const *)arg;
@@ -405,12 +462,13 @@ status onednn_conv2d_backward_weight(op_call *c) {
   return st;
 }
 
-/* -- matmul ------------------------------------------------------------------------------------------------------- */
+/* -- matmul ------------------------------------------------------------------------------------ */
 
 /* [(batch,) rows, columns] in memory, or the transpose of what lies there. */
 static dnnl_status_t matrix_layout(layout *l, const matmul_key *v, int64_t rows, int64_t columns, bool transposed) {
   int64_t down = transposed ? 1 : columns, right = transposed ? rows : 1;
-  dnnl_dims_t size = {rows, columns}, stride = {down, right}, batch_size = {v->batch, rows, columns}, batch_stride = {rows * columns, down, right};
+  dnnl_dims_t size = {rows, columns}, stride = {down, right}, batch_size = {v->batch, rows, columns},
+              batch_stride = {rows * columns, down, right};
   bool batch = v->ndim == 3;
   return layout_strides(l, batch ? 3 : 2, batch ? batch_size : size, type_of(v->dtype), batch ? batch_stride : stride);
 }

@@ -1,4 +1,5 @@
-/* optim.c - one pass over an arena of parameters, gradients and momenta; the dynamic loss scale of f16. */
+/* optim.c - one pass over an arena of parameters, gradients and momenta; the dynamic loss scale of
+ * f16. */
 #include "simd.h"
 
 enum { CHUNK = 1 << 15 };
@@ -10,27 +11,31 @@ typedef struct {
   bool nesterov;
 } sgd_job;
 
-/* g = grad / grad_scale + weight_decay p; buffer = momentum buffer + g; p -= lr (nesterov ? g + momentum buffer : buffer) */
-#define SGD(T, suffix)                                                                                       \
-  CLONES static void sgd_##suffix(void *ctx, int64_t begin, int64_t end) {                                   \
-    const sgd_job *job = ctx;                                                                                \
-    T *p = job->p, *buffer = job->buffer;                                                                    \
-    const T *grad = job->grad, lr = (T)job->lr, momentum = (T)job->momentum, decay = (T)job->weight_decay;   \
-    const T unscale = (T)job->unscale;                                                                       \
-    if (!buffer) {                                                                                           \
-      _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) p[i] -= lr * (grad[i] * unscale + decay * p[i]); \
-    } else if (job->nesterov) {                                                                              \
-      _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                           \
-        T g = grad[i] * unscale + decay * p[i];                                                              \
-        buffer[i] = momentum * buffer[i] + g;                                                                \
-        p[i] -= lr * (g + momentum * buffer[i]);                                                             \
-      }                                                                                                      \
-    } else {                                                                                                 \
-      _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                           \
-        buffer[i] = momentum * buffer[i] + (grad[i] * unscale + decay * p[i]);                               \
-        p[i] -= lr * buffer[i];                                                                              \
-      }                                                                                                      \
-    }                                                                                                        \
+/* g = grad / grad_scale + weight_decay p; buffer = momentum buffer + g; p -= lr (nesterov ? g +
+ * momentum buffer : buffer) */
+#define SGD(T, suffix) \
+  CLONES static void sgd_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    const sgd_job *job = ctx; \
+    T *p = job->p, *buffer = job->buffer; \
+    const T *grad = job->grad, lr = (T)job->lr, momentum = (T)job->momentum, decay = (T)job->weight_decay; \
+    const T unscale = (T)job->unscale; \
+    if (!buffer) { \
+      _Pragma("GCC ivdep") \
+      for (int64_t i = begin; i < end; i++) p[i] -= lr * (grad[i] * unscale + decay * p[i]); \
+    } else if (job->nesterov) { \
+      _Pragma("GCC ivdep") \
+      for (int64_t i = begin; i < end; i++) { \
+        T g = grad[i] * unscale + decay * p[i]; \
+        buffer[i] = momentum * buffer[i] + g; \
+        p[i] -= lr * (g + momentum * buffer[i]); \
+      } \
+    } else { \
+      _Pragma("GCC ivdep") \
+      for (int64_t i = begin; i < end; i++) { \
+        buffer[i] = momentum * buffer[i] + (grad[i] * unscale + decay * p[i]); \
+        p[i] -= lr * buffer[i]; \
+      } \
+    } \
   }
 SGD(float, f32)
 SGD(double, f64)
@@ -39,16 +44,18 @@ static status ref_sgd_(op_call *c) {
   const sgd__attr *a = c->attr;
   tensor *p = c->in[0], *buffer = a->momentum != 0 ? c->in[2] : NULL;
   const float *scale = c->in[4] ? data_of(c->in[4]) : NULL, *found_inf = c->in[5] ? data_of(c->in[5]) : NULL;
-  sgd_job job = {data_of(p), buffer ? data_of(buffer) : NULL, data_of(c->in[1]), *(double *)data_of(c->in[3]), a->momentum, a->weight_decay,
-                 scale ? 1 / (double)*scale : 1, a->nesterov != 0};
-  if (p->dtype != DLV3_F32 && p->dtype != DLV3_F64) return fail_call(c, DLV3_ERR_DTYPE, "parameters are f32 (or f64), these are %s", dtype_name(p->dtype));
+  sgd_job job = {
+      data_of(p),      buffer ? data_of(buffer) : NULL, data_of(c->in[1]), *(double *)data_of(c->in[3]), a->momentum,
+      a->weight_decay, scale ? 1 / (double)*scale : 1,  a->nesterov != 0};
+  if (p->dtype != DLV3_F32 && p->dtype != DLV3_F64)
+    return fail_call(c, DLV3_ERR_DTYPE, "parameters are f32 (or f64), these are %s", dtype_name(p->dtype));
   if (found_inf && *found_inf != 0) return DLV3_OK;
   parallel_for(numel(p), CHUNK, p->dtype == DLV3_F64 ? sgd_f64 : sgd_f32, &job);
   return DLV3_OK;
 }
 IMPLS(sgd_, {"ref", ref_sgd_});
 
-/* -- The loss scale ---------------------------------------------------------------------------------------- */
+/* -- The loss scale ---------------------------------------------------------------------------- */
 
 typedef struct {
   const void *grad;
@@ -56,13 +63,13 @@ typedef struct {
 } check_job;
 
 /* An exponent of all ones is infinite or nan; in bits, the loop is a vector's. */
-#define CHECK(suffix, bits, exponent)                                                     \
-  CLONES static void check_##suffix(void *ctx, int64_t begin, int64_t end) {              \
-    check_job *job = ctx;                                                                 \
-    const bits *grad = job->grad;                                                         \
-    bits found = 0;                                                                       \
-    for (int64_t i = begin; i < end; i++) found |= (grad[i] & (exponent)) == (exponent);  \
-    if (found) __atomic_store_n(&job->found, true, __ATOMIC_RELAXED);                     \
+#define CHECK(suffix, bits, exponent) \
+  CLONES static void check_##suffix(void *ctx, int64_t begin, int64_t end) { \
+    check_job *job = ctx; \
+    const bits *grad = job->grad; \
+    bits found = 0; \
+    for (int64_t i = begin; i < end; i++) found |= (grad[i] & (exponent)) == (exponent); \
+    if (found) __atomic_store_n(&job->found, true, __ATOMIC_RELAXED); \
   }
 CHECK(f16, uint16_t, 0x7c00)
 CHECK(bf16, uint16_t, 0x7f80)
@@ -72,7 +79,12 @@ CHECK(f64, uint64_t, 0x7ff0000000000000)
 static status ref_amp_non_finite_check_(op_call *c) {
   const tensor *grad = c->in[1];
   check_job job = {data_of(grad), false};
-  parallel_for(numel(grad), CHUNK, grad->dtype == DLV3_F64 ? check_f64 : grad->dtype == DLV3_F32 ? check_f32 : grad->dtype == DLV3_BF16 ? check_bf16 : check_f16, &job);
+  parallel_for(numel(grad), CHUNK,
+               grad->dtype == DLV3_F64    ? check_f64
+               : grad->dtype == DLV3_F32  ? check_f32
+               : grad->dtype == DLV3_BF16 ? check_bf16
+                                          : check_f16,
+               &job);
   if (job.found) *(float *)data_of(c->in[0]) = 1;
   return DLV3_OK;
 }

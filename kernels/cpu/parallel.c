@@ -1,7 +1,7 @@
 /* parallel.c - the threads of the cpu backend: one OpenMP pool, which Debian's oneDNN shares.
  *
- * Work is cut into chunks by its size and grain alone. Which thread runs a chunk varies, what a chunk computes does not,
- * so results do not depend on the number of threads. */
+ * Work is cut into chunks by its size and grain alone. Which thread runs a chunk varies, what a
+ * chunk computes does not, so results do not depend on the number of threads. */
 #include <omp.h>
 #include <stdlib.h>
 
@@ -39,7 +39,10 @@ void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begi
 }
 
 void *kernel_scratch(int64_t bytes) {
-  static _Thread_local struct { void *data; int64_t bytes; } own;
+  static _Thread_local struct {
+    void *data;
+    int64_t bytes;
+  } own;
   if (bytes <= own.bytes) return own.data;
   free(own.data);
   own.bytes = 0;

@@ -1,21 +1,25 @@
-/* peak.c - the machine's measured peak: multiply-adds on registers alone, on all threads. For the benchmark, which gives
- * the speed of kernels as a share of it.
+/* peak.c - the machine's measured peak: multiply-adds on registers alone, on all threads. For the
+ * benchmark, which gives the speed of kernels as a share of it.
  *
- * Each thread keeps so many sums that none waits for another's latency. bf16 is the dot product instruction of AVX-512,
- * two multiply-adds a lane. Where the processor has no such instruction the answer is 0. */
+ * Each thread keeps so many sums that none waits for another's latency. bf16 is the dot product
+ * instruction of AVX-512, two multiply-adds a lane. Where the processor has no such instruction the
+ * answer is 0. */
 #include "../../runtime/core.h"
 
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
-typedef struct { int64_t rounds; void (*loop)(int64_t rounds); } peak_work;
+typedef struct {
+  int64_t rounds;
+  void (*loop)(int64_t rounds);
+} peak_work;
 
 #ifdef __x86_64__
-enum { SUMS = 12 };                 /* more than latency times units, and AVX2's 16 registers hold them */
+enum { SUMS = 12 }; /* more than latency times units, and AVX2's 16 registers hold them */
 
-/* Variables by name, since an array of them would be kept in memory. The empty asm keeps each in its register, and the
- * loop from being computed in advance. */
+/* Variables by name, since an array of them would be kept in memory. The empty asm keeps each in
+ * its register, and the loop from being computed in advance. */
 #define ALL_SUMS(X) X(s0) X(s1) X(s2) X(s3) X(s4) X(s5) X(s6) X(s7) X(s8) X(s9) X(s10) X(s11)
 #define DECLARE(s) __typeof__(zero) s = zero;
 #define HOLD(s) __asm__ volatile("" : "+v"(s));
@@ -75,8 +79,10 @@ DLV3_API double dlv3_measure_peak(int32_t dtype) {
     double begin = dlv3_now();
     parallel_for(threads, 1, run, &w);
     double seconds = dlv3_now() - begin, rate = flops * (double)w.rounds * threads / seconds;
-    if (seconds < 0.02) w.rounds *= 2;
-    else tries++, best = rate > best ? rate : best;
+    if (seconds < 0.02)
+      w.rounds *= 2;
+    else
+      tries++, best = rate > best ? rate : best;
   }
   return best;
 }

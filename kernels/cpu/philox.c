@@ -1,18 +1,24 @@
-/* philox.c - Philox of consecutive counters, as vectors: each 64-bit lane holds one 32-bit word of one counter, so that the
- * wide product is one instruction. What a product leaves in the upper half of a lane is never looked at. */
+/* philox.c - Philox of consecutive counters, as vectors: each 64-bit lane holds one 32-bit word of
+ * one counter, so that the wide product is one instruction. What a product leaves in the upper half
+ * of a lane is never looked at. */
 #include "philox.h"
 
 #ifdef __x86_64__
 #include <immintrin.h>
 
 enum { ROUNDS = 10 };
-static const uint32_t MULTIPLY_0 = 0xD2511F53, MULTIPLY_1 = 0xCD9E8D57, KEY_STEP_0 = 0x9E3779B9, KEY_STEP_1 = 0xBB67AE85;
+static const uint32_t MULTIPLY_0 = 0xD2511F53, MULTIPLY_1 = 0xCD9E8D57, KEY_STEP_0 = 0x9E3779B9,
+                      KEY_STEP_1 = 0xBB67AE85;
 
-__attribute__((target("avx512f"))) static void blocks_512(uint32_t *words, int64_t blocks, uint64_t key, uint64_t counter) {
-  const __m512i m0 = _mm512_set1_epi64(MULTIPLY_0), m1 = _mm512_set1_epi64(MULTIPLY_1), low = _mm512_set1_epi64(0xffffffff);
-  const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), second = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+__attribute__((target("avx512f"))) static void blocks_512(uint32_t *words, int64_t blocks, uint64_t key,
+                                                          uint64_t counter) {
+  const __m512i m0 = _mm512_set1_epi64(MULTIPLY_0), m1 = _mm512_set1_epi64(MULTIPLY_1),
+                low = _mm512_set1_epi64(0xffffffff);
+  const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11),
+                second = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
   for (int64_t b = 0; b < blocks; b += 8) {
-    __m512i at = _mm512_add_epi64(_mm512_set1_epi64((long long)(counter + (uint64_t)b)), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+    __m512i at = _mm512_add_epi64(_mm512_set1_epi64((long long)(counter + (uint64_t)b)),
+                                  _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
     __m512i c0 = at, c1 = _mm512_srli_epi64(at, 32), c2 = _mm512_setzero_si512(), c3 = c2;
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int32_t round = 0; round < ROUNDS; round++, k0 += KEY_STEP_0, k1 += KEY_STEP_1) {
@@ -28,10 +34,13 @@ __attribute__((target("avx512f"))) static void blocks_512(uint32_t *words, int64
   }
 }
 
-__attribute__((target("avx2"))) static void blocks_256(uint32_t *words, int64_t blocks, uint64_t key, uint64_t counter) {
-  const __m256i m0 = _mm256_set1_epi64x(MULTIPLY_0), m1 = _mm256_set1_epi64x(MULTIPLY_1), low = _mm256_set1_epi64x(0xffffffff);
+__attribute__((target("avx2"))) static void blocks_256(uint32_t *words, int64_t blocks, uint64_t key,
+                                                       uint64_t counter) {
+  const __m256i m0 = _mm256_set1_epi64x(MULTIPLY_0), m1 = _mm256_set1_epi64x(MULTIPLY_1),
+                low = _mm256_set1_epi64x(0xffffffff);
   for (int64_t b = 0; b < blocks; b += 4) {
-    __m256i at = _mm256_add_epi64(_mm256_set1_epi64x((long long)(counter + (uint64_t)b)), _mm256_setr_epi64x(0, 1, 2, 3));
+    __m256i at =
+        _mm256_add_epi64(_mm256_set1_epi64x((long long)(counter + (uint64_t)b)), _mm256_setr_epi64x(0, 1, 2, 3));
     __m256i c0 = at, c1 = _mm256_srli_epi64(at, 32), c2 = _mm256_setzero_si256(), c3 = c2;
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int32_t round = 0; round < ROUNDS; round++, k0 += KEY_STEP_0, k1 += KEY_STEP_1) {

@@ -1,4 +1,5 @@
-/* philox.h - Philox of consecutive counters, several at once: the same words as philox() in runtime/rng.c gives one by one. */
+/* philox.h - Philox of consecutive counters, several at once: the same words as philox() in
+ * runtime/rng.c gives one by one. */
 #ifndef DLV3_PHILOX_H
 #define DLV3_PHILOX_H
 

@@ -1,12 +1,14 @@
-/* pointwise.c - elementwise ops: activations, arithmetic, comparisons, fills, casts. Random numbers are in random.c.
+/* pointwise.c - elementwise ops: activations, arithmetic, comparisons, fills, casts. Random numbers
+ * are in random.c.
  *
- * One engine: runs of elements come as arrays of the computing type, a kernel computes a run, the engine stores it. The
- * type is f32 for f16, bf16, f32 and u8; f64 for f64 and integers; i64 where all are integers and the op has a kernel for
- * it, so that they are exact (and wrap where a result does not fit, as PyTorch's do). Operands that already are contiguous
- * and of the computing type are used where they lie. Any strides and broadcasting; outputs are dense. */
+ * One engine: runs of elements come as arrays of the computing type, a kernel computes a run, the
+ * engine stores it. The type is f32 for f16, bf16, f32 and u8; f64 for f64 and integers; i64 where
+ * all are integers and the op has a kernel for it, so that they are exact (and wrap where a result
+ * does not fit, as PyTorch's do). Operands that already are contiguous and of the computing type
+ * are used where they lie. Any strides and broadcasting; outputs are dense. */
 #include "elements.h"
 
-/* -- The engine -------------------------------------------------------------------------------------------- */
+/* -- The engine -------------------------------------------------------------------------------- */
 
 typedef void (*run_f32)(float *y, const float *a, const float *b, const float *c, int64_t n, const void *attr);
 typedef void (*run_f64)(double *y, const double *a, const double *b, const double *c, int64_t n, const void *attr);
@@ -25,77 +27,89 @@ typedef struct {
 } map_job;
 
 /* An operand's elements as an array of T in buf: load_T(buf, ...), or where they lie. */
-#define ENGINE(T, suffix, own)                                                                                          \
-  static void fetch_##suffix(T *buf, const char *p, int32_t dtype, int64_t stride, int64_t n) {                        \
-    if (stride == 1) load_##suffix(buf, p, dtype, n);                                                                   \
-    else if (stride == 0) {                                                                                             \
-      load_##suffix(buf, p, dtype, 1);                                                                                  \
-      for (int64_t i = 1; i < n; i++) buf[i] = buf[0];                                                                  \
-    } else for (int64_t i = 0; i < n; i++) load_##suffix(buf + i, p + i * stride * dtype_bytes(dtype), dtype, 1);       \
-  }                                                                                                                     \
-  static void put_##suffix(char *p, int32_t dtype, int64_t stride, const T *buf, int64_t n) {                          \
-    if (stride == 1) store_##suffix(p, dtype, buf, n);                                                                  \
-    else for (int64_t i = 0; i < n; i++) store_##suffix(p + i * stride * dtype_bytes(dtype), dtype, buf + i, 1);        \
-  }                                                                                                                     \
-  /* A part of one row. */                                                                                              \
-  static void row_##suffix(const map_job *job, char *const *p, const int64_t *stride, int64_t n) {                     \
-    const elements *e = job->e;                                                                                         \
-    T buf[MAX_OPERANDS][RUN];                                                                                           \
-    const T *in[MAX_OPERANDS] = {0};                                                                                    \
-    bool lies[MAX_OPERANDS], direct = true;                                                                             \
-    for (int32_t o = 0; o < e->n_op; o++) lies[o] = stride[o] == 1 && e->dtype[o] == (own), direct &= lies[o];          \
-    int64_t step = direct ? n : RUN;                                                                                    \
-    for (int64_t at = 0; at < n; at += step) {                                                                          \
-      int64_t m = n - at < step ? n - at : step;                                                                        \
-      for (int32_t o = 1; o < e->n_op; o++) {                                                                           \
-        const char *x = p[o] + at * stride[o] * dtype_bytes(e->dtype[o]);                                               \
-        in[o] = lies[o] ? (const T *)x : buf[o];                                                                        \
-        if (!lies[o] && (at == 0 || stride[o])) fetch_##suffix(buf[o], x, e->dtype[o], stride[o], m);                   \
-      }                                                                                                                 \
-      char *out = p[0] + at * stride[0] * dtype_bytes(e->dtype[0]);                                                     \
-      T *y = lies[0] ? (T *)out : buf[0];                                                                               \
-      job->k.suffix(y, in[1], in[2], in[3], m, job->attr);                                                              \
-      if (!lies[0]) put_##suffix(out, e->dtype[0], stride[0], y, m);                                                    \
-    }                                                                                                                   \
-  }                                                                                                                     \
-  /* Short rows, as many at once as RUN holds. An operand that is the same for all rows is laid out once. */            \
-  static void rows_##suffix(const map_job *job, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, int64_t rows) { \
-    const elements *e = job->e;                                                                                         \
-    T buf[MAX_OPERANDS][RUN];                                                                                           \
-    const T *in[MAX_OPERANDS] = {0};                                                                                    \
-    int64_t step = RUN / n;                                                                                             \
-    for (int64_t r = 0; r < rows; r += step) {                                                                          \
-      int64_t k = rows - r < step ? rows - r : step;                                                                    \
-      for (int32_t o = 1; o < e->n_op; o++) {                                                                           \
-        int64_t width = dtype_bytes(e->dtype[o]);                                                                       \
-        const char *x = p[o] + r * jump[o] * width;                                                                     \
-        bool one = stride[o] == 1 && jump[o] == n;                                                                      \
-        in[o] = one && e->dtype[o] == (own) ? (const T *)x : buf[o];                                                    \
-        if (in[o] != buf[o] || (r && jump[o] == 0)) continue;                                                           \
-        if (one) fetch_##suffix(buf[o], x, e->dtype[o], 1, k * n);                                                      \
-        else for (int64_t i = 0; i < k; i++) {                                                                          \
-          if (i && jump[o] == 0) memcpy(buf[o] + i * n, buf[o], (size_t)n * sizeof(T));                                 \
-          else fetch_##suffix(buf[o] + i * n, x + i * jump[o] * width, e->dtype[o], stride[o], n);                      \
-        }                                                                                                               \
-      }                                                                                                                 \
-      int64_t width = dtype_bytes(e->dtype[0]);                                                                         \
-      char *out = p[0] + r * jump[0] * width;                                                                           \
-      bool one = stride[0] == 1 && jump[0] == n, lies = one && e->dtype[0] == (own);                                    \
-      T *y = lies ? (T *)out : buf[0];                                                                                  \
-      job->k.suffix(y, in[1], in[2], in[3], k * n, job->attr);                                                          \
-      if (lies) continue;                                                                                               \
-      if (one) put_##suffix(out, e->dtype[0], 1, y, k * n);                                                             \
-      else for (int64_t i = 0; i < k; i++) put_##suffix(out + i * jump[0] * width, e->dtype[0], stride[0], y + i * n, n); \
-    }                                                                                                                   \
-  }                                                                                                                     \
-  static void map_##suffix(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, int64_t rows) { \
-    const map_job *job = ctx;                                                                                           \
-    if (rows > 1 && n <= RUN / 2) return rows_##suffix(job, p, stride, jump, n, rows);                                  \
-    for (int64_t r = 0; r < rows; r++) {                                                                                \
-      char *q[MAX_OPERANDS];                                                                                            \
-      for (int32_t o = 0; o < job->e->n_op; o++) q[o] = p[o] + r * jump[o] * dtype_bytes(job->e->dtype[o]);             \
-      row_##suffix(job, q, stride, n);                                                                                  \
-    }                                                                                                                   \
+#define ENGINE(T, suffix, own) \
+  static void fetch_##suffix(T *buf, const char *p, int32_t dtype, int64_t stride, int64_t n) { \
+    if (stride == 1) \
+      load_##suffix(buf, p, dtype, n); \
+    else if (stride == 0) { \
+      load_##suffix(buf, p, dtype, 1); \
+      for (int64_t i = 1; i < n; i++) buf[i] = buf[0]; \
+    } else \
+      for (int64_t i = 0; i < n; i++) load_##suffix(buf + i, p + i * stride * dtype_bytes(dtype), dtype, 1); \
+  } \
+  static void put_##suffix(char *p, int32_t dtype, int64_t stride, const T *buf, int64_t n) { \
+    if (stride == 1) \
+      store_##suffix(p, dtype, buf, n); \
+    else \
+      for (int64_t i = 0; i < n; i++) store_##suffix(p + i * stride * dtype_bytes(dtype), dtype, buf + i, 1); \
+  } \
+  /* A part of one row. */ \
+  static void row_##suffix(const map_job *job, char *const *p, const int64_t *stride, int64_t n) { \
+    const elements *e = job->e; \
+    T buf[MAX_OPERANDS][RUN]; \
+    const T *in[MAX_OPERANDS] = {0}; \
+    bool lies[MAX_OPERANDS], direct = true; \
+    for (int32_t o = 0; o < e->n_op; o++) lies[o] = stride[o] == 1 && e->dtype[o] == (own), direct &= lies[o]; \
+    int64_t step = direct ? n : RUN; \
+    for (int64_t at = 0; at < n; at += step) { \
+      int64_t m = n - at < step ? n - at : step; \
+      for (int32_t o = 1; o < e->n_op; o++) { \
+        const char *x = p[o] + at * stride[o] * dtype_bytes(e->dtype[o]); \
+        in[o] = lies[o] ? (const T *)x : buf[o]; \
+        if (!lies[o] && (at == 0 || stride[o])) fetch_##suffix(buf[o], x, e->dtype[o], stride[o], m); \
+      } \
+      char *out = p[0] + at * stride[0] * dtype_bytes(e->dtype[0]); \
+      T *y = lies[0] ? (T *)out : buf[0]; \
+      job->k.suffix(y, in[1], in[2], in[3], m, job->attr); \
+      if (!lies[0]) put_##suffix(out, e->dtype[0], stride[0], y, m); \
+    } \
+  } \
+  /* Short rows, as many at once as RUN holds. An operand that is the same for all rows is laid out once. */ \
+  static void rows_##suffix(const map_job *job, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, \
+                            int64_t rows) { \
+    const elements *e = job->e; \
+    T buf[MAX_OPERANDS][RUN]; \
+    const T *in[MAX_OPERANDS] = {0}; \
+    int64_t step = RUN / n; \
+    for (int64_t r = 0; r < rows; r += step) { \
+      int64_t k = rows - r < step ? rows - r : step; \
+      for (int32_t o = 1; o < e->n_op; o++) { \
+        int64_t width = dtype_bytes(e->dtype[o]); \
+        const char *x = p[o] + r * jump[o] * width; \
+        bool one = stride[o] == 1 && jump[o] == n; \
+        in[o] = one && e->dtype[o] == (own) ? (const T *)x : buf[o]; \
+        if (in[o] != buf[o] || (r && jump[o] == 0)) continue; \
+        if (one) \
+          fetch_##suffix(buf[o], x, e->dtype[o], 1, k *n); \
+        else \
+          for (int64_t i = 0; i < k; i++) { \
+            if (i && jump[o] == 0) \
+              memcpy(buf[o] + i * n, buf[o], (size_t)n * sizeof(T)); \
+            else \
+              fetch_##suffix(buf[o] + i * n, x + i * jump[o] * width, e->dtype[o], stride[o], n); \
+          } \
+      } \
+      int64_t width = dtype_bytes(e->dtype[0]); \
+      char *out = p[0] + r * jump[0] * width; \
+      bool one = stride[0] == 1 && jump[0] == n, lies = one && e->dtype[0] == (own); \
+      T *y = lies ? (T *)out : buf[0]; \
+      job->k.suffix(y, in[1], in[2], in[3], k *n, job->attr); \
+      if (lies) continue; \
+      if (one) \
+        put_##suffix(out, e->dtype[0], 1, y, k *n); \
+      else \
+        for (int64_t i = 0; i < k; i++) put_##suffix(out + i * jump[0] * width, e->dtype[0], stride[0], y + i * n, n); \
+    } \
+  } \
+  static void map_##suffix(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, \
+                           int64_t rows) { \
+    const map_job *job = ctx; \
+    if (rows > 1 && n <= RUN / 2) return rows_##suffix(job, p, stride, jump, n, rows); \
+    for (int64_t r = 0; r < rows; r++) { \
+      char *q[MAX_OPERANDS]; \
+      for (int32_t o = 0; o < job->e->n_op; o++) q[o] = p[o] + r * jump[o] * dtype_bytes(job->e->dtype[o]); \
+      row_##suffix(job, q, stride, n); \
+    } \
   }
 ENGINE(float, f32, DLV3_F32)
 ENGINE(double, f64, DLV3_F64)
@@ -117,11 +131,13 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
 }
 
 /* The kernels of an op from one expression in a, b, c of type T; y may be a's array itself. */
-#define KERNEL(op, type, suffix, expression)                                                                            \
-  CLONES static void op##_##suffix(type *y, const type *pa, const type *pb, const type *pc, int64_t n, const void *attr) { \
-    typedef type T;                                                                                                     \
-    (void)pa, (void)pb, (void)pc, (void)attr;                                                                           \
-    _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) y[i] = (T)(expression);                                        \
+#define KERNEL(op, type, suffix, expression) \
+  CLONES static void op##_##suffix(type *y, const type *pa, const type *pb, const type *pc, int64_t n, \
+                                   const void *attr) { \
+    typedef type T; \
+    (void)pa, (void)pb, (void)pc, (void)attr; \
+    _Pragma("GCC ivdep") \
+    for (int64_t i = 0; i < n; i++) y[i] = (T)(expression); \
   }
 #define FLOATS(op, expression) KERNEL(op, float, f32, expression) KERNEL(op, double, f64, expression)
 #define NUMBERS(op, expression, whole) FLOATS(op, expression) KERNEL(op, int64_t, i64, whole)
@@ -131,7 +147,7 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
 
 #define OF_FLOATS(op) ((kernels_of){op##_f32, op##_f64, NULL})
 #define OF_NUMBERS(op) ((kernels_of){op##_f32, op##_f64, op##_i64})
-#define RUNS(op, y, x, z, of)                                                                   \
+#define RUNS(op, y, x, z, of) \
   static status ref_##op(op_call *call) { return map(call->y, call->in[0], x, z, of, call->attr); } \
   IMPLS(op, {"ref", ref_##op});
 
@@ -139,13 +155,16 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
 #define BINARY(op, expression) FLOATS(op, expression) RUNS(op, out[0], call->in[1], NULL, OF_FLOATS(op))
 /* whole: the expression in i64 */
 #define UNARY_WHOLE(op, expression, whole) NUMBERS(op, expression, whole) RUNS(op, out[0], NULL, NULL, OF_NUMBERS(op))
-#define BINARY_WHOLE(op, expression, whole) NUMBERS(op, expression, whole) RUNS(op, out[0], call->in[1], NULL, OF_NUMBERS(op))
+#define BINARY_WHOLE(op, expression, whole) \
+  NUMBERS(op, expression, whole) RUNS(op, out[0], call->in[1], NULL, OF_NUMBERS(op))
 /* x = f(x, y) */
-#define IN_PLACE(op, expression, whole) NUMBERS(op, expression, whole) RUNS(op, in[0], call->in[1], NULL, OF_NUMBERS(op))
+#define IN_PLACE(op, expression, whole) \
+  NUMBERS(op, expression, whole) RUNS(op, in[0], call->in[1], NULL, OF_NUMBERS(op))
 
-/* -- Activations; nan stays nan ---------------------------------------------------------------------------- */
+/* -- Activations; nan stays nan ---------------------------------------------------------------- */
 
-/* e to the x to about 1 unit in the last place, subnormals, infinities and nan included; loops over it vectorise. */
+/* e to the x to about 1 unit in the last place, subnormals, infinities and nan included; loops over
+ * it vectorise. */
 INLINE float exponential(float x) {
   const float rounder = 12582912.0f; /* 1.5 2^23: adding it rounds to a whole number, kept in the low bits */
   x = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;
@@ -173,17 +192,18 @@ UNARY(relu, a < 0 ? 0 : a)
 BINARY(relu_backward, b > 0 ? a : 0)
 UNARY(relu6, LIMIT6(a))
 BINARY(relu6_backward, b > 0 && b < 6 ? a : 0)
-UNARY(hardswish, a * LIMIT6(a + 3) / 6)
+UNARY(hardswish, a *LIMIT6(a + 3) / 6)
 BINARY(hardswish_backward, b <= -3 ? 0 : b >= 3 ? a : a * (2 * b + 3) / 6)
 UNARY(hardsigmoid, LIMIT6(a + 3) / 6)
-/* PyTorch multiplies by 1/6 rounded to f32 in every dtype; trained models and f64 comparisons see the same numbers. */
+/* PyTorch multiplies by 1/6 rounded to f32 in every dtype; trained models and f64 comparisons see
+ * the same numbers. */
 BINARY(hardsigmoid_backward, b > -3 && b < 3 ? a * (T)(1.0f / 6.0f) : 0)
 UNARY(sigmoid, 1 / (1 + (sizeof(T) == 4 ? (T)exponential(-(float)a) : (T)exp(-(double)a))))
-BINARY(sigmoid_backward, a * b * (1 - b))
+BINARY(sigmoid_backward, a *b *(1 - b))
 UNARY(tanh, sizeof(T) == 4 ? (T)tanhf((float)a) : (T)tanh((double)a))
-BINARY(tanh_backward, a * (1 - b * b))
+BINARY(tanh_backward, a *(1 - b * b))
 
-/* -- Arithmetic -------------------------------------------------------------------------------------------- */
+/* -- Arithmetic -------------------------------------------------------------------------------- */
 
 /* Integers wrap. */
 INLINE int64_t add_whole(int64_t x, int64_t z) { return (int64_t)((uint64_t)x + (uint64_t)z); }
@@ -202,7 +222,7 @@ UNARY_WHOLE(sign, a > 0 ? 1 : a < 0 ? -1 : a, (a > 0) - (a < 0))
 UNARY(exp, sizeof(T) == 4 ? (T)exponential((float)a) : (T)exp((double)a))
 UNARY(log, BY_TYPE(log))
 UNARY(sqrt, BY_TYPE(sqrt))
-UNARY_WHOLE(square, a * a, mul_whole(a, a))
+UNARY_WHOLE(square, a *a, mul_whole(a, a))
 UNARY(sin, BY_TYPE(sin))
 UNARY(cos, BY_TYPE(cos))
 UNARY_WHOLE(floor, BY_TYPE(floor), a)
@@ -212,12 +232,12 @@ UNARY(isfinite, a - a == 0)
 UNARY_WHOLE(logical_not, a == 0, a == 0)
 #define LOW (((const clamp_attr *)attr)->min)
 #define HIGH (((const clamp_attr *)attr)->max)
-UNARY_WHOLE(clamp, a < (T)LOW ? (T)LOW : a > (T)HIGH ? (T)HIGH : a,
-            (double)a < LOW ? saturate(LOW, -0x1p63, 0x1p63) : (double)a > HIGH ? saturate(HIGH, -0x1p63, 0x1p63) : a)
+UNARY_WHOLE(clamp, a<(T)LOW ? (T)LOW : a>(T) HIGH ? (T)HIGH : a,
+            (double)a<LOW ? saturate(LOW, -0x1p63, 0x1p63) : (double)a> HIGH ? saturate(HIGH, -0x1p63, 0x1p63) : a)
 
 BINARY_WHOLE(add, a + b, add_whole(a, b))
 BINARY_WHOLE(sub, a - b, sub_whole(a, b))
-BINARY_WHOLE(mul, a * b, mul_whole(a, b))
+BINARY_WHOLE(mul, a *b, mul_whole(a, b))
 BINARY(div, a / b)
 BINARY(pow, sizeof(T) == 4 ? (T)powf((float)a, (float)b) : (T)pow((double)a, (double)b))
 BINARY_WHOLE(maximum, a != a || a > b ? a : b, a > b ? a : b)
@@ -232,7 +252,7 @@ BINARY_WHOLE(logical_and, a != 0 && b != 0, a != 0 && b != 0)
 BINARY_WHOLE(logical_or, a != 0 || b != 0, a != 0 || b != 0)
 IN_PLACE(add_, a + b, add_whole(a, b))
 IN_PLACE(sub_, a - b, sub_whole(a, b))
-IN_PLACE(mul_, a * b, mul_whole(a, b))
+IN_PLACE(mul_, a *b, mul_whole(a, b))
 IN_PLACE(div_, a / b, div_whole(a, b))
 
 NUMBERS(where, a != 0 ? b : c, a != 0 ? b : c)
@@ -242,7 +262,7 @@ RUNS(where, out[0], call->in[1], call->in[2], OF_NUMBERS(where))
 #undef b
 #undef c
 
-/* -- Fills and copies -------------------------------------------------------------------------------------- */
+/* -- Fills and copies -------------------------------------------------------------------------- */
 
 FLOATS(fill_, ((const fill__attr *)attr)->value)
 static status ref_fill_(op_call *c) {

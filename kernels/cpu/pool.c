@@ -1,14 +1,17 @@
 /* pool.c - max_pool2d and adaptive_avg_pool2d on the cpu.
  *
- * Channels-last: the fast forms walk output pixels and keep a tile of channels in registers. Gradients gather: every
- * input pixel asks which outputs took it, so nothing is written twice. */
+ * Channels-last: the fast forms walk output pixels and keep a tile of channels in registers.
+ * Gradients gather: every input pixel asks which outputs took it, so nothing is written twice. */
 #include "ref.h"
 
-typedef struct { attr_pair kernel_size, stride, padding, dilation; } window;
+typedef struct {
+  attr_pair kernel_size, stride, padding, dilation;
+} window;
 
-/* -- max_pool2d: reference --------------------------------------------------------------------------------- */
+/* -- max_pool2d: reference --------------------------------------------------------------------- */
 
-/* y[n,c,i,j] = max over (r, s) of x[n, c, i stride - padding + r dilation, ...]; index = r width + s of the first maximum. */
+/* y[n,c,i,j] = max over (r, s) of x[n, c, i stride - padding + r dilation, ...]; index = r width +
+ * s of the first maximum. */
 static status ref_max_pool2d(op_call *c) {
   const max_pool2d_attr *a = c->attr;
   const tensor *x = c->in[0];
@@ -21,7 +24,8 @@ static status ref_max_pool2d(op_call *c) {
           int64_t where = -1;
           for (int64_t r = 0; r < a->kernel_size.h; r++)
             for (int64_t s = 0; s < a->kernel_size.w; s++) {
-              int64_t iy = i * a->stride.h - a->padding.h + r * a->dilation.h, ix = j * a->stride.w - a->padding.w + s * a->dilation.w;
+              int64_t iy = i * a->stride.h - a->padding.h + r * a->dilation.h,
+                      ix = j * a->stride.w - a->padding.w + s * a->dilation.w;
               if (iy < 0 || iy >= x->size[2] || ix < 0 || ix >= x->size[3]) continue;
               double v = at(x, at4(x, n, k, iy, ix));
               if (where < 0 || v > best || v != v) best = v, where = r * a->kernel_size.w + s;
@@ -32,10 +36,11 @@ static status ref_max_pool2d(op_call *c) {
   return DLV3_OK;
 }
 
-/* The outputs (and the tap r of each) that input position `in` belongs to: calls of the macro's body with o and r. */
-#define FOR_OUTPUTS(o, r, in, k, stride, padding, dilation, n_out)                      \
-  for (int64_t r = 0; r < (k); r++)                                                     \
-    for (int64_t at_##o = (in) + (padding) - r * (dilation), o = at_##o / (stride);     \
+/* The outputs (and the tap r of each) that input position `in` belongs to: calls of the macro's
+ * body with o and r. */
+#define FOR_OUTPUTS(o, r, in, k, stride, padding, dilation, n_out) \
+  for (int64_t r = 0; r < (k); r++) \
+    for (int64_t at_##o = (in) + (padding)-r * (dilation), o = at_##o / (stride); \
          at_##o >= 0 && at_##o % (stride) == 0 && o < (n_out); at_##o = -1)
 
 /* grad_x[p] = sum of grad_y over the outputs whose maximum p was. */
@@ -49,16 +54,16 @@ static status ref_max_pool2d_backward(op_call *c) {
         for (int64_t k = 0; k < grad_x->size[1]; k++) {
           double sum = 0;
           FOR_OUTPUTS(oy, r, i, a->kernel_size.h, a->stride.h, a->padding.h, a->dilation.h, grad_y->size[2])
-            FOR_OUTPUTS(ox, s, j, a->kernel_size.w, a->stride.w, a->padding.w, a->dilation.w, grad_y->size[3]) {
-              int64_t p = at4(grad_y, n, k, oy, ox);
-              if (at(index, p) == (double)(r * a->kernel_size.w + s)) sum += at(grad_y, p);
-            }
+          FOR_OUTPUTS(ox, s, j, a->kernel_size.w, a->stride.w, a->padding.w, a->dilation.w, grad_y->size[3]) {
+            int64_t p = at4(grad_y, n, k, oy, ox);
+            if (at(index, p) == (double)(r * a->kernel_size.w + s)) sum += at(grad_y, p);
+          }
           set(grad_x, at4(grad_x, n, k, i, j), sum);
         }
   return DLV3_OK;
 }
 
-/* -- max_pool2d: vectorised over channels ------------------------------------------------------------------ */
+/* -- max_pool2d: vectorised over channels ------------------------------------------------------ */
 
 enum { TILE = 64 };
 
@@ -68,70 +73,73 @@ typedef struct {
 } pool_job;
 
 /* Output rows [begin, end) of all images together. */
-#define MAX_POOL_ROWS(T, name, LOAD, STORE)                                                                               \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) {                                                       \
-    const pool_job *job = ctx;                                                                                           \
-    const window w = job->w;                                                                                             \
-    const tensor *x = job->c->in[0], *y = job->c->out[0];                                                                \
-    const int64_t h = x->size[2], width = x->size[3], channels = x->size[1], oh = y->size[2], ow = y->size[3];            \
-    const T *in = data_of(x);                                                                                            \
-    T *out = data_of(y);                                                                                                 \
-    uint8_t *index = data_of(job->c->out[1]);                                                                            \
-    for (int64_t row = begin; row < end; row++)                                                                          \
-      for (int64_t j = 0; j < ow; j++)                                                                                   \
-        for (int64_t k = 0; k < channels; k += TILE) {                                                                   \
-          const int64_t m = channels - k < TILE ? channels - k : TILE, top = row % oh * w.stride.h - w.padding.h;         \
-          float best[TILE];                                                                                              \
-          int32_t where[TILE];                                                                                           \
-          for (int64_t i = 0; i < TILE; i++) best[i] = -INFINITY, where[i] = 0;                                          \
-          bool first = true;                                                                                             \
-          for (int64_t r = 0; r < w.kernel_size.h; r++) {                                                                \
-            const int64_t iy = top + r * w.dilation.h;                                                                   \
-            if (iy < 0 || iy >= h) continue;                                                                             \
-            for (int64_t s = 0; s < w.kernel_size.w; s++) {                                                              \
-              const int64_t ix = j * w.stride.w - w.padding.w + s * w.dilation.w;                                        \
-              if (ix < 0 || ix >= width) continue;                                                                       \
-              const T *p = in + ((row / oh * h + iy) * width + ix) * channels + k;                                       \
-              const int32_t tap = (int32_t)(r * w.kernel_size.w + s);                                                    \
-              for (int64_t i = 0; i < m; i++) {                                                                          \
-                const float v = LOAD(p[i]);                                                                              \
-                const bool take = first | (v > best[i]) | (v != v);                                                      \
-                best[i] = take ? v : best[i];                                                                            \
-                where[i] = take ? tap : where[i];                                                                        \
-              }                                                                                                          \
-              first = false;                                                                                             \
-            }                                                                                                            \
-          }                                                                                                              \
-          const int64_t o = (row * ow + j) * channels + k;                                                               \
-          for (int64_t i = 0; i < m; i++) out[o + i] = STORE(best[i]), index[o + i] = (uint8_t)where[i];                 \
-        }                                                                                                                \
+#define MAX_POOL_ROWS(T, name, LOAD, STORE) \
+  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
+    const pool_job *job = ctx; \
+    const window w = job->w; \
+    const tensor *x = job->c->in[0], *y = job->c->out[0]; \
+    const int64_t h = x->size[2], width = x->size[3], channels = x->size[1], oh = y->size[2], ow = y->size[3]; \
+    const T *in = data_of(x); \
+    T *out = data_of(y); \
+    uint8_t *index = data_of(job->c->out[1]); \
+    for (int64_t row = begin; row < end; row++) \
+      for (int64_t j = 0; j < ow; j++) \
+        for (int64_t k = 0; k < channels; k += TILE) { \
+          const int64_t m = channels - k < TILE ? channels - k : TILE, top = row % oh * w.stride.h - w.padding.h; \
+          float best[TILE]; \
+          int32_t where[TILE]; \
+          for (int64_t i = 0; i < TILE; i++) best[i] = -INFINITY, where[i] = 0; \
+          bool first = true; \
+          for (int64_t r = 0; r < w.kernel_size.h; r++) { \
+            const int64_t iy = top + r * w.dilation.h; \
+            if (iy < 0 || iy >= h) continue; \
+            for (int64_t s = 0; s < w.kernel_size.w; s++) { \
+              const int64_t ix = j * w.stride.w - w.padding.w + s * w.dilation.w; \
+              if (ix < 0 || ix >= width) continue; \
+              const T *p = in + ((row / oh * h + iy) * width + ix) * channels + k; \
+              const int32_t tap = (int32_t)(r * w.kernel_size.w + s); \
+              for (int64_t i = 0; i < m; i++) { \
+                const float v = LOAD(p[i]); \
+                const bool take = first | (v > best[i]) | (v != v); \
+                best[i] = take ? v : best[i]; \
+                where[i] = take ? tap : where[i]; \
+              } \
+              first = false; \
+            } \
+          } \
+          const int64_t o = (row * ow + j) * channels + k; \
+          for (int64_t i = 0; i < m; i++) out[o + i] = STORE(best[i]), index[o + i] = (uint8_t)where[i]; \
+        } \
   }
 
 /* Input rows [begin, end) of all images together. */
-#define MAX_POOL_BACKWARD_ROWS(T, name, LOAD, STORE)                                                                      \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) {                                                       \
-    const pool_job *job = ctx;                                                                                           \
-    const window w = job->w;                                                                                             \
-    const tensor *grad_y = job->c->in[0], *grad_x = job->c->out[0];                                                      \
-    const int64_t h = grad_x->size[2], width = grad_x->size[3], channels = grad_x->size[1];                              \
-    const int64_t oh = grad_y->size[2], ow = grad_y->size[3];                                                            \
-    const T *in = data_of(grad_y);                                                                                       \
-    const uint8_t *index = data_of(job->c->in[1]);                                                                       \
-    T *out = data_of(grad_x);                                                                                            \
-    for (int64_t row = begin; row < end; row++)                                                                          \
-      for (int64_t j = 0; j < width; j++)                                                                                \
-        for (int64_t k = 0; k < channels; k += TILE) {                                                                   \
-          const int64_t m = channels - k < TILE ? channels - k : TILE;                                                   \
-          float sum[TILE] = {0};                                                                                         \
-          FOR_OUTPUTS(oy, r, row % h, w.kernel_size.h, w.stride.h, w.padding.h, w.dilation.h, oh)                        \
-            FOR_OUTPUTS(ox, s, j, w.kernel_size.w, w.stride.w, w.padding.w, w.dilation.w, ow) {                          \
-              const int64_t p = ((row / h * oh + oy) * ow + ox) * channels + k;                                          \
-              const int32_t tap = (int32_t)(r * w.kernel_size.w + s);                                                    \
-              for (int64_t i = 0; i < m; i++) { const float g = LOAD(in[p + i]); sum[i] += index[p + i] == tap ? g : 0; }  \
-            }                                                                                                            \
-          const int64_t o = (row * width + j) * channels + k;                                                            \
-          for (int64_t i = 0; i < m; i++) out[o + i] = STORE(sum[i]);                                                    \
-        }                                                                                                                \
+#define MAX_POOL_BACKWARD_ROWS(T, name, LOAD, STORE) \
+  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
+    const pool_job *job = ctx; \
+    const window w = job->w; \
+    const tensor *grad_y = job->c->in[0], *grad_x = job->c->out[0]; \
+    const int64_t h = grad_x->size[2], width = grad_x->size[3], channels = grad_x->size[1]; \
+    const int64_t oh = grad_y->size[2], ow = grad_y->size[3]; \
+    const T *in = data_of(grad_y); \
+    const uint8_t *index = data_of(job->c->in[1]); \
+    T *out = data_of(grad_x); \
+    for (int64_t row = begin; row < end; row++) \
+      for (int64_t j = 0; j < width; j++) \
+        for (int64_t k = 0; k < channels; k += TILE) { \
+          const int64_t m = channels - k < TILE ? channels - k : TILE; \
+          float sum[TILE] = {0}; \
+          FOR_OUTPUTS(oy, r, row % h, w.kernel_size.h, w.stride.h, w.padding.h, w.dilation.h, oh) \
+          FOR_OUTPUTS(ox, s, j, w.kernel_size.w, w.stride.w, w.padding.w, w.dilation.w, ow) { \
+            const int64_t p = ((row / h * oh + oy) * ow + ox) * channels + k; \
+            const int32_t tap = (int32_t)(r * w.kernel_size.w + s); \
+            for (int64_t i = 0; i < m; i++) { \
+              const float g = LOAD(in[p + i]); \
+              sum[i] += index[p + i] == tap ? g : 0; \
+            } \
+          } \
+          const int64_t o = (row * width + j) * channels + k; \
+          for (int64_t i = 0; i < m; i++) out[o + i] = STORE(sum[i]); \
+        } \
   }
 
 #define AS_IS(v) (v)
@@ -144,9 +152,12 @@ static status vec_max_pool2d(op_call *c) {
   const max_pool2d_attr *a = c->attr;
   pool_job job = {c, {a->kernel_size, a->stride, a->padding, a->dilation}};
   const tensor *y = c->out[0];
-  if (y->dtype == DLV3_F32) parallel_for(y->size[0] * y->size[2], 4, max_pool_rows_f32, &job);
-  else if (y->dtype == DLV3_BF16) parallel_for(y->size[0] * y->size[2], 4, max_pool_rows_bf16, &job);
-  else return DECLINED("f32 and bf16 only");
+  if (y->dtype == DLV3_F32)
+    parallel_for(y->size[0] * y->size[2], 4, max_pool_rows_f32, &job);
+  else if (y->dtype == DLV3_BF16)
+    parallel_for(y->size[0] * y->size[2], 4, max_pool_rows_bf16, &job);
+  else
+    return DECLINED("f32 and bf16 only");
   return DLV3_OK;
 }
 
@@ -154,13 +165,16 @@ static status vec_max_pool2d_backward(op_call *c) {
   const max_pool2d_backward_attr *a = c->attr;
   pool_job job = {c, {a->kernel_size, a->stride, a->padding, a->dilation}};
   const tensor *x = c->out[0];
-  if (x->dtype == DLV3_F32) parallel_for(x->size[0] * x->size[2], 4, max_pool_backward_rows_f32, &job);
-  else if (x->dtype == DLV3_BF16) parallel_for(x->size[0] * x->size[2], 4, max_pool_backward_rows_bf16, &job);
-  else return DECLINED("f32 and bf16 only");
+  if (x->dtype == DLV3_F32)
+    parallel_for(x->size[0] * x->size[2], 4, max_pool_backward_rows_f32, &job);
+  else if (x->dtype == DLV3_BF16)
+    parallel_for(x->size[0] * x->size[2], 4, max_pool_backward_rows_bf16, &job);
+  else
+    return DECLINED("f32 and bf16 only");
   return DLV3_OK;
 }
 
-/* -- adaptive_avg_pool2d ----------------------------------------------------------------------------------- */
+/* -- adaptive_avg_pool2d ----------------------------------------------------------------------- */
 
 /* Output i of `out` is the mean of inputs [floor(i in / out), ceil((i + 1) in / out)). */
 static int64_t bin_begin(int64_t i, int64_t in, int64_t out) { return i * in / out; }
@@ -197,48 +211,50 @@ static status ref_adaptive_avg_pool2d_backward(op_call *c) {
             if (bin_end(i, h, oh) <= iy) continue;
             for (int64_t j = ix * ow / w; j < ow && bin_begin(j, w, ow) <= ix; j++)
               if (bin_end(j, w, ow) > ix)
-                sum += at(grad_y, at4(grad_y, n, k, i, j)) / (double)((bin_end(i, h, oh) - bin_begin(i, h, oh)) * (bin_end(j, w, ow) - bin_begin(j, w, ow)));
+                sum +=
+                    at(grad_y, at4(grad_y, n, k, i, j))
+                    / (double)((bin_end(i, h, oh) - bin_begin(i, h, oh)) * (bin_end(j, w, ow) - bin_begin(j, w, ow)));
           }
           set(grad_x, at4(grad_x, n, k, iy, ix), sum);
         }
   return DLV3_OK;
 }
 
-/* The mean over a whole map: items are tiles of channels of one image. Runs of 16 pixels are summed in f32, the runs
- * in f64, so that large maps lose nothing. */
-#define GLOBAL_MEAN(T, name, LOAD, STORE)                                                                                 \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) {                                                       \
-    const op_call *c = ctx;                                                                                              \
-    const tensor *x = c->in[0];                                                                                          \
-    const int64_t channels = x->size[1], pixels = x->size[2] * x->size[3], tiles = (channels + TILE - 1) / TILE;          \
-    for (int64_t item = begin; item < end; item++) {                                                                     \
-      const int64_t k = item % tiles * TILE, m = channels - k < TILE ? channels - k : TILE, n = item / tiles;             \
-      const T *in = (const T *)data_of(x) + n * pixels * channels + k;                                                   \
-      T *out = (T *)data_of(c->out[0]) + n * channels + k;                                                               \
-      double sum[TILE] = {0};                                                                                            \
-      for (int64_t p = 0; p < pixels; p += 16) {                                                                         \
-        float run[TILE] = {0};                                                                                           \
-        for (int64_t q = p; q < pixels && q < p + 16; q++)                                                               \
-          for (int64_t i = 0; i < m; i++) run[i] += LOAD(in[q * channels + i]);                                          \
-        for (int64_t i = 0; i < m; i++) sum[i] += (double)run[i];                                                        \
-      }                                                                                                                  \
-      for (int64_t i = 0; i < m; i++) out[i] = STORE((float)(sum[i] / (double)pixels));                                  \
-    }                                                                                                                    \
+/* The mean over a whole map: items are tiles of channels of one image. Runs of 16 pixels are summed
+ * in f32, the runs in f64, so that large maps lose nothing. */
+#define GLOBAL_MEAN(T, name, LOAD, STORE) \
+  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
+    const op_call *c = ctx; \
+    const tensor *x = c->in[0]; \
+    const int64_t channels = x->size[1], pixels = x->size[2] * x->size[3], tiles = (channels + TILE - 1) / TILE; \
+    for (int64_t item = begin; item < end; item++) { \
+      const int64_t k = item % tiles * TILE, m = channels - k < TILE ? channels - k : TILE, n = item / tiles; \
+      const T *in = (const T *)data_of(x) + n * pixels * channels + k; \
+      T *out = (T *)data_of(c->out[0]) + n * channels + k; \
+      double sum[TILE] = {0}; \
+      for (int64_t p = 0; p < pixels; p += 16) { \
+        float run[TILE] = {0}; \
+        for (int64_t q = p; q < pixels && q < p + 16; q++) \
+          for (int64_t i = 0; i < m; i++) run[i] += LOAD(in[q * channels + i]); \
+        for (int64_t i = 0; i < m; i++) sum[i] += (double)run[i]; \
+      } \
+      for (int64_t i = 0; i < m; i++) out[i] = STORE((float)(sum[i] / (double)pixels)); \
+    } \
   }
 
 /* Its gradient: items are rows of grad_x. */
-#define GLOBAL_MEAN_BACKWARD(T, name, LOAD, STORE)                                                                        \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) {                                                       \
-    const op_call *c = ctx;                                                                                              \
-    const tensor *grad_x = c->out[0];                                                                                    \
-    const int64_t channels = grad_x->size[1], h = grad_x->size[2], w = grad_x->size[3];                                  \
-    const float share = (float)(1 / ((double)h * (double)w));                                                            \
-    for (int64_t row = begin; row < end; row++) {                                                                        \
-      const T *in = (const T *)data_of(c->in[0]) + row / h * channels;                                                   \
-      T *out = (T *)data_of(grad_x) + row * w * channels;                                                                \
-      for (int64_t k = 0; k < channels; k++) out[k] = STORE(LOAD(in[k]) * share);                                        \
-      for (int64_t j = 1; j < w; j++) memcpy(out + j * channels, out, (size_t)channels * sizeof(T));                     \
-    }                                                                                                                    \
+#define GLOBAL_MEAN_BACKWARD(T, name, LOAD, STORE) \
+  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
+    const op_call *c = ctx; \
+    const tensor *grad_x = c->out[0]; \
+    const int64_t channels = grad_x->size[1], h = grad_x->size[2], w = grad_x->size[3]; \
+    const float share = (float)(1 / ((double)h * (double)w)); \
+    for (int64_t row = begin; row < end; row++) { \
+      const T *in = (const T *)data_of(c->in[0]) + row / h * channels; \
+      T *out = (T *)data_of(grad_x) + row * w * channels; \
+      for (int64_t k = 0; k < channels; k++) out[k] = STORE(LOAD(in[k]) * share); \
+      for (int64_t j = 1; j < w; j++) memcpy(out + j * channels, out, (size_t)channels * sizeof(T)); \
+    } \
   }
 
 GLOBAL_MEAN(float, global_mean_f32, AS_IS, AS_IS)
@@ -250,9 +266,12 @@ static status vec_adaptive_avg_pool2d(op_call *c) {
   const tensor *x = c->in[0], *y = c->out[0];
   if (y->size[2] != 1 || y->size[3] != 1) return DECLINED("size 1x1 only");
   int64_t items = x->size[0] * ((x->size[1] + TILE - 1) / TILE);
-  if (x->dtype == DLV3_F32) parallel_for(items, 1, global_mean_f32, c);
-  else if (x->dtype == DLV3_BF16) parallel_for(items, 1, global_mean_bf16, c);
-  else return DECLINED("f32 and bf16 only");
+  if (x->dtype == DLV3_F32)
+    parallel_for(items, 1, global_mean_f32, c);
+  else if (x->dtype == DLV3_BF16)
+    parallel_for(items, 1, global_mean_bf16, c);
+  else
+    return DECLINED("f32 and bf16 only");
   return DLV3_OK;
 }
 
@@ -260,13 +279,17 @@ static status vec_adaptive_avg_pool2d_backward(op_call *c) {
   const tensor *grad_y = c->in[0], *grad_x = c->out[0];
   if (grad_y->size[2] != 1 || grad_y->size[3] != 1) return DECLINED("size 1x1 only");
   int64_t rows = grad_x->size[0] * grad_x->size[2];
-  if (grad_x->dtype == DLV3_F32) parallel_for(rows, 8, global_mean_backward_f32, c);
-  else if (grad_x->dtype == DLV3_BF16) parallel_for(rows, 8, global_mean_backward_bf16, c);
-  else return DECLINED("f32 and bf16 only");
+  if (grad_x->dtype == DLV3_F32)
+    parallel_for(rows, 8, global_mean_backward_f32, c);
+  else if (grad_x->dtype == DLV3_BF16)
+    parallel_for(rows, 8, global_mean_backward_bf16, c);
+  else
+    return DECLINED("f32 and bf16 only");
   return DLV3_OK;
 }
 
 IMPLS(max_pool2d, {"vec", vec_max_pool2d}, {"ref", ref_max_pool2d});
 IMPLS(max_pool2d_backward, {"vec", vec_max_pool2d_backward}, {"ref", ref_max_pool2d_backward});
 IMPLS(adaptive_avg_pool2d, {"vec", vec_adaptive_avg_pool2d}, {"ref", ref_adaptive_avg_pool2d});
-IMPLS(adaptive_avg_pool2d_backward, {"vec", vec_adaptive_avg_pool2d_backward}, {"ref", ref_adaptive_avg_pool2d_backward});
+IMPLS(adaptive_avg_pool2d_backward, {"vec", vec_adaptive_avg_pool2d_backward},
+      {"ref", ref_adaptive_avg_pool2d_backward});

@@ -1,16 +1,19 @@
-/* random.c - random fills, arange, dropout. Numbers come from Philox: a function of seed and counter, so that threads, layout
- * and dtype change nothing. */
+/* random.c - random fills, arange, dropout. Numbers come from Philox: a function of seed and
+ * counter, so that threads, layout and dtype change nothing. */
 #include "elements.h"
 #include "philox.h"
 
-/* -- Fills by position -------------------------------------------------------------------------------------- */
+/* -- Fills by position ------------------------------------------------------------------------- */
 
 INLINE void store_one(char *p, int32_t dtype, double v) {
-  if (dtype == DLV3_F32) *(float *)p = (float)v;
-  else store_f64(p, dtype, &v, 1);
+  if (dtype == DLV3_F32)
+    *(float *)p = (float)v;
+  else
+    store_f64(p, dtype, &v, 1);
 }
 
-/* Fills in logical row-major order, whatever the layout: four elements a call, since a block of random words makes four. */
+/* Fills in logical row-major order, whatever the layout: four elements a call, since a block of
+ * random words makes four. */
 typedef struct {
   tensor *x;
   const op_call *call;
@@ -48,7 +51,7 @@ static void arange_values(const op_call *c, int64_t block, double v[4]) {
 static status ref_arange_(op_call *c) { return fill_positions(c, arange_values); }
 IMPLS(arange_, {"ref", ref_arange_});
 
-/* -- Random numbers: element i takes word i % 4 of counter block i / 4 --------------------------------------- */
+/* -- Random numbers: element i takes word i % 4 of counter block i / 4 ------------------------- */
 
 /* rng is i64 [2]: seed, counter. A call of n elements moves the counter on by its blocks. */
 static status advance(status st, tensor *rng, int64_t n) {
@@ -80,7 +83,8 @@ static double below(double v, int32_t dtype) {
   return dtype == DLV3_F16 ? f16_to_f32(h) : bf16_to_f32(h);
 }
 
-/* As many random bits as the dtype's significand has, so that the number in [0, 1) is not rounded up to 1. */
+/* As many random bits as the dtype's significand has, so that the number in [0, 1) is not rounded
+ * up to 1. */
 static void uniform_values(const op_call *c, int64_t block, double v[4]) {
   const uniform__attr *at = c->attr;
   uint32_t w[4];
@@ -89,7 +93,8 @@ static void uniform_values(const op_call *c, int64_t block, double v[4]) {
   for (int i = 0; i < 4; i++) {
     v[i] = at->low + (at->high - at->low) * ((double)(w[i] >> drop) / (double)(1ull << (32 - drop)));
     if (as_stored(v[i], dtype) < at->high) continue;
-    v[i] = below(as_stored(at->high, dtype), dtype); /* rounding must not reach high, which may lie between two numbers */
+    v[i] =
+        below(as_stored(at->high, dtype), dtype); /* rounding must not reach high, which may lie between two numbers */
     if (v[i] < at->low) v[i] = at->low;
   }
 }
@@ -102,7 +107,8 @@ static void normal_values(const op_call *c, int64_t block, double v[4]) {
   uint32_t w[4];
   draw(w, c->in[1], block);
   for (int i = 0; i < 4; i += 2) {
-    float radius = sqrtf(-2 * logf(((float)w[i] + 0.5f) * 0x1p-32f)), angle = (float)(2 * M_PI) * philox_uniform(w[i + 1]);
+    float radius = sqrtf(-2 * logf(((float)w[i] + 0.5f) * 0x1p-32f)),
+          angle = (float)(2 * M_PI) * philox_uniform(w[i + 1]);
     v[i] = at->mean + at->std * (double)(radius * cosf(angle));
     v[i + 1] = at->mean + at->std * (double)(radius * sinf(angle));
   }
@@ -114,12 +120,13 @@ static void randint_values(const op_call *c, int64_t block, double v[4]) {
   const randint__attr *at = c->attr;
   uint32_t w[4];
   draw(w, c->in[1], block);
-  for (int i = 0; i < 4; i++) v[i] = (double)(at->low + (int64_t)((uint64_t)w[i] * (uint64_t)(at->high - at->low) >> 32));
+  for (int i = 0; i < 4; i++)
+    v[i] = (double)(at->low + (int64_t)((uint64_t)w[i] * (uint64_t)(at->high - at->low) >> 32));
 }
 static status ref_randint_(op_call *c) { return advance(fill_positions(c, randint_values), c->in[1], numel(c->in[0])); }
 IMPLS(randint_, {"ref", ref_randint_});
 
-/* -- Dropout: element i in memory order is kept where its uniform number is not below p ---------------------- */
+/* -- Dropout: element i in memory order is kept where its uniform number is not below p -------- */
 
 typedef struct {
   const tensor *x, *state;
@@ -127,13 +134,16 @@ typedef struct {
   double p;
 } dropout_job;
 
-enum { DROP = 4096, GROUP = 512 };  /* elements a chunk and a step */
+enum { DROP = 4096, GROUP = 512 }; /* elements a chunk and a step */
 
 #define KEEP_GROUP(T, y, x, factor) \
   for (int64_t k = 0; k < n; k++) (y)[k] = philox_uniform(words[k]) >= limit ? (x)[k] * (T)(factor) : 0;
 
-CLONES static void keep_f32(float *y, const float *x, const uint32_t *words, float limit, float scale, int64_t n) { KEEP_GROUP(float, y, x, scale) }
-CLONES static void keep_f64(double *y, const double *x, const uint32_t *words, float limit, double scale, int64_t n) { KEEP_GROUP(double, y, x, scale) }
+CLONES static void keep_f32(float *y, const float *x, const uint32_t *words, float limit, float scale,
+                            int64_t n){KEEP_GROUP(float, y, x, scale)} CLONES
+    static void keep_f64(double *y, const double *x, const uint32_t *words, float limit, double scale, int64_t n) {
+  KEEP_GROUP(double, y, x, scale)
+}
 
 static void dropout_range(void *ctx, int64_t begin, int64_t end) {
   const dropout_job *job = ctx;
@@ -148,8 +158,10 @@ static void dropout_range(void *ctx, int64_t begin, int64_t end) {
     const char *x = (const char *)data_of(job->x) + i * width;
     char *y = (char *)data_of(job->y) + i * width;
     philox_blocks(words, GROUP / 4, (uint64_t)state[0], (uint64_t)state[1] + (uint64_t)(i / 4));
-    if (dtype == DLV3_F32) keep_f32((float *)y, (const float *)x, words, limit, (float)scale, n);
-    else if (dtype == DLV3_F64) keep_f64((double *)y, (const double *)x, words, limit, scale, n);
+    if (dtype == DLV3_F32)
+      keep_f32((float *)y, (const float *)x, words, limit, (float)scale, n);
+    else if (dtype == DLV3_F64)
+      keep_f64((double *)y, (const double *)x, words, limit, scale, n);
     else {
       load_f32(v, x, dtype, n);
       keep_f32(v, v, words, limit, (float)scale, n);

@@ -1,8 +1,8 @@
 /* reduce.c - sums, means, variances, extremes over any axes of tensors of any strides.
  *
- * Sums accumulate in f64 (of integers in i64), whatever the dtype. The reduced elements are cut into segments by shape
- * alone; segments and blocks of outputs are the parallel tasks, and the segments' sums are added in their order: no
- * dependence on threads. */
+ * Sums accumulate in f64 (of integers in i64), whatever the dtype. The reduced elements are cut
+ * into segments by shape alone; segments and blocks of outputs are the parallel tasks, and the
+ * segments' sums are added in their order: no dependence on threads. */
 #include "elements.h"
 
 #include <stdlib.h>
@@ -11,14 +11,14 @@ enum { BLOCK = 256, SEGMENT = 1 << 15 };
 
 typedef struct {
   const tensor *x;
-  bool whole;                                    /* integers                                                     */
-  int32_t n_kept, n_reduced;                     /* axes, the innermost in memory first                          */
+  bool whole;                /* integers                                                     */
+  int32_t n_kept, n_reduced; /* axes, the innermost in memory first                          */
   int64_t kept_size[DLV3_MAX_DIMS], kept_stride[DLV3_MAX_DIMS], kept_out[DLV3_MAX_DIMS];
   int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS];
   int64_t outputs, count, segment, segments, block, blocks;
-  const double *mean;                            /* var: sum of (x - mean)^2 instead of x                        */
-  double *partial;                               /* [segments][outputs], outputs in the order of the kept axes   */
-  int64_t *partial_whole;                        /* the same of integers                                         */
+  const double *mean;     /* var: sum of (x - mean)^2 instead of x                        */
+  double *partial;        /* [segments][outputs], outputs in the order of the kept axes   */
+  int64_t *partial_whole; /* the same of integers                                         */
 } reduction;
 
 static void add_axis(int32_t *n, int64_t *size, int64_t *stride, int64_t *out, int64_t s, int64_t st, int64_t o) {
@@ -35,7 +35,8 @@ static void add_axis(int32_t *n, int64_t *size, int64_t *stride, int64_t *out, i
 static void merge(int32_t *n, int64_t *size, int64_t *stride, int64_t *out) {
   int32_t last = 0;
   for (int32_t i = 1; i < *n; i++) {
-    if (stride[i] == stride[last] * size[last] && (!out || out[i] == out[last] * size[last])) size[last] *= size[i];
+    if (stride[i] == stride[last] * size[last] && (!out || out[i] == out[last] * size[last]))
+      size[last] *= size[i];
     else {
       last++;
       size[last] = size[i], stride[last] = stride[i];
@@ -50,8 +51,11 @@ static reduction reduction_of(const tensor *x, uint32_t mask, const int64_t *out
   reduction r = {.x = x, .whole = !is_float(x->dtype), .outputs = 1, .count = 1};
   for (int32_t i = 0; i < x->ndim; i++) {
     if (x->size[i] == 1) continue;
-    if (mask >> i & 1) add_axis(&r.n_reduced, r.size, r.stride, NULL, x->size[i], x->stride[i], 0), r.count *= x->size[i];
-    else add_axis(&r.n_kept, r.kept_size, r.kept_stride, r.kept_out, x->size[i], x->stride[i], out[i]), r.outputs *= x->size[i];
+    if (mask >> i & 1)
+      add_axis(&r.n_reduced, r.size, r.stride, NULL, x->size[i], x->stride[i], 0), r.count *= x->size[i];
+    else
+      add_axis(&r.n_kept, r.kept_size, r.kept_stride, r.kept_out, x->size[i], x->stride[i], out[i]),
+          r.outputs *= x->size[i];
   }
   if (!r.n_kept) r.kept_size[0] = 1, r.kept_stride[0] = 0, r.n_kept = 1;
   if (!r.n_reduced) r.size[0] = 1, r.stride[0] = 0, r.n_reduced = 1;
@@ -86,7 +90,8 @@ static int64_t next_run(const reduction *r, const task *t, int64_t from, int64_t
   return n < most ? n : most;
 }
 
-/* acc[0..m) += n rows of f32, `stride` apart; four at a time, since acc is read and written for each. */
+/* acc[0..m) += n rows of f32, `stride` apart; four at a time, since acc is read and written for
+ * each. */
 INLINE void add_rows_f32(const float *p, int64_t stride, int64_t n, int64_t m, double *acc) {
   int64_t i = 0;
   for (; i + 4 <= n; i += 4, p += 4 * stride) {
@@ -109,20 +114,24 @@ CLONES static void add_rows(const reduction *r, const task *t, const double *mea
       continue;
     }
     for (int64_t i = 0; i < n; i++, p += r->stride[0] * width) {
-      if (t->step == 1) load_f64(buf, p, r->x->dtype, t->m);
-      else for (int64_t k = 0; k < t->m; k++) load_f64(buf + k, p + k * t->step * width, r->x->dtype, 1);
-      if (mean) for (int64_t k = 0; k < t->m; k++) acc[k] += (buf[k] - mean[k]) * (buf[k] - mean[k]);
-      else for (int64_t k = 0; k < t->m; k++) acc[k] += buf[k];
+      if (t->step == 1)
+        load_f64(buf, p, r->x->dtype, t->m);
+      else
+        for (int64_t k = 0; k < t->m; k++) load_f64(buf + k, p + k * t->step * width, r->x->dtype, 1);
+      if (mean)
+        for (int64_t k = 0; k < t->m; k++) acc[k] += (buf[k] - mean[k]) * (buf[k] - mean[k]);
+      else
+        for (int64_t k = 0; k < t->m; k++) acc[k] += buf[k];
     }
   }
 }
 
-#define ADD_LANES(T, q)                                                     \
-  do {                                                                      \
-    int64_t k = 0;                                                          \
-    for (; k + LANES <= n; k += LANES)                                      \
-      for (int32_t l = 0; l < LANES; l++) lanes[l] += (T)(q)[k + l];        \
-    for (; k < n; k++) lanes[k % LANES] += (T)(q)[k];                       \
+#define ADD_LANES(T, q) \
+  do { \
+    int64_t k = 0; \
+    for (; k + LANES <= n; k += LANES) \
+      for (int32_t l = 0; l < LANES; l++) lanes[l] += (T)(q)[k + l]; \
+    for (; k < n; k++) lanes[k % LANES] += (T)(q)[k]; \
   } while (0)
 
 /* One output, whose contiguous axis is reduced: runs of elements, LANES partial sums. */
@@ -139,7 +148,8 @@ CLONES static void add_runs(const reduction *r, const task *t, const double *mea
       continue;
     }
     load_f64(buf, p, r->x->dtype, n);
-    if (mean) for (int64_t k = 0; k < n; k++) buf[k] = (buf[k] - *mean) * (buf[k] - *mean);
+    if (mean)
+      for (int64_t k = 0; k < n; k++) buf[k] = (buf[k] - *mean) * (buf[k] - *mean);
     ADD_LANES(double, buf);
   }
   for (int32_t l = 0; l < LANES; l++) *acc += lanes[l];
@@ -154,8 +164,10 @@ static void add_whole(const reduction *r, const task *t, int64_t *acc) {
     for (int64_t k = 0; k < t->m; k++) {
       const char *q = p + k * t->step * width;
       uint64_t sum = (uint64_t)acc[k];
-      if (r->stride[0] == 1) load_i64(buf, q, r->x->dtype, n);
-      else for (int64_t i = 0; i < n; i++) load_i64(buf + i, q + i * r->stride[0] * width, r->x->dtype, 1);
+      if (r->stride[0] == 1)
+        load_i64(buf, q, r->x->dtype, n);
+      else
+        for (int64_t i = 0; i < n; i++) load_i64(buf + i, q + i * r->stride[0] * width, r->x->dtype, 1);
       for (int64_t i = 0; i < n; i++) sum += (uint64_t)buf[i];
       acc[k] = (int64_t)sum;
     }
@@ -166,38 +178,49 @@ static void reduce_tasks(void *ctx, int64_t begin, int64_t end) {
   const reduction *r = ctx;
   int64_t row = r->kept_size[0], per_row = r->block == 1 ? row : (row + r->block - 1) / r->block;
   for (int64_t i = begin; i < end; i++) {
-    int64_t block = i % r->blocks, segment = i / r->blocks, inside = block % per_row * r->block, first = block / per_row * row + inside;
+    int64_t block = i % r->blocks, segment = i / r->blocks, inside = block % per_row * r->block,
+            first = block / per_row * row + inside;
     task t = {.step = r->kept_stride[0], .m = r->block, .from = segment * r->segment};
     if (t.m > row - inside) t.m = row - inside;
     t.to = t.from + r->segment < r->count ? t.from + r->segment : r->count;
     t.base = r->x->offset + offset_of(first, r->n_kept, r->kept_size, r->kept_stride);
     const double *mean = r->mean ? r->mean + first : NULL;
-    if (r->whole) add_whole(r, &t, r->partial_whole + segment * r->outputs + first);
-    else if (r->block == 1 && r->stride[0] == 1) add_runs(r, &t, mean, r->partial + segment * r->outputs + first);
-    else add_rows(r, &t, mean, r->partial + segment * r->outputs + first);
+    if (r->whole)
+      add_whole(r, &t, r->partial_whole + segment * r->outputs + first);
+    else if (r->block == 1 && r->stride[0] == 1)
+      add_runs(r, &t, mean, r->partial + segment * r->outputs + first);
+    else
+      add_rows(r, &t, mean, r->partial + segment * r->outputs + first);
   }
 }
 
-/* Sums into r->partial (integers: partial_whole), a new array of r->outputs numbers, which the caller frees. */
+/* Sums into r->partial (integers: partial_whole), a new array of r->outputs numbers, which the
+ * caller frees. */
 static status run_reduction(const op_call *c, reduction *r, const double *mean) {
   int64_t n = r->segments > 1 ? r->segments * r->outputs : r->outputs;
   r->mean = mean;
   void *partial = calloc((size_t)n + 1, sizeof(double));
   if (!partial) return fail_call(c, DLV3_ERR_OOM, "out of memory for partial sums");
-  if (r->whole) r->partial_whole = partial;
-  else r->partial = partial;
+  if (r->whole)
+    r->partial_whole = partial;
+  else
+    r->partial = partial;
   if (!r->blocks) return DLV3_OK;
-  int64_t size = r->block * (r->count < r->segment ? r->count : r->segment); /* elements of a task; small ones share a chunk */
+  int64_t size =
+      r->block * (r->count < r->segment ? r->count : r->segment); /* elements of a task; small ones share a chunk */
   parallel_for(r->blocks * r->segments, SEGMENT / size, reduce_tasks, r);
   for (int64_t s = 1; s < r->segments; s++)
     for (int64_t i = 0; i < r->outputs; i++) {
-      if (r->whole) r->partial_whole[i] = (int64_t)((uint64_t)r->partial_whole[i] + (uint64_t)r->partial_whole[s * r->outputs + i]);
-      else r->partial[i] += r->partial[s * r->outputs + i];
+      if (r->whole)
+        r->partial_whole[i] = (int64_t)((uint64_t)r->partial_whole[i] + (uint64_t)r->partial_whole[s * r->outputs + i]);
+      else
+        r->partial[i] += r->partial[s * r->outputs + i];
     }
   return DLV3_OK;
 }
 
-/* Strides of y along x's axes, from the sizes x has where y keeps them: y's axes are aligned by the mask. */
+/* Strides of y along x's axes, from the sizes x has where y keeps them: y's axes are aligned by the
+ * mask. */
 static void out_strides(const tensor *x, const tensor *y, uint32_t mask, bool keepdim, int64_t *out) {
   for (int32_t i = 0, k = 0; i < x->ndim; i++) {
     out[i] = mask >> i & 1 ? 0 : y->stride[k];
@@ -211,8 +234,10 @@ static void store_sums(reduction *r, tensor *y, double divisor) {
   for (int64_t i = 0; i < r->outputs; i++) {
     char *p = y->st->data + (y->offset + offset_of(i, r->n_kept, r->kept_size, r->kept_out)) * width;
     double v = r->whole ? 0 : r->partial[i] / divisor;
-    if (r->whole) store_i64(p, y->dtype, &r->partial_whole[i], 1);
-    else store_f64(p, y->dtype, &v, 1);
+    if (r->whole)
+      store_i64(p, y->dtype, &r->partial_whole[i], 1);
+    else
+      store_f64(p, y->dtype, &v, 1);
   }
   free(r->partial), free(r->partial_whole);
 }
@@ -277,7 +302,7 @@ static status ref_sum_to(op_call *c) {
 }
 IMPLS(sum_to, {"ref", ref_sum_to});
 
-/* -- Extremes ---------------------------------------------------------------------------------------------- */
+/* -- Extremes ---------------------------------------------------------------------------------- */
 
 typedef struct {
   const op_call *c;
@@ -336,8 +361,8 @@ static status extreme(op_call *c, int64_t axis, bool smallest) {
 static status ref_max_dim(op_call *c) { return extreme(c, ((const max_dim_attr *)c->attr)->axis, false); }
 static status ref_min_dim(op_call *c) { return extreme(c, ((const min_dim_attr *)c->attr)->axis, true); }
 
-/* The same for dense f32 and bf16 as memory [outer][n][inner] to [outer][inner]: SIDE outputs at a time, so
- * that the comparisons of one candidate each are a vector's. */
+/* The same for dense f32 and bf16 as memory [outer][n][inner] to [outer][inner]: SIDE outputs at a
+ * time, so that the comparisons of one candidate each are a vector's. */
 enum { SIDE = 512 };
 
 typedef struct {
@@ -345,12 +370,13 @@ typedef struct {
   char *y;
   int64_t *index, n, inner, outputs;
   int32_t dtype;
-  float sign;                       /* -1: the minimum */
+  float sign; /* -1: the minimum */
 } extreme_rows;
 
 INLINE bool beats(float v, float best) { return v > best || (v != v && best == best); }
 
-CLONES static void better_of_rows(float *restrict best, int32_t *restrict at, const float *restrict v, int64_t count, int32_t k, float sign) {
+CLONES static void better_of_rows(float *restrict best, int32_t *restrict at, const float *restrict v, int64_t count,
+                                  int32_t k, float sign) {
   for (int64_t i = 0; i < count; i++) {
     bool take = beats(v[i] * sign, best[i]);
     best[i] = take ? v[i] * sign : best[i], at[i] = take ? k : at[i];
@@ -371,14 +397,16 @@ static const float *row_of(float *space, const extreme_rows *job, const char *x,
   return space;
 }
 
-/* `count` (at most SIDE) outputs from `to` on, whose candidates begin at x and lie `apart` elements apart. */
+/* `count` (at most SIDE) outputs from `to` on, whose candidates begin at x and lie `apart` elements
+ * apart. */
 static void extreme_side(const extreme_rows *job, const char *x, int64_t to, int64_t count) {
   float best[SIDE], space[SIDE];
   int32_t at[SIDE] = {0}, width = dtype_bytes(job->dtype);
   int64_t apart = job->inner > 1 ? 1 : job->n;
   const float *first = row_of(space, job, x, 0, count);
   for (int64_t i = 0; i < count; i++) best[i] = first[i] * job->sign;
-  for (int64_t k = 1; k < job->n; k++) better_of_rows(best, at, row_of(space, job, x, k, count), count, (int32_t)k, job->sign);
+  for (int64_t k = 1; k < job->n; k++)
+    better_of_rows(best, at, row_of(space, job, x, k, count), count, (int32_t)k, job->sign);
   for (int64_t i = 0; i < count; i++) {
     memcpy(job->y + (to + i) * width, x + (at[i] * job->inner + i * apart) * width, (size_t)width);
     job->index[to + i] = at[i];
@@ -387,10 +415,12 @@ static void extreme_side(const extreme_rows *job, const char *x, int64_t to, int
 
 static void extreme_rows_range(void *ctx, int64_t begin, int64_t end) {
   const extreme_rows *job = ctx;
-  int64_t line = job->inner > 1 ? job->inner : job->outputs, sides = (line + SIDE - 1) / SIDE, width = dtype_bytes(job->dtype);
+  int64_t line = job->inner > 1 ? job->inner : job->outputs, sides = (line + SIDE - 1) / SIDE,
+          width = dtype_bytes(job->dtype);
   for (int64_t i = begin; i < end; i++) {
     int64_t outer = i / sides, from = i % sides * SIDE, apart = job->inner > 1 ? 1 : job->n;
-    extreme_side(job, job->x + (outer * job->n * job->inner + from * apart) * width, outer * line + from, line - from < SIDE ? line - from : SIDE);
+    extreme_side(job, job->x + (outer * job->n * job->inner + from * apart) * width, outer * line + from,
+                 line - from < SIDE ? line - from : SIDE);
   }
 }
 
@@ -416,7 +446,8 @@ static status extreme_by_rows(op_call *c, int64_t axis, bool smallest) {
   if (!same_order(x, y, axis)) return DECLINED("the result has another order in memory");
   if (n > INT32_MAX) return DECLINED("too many to choose from");
   if (!numel(y)) return DLV3_OK;
-  extreme_rows job = {data_of(x), data_of(y), data_of(c->out[1]), n, inner, numel(y), x->dtype, smallest ? -1.0f : 1.0f};
+  extreme_rows job = {data_of(x), data_of(y), data_of(c->out[1]), n,
+                      inner,      numel(y),   x->dtype,           smallest ? -1.0f : 1.0f};
   int64_t line = inner > 1 ? inner : numel(y), sides = (line + SIDE - 1) / SIDE;
   parallel_for(numel(y) / line * sides, 1 + 16384 / (n * (line < SIDE ? line : SIDE)), extreme_rows_range, &job);
   return DLV3_OK;
@@ -427,9 +458,10 @@ static status vec_min_dim(op_call *c) { return extreme_by_rows(c, ((const min_di
 IMPLS(max_dim, {"vec", vec_max_dim}, {"ref", ref_max_dim});
 IMPLS(min_dim, {"vec", vec_min_dim}, {"ref", ref_min_dim});
 
-/* -- allclose ---------------------------------------------------------------------------------------------- */
+/* -- allclose ---------------------------------------------------------------------------------- */
 
-/* The broadcast of a and b is walked with a stand-in for the result's sizes; one unclose element settles it. */
+/* The broadcast of a and b is walked with a stand-in for the result's sizes; one unclose element
+ * settles it. */
 static status ref_allclose(op_call *c) {
   const allclose_attr *at = c->attr;
   const tensor *a = c->in[0], *b = c->in[1];

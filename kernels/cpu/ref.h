@@ -1,6 +1,7 @@
 /* ref.h - what reference kernels read and write with: one element of any dtype as f64.
  *
- * A ref_* kernel computes in f64 for every dtype and rounds once, when it stores: it is the oracle for the fast ones. */
+ * A ref_* kernel computes in f64 for every dtype and rounds once, when it stores: it is the oracle
+ * for the fast ones. */
 #ifndef DLV3_REF_H
 #define DLV3_REF_H
 

@@ -1,10 +1,10 @@
 /* resample.c - bilinear interpolation on the cpu: forward, gradient, and fused with argmax.
  *
- * interpolate.h says which pixels are blended. The gradient gathers: each row of grad_x adds up the rows of grad_y that
- * reach it, in their order, so nothing is written by two threads. */
+ * interpolate.h says which pixels are blended. The gradient gathers: each row of grad_x adds up the
+ * rows of grad_y that reach it, in their order, so nothing is written by two threads. */
 #include "interpolate.h"
 
-/* -- Reference --------------------------------------------------------------------------------------------- */
+/* -- Reference --------------------------------------------------------------------------------- */
 
 static status ref_upsample_bilinear2d(op_call *c) {
   const upsample_bilinear2d_attr *a = c->attr;
@@ -50,7 +50,8 @@ static status ref_upsample_bilinear2d_backward(op_call *c) {
 static status ref_upsample_argmax(op_call *c) {
   const upsample_argmax_attr *a = c->attr;
   const tensor *x = c->in[0];
-  const axis_map rows = axis_map_of(x->size[2], a->size.h, false, x->dtype), columns = axis_map_of(x->size[3], a->size.w, false, x->dtype);
+  const axis_map rows = axis_map_of(x->size[2], a->size.h, false, x->dtype),
+                 columns = axis_map_of(x->size[3], a->size.w, false, x->dtype);
   for (int64_t n = 0; n < x->size[0]; n++)
     for (int64_t i = 0; i < a->size.h; i++)
       for (int64_t j = 0; j < a->size.w; j++) {
@@ -66,7 +67,7 @@ static status ref_upsample_argmax(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Vectorised over channels ------------------------------------------------------------------------------ */
+/* -- Vectorised over channels ------------------------------------------------------------------ */
 
 typedef struct {
   const op_call *c;
@@ -75,57 +76,63 @@ typedef struct {
 } resample_job;
 
 /* Rows [begin, end) of y over all images. */
-#define UPSAMPLE_ROWS(T, name, LOAD, STORE)                                                                               \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) {                                                       \
-    const resample_job *job = ctx;                                                                                       \
-    const tensor *x = job->c->in[0], *y = job->c->out[0];                                                                \
-    const int64_t channels = x->size[1], w = x->size[3], oh = y->size[2], ow = y->size[3];                               \
-    for (int64_t row = begin; row < end; row++) {                                                                        \
-      const taps v = taps_of(&job->rows, row % oh);                                                                      \
-      const T *top = (const T *)data_of(x) + (row / oh * x->size[2] + v.i0) * w * channels;                              \
-      const T *bottom = (const T *)data_of(x) + (row / oh * x->size[2] + v.i1) * w * channels;                           \
-      T *out = (T *)data_of(y) + row * ow * channels;                                                                    \
-      for (int64_t j = 0; j < ow; j++, out += channels) {                                                                \
-        const taps u = taps_of(&job->columns, j);                                                                        \
-        const T *a = top + u.i0 * channels, *b = top + u.i1 * channels;                                                  \
-        const T *e = bottom + u.i0 * channels, *f = bottom + u.i1 * channels;                                            \
-        const float v0 = (float)v.w0, v1 = (float)v.w1, u0 = (float)u.w0, u1 = (float)u.w1;                              \
-        for (int64_t k = 0; k < channels; k++)                                                                           \
-          out[k] = STORE(v0 * (u0 * LOAD(a[k]) + u1 * LOAD(b[k])) + v1 * (u0 * LOAD(e[k]) + u1 * LOAD(f[k])));           \
-      }                                                                                                                  \
-    }                                                                                                                    \
+#define UPSAMPLE_ROWS(T, name, LOAD, STORE) \
+  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
+    const resample_job *job = ctx; \
+    const tensor *x = job->c->in[0], *y = job->c->out[0]; \
+    const int64_t channels = x->size[1], w = x->size[3], oh = y->size[2], ow = y->size[3]; \
+    for (int64_t row = begin; row < end; row++) { \
+      const taps v = taps_of(&job->rows, row % oh); \
+      const T *top = (const T *)data_of(x) + (row / oh * x->size[2] + v.i0) * w * channels; \
+      const T *bottom = (const T *)data_of(x) + (row / oh * x->size[2] + v.i1) * w * channels; \
+      T *out = (T *)data_of(y) + row * ow * channels; \
+      for (int64_t j = 0; j < ow; j++, out += channels) { \
+        const taps u = taps_of(&job->columns, j); \
+        const T *a = top + u.i0 * channels, *b = top + u.i1 * channels; \
+        const T *e = bottom + u.i0 * channels, *f = bottom + u.i1 * channels; \
+        const float v0 = (float)v.w0, v1 = (float)v.w1, u0 = (float)u.w0, u1 = (float)u.w1; \
+        for (int64_t k = 0; k < channels; k++) \
+          out[k] = STORE(v0 * (u0 * LOAD(a[k]) + u1 * LOAD(b[k])) + v1 * (u0 * LOAD(e[k]) + u1 * LOAD(f[k]))); \
+      } \
+    } \
   }
 
-/* Rows [begin, end) of grad_x over all images, in f32: all rows of grad_y that reach one are spread along it. */
-#define UPSAMPLE_BACKWARD_ROWS(T, name, LOAD)                                                                             \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) {                                                       \
-    const resample_job *job = ctx;                                                                                       \
-    const tensor *grad_y = job->c->in[0], *grad_x = job->c->out[0];                                                      \
-    const int64_t channels = grad_x->size[1], h = grad_x->size[2], w = grad_x->size[3], oh = grad_y->size[2], ow = grad_y->size[3]; \
-    for (int64_t row = begin; row < end; row++) {                                                                        \
-      float *out = job->grad + row * w * channels;                                                                       \
-      int64_t first, last;                                                                                               \
-      reached(&job->rows, row % h, &first, &last);                                                                       \
-      memset(out, 0, (size_t)(w * channels) * sizeof *out);                                                              \
-      for (int64_t i = first; i < last; i++) {                                                                           \
-        const taps v = taps_of(&job->rows, i);                                                                           \
-        const double weight = tap_weight(&v, row % h);                                                                   \
-        const T *g = (const T *)data_of(grad_y) + (row / h * oh + i) * ow * channels;                                    \
-        for (int64_t j = 0; j < ow; j++, g += channels) {                                                                \
-          const taps u = taps_of(&job->columns, j);                                                                      \
-          float *left = out + u.i0 * channels, *right = out + u.i1 * channels;                                           \
-          const float w0 = (float)(weight * u.w0), w1 = (float)(weight * u.w1);                                          \
-          if (u.i0 == u.i1) for (int64_t k = 0; k < channels; k++) left[k] += w0 * LOAD(g[k]);                           \
-          else spread_##T(left, right, g, w0, w1, channels);                                                             \
-        }                                                                                                                \
-      }                                                                                                                  \
-    }                                                                                                                    \
+/* Rows [begin, end) of grad_x over all images, in f32: all rows of grad_y that reach one are spread
+ * along it. */
+#define UPSAMPLE_BACKWARD_ROWS(T, name, LOAD) \
+  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
+    const resample_job *job = ctx; \
+    const tensor *grad_y = job->c->in[0], *grad_x = job->c->out[0]; \
+    const int64_t channels = grad_x->size[1], h = grad_x->size[2], w = grad_x->size[3], oh = grad_y->size[2], \
+                  ow = grad_y->size[3]; \
+    for (int64_t row = begin; row < end; row++) { \
+      float *out = job->grad + row * w * channels; \
+      int64_t first, last; \
+      reached(&job->rows, row % h, &first, &last); \
+      memset(out, 0, (size_t)(w * channels) * sizeof *out); \
+      for (int64_t i = first; i < last; i++) { \
+        const taps v = taps_of(&job->rows, i); \
+        const double weight = tap_weight(&v, row % h); \
+        const T *g = (const T *)data_of(grad_y) + (row / h * oh + i) * ow * channels; \
+        for (int64_t j = 0; j < ow; j++, g += channels) { \
+          const taps u = taps_of(&job->columns, j); \
+          float *left = out + u.i0 * channels, *right = out + u.i1 * channels; \
+          const float w0 = (float)(weight * u.w0), w1 = (float)(weight * u.w1); \
+          if (u.i0 == u.i1) \
+            for (int64_t k = 0; k < channels; k++) left[k] += w0 * LOAD(g[k]); \
+          else \
+            spread_##T(left, right, g, w0, w1, channels); \
+        } \
+      } \
+    } \
   }
 
-INLINE void spread_float(float *restrict left, float *restrict right, const float *restrict g, float w0, float w1, int64_t n) {
+INLINE void spread_float(float *restrict left, float *restrict right, const float *restrict g, float w0, float w1,
+                         int64_t n) {
   for (int64_t k = 0; k < n; k++) left[k] += w0 * g[k], right[k] += w1 * g[k];
 }
-INLINE void spread_bf16(float *restrict left, float *restrict right, const bf16 *restrict g, float w0, float w1, int64_t n) {
+INLINE void spread_bf16(float *restrict left, float *restrict right, const bf16 *restrict g, float w0, float w1,
+                        int64_t n) {
   for (int64_t k = 0; k < n; k++) left[k] += w0 * bf16_to_f32(g[k]), right[k] += w1 * bf16_to_f32(g[k]);
 }
 
@@ -137,10 +144,14 @@ UPSAMPLE_BACKWARD_ROWS(bf16, upsample_backward_rows_bf16, bf16_to_f32)
 static status vec_upsample_bilinear2d(op_call *c) {
   const upsample_bilinear2d_attr *a = c->attr;
   const tensor *x = c->in[0];
-  resample_job job = {c, axis_map_of(x->size[2], a->size.h, a->align_corners, x->dtype), axis_map_of(x->size[3], a->size.w, a->align_corners, x->dtype), NULL};
-  if (x->dtype == DLV3_F32) parallel_for(x->size[0] * a->size.h, 8, upsample_rows_f32, &job);
-  else if (x->dtype == DLV3_BF16) parallel_for(x->size[0] * a->size.h, 8, upsample_rows_bf16, &job);
-  else return DECLINED("f32 and bf16 only");
+  resample_job job = {c, axis_map_of(x->size[2], a->size.h, a->align_corners, x->dtype),
+                      axis_map_of(x->size[3], a->size.w, a->align_corners, x->dtype), NULL};
+  if (x->dtype == DLV3_F32)
+    parallel_for(x->size[0] * a->size.h, 8, upsample_rows_f32, &job);
+  else if (x->dtype == DLV3_BF16)
+    parallel_for(x->size[0] * a->size.h, 8, upsample_rows_bf16, &job);
+  else
+    return DECLINED("f32 and bf16 only");
   return DLV3_OK;
 }
 
@@ -150,20 +161,22 @@ static status vec_upsample_bilinear2d_backward(op_call *c) {
   tensor *grad_x = c->out[0];
   const int32_t dtype = grad_y->dtype;
   if (dtype != DLV3_F32 && dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
-  resample_job job = {c, axis_map_of(a->size.h, grad_y->size[2], a->align_corners, dtype), axis_map_of(a->size.w, grad_y->size[3], a->align_corners, dtype), data_of(grad_x)};
+  resample_job job = {c, axis_map_of(a->size.h, grad_y->size[2], a->align_corners, dtype),
+                      axis_map_of(a->size.w, grad_y->size[3], a->align_corners, dtype), data_of(grad_x)};
   storage *wide = NULL;
   if (dtype != DLV3_F32) {
     TRY(storage_new(&wide, numel(grad_x) * (int64_t)sizeof(float), 0));
     job.grad = (float *)wide->data;
   }
-  parallel_for(grad_x->size[0] * a->size.h, 1, dtype == DLV3_F32 ? upsample_backward_rows_f32 : upsample_backward_rows_bf16, &job);
+  parallel_for(grad_x->size[0] * a->size.h, 1,
+               dtype == DLV3_F32 ? upsample_backward_rows_f32 : upsample_backward_rows_bf16, &job);
   if (!wide) return DLV3_OK;
   store_f32(data_of(grad_x), dtype, job.grad, numel(grad_x));
   storage_drop(wide);
   return DLV3_OK;
 }
 
-/* -- argmax of the upsampled map --------------------------------------------------------------------------- */
+/* -- argmax of the upsampled map --------------------------------------------------------------- */
 
 typedef struct {
   const op_call *c;
@@ -172,32 +185,33 @@ typedef struct {
 } argmax_job;
 
 /* Rows [begin, end) of the result over all images. */
-#define ARGMAX_ROWS(T, name, BLEND)                                                                                       \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) {                                                       \
-    const argmax_job *job = ctx;                                                                                         \
-    const tensor *x = job->c->in[0];                                                                                     \
-    const int64_t channels = x->size[1], oh = job->c->out[0]->size[1], ow = job->c->out[0]->size[2];                     \
-    float z[MAX_CHANNELS * PIXELS];                                                                                      \
-    for (int64_t row = begin; row < end; row++) {                                                                        \
-      const taps v = taps_of(&job->rows, row % oh);                                                                      \
-      const T *image = (const T *)data_of(x) + row / oh * x->size[2] * x->size[3] * channels;                            \
-      uint8_t *out = (uint8_t *)data_of(job->c->out[0]) + row * ow;                                                      \
-      for (int64_t j = 0; j < blocks_of(ow); j++) {                                                                      \
-        const pixel_block *b = &job->blocks[j];                                                                          \
-        float best[PIXELS];                                                                                              \
-        int32_t where[PIXELS] = {0};                                                                                     \
-        BLEND(z, image + v.i0 * x->size[3] * channels, image + v.i1 * x->size[3] * channels, (float)v.w0, (float)v.w1, b, channels); \
-        memcpy(best, z, sizeof best);                                                                                    \
-        for (int64_t k = 1; k < channels; k++)                                                                           \
-          for (int64_t i = 0; i < PIXELS; i++) {                                                                         \
-            const float value = z[k * PIXELS + i];                                                                       \
-            const bool take = (value > best[i]) | ((value != value) & (best[i] == best[i]));                             \
-            best[i] = take ? value : best[i];                                                                            \
-            where[i] = take ? (int32_t)k : where[i];                                                                     \
-          }                                                                                                              \
-        for (int64_t i = 0; i < b->n; i++) out[j * PIXELS + i] = (uint8_t)where[i];                                      \
-      }                                                                                                                  \
-    }                                                                                                                    \
+#define ARGMAX_ROWS(T, name, BLEND) \
+  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
+    const argmax_job *job = ctx; \
+    const tensor *x = job->c->in[0]; \
+    const int64_t channels = x->size[1], oh = job->c->out[0]->size[1], ow = job->c->out[0]->size[2]; \
+    float z[MAX_CHANNELS * PIXELS]; \
+    for (int64_t row = begin; row < end; row++) { \
+      const taps v = taps_of(&job->rows, row % oh); \
+      const T *image = (const T *)data_of(x) + row / oh * x->size[2] * x->size[3] * channels; \
+      uint8_t *out = (uint8_t *)data_of(job->c->out[0]) + row * ow; \
+      for (int64_t j = 0; j < blocks_of(ow); j++) { \
+        const pixel_block *b = &job->blocks[j]; \
+        float best[PIXELS]; \
+        int32_t where[PIXELS] = {0}; \
+        BLEND(z, image + v.i0 * x->size[3] * channels, image + v.i1 * x->size[3] * channels, (float)v.w0, (float)v.w1, \
+              b, channels); \
+        memcpy(best, z, sizeof best); \
+        for (int64_t k = 1; k < channels; k++) \
+          for (int64_t i = 0; i < PIXELS; i++) { \
+            const float value = z[k * PIXELS + i]; \
+            const bool take = (value > best[i]) | ((value != value) & (best[i] == best[i])); \
+            best[i] = take ? value : best[i]; \
+            where[i] = take ? (int32_t)k : where[i]; \
+          } \
+        for (int64_t i = 0; i < b->n; i++) out[j * PIXELS + i] = (uint8_t)where[i]; \
+      } \
+    } \
   }
 ARGMAX_ROWS(float, argmax_rows_f32, blend_block_f32)
 ARGMAX_ROWS(bf16, argmax_rows_bf16, blend_block_bf16)
@@ -220,5 +234,6 @@ static status vec_upsample_argmax(op_call *c) {
 }
 
 IMPLS(upsample_bilinear2d, {"vec", vec_upsample_bilinear2d}, {"ref", ref_upsample_bilinear2d});
-IMPLS(upsample_bilinear2d_backward, {"vec", vec_upsample_bilinear2d_backward}, {"ref", ref_upsample_bilinear2d_backward});
+IMPLS(upsample_bilinear2d_backward, {"vec", vec_upsample_bilinear2d_backward},
+      {"ref", ref_upsample_bilinear2d_backward});
 IMPLS(upsample_argmax, {"vec", vec_upsample_argmax}, {"ref", ref_upsample_argmax});

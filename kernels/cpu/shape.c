@@ -1,4 +1,5 @@
-/* shape.c - ops that move elements: copies through elements.h, picking by index. Views have no kernel. */
+/* shape.c - ops that move elements: copies through elements.h, picking by index. Views have no
+ * kernel. */
 #include "elements.h"
 
 #define VIEW_IMPLS(op) const impl cpu_##op##_impls[] = {{0, 0}}
@@ -99,7 +100,8 @@ static void fill_all(tensor *t, double value) {
   int64_t width = dtype_bytes(t->dtype);
   if (!n) return;
   store_f64(p, t->dtype, &value, 1);
-  for (int64_t done = 1; done < n; done *= 2) memcpy(p + done * width, p, (size_t)((n - done < done ? n - done : done) * width));
+  for (int64_t done = 1; done < n; done *= 2)
+    memcpy(p + done * width, p, (size_t)((n - done < done ? n - done : done) * width));
 }
 
 /* The part of x that stays is copied into the part of y it goes to; both are windows. */
@@ -136,11 +138,12 @@ static status ref_flip(op_call *c) { /* x read backwards along the axes */
 }
 IMPLS(flip, {"ref", ref_flip});
 
-/* -- Picking by index -------------------------------------------------------------------------------------- */
+/* -- Picking by index -------------------------------------------------------------------------- */
 
 static status check_index(const op_call *c, int64_t index, int64_t n) {
   if (index >= 0 && index < n) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_ARG, "index holds %lld, the axis has the positions 0 to %lld", (long long)index, (long long)n - 1);
+  return fail_call(c, DLV3_ERR_ARG, "index holds %lld, the axis has the positions 0 to %lld", (long long)index,
+                   (long long)n - 1);
 }
 
 /* Offset of logical position i in t, and (axis >= 0) the offset without that axis. */
@@ -150,8 +153,10 @@ static int64_t offset_at(const tensor *t, const int64_t *size, int64_t i, int64_
   for (int32_t k = ndim - 1; k >= 0; k--) {
     int64_t x = i % size[k];
     i /= size[k];
-    if (k == skip) *coordinate = x;
-    else at += x * t->stride[k];
+    if (k == skip)
+      *coordinate = x;
+    else
+      at += x * t->stride[k];
   }
   return at;
 }
@@ -191,7 +196,8 @@ static status ref_gather_backward(op_call *c) {
     int64_t k = ((int64_t *)index->st->data)[offset_at(index, g->size, i, -1, &unused)];
     TRY(check_index(c, k, x->size[a->axis]));
     load_f64(&v, g->st->data + offset_at(g, g->size, i, -1, &unused) * width, g->dtype, 1);
-    add_element(x->st->data + (offset_at(x, g->size, i, a->axis, &unused) + k * x->stride[a->axis]) * width, x->dtype, v);
+    add_element(x->st->data + (offset_at(x, g->size, i, a->axis, &unused) + k * x->stride[a->axis]) * width, x->dtype,
+                v);
   }
   return DLV3_OK;
 }

@@ -1,8 +1,9 @@
-/* simd.h - what the cpu kernels share: instruction sets, element conversion, access to dense tensors.
+/* simd.h - what the cpu kernels share: instruction sets, element conversion, access to dense
+ * tensors.
  *
  * Loops are plain C that the compiler vectorises. CLONES (runtime/clones.h) before a function
- * compiles it for AVX-512, AVX2 and the base instruction set.
- * Floats are never reassociated by the compiler: a reduction that is to vectorise keeps LANES partial sums itself. */
+ * compiles it for AVX-512, AVX2 and the base instruction set. Floats are never reassociated by the
+ * compiler: a reduction that is to vectorise keeps LANES partial sums itself. */
 #ifndef DLV3_SIMD_H
 #define DLV3_SIMD_H
 
@@ -32,8 +33,10 @@ INLINE bf16 f32_to_bf16(float f) {
 }
 INLINE float f16_to_f32(f16 h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3ff, bits;
-  if (exponent == 31) bits = sign | 0x7f800000 | fraction << 13;
-  else if (exponent) bits = sign | (exponent + 112) << 23 | fraction << 13;
+  if (exponent == 31)
+    bits = sign | 0x7f800000 | fraction << 13;
+  else if (exponent)
+    bits = sign | (exponent + 112) << 23 | fraction << 13;
   else { /* zero and subnormals: fraction * 2^-24 is exact in f32 */
     float f = (float)fraction * 0x1p-24f;
     memcpy(&bits, &f, 4);

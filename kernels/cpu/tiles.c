@@ -1,14 +1,22 @@
-/* tiles.c - the register tiles of tiles.h, compiled for each instruction set and chosen once by cpuid.
+/* tiles.c - the register tiles of tiles.h, compiled for each instruction set and chosen once by
+ * cpuid.
  *
- * vdpbf16ps does twice the work of an f32 FMA. On AMD's Zen 4 it comes at the same rate, and pairs of bf16 are worth it;
- * on an Intel Xeon of model 207 it was measured at a quarter of the rate, so there bf16 is widened and multiplied as f32.
+ * vdpbf16ps does twice the work of an f32 FMA. On AMD's Zen 4 it comes at the same rate, and pairs
+ * of bf16 are worth it; on an Intel Xeon of model 207 it was measured at a quarter of the rate, so
+ * there bf16 is widened and multiplied as f32.
  *
- * Tall tiles want a panel of 128 f32 to stay in the first cache, and their twelve rows apart in it. The low ones of AVX2 read
- * a panel front to back, as fast from the second cache, and three rows never meet: depths up to 1024 f32 were measured best. */
+ * Tall tiles want a panel of 128 f32 to stay in the first cache, and their twelve rows apart in it.
+ * The low ones of AVX2 read a panel front to back, as fast from the second cache, and three rows
+ * never meet: depths up to 1024 f32 were measured best. */
 #include "tiles.h"
 
-#define TILE_SET(isa, width, depth, aliased) {rows_f32_##isa, last_rows_f32_##isa, columns_f32_##isa, rows_f64_##isa, last_rows_f64_##isa, columns_f64_##isa, lane_taps_f32_##isa, lane_taps_f64_##isa, lane_taps_bf16_##isa, \
-                       lane_products_f32_##isa, lane_products_f64_##isa, rows_pair_##isa, last_rows_pair_##isa, columns_pair_##isa, lane_pairs_pair_##isa, MANY_f32_##isa, false, width, depth, aliased}
+#define TILE_SET(isa, width, depth, aliased) \
+  { \
+    rows_f32_##isa, last_rows_f32_##isa, columns_f32_##isa, rows_f64_##isa, last_rows_f64_##isa, columns_f64_##isa, \
+        lane_taps_f32_##isa, lane_taps_f64_##isa, lane_taps_bf16_##isa, lane_products_f32_##isa, \
+        lane_products_f64_##isa, rows_pair_##isa, last_rows_pair_##isa, columns_pair_##isa, lane_pairs_pair_##isa, \
+        MANY_f32_##isa, false, width, depth, aliased \
+  }
 
 INLINE float bits_f32(uint32_t bits) {
   float f;
@@ -35,7 +43,8 @@ INLINE float bits_f32(uint32_t bits) {
 #define HIGH_16(a, b) __builtin_shuffle(a, b, (F(wide_row)){4, 12, 5, 13, 6, 14, 7, 15})
 #endif
 /* The low 16 bits of two vectors of 32, in the order that LOW_16 and HIGH_16 take apart. */
-#define PACK_32(low, high) __builtin_shuffle((F(wide_row))(low), (F(wide_row))(high), (F(wide_row)){0, 2, 4, 6, 8, 10, 12, 14})
+#define PACK_32(low, high) \
+  __builtin_shuffle((F(wide_row))(low), (F(wide_row))(high), (F(wide_row)){0, 2, 4, 6, 8, 10, 12, 14})
 
 #define ISA(name) name##_base
 #define TARGET
@@ -108,8 +117,10 @@ tile_set tiles = TILE_SET(base, 16, 2048, 2048);
 #define MAX MAX_F32
 #define MIN MIN_F32
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")))
-#define DOT(acc, v, b) (vector_pair_avx512bf16) _mm512_dpbf16_ps((__m512)(acc), (__m512bh)_mm512_set1_epi32((int)(v)), (__m512bh)(b))
-#define WIDE(p) (F(vector)) _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16)
+#define DOT(acc, v, b) \
+  (vector_pair_avx512bf16) _mm512_dpbf16_ps((__m512)(acc), (__m512bh)_mm512_set1_epi32((int)(v)), (__m512bh)(b))
+#define WIDE(p) \
+  (F(vector)) _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16)
 #define NARROW(p, z) _mm256_storeu_si256((__m256i *)(void *)(p), (__m256i)_mm512_cvtneps_pbh((__m512)(z)))
 #include "tile.inc"
 typedef uint32_t F(words) __attribute__((vector_size(WIDTH)));
@@ -120,18 +131,22 @@ typedef uint16_t F(wide_row) __attribute__((vector_size(WIDTH), aligned(2), may_
 #define LOW LOW_16
 #define HIGH HIGH_16
 /* The conversion puts the low sums before the high ones: four of each are taken in turns. */
-#define IN_TURNS _mm512_set_epi64(0x001f001e001d001c, 0x000f000e000d000c, 0x001b001a00190018, 0x000b000a00090008, 0x0017001600150014, 0x0007000600050004, 0x0013001200110010, 0x0003000200010000)
-#define PACK(low, high) (F(wide_row)) _mm512_permutexvar_epi16(IN_TURNS, (__m512i)_mm512_cvtne2ps_pbh((__m512)(high), (__m512)(low)))
+#define IN_TURNS \
+  _mm512_set_epi64(0x001f001e001d001c, 0x000f000e000d000c, 0x001b001a00190018, 0x000b000a00090008, 0x0017001600150014, \
+                   0x0007000600050004, 0x0013001200110010, 0x0003000200010000)
+#define PACK(low, high) \
+  (F(wide_row)) _mm512_permutexvar_epi16(IN_TURNS, (__m512i)_mm512_cvtne2ps_pbh((__m512)(high), (__m512)(low)))
 #include "lane_pair.inc"
 
 __attribute__((constructor)) static void choose_tiles(void) {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    tiles = (tile_set) TILE_SET(avx512, 64, 4096, 2048);
+    tiles = (tile_set)TILE_SET(avx512, 64, 4096, 2048);
   else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    tiles = (tile_set) TILE_SET(avx2, 32, 4096, INT64_MAX);
+    tiles = (tile_set)TILE_SET(avx2, 32, 4096, INT64_MAX);
   if (!__builtin_cpu_supports("avx512bf16")) return;
-  tiles.rows_pair = rows_pair_avx512bf16, tiles.last_rows_pair = last_rows_pair_avx512bf16, tiles.columns_pair = columns_pair_avx512bf16, tiles.lane_pairs = lane_pairs_pair_avx512bf16;
+  tiles.rows_pair = rows_pair_avx512bf16, tiles.last_rows_pair = last_rows_pair_avx512bf16,
+  tiles.columns_pair = columns_pair_avx512bf16, tiles.lane_pairs = lane_pairs_pair_avx512bf16;
   tiles.pair_is_fast = __builtin_cpu_is("amd");
 }
 #endif

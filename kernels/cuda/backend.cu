@@ -1,7 +1,9 @@
-/* backend.cu - the cuda backend: devices, memory, copies, faults, the table of kernel lists, the way into the runtime.
+/* backend.cu - the cuda backend: devices, memory, copies, faults, the table of kernel lists, the
+ * way into the runtime.
  *
- * Each device has one stream for all its work. So memory that is given back may be handed out again at once, and nothing
- * waits but copies to the host and whoever asks to. Errors of kernels come out at the next call or wait. */
+ * Each device has one stream for all its work. So memory that is given back may be handed out again
+ * at once, and nothing waits but copies to the host and whoever asks to. Errors of kernels come out
+ * at the next call or wait. */
 #include "common.h"
 
 #include <stdarg.h>
@@ -12,7 +14,7 @@
 
 static const runtime_api *host;
 
-/* -- The runtime's functions that kernels call, on this side of the library -------------------------------- */
+/* -- The runtime's functions that kernels call, on this side of the library -------------------- */
 
 extern "C" {
 
@@ -40,7 +42,9 @@ void storage_drop(storage *s) { host->storage_drop(s); }
 bool tf32_allowed(void) { return host->tf32_allowed(); }
 void ran_by(int64_t number) { host->ran_by(number); }
 bool cudnn_benchmark(void) { return host->cudnn_benchmark(); }
-bool choice_find(char *value, size_t n, const char *file, const char *key) { return host->choice_find(value, n, file, key); }
+bool choice_find(char *value, size_t n, const char *file, const char *key) {
+  return host->choice_find(value, n, file, key);
+}
 void choice_keep(const char *file, const char *key, const char *value) { host->choice_keep(file, key, value); }
 
 int32_t dtype_bytes(int32_t dtype) {
@@ -61,11 +65,12 @@ bool is_dense(const tensor *t) {
 
 } /* extern "C" */
 
-/* -- Devices ----------------------------------------------------------------------------------------------- */
+/* -- Devices ----------------------------------------------------------------------------------- */
 
 enum { STAGES = 32 };
 
-/* Pinned memory of the host that a copy to the device starts from; free again once its event has passed. */
+/* Pinned memory of the host that a copy to the device starts from; free again once its event has
+ * passed. */
 typedef struct {
   char *data;
   int64_t bytes;
@@ -92,13 +97,15 @@ static device_state devices[MOST_DEVICES];
 static int32_t current = -1;
 
 static status cuda_failed(cudaError_t e, const char *what) {
-  cudaGetLastError(); /* reported now: the next launch is not to report it again (a fault of a kernel stays all the same) */
+  /* reported now: the next launch is not to report it again (a fault of a kernel stays all the same) */
+  cudaGetLastError();
   const bool memory = e == cudaErrorMemoryAllocation;
-  return fail(memory ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)", what, cudaGetErrorString(e), cudaGetErrorName(e), (int)e);
+  return fail(memory ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)", what, cudaGetErrorString(e),
+              cudaGetErrorName(e), (int)e);
 }
-#define CHECK(call, what)                                 \
-  do {                                                    \
-    cudaError_t check_error_ = (call);                    \
+#define CHECK(call, what) \
+  do { \
+    cudaError_t check_error_ = (call); \
     if (check_error_ != cudaSuccess) return cuda_failed(check_error_, what); \
   } while (0)
 
@@ -131,18 +138,22 @@ cudaStream_t stream_on(int32_t device) {
 cudaStream_t stream_of(const op_call *c) { return stream_on(device_tensor(c)->st->device); }
 fault_slot faults_of(const op_call *c) { return devices[device_tensor(c)->st->device].faults; }
 
-status scratch_new(storage **out, const op_call *c, int64_t bytes) { return storage_new(out, bytes, device_tensor(c)->st->device); }
+status scratch_new(storage **out, const op_call *c, int64_t bytes) {
+  return storage_new(out, bytes, device_tensor(c)->st->device);
+}
 
-/* What a kernel did while it ran (an illegal address, 700, or an assertion, 710, to a launch failure, 719): it stays, and comes out of
- * whatever is called next. */
+/* What a kernel did while it ran (an illegal address, 700, or an assertion, 710, to a launch
+ * failure, 719): it stays, and comes out of whatever is called next. */
 static bool is_crash(cudaError_t e) { return (int)e == 700 || ((int)e >= 710 && (int)e < 720); }
 
 status launched(const op_call *c) {
   cudaError_t e = cudaGetLastError();
   if (e == cudaSuccess) return DLV3_OK;
-  return fail_call(c, e == cudaErrorMemoryAllocation ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)",
-                   is_crash(e) ? "an earlier kernel failed (DLV3_SYNC=1 finds out which), and the process has to be started anew" : "the kernel was not started",
-                   cudaGetErrorString(e), cudaGetErrorName(e), (int)e);
+  return fail_call(
+      c, e == cudaErrorMemoryAllocation ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)",
+      is_crash(e) ? "an earlier kernel failed (DLV3_SYNC=1 finds out which), and the process has to be started anew"
+                  : "the kernel was not started",
+      cudaGetErrorString(e), cudaGetErrorName(e), (int)e);
 }
 
 static status cuda_probe(int32_t *n) {
@@ -153,10 +164,12 @@ static status cuda_probe(int32_t *n) {
     int driver = 0;
     cudaDriverGetVersion(&driver);
     if (!driver) return fail(DLV3_ERR_DEVICE, "there is no NVIDIA driver (libcuda.so.1) on this machine");
-    return fail(DLV3_ERR_DEVICE, "the NVIDIA driver is for CUDA %d.%d and too old for CUDA %d.%d, which dlv3 was built with", driver / 1000, driver % 1000 / 10,
-                CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    return fail(DLV3_ERR_DEVICE,
+                "the NVIDIA driver is for CUDA %d.%d and too old for CUDA %d.%d, which dlv3 was built with",
+                driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
   }
-  if (e == cudaErrorNoDevice || (e == cudaSuccess && !count)) return fail(DLV3_ERR_DEVICE, "the driver finds no NVIDIA GPU (is CUDA_VISIBLE_DEVICES set?)");
+  if (e == cudaErrorNoDevice || (e == cudaSuccess && !count))
+    return fail(DLV3_ERR_DEVICE, "the driver finds no NVIDIA GPU (is CUDA_VISIBLE_DEVICES set?)");
   if (e != cudaSuccess) return cuda_failed(e, "the devices can not be counted");
   return *n = count < (int)MOST_DEVICES ? count : (int)MOST_DEVICES - 1, DLV3_OK;
 }
@@ -164,7 +177,8 @@ static status cuda_probe(int32_t *n) {
 static int64_t cuda_memory(int32_t device) {
   size_t free_bytes = 0, total = 0;
   device_state *d = &devices[device];
-  if (!d->memory && make_current(device) == DLV3_OK && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) d->memory = (int64_t)total;
+  if (!d->memory && make_current(device) == DLV3_OK && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess)
+    d->memory = (int64_t)total;
   return d->memory ? d->memory : (int64_t)1 << 30;
 }
 
@@ -176,7 +190,7 @@ static const char *cuda_describe(int32_t device) {
   return text;
 }
 
-/* -- Faults ------------------------------------------------------------------------------------------------ */
+/* -- Faults ------------------------------------------------------------------------------------ */
 
 extern "C" const char *const cuda_op_names[] = {
 #define OP(name, signature, attrs, flags, doc) #name,
@@ -193,20 +207,26 @@ static status cuda_check(int32_t device) {
   shared->kind = FAULT_NONE;
   TRY(make_current(device));
   CHECK(cudaMemsetAsync(d->faults.taken, 0, sizeof *d->faults.taken, d->stream), "memory");
-  const char *op = f.op >= 0 && f.op < OP_COUNT ? cuda_op_names[f.op] : "?", *when = "(found while it ran on the device, reported now)";
+  const char *op = f.op >= 0 && f.op < OP_COUNT ? cuda_op_names[f.op] : "?",
+             *when = "(found while it ran on the device, reported now)";
   if (f.kind == FAULT_INDEX)
-    return fail(DLV3_ERR_ARG, "%s: index holds %lld, the axis has the positions 0 to %lld %s", op, (long long)f.value, (long long)f.limit - 1, when);
-  if (f.kind == FAULT_CLASS)
-    return fail(DLV3_ERR_ARG, "%s: pred has the class %lld at element %lld, hist has the classes 0 to %lld %s", op, (long long)f.value, (long long)f.x,
+    return fail(DLV3_ERR_ARG, "%s: index holds %lld, the axis has the positions 0 to %lld %s", op, (long long)f.value,
                 (long long)f.limit - 1, when);
+  if (f.kind == FAULT_CLASS)
+    return fail(DLV3_ERR_ARG, "%s: pred has the class %lld at element %lld, hist has the classes 0 to %lld %s", op,
+                (long long)f.value, (long long)f.x, (long long)f.limit - 1, when);
   char where[80];
-  if (f.y) snprintf(where, sizeof where, "n %lld, y %lld, x %lld", (long long)f.n, (long long)f.y, (long long)f.x);
-  else snprintf(where, sizeof where, "n %lld", (long long)f.n);
-  return fail(DLV3_ERR_ARG, "%s: target has the label %lld at %s (counted from 1); labels must be 0 to %lld, or %lld for pixels that do not count %s", op,
-              (long long)f.value, where, (long long)f.limit - 1, (long long)f.other, when);
+  if (f.y)
+    snprintf(where, sizeof where, "n %lld, y %lld, x %lld", (long long)f.n, (long long)f.y, (long long)f.x);
+  else
+    snprintf(where, sizeof where, "n %lld", (long long)f.n);
+  return fail(DLV3_ERR_ARG,
+              "%s: target has the label %lld at %s (counted from 1); labels must be 0 to %lld, or %lld for pixels that "
+              "do not count %s",
+              op, (long long)f.value, where, (long long)f.limit - 1, (long long)f.other, when);
 }
 
-/* -- Memory ------------------------------------------------------------------------------------------------ */
+/* -- Memory ------------------------------------------------------------------------------------ */
 
 static status cuda_alloc(void **out, int64_t bytes, int32_t device) {
   device_state *d;
@@ -228,14 +248,16 @@ static void cuda_free(void *p, int64_t bytes, int32_t device) {
 
 static status cuda_sync(int32_t device) {
   if (!devices[device].open) return DLV3_OK;
-  if (devices[device].capturing) return fail(DLV3_ERR_DEVICE, "cuda: the device is waited for, which a graph can not do");
+  if (devices[device].capturing)
+    return fail(DLV3_ERR_DEVICE, "cuda: the device is waited for, which a graph can not do");
   TRY(make_current(device));
   CHECK(cudaStreamSynchronize(devices[device].stream), "an earlier kernel failed (DLV3_SYNC=1 finds out which)");
   return cuda_check(device);
 }
 
-/* A stage of n bytes: a free one that is large enough and not four times too large, a new one, or (when all are taken) the
- * smallest, waited for and made anew. Sizes are powers of two, so that few are needed. */
+/* A stage of n bytes: a free one that is large enough and not four times too large, a new one, or
+ * (when all are taken) the smallest, waited for and made anew. Sizes are powers of two, so that few
+ * are needed. */
 static status stage_of(stage **out, device_state *d, int64_t n) {
   stage *s = NULL, *smallest = d->stages;
   int64_t bytes = 64 << 10;
@@ -262,7 +284,8 @@ static status stage_of(stage **out, device_state *d, int64_t n) {
   return s->bytes = bytes, *out = s, DLV3_OK;
 }
 
-/* From the host by way of pinned memory: the copy runs while the host goes on, and the source may change at once. */
+/* From the host by way of pinned memory: the copy runs while the host goes on, and the source may
+ * change at once. */
 static status upload(device_state *d, char *dst, const char *src, int64_t bytes) {
   const int64_t PIECE = 64 << 20;
   for (int64_t done = 0; done < bytes; done += PIECE) {
@@ -276,21 +299,28 @@ static status upload(device_state *d, char *dst, const char *src, int64_t bytes)
   return DLV3_OK;
 }
 
-/* Between devices: the one that reads has to wait for the one that wrote, and keep it from writing on. */
-static status copy_across(device_state *to, char *dst, const char *src, int64_t bytes, int32_t dst_device, int32_t src_device) {
+/* Between devices: the one that reads has to wait for the one that wrote, and keep it from writing
+ * on. */
+static status copy_across(device_state *to, char *dst, const char *src, int64_t bytes, int32_t dst_device,
+                          int32_t src_device) {
   TRY(cuda_sync(src_device));
   TRY(make_current(dst_device));
-  CHECK(cudaMemcpyPeerAsync(dst, dst_device - 1, src, src_device - 1, (size_t)bytes, to->stream), "a copy between devices");
+  CHECK(cudaMemcpyPeerAsync(dst, dst_device - 1, src, src_device - 1, (size_t)bytes, to->stream),
+        "a copy between devices");
   return cuda_sync(dst_device);
 }
 
 static status cuda_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device) {
   device_state *d;
   TRY(open_device(&d, dst_device ? dst_device : src_device));
-  if (d->capturing && (!src_device || dst_device != src_device)) return fail(DLV3_ERR_DEVICE, "cuda: a copy from or to the host, or another device, can not be part of a graph");
+  if (d->capturing && (!src_device || dst_device != src_device))
+    return fail(DLV3_ERR_DEVICE, "cuda: a copy from or to the host, or another device, can not be part of a graph");
   if (!src_device) return upload(d, (char *)dst, (const char *)src, bytes);
-  if (dst_device && dst_device != src_device) return copy_across(d, (char *)dst, (const char *)src, bytes, dst_device, src_device);
-  CHECK(cudaMemcpyAsync(dst, src, (size_t)bytes, dst_device ? cudaMemcpyDeviceToDevice : cudaMemcpyDeviceToHost, d->stream), "a copy to the host");
+  if (dst_device && dst_device != src_device)
+    return copy_across(d, (char *)dst, (const char *)src, bytes, dst_device, src_device);
+  CHECK(cudaMemcpyAsync(dst, src, (size_t)bytes, dst_device ? cudaMemcpyDeviceToDevice : cudaMemcpyDeviceToHost,
+                        d->stream),
+        "a copy to the host");
   return dst_device ? DLV3_OK : cuda_sync(src_device);
 }
 
@@ -323,7 +353,8 @@ static status cuda_read_begin(void **out, const void *src, int64_t bytes, int32_
 static status cuda_read_end(void *read, void *dst, int64_t bytes, int32_t device) {
   device_state *d = &devices[device];
   late_read *r = (late_read *)read;
-  if (!dst) return r->next = d->reads, d->reads = r, DLV3_OK; /* what reads next with it comes behind it on the stream */
+  if (!dst)
+    return r->next = d->reads, d->reads = r, DLV3_OK; /* what reads next with it comes behind it on the stream */
   TRY(make_current(device));
   const cudaError_t e = cudaEventSynchronize(r->there);
   memcpy(dst, r->data, (size_t)bytes);
@@ -332,10 +363,11 @@ static status cuda_read_end(void *read, void *dst, int64_t bytes, int32_t device
   return cuda_check(device);
 }
 
-/* -- Graphs ------------------------------------------------------------------------------------------------ */
+/* -- Graphs ------------------------------------------------------------------------------------ */
 
-/* Thread-local mode: a call of this thread that could not be part of a graph (a wait, memory by another way than
- * cuda_alloc's) ends the capture with an error, so that no graph lacks something; other threads' calls do no harm. */
+/* Thread-local mode: a call of this thread that could not be part of a graph (a wait, memory by
+ * another way than cuda_alloc's) ends the capture with an error, so that no graph lacks something;
+ * other threads' calls do no harm. */
 static status cuda_graph_begin(int32_t device) {
   device_state *d;
   TRY(open_device(&d, device));
@@ -370,7 +402,7 @@ static void cuda_graph_free(int32_t device, void *graph) {
   cudaGraphExecDestroy((cudaGraphExec_t)graph);
 }
 
-/* -- The table --------------------------------------------------------------------------------------------- */
+/* -- The table --------------------------------------------------------------------------------- */
 
 static const impl *const kernels[] = {
 #define OP(name, signature, attrs, flags, doc) cuda_##name##_impls,
@@ -380,10 +412,13 @@ static const impl *const kernels[] = {
 static_assert(sizeof kernels / sizeof *kernels == OP_COUNT, "one list an op");
 
 static char libraries[160];
-static backend table = {DLV3_BACKEND_ABI, "cuda", cuda_alloc, cuda_free, cuda_copy, cuda_sync, kernels, cuda_probe, cuda_check, cuda_read_begin, cuda_read_end, cuda_memory, cuda_describe, libraries,
-                        nvrtc_find, nvrtc_run, cuda_graph_begin, cuda_graph_end, cuda_graph_launch, cuda_graph_free};
+static backend table = {DLV3_BACKEND_ABI, "cuda",           cuda_alloc,     cuda_free,         cuda_copy,
+                        cuda_sync,        kernels,          cuda_probe,     cuda_check,        cuda_read_begin,
+                        cuda_read_end,    cuda_memory,      cuda_describe,  libraries,         nvrtc_find,
+                        nvrtc_run,        cuda_graph_begin, cuda_graph_end, cuda_graph_launch, cuda_graph_free};
 
-extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_open(const runtime_api *api, int32_t abi) {
+extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_open(const runtime_api *api,
+                                                                                   int32_t abi) {
   if (abi != DLV3_BACKEND_ABI || api->abi != DLV3_BACKEND_ABI) return NULL;
   int runtime = 0;
   host = api;

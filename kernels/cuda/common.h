@@ -1,9 +1,11 @@
-/* common.h - what the CUDA kernels share: the runtime, launches, element types, scratch memory, faults.
+/* common.h - what the CUDA kernels share: the runtime, launches, element types, scratch memory,
+ * faults.
  *
- * The .cu files are C++ of a plain kind: templates over element types, no classes with behaviour, no exceptions. They also
- * compile for the host, where tests/cuda_host/ stands in for cuda_runtime.h and runs the blocks one after the other; the
- * few lines where the two differ are in this header. Kernels are deterministic: no sum depends on the order in which
- * blocks run. Memory is channels-last. */
+ * The .cu files are C++ of a plain kind: templates over element types, no classes with behaviour,
+ * no exceptions. They also compile for the host, where tests/cuda_host/ stands in for
+ * cuda_runtime.h and runs the blocks one after the other; the few lines where the two differ are in
+ * this header. Kernels are deterministic: no sum depends on the order in which blocks run. Memory
+ * is channels-last. */
 #ifndef DLV3_CUDA_COMMON_H
 #define DLV3_CUDA_COMMON_H
 
@@ -17,7 +19,7 @@ extern "C" {
 #include "../../runtime/backend.h"
 }
 
-/* -- Launches ---------------------------------------------------------------------------------------------- */
+/* -- Launches ---------------------------------------------------------------------------------- */
 
 #ifdef __CUDACC__
 #define LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
@@ -28,7 +30,8 @@ extern "C" {
 #define UNROLL
 #define UNROLL_4
 #endif
-/* A library that is opened on first use, and a function of it; on the host it is linked in. Ask for <dlfcn.h>. */
+/* A library that is opened on first use, and a function of it; on the host it is linked in. Ask for
+ * <dlfcn.h>. */
 #ifdef __CUDACC__
 #define LIBRARY(file) dlopen(file, RTLD_NOW | RTLD_LOCAL)
 #define FUNCTION_OF(library, name) ((decltype(&name))dlsym(library, #name))
@@ -44,7 +47,8 @@ extern "C" {
 #endif
 #define DEVICE __device__ __forceinline__
 #define BOTH __host__ __device__ __forceinline__
-/* A launcher ends with it: what the launch itself did wrong. A template's name in brackets keeps its commas together. */
+/* A launcher ends with it: what the launch itself did wrong. A template's name in brackets keeps
+ * its commas together. */
 #define LAUNCHED(c) launched(c)
 status launched(const op_call *c);
 
@@ -53,12 +57,15 @@ BOTH int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 BOTH int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* Blocks for n items, one a thread; kernels step by the grid where there are more. */
 static inline unsigned blocks_for(int64_t n) { return (unsigned)least(ceil_div(n, BLOCK), 1 << 20); }
-#define FOR_ITEMS(i, n) for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (int64_t)gridDim.x * blockDim.x)
+#define FOR_ITEMS(i, n) \
+  for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (int64_t)gridDim.x * blockDim.x)
 
-/* The stream that all work of a device goes to, one after the other; makes the device the current one. */
+/* The stream that all work of a device goes to, one after the other; makes the device the current
+ * one. */
 cudaStream_t stream_of(const op_call *c);
 cudaStream_t stream_on(int32_t device); /* NULL: the device can not be used, and fail() has said why */
-/* Scratch memory of a call, given back with drop() after the launches: what reuses it runs after them on the stream. */
+/* Scratch memory of a call, given back with drop() after the launches: what reuses it runs after
+ * them on the stream. */
 status scratch_new(storage **out, const op_call *c, int64_t bytes);
 static inline tensor *device_tensor(const op_call *c) {
   for (int32_t i = 0; i < c->n_in; i++)
@@ -66,18 +73,19 @@ static inline tensor *device_tensor(const op_call *c) {
   return NULL;
 }
 
-/* -- Faults: what a kernel finds wrong with the values it was given ---------------------------------------- */
+/* -- Faults: what a kernel finds wrong with the values it was given ---------------------------- */
 
-/* Kernels leave it in memory that the host can read; the next call on the device, or a wait, turns it into an error.
- * The first one stays until then. */
+/* Kernels leave it in memory that the host can read; the next call on the device, or a wait, turns
+ * it into an error. The first one stays until then. */
 enum { FAULT_NONE, FAULT_LABEL, FAULT_INDEX, FAULT_CLASS };
 typedef struct {
   int32_t kind, op;
-  int64_t value, n, y, x, limit, other; /* label: where (from 1), classes, ignore_index; index: limit; class: element x, limit */
+  int64_t value, n, y, x, limit,
+      other; /* label: where (from 1), classes, ignore_index; index: limit; class: element x, limit */
 } fault;
 typedef struct {
-  fault *shared;                    /* the host's                                              */
-  int32_t *taken;                   /* the device's: who sets it may write                     */
+  fault *shared;  /* the host's                                              */
+  int32_t *taken; /* the device's: who sets it may write                     */
 } fault_slot;
 fault_slot faults_of(const op_call *c);
 DEVICE void raise_fault(fault_slot to, fault f) {
@@ -88,12 +96,18 @@ DEVICE void raise_fault(fault_slot to, fault f) {
   __threadfence_system();
   to.shared->kind = kind;
 }
-DEVICE void raise_index(fault_slot to, int32_t op, int64_t value, int64_t limit) { raise_fault(to, fault{FAULT_INDEX, op, value, 0, 0, 0, limit, 0}); }
+DEVICE void raise_index(fault_slot to, int32_t op, int64_t value, int64_t limit) {
+  raise_fault(to, fault{FAULT_INDEX, op, value, 0, 0, 0, limit, 0});
+}
 
-/* -- Element types ----------------------------------------------------------------------------------------- */
+/* -- Element types ----------------------------------------------------------------------------- */
 
-struct bf16 { uint16_t bits; };
-struct f16 { uint16_t bits; };
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
 
 BOTH float as_float(uint32_t bits) {
   float f;
@@ -165,11 +179,13 @@ template <> BOTH f16 narrow<f16>(double v) { return narrow<f16>((float)v); }
 template <class T> struct computing { typedef float type; };
 template <> struct computing<double> { typedef double type; };
 
-/* V elements that are read and written at once, at an address that is a multiple of their size: hardware ends the program
- * for another one, and the host looks. */
+/* V elements that are read and written at once, at an address that is a multiple of their size:
+ * hardware ends the program for another one, and the host looks. */
 template <class T, int V> struct alignas(sizeof(T) * V) pack { T v[V]; };
 template <int V, class T> DEVICE pack<T, V> &pack_at(T *p) { return BOUNDARY(p, sizeof(pack<T, V>)), *(pack<T, V> *)p; }
-template <int V, class T> DEVICE const pack<T, V> &pack_at(const T *p) { return BOUNDARY(p, sizeof(pack<T, V>)), *(const pack<T, V> *)p; }
+template <int V, class T> DEVICE const pack<T, V> &pack_at(const T *p) {
+  return BOUNDARY(p, sizeof(pack<T, V>)), *(const pack<T, V> *)p;
+}
 /* A pack of T from its elements in the computing type. */
 template <class T, class C, int V> DEVICE pack<T, V> narrowed(const C (&from)[V]) {
   pack<T, V> to;
@@ -181,7 +197,8 @@ template <class T, class C, int V> DEVICE pack<T, V> narrowed(const C (&from)[V]
 enum { ALIGNMENT = 16 };
 static inline bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
 
-/* a b, which the compiler does not join with a sum into one rounding: all who ask must get the same. */
+/* a b, which the compiler does not join with a sum into one rounding: all who ask must get the
+ * same. */
 BOTH double product_alone(double a, double b) {
 #ifdef __CUDA_ARCH__
   return __dmul_rn(a, b);
@@ -229,20 +246,32 @@ template <> BOTH void store_as<int64_t>(void *p, int32_t dtype, int64_t i, int64
 }
 
 /* Runs the statement with T an element type: BY_FLOAT(dtype, launch<T>(...)). */
-#define BY_FLOAT(dtype, ...)                                    \
-  do {                                                          \
-    switch (dtype) {                                            \
-    case DLV3_F64: { typedef double T; __VA_ARGS__; } break;    \
-    case DLV3_F32: { typedef float T; __VA_ARGS__; } break;     \
-    case DLV3_BF16: { typedef bf16 T; __VA_ARGS__; } break;     \
-    default: { typedef f16 T; __VA_ARGS__; } break;             \
-    }                                                           \
+#define BY_FLOAT(dtype, ...) \
+  do { \
+    switch (dtype) { \
+    case DLV3_F64: { \
+      typedef double T; \
+      __VA_ARGS__; \
+    } break; \
+    case DLV3_F32: { \
+      typedef float T; \
+      __VA_ARGS__; \
+    } break; \
+    case DLV3_BF16: { \
+      typedef bf16 T; \
+      __VA_ARGS__; \
+    } break; \
+    default: { \
+      typedef f16 T; \
+      __VA_ARGS__; \
+    } break; \
+    } \
   } while (0)
 
 /* A typed pointer to a dense tensor's elements; NULL for an absent one. */
 template <class T> static inline T *data_as(const tensor *t) { return t ? (T *)data_of(t) : NULL; }
 
-/* -- Activations ------------------------------------------------------------------------------------------- */
+/* -- Activations ------------------------------------------------------------------------------- */
 
 template <class C> BOTH C activate(int64_t act, C z) {
   const C six = z < -3 ? (C)0 : z > 3 ? (C)6 : z + 3; /* relu6(z + 3); a nan stays */
@@ -265,22 +294,38 @@ template <class C> BOTH C slope(int64_t act, C v, bool from_y) {
   }
 }
 
-/* Runs the statement with ACT the activation as a constant: where it is for several elements, they share one look at which it is. */
-#define BY_ACT(act, ...)                                                          \
-  do {                                                                            \
-    switch (act) {                                                                \
-    case ACT_RELU: { enum { ACT = ACT_RELU }; __VA_ARGS__; } break;               \
-    case ACT_RELU6: { enum { ACT = ACT_RELU6 }; __VA_ARGS__; } break;             \
-    case ACT_HARDSWISH: { enum { ACT = ACT_HARDSWISH }; __VA_ARGS__; } break;     \
-    case ACT_HARDSIGMOID: { enum { ACT = ACT_HARDSIGMOID }; __VA_ARGS__; } break; \
-    default: { enum { ACT = ACT_NONE }; __VA_ARGS__; } break;                     \
-    }                                                                             \
+/* Runs the statement with ACT the activation as a constant: where it is for several elements, they
+ * share one look at which it is. */
+#define BY_ACT(act, ...) \
+  do { \
+    switch (act) { \
+    case ACT_RELU: { \
+      enum { ACT = ACT_RELU }; \
+      __VA_ARGS__; \
+    } break; \
+    case ACT_RELU6: { \
+      enum { ACT = ACT_RELU6 }; \
+      __VA_ARGS__; \
+    } break; \
+    case ACT_HARDSWISH: { \
+      enum { ACT = ACT_HARDSWISH }; \
+      __VA_ARGS__; \
+    } break; \
+    case ACT_HARDSIGMOID: { \
+      enum { ACT = ACT_HARDSIGMOID }; \
+      __VA_ARGS__; \
+    } break; \
+    default: { \
+      enum { ACT = ACT_NONE }; \
+      __VA_ARGS__; \
+    } break; \
+    } \
   } while (0)
 
-/* -- Sums over a block ------------------------------------------------------------------------------------- */
+/* -- Sums over a block ------------------------------------------------------------------------- */
 
-/* The sum of v over the threads of a block of (x, y) that share threadIdx.x, for y = 0; a tree, so that the order is fixed.
- * buf: shared, one S a thread. All threads call it. */
+/* The sum of v over the threads of a block of (x, y) that share threadIdx.x, for y = 0; a tree, so
+ * that the order is fixed. buf: shared, one S a thread. All threads call it. */
 template <class S> DEVICE S sum_over_y(S v, S *buf) {
   const unsigned at = threadIdx.y * blockDim.x + threadIdx.x;
   __syncthreads();
@@ -315,7 +360,7 @@ DEVICE double least_of_block(double v, double *buf) {
   return buf[0];
 }
 
-/* -- The lists --------------------------------------------------------------------------------------------- */
+/* -- The lists --------------------------------------------------------------------------------- */
 
 /* One an op, as on the cpu: CUDA_IMPLS(relu, {"own", cuda_relu}) */
 #define OP(name, signature, attrs, flags, doc) extern const impl cuda_##name##_impls[];

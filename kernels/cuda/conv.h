@@ -1,7 +1,7 @@
 /* conv.h - what the convolution kernels share: the geometry of a call.
  *
- * Memory is channels-last: x [n,h,w,c], w [k,r,s,c/groups], y [n,oh,ow,k]. Output pixel (oy, ox) and tap (r, s) meet
- * at input pixel (oy stride - padding + r dilation, ...). */
+ * Memory is channels-last: x [n,h,w,c], w [k,r,s,c/groups], y [n,oh,ow,k]. Output pixel (oy, ox)
+ * and tap (r, s) meet at input pixel (oy stride - padding + r dilation, ...). */
 #ifndef DLV3_CUDA_CONV_H
 #define DLV3_CUDA_CONV_H
 
@@ -17,18 +17,20 @@ conv conv_of(const op_call *c);
 /* What a call of conv2d_backward_input writes: a new tensor, or the sum that it adds to. */
 static inline tensor *grad_x_of(const op_call *c) { return c->in[2] ? c->in[2] : c->out[0]; }
 
-/* The convolution of grad_y that gives grad_x where v has no stride: its tap r is v's r from the end. */
+/* The convolution of grad_y that gives grad_x where v has no stride: its tap r is v's r from the
+ * end. */
 static inline conv turned_conv(const conv &v) {
   conv t = v;
   t.c = v.k, t.h = v.oh, t.w = v.ow, t.k = v.c, t.oh = v.h, t.ow = v.w;
-  t.padding.h = (v.r - 1) * v.dilation.h - v.padding.h, t.padding.w = (v.s - 1) * v.dilation.w - v.padding.w; /* may be less than 0 */
+  t.padding.h = (v.r - 1) * v.dilation.h - v.padding.h,
+  t.padding.w = (v.s - 1) * v.dilation.w - v.padding.w; /* may be less than 0 */
   return t;
 }
 
 static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->groups == v->k && v->groups > 1; }
 
-/* What is left to do with a sum of products before it is stored: y = act(sum + bias[k] + residual). Backward by input: the
- * residual is what is added to, which is also where the result goes. */
+/* What is left to do with a sum of products before it is stored: y = act(sum + bias[k] + residual).
+ * Backward by input: the residual is what is added to, which is also where the result goes. */
 template <class T, class P> struct epilogue {
   const P *bias;
   const T *residual;
@@ -40,9 +42,8 @@ template <class T, class P> struct epilogue {
   }
   /* Of V channels from k on. */
   template <int V> DEVICE pack<T, V> of_pack(P (&sum)[V], int64_t at, int64_t k) const {
-    if (bias)
-      UNROLL
-      for (int i = 0; i < V; i++) sum[i] += bias[k + i];
+    if (bias) UNROLL
+    for (int i = 0; i < V; i++) sum[i] += bias[k + i];
     if (residual) {
       const pack<T, V> r = pack_at<V>(residual + at);
       UNROLL
@@ -57,14 +58,18 @@ template <class T, class P> static inline epilogue<T, P> epilogue_of(const op_ca
   return epilogue<T, P>{data_as<P>(c->in[2]), data_as<T>(c->in[3]), ((const conv2d_attr *)c->attr)->activation};
 }
 
-/* The input coordinate of an output coordinate at a tap (it may lie outside), and the way back (-1: none). */
-BOTH int64_t input_at(int64_t out, int64_t tap, int64_t stride, int64_t padding, int64_t dilation) { return out * stride - padding + tap * dilation; }
+/* The input coordinate of an output coordinate at a tap (it may lie outside), and the way back (-1:
+ * none). */
+BOTH int64_t input_at(int64_t out, int64_t tap, int64_t stride, int64_t padding, int64_t dilation) {
+  return out * stride - padding + tap * dilation;
+}
 BOTH int64_t output_at(int64_t in, int64_t tap, int64_t stride, int64_t padding, int64_t dilation, int64_t n_out) {
   const int64_t at = in + padding - tap * dilation;
   return at >= 0 && at % stride == 0 && at / stride < n_out ? at / stride : -1;
 }
 /* The outputs [*begin, *end) whose tap lies inside of the input. */
-BOTH void outputs_inside(int64_t tap, int64_t stride, int64_t padding, int64_t dilation, int64_t n_in, int64_t n_out, int64_t *begin, int64_t *end) {
+BOTH void outputs_inside(int64_t tap, int64_t stride, int64_t padding, int64_t dilation, int64_t n_in, int64_t n_out,
+                         int64_t *begin, int64_t *end) {
   const int64_t first = padding - tap * dilation, last = n_in - 1 + first; /* out stride in [first, last] */
   *begin = first > 0 ? (first + stride - 1) / stride : 0;
   *end = last < 0 ? 0 : last / stride + 1;
@@ -75,8 +80,8 @@ BOTH void outputs_inside(int64_t tap, int64_t stride, int64_t padding, int64_t d
 /* grad_b[k] += sum of grad_y over pixels. */
 status add_bias_gradient(const op_call *c, tensor *grad_b, const tensor *grad_y);
 
-/* A form of a weight that is kept with it. Whoever finds base.version behind storage_version(w->st) fills it anew, and
- * then sets it. */
+/* A form of a weight that is kept with it. Whoever finds base.version behind storage_version(w->st)
+ * fills it anew, and then sets it. */
 typedef struct {
   prepared base;
   storage *st;
@@ -84,12 +89,12 @@ typedef struct {
 /* The one that key names, with memory of so many bytes; made the first time. */
 status weight_copy_of(weight_copy **out, const op_call *c, tensor *w, uint64_t key, int64_t bytes);
 
-/* A copy of all parameters of an arena in bf16 or f16 that is right; NULL: there is none. Who changes the arena may write it
- * too, and says so by its version. */
+/* A copy of all parameters of an arena in bf16 or f16 that is right; NULL: there is none. Who
+ * changes the arena may write it too, and says so by its version. */
 weight_copy *arena_copy(const storage *all, int32_t *dtype);
 
-/* Where a parameter lies in dtype, on such a boundary: itself, or a copy that is kept with it (of a slice of an arena, with
- * the arena) and made anew when it has changed. */
+/* Where a parameter lies in dtype, on such a boundary: itself, or a copy that is kept with it (of a
+ * slice of an arena, with the arena) and made anew when it has changed. */
 status weight_in(const void **out, const op_call *c, tensor *w, int32_t dtype);
 
 /* The implementations: cudnn.cu, cublaslt.cu, atrous.cu, direct.cu, depthwise.cu. */
@@ -112,14 +117,30 @@ status depthwise_conv2d_backward_input(op_call *c);
 status depthwise_conv2d_backward_weight(op_call *c);
 
 /* Runs the statement with T the type of the activations and P that of the parameters. */
-#define BY_ACTIVATION(dtype, ...)                                               \
-  do {                                                                          \
-    switch (dtype) {                                                            \
-    case DLV3_F64: { typedef double T; typedef double P; __VA_ARGS__; } break;  \
-    case DLV3_F32: { typedef float T; typedef float P; __VA_ARGS__; } break;    \
-    case DLV3_BF16: { typedef bf16 T; typedef float P; __VA_ARGS__; } break;    \
-    default: { typedef f16 T; typedef float P; __VA_ARGS__; } break;            \
-    }                                                                           \
+#define BY_ACTIVATION(dtype, ...) \
+  do { \
+    switch (dtype) { \
+    case DLV3_F64: { \
+      typedef double T; \
+      typedef double P; \
+      __VA_ARGS__; \
+    } break; \
+    case DLV3_F32: { \
+      typedef float T; \
+      typedef float P; \
+      __VA_ARGS__; \
+    } break; \
+    case DLV3_BF16: { \
+      typedef bf16 T; \
+      typedef float P; \
+      __VA_ARGS__; \
+    } break; \
+    default: { \
+      typedef f16 T; \
+      typedef float P; \
+      __VA_ARGS__; \
+    } break; \
+    } \
   } while (0)
 
 #endif

@@ -1,7 +1,9 @@
-/* cudnn.cu - convolution by cuDNN's graph API: forward, backward by input, backward by weight, channels-last.
+/* cudnn.cu - convolution by cuDNN's graph API: forward, backward by input, backward by weight,
+ * channels-last.
  *
- * A problem (pass, shapes, dtype, what is added) becomes a graph of operations; cudnn_plan.cu finds the engine for it. Sums are in f32;
- * f32 convolutions may use TF32, as PyTorch's do, where the runtime allows it. */
+ * A problem (pass, shapes, dtype, what is added) becomes a graph of operations; cudnn_plan.cu finds
+ * the engine for it. Sums are in f32; f32 convolutions may use TF32, as PyTorch's do, where the
+ * runtime allows it. */
 #include "cudnn_plan.h"
 
 #include <stdio.h>
@@ -19,7 +21,8 @@ void cudnn_version(char *text, size_t n) {
 }
 
 static status cudnn_failed(const op_call *c, const char *what, cudnnStatus_t e) {
-  return fail_call(c, short_of_memory(e) ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cudnn: %s: %s", what, cudnnGetErrorString(e));
+  return fail_call(c, short_of_memory(e) ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cudnn: %s: %s", what,
+                   cudnnGetErrorString(e));
 }
 
 static status handle_of(cudnnHandle_t *out, const op_call *c, int32_t device) {
@@ -33,9 +36,11 @@ static status handle_of(cudnnHandle_t *out, const op_call *c, int32_t device) {
   return *out = handles[device], DLV3_OK;
 }
 
-/* -- Descriptors ------------------------------------------------------------------------------------------- */
+/* -- Descriptors ------------------------------------------------------------------------------- */
 
-static cudnnDataType_t type_of(int32_t dtype) { return dtype == DLV3_BF16 ? CUDNN_DATA_BFLOAT16 : dtype == DLV3_F16 ? CUDNN_DATA_HALF : CUDNN_DATA_FLOAT; }
+static cudnnDataType_t type_of(int32_t dtype) {
+  return dtype == DLV3_BF16 ? CUDNN_DATA_BFLOAT16 : dtype == DLV3_F16 ? CUDNN_DATA_HALF : CUDNN_DATA_FLOAT;
+}
 
 /* A part of the graph, which keeps it; NULL where cuDNN refuses it. */
 static descriptor part(graph_of *g, builder b) {
@@ -44,9 +49,11 @@ static descriptor part(graph_of *g, builder b) {
   return d;
 }
 
-/* Channels-last. Ids of operands and, behind them, of what only lies between two operations: those are f32. */
+/* Channels-last. Ids of operands and, behind them, of what only lies between two operations: those
+ * are f32. */
 static descriptor map_part(graph_of *g, int64_t which, const problem *p, int64_t n, int64_t c, int64_t h, int64_t w) {
-  const int64_t size[DIMS] = {n, c, h, w}, stride[DIMS] = {h * w * c, 1, w * c, c}, alignment = ALIGNMENT, id = which + 1;
+  const int64_t size[DIMS] = {n, c, h, w}, stride[DIMS] = {h * w * c, 1, w * c, c}, alignment = ALIGNMENT,
+                id = which + 1;
   const bool between = which >= OPERANDS;
   const cudnnDataType_t type = between ? CUDNN_DATA_FLOAT : type_of(p->dtype);
   builder b = build(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
@@ -60,7 +67,8 @@ static descriptor map_part(graph_of *g, int64_t which, const problem *p, int64_t
 }
 
 static descriptor convolution_part(graph_of *g, const conv *v) {
-  const int64_t dims = 2, padding[2] = {v->padding.h, v->padding.w}, stride[2] = {v->stride.h, v->stride.w}, dilation[2] = {v->dilation.h, v->dilation.w};
+  const int64_t dims = 2, padding[2] = {v->padding.h, v->padding.w}, stride[2] = {v->stride.h, v->stride.w},
+                dilation[2] = {v->dilation.h, v->dilation.w};
   const cudnnDataType_t type = CUDNN_DATA_FLOAT;
   const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
   builder b = build(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
@@ -80,15 +88,18 @@ typedef struct {
   cudnnBackendAttributeName_t x, w, y, convolution, alpha, beta;
 } pass_names;
 static const pass_names passes[] = {
-  {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
-   CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
-   CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
-  {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
-   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
-   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
-  {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
-   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
-   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA},
+    {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
+    {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
+    {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA},
 };
 
 /* to = from + more, or relu(from) where there is no more. */
@@ -107,8 +118,8 @@ static descriptor pointwise_part(graph_of *g, const descriptor *from, const desc
   return part(g, b);
 }
 
-/* The convolution, then what is added to its sums in the order for which cuDNN has kernels: residual, bias, relu. All but the
- * last write what lies between two operations. */
+/* The convolution, then what is added to its sums in the order for which cuDNN has kernels:
+ * residual, bias, relu. All but the last write what lies between two operations. */
 void cudnn_graph_make(graph_of *g, const problem *p, cudnnHandle_t handle) {
   const conv *v = &p->v;
   const pass_names *names = &passes[p->pass];
@@ -116,17 +127,21 @@ void cudnn_graph_make(graph_of *g, const problem *p, cudnnHandle_t handle) {
   int64_t after = p->residual + p->bias + p->relu, n = 0;
   descriptor operations[4];
   memset(g, 0, sizeof *g);
-  const descriptor x = map_part(g, X, p, v->n, v->c, v->h, v->w), w = map_part(g, W, p, v->k, v->c / v->groups, v->r, v->s), convolution = convolution_part(g, v);
+  const descriptor x = map_part(g, X, p, v->n, v->c, v->h, v->w),
+                   w = map_part(g, W, p, v->k, v->c / v->groups, v->r, v->s), convolution = convolution_part(g, v);
   descriptor now = map_part(g, after ? OPERANDS : Y, p, v->n, v->k, v->oh, v->ow);
   builder b = build(names->type);
-  set_part(&b, names->x, &x), set_part(&b, names->w, &w), set_part(&b, names->y, &now), set_part(&b, names->convolution, &convolution);
+  set_part(&b, names->x, &x), set_part(&b, names->w, &w), set_part(&b, names->y, &now),
+      set_part(&b, names->convolution, &convolution);
   set(&b, names->alpha, CUDNN_TYPE_FLOAT, 1, &one);
   set(&b, names->beta, CUDNN_TYPE_FLOAT, 1, p->add ? &one : &zero);
   operations[n++] = part(g, b);
   const int32_t wanted[3] = {p->residual, p->bias, p->relu};
   for (int i = 0; i < 3; i++) {
     if (!wanted[i]) continue;
-    const descriptor more = i == 0 ? map_part(g, RESIDUAL, p, v->n, v->k, v->oh, v->ow) : i == 1 ? map_part(g, BIAS, p, 1, v->k, 1, 1) : NULL;
+    const descriptor more = i == 0   ? map_part(g, RESIDUAL, p, v->n, v->k, v->oh, v->ow)
+                            : i == 1 ? map_part(g, BIAS, p, 1, v->k, 1, 1)
+                                     : NULL;
     const descriptor next = map_part(g, --after ? OPERANDS + n : (int64_t)Y, p, v->n, v->k, v->oh, v->ow);
     operations[n++] = pointwise_part(g, &now, i < 2 ? &more : NULL, &next);
     now = next;
@@ -144,13 +159,14 @@ void cudnn_graph_drop(graph_of *g) {
   while (g->n > 0) drop(g->part[--g->n]);
 }
 
-/* -- Problems and their runs ------------------------------------------------------------------------------- */
+/* -- Problems and their runs ------------------------------------------------------------------- */
 
 static problem problem_of(const op_call *c, int32_t pass, int32_t dtype) {
   problem p;
   memset(&p, 0, sizeof p); /* compared as bytes, gaps too */
   const conv v = conv_of(c);
-  p.v.n = v.n, p.v.c = v.c, p.v.h = v.h, p.v.w = v.w, p.v.k = v.k, p.v.r = v.r, p.v.s = v.s, p.v.oh = v.oh, p.v.ow = v.ow, p.v.groups = v.groups;
+  p.v.n = v.n, p.v.c = v.c, p.v.h = v.h, p.v.w = v.w, p.v.k = v.k, p.v.r = v.r, p.v.s = v.s, p.v.oh = v.oh,
+  p.v.ow = v.ow, p.v.groups = v.groups;
   p.v.stride = v.stride, p.v.padding = v.padding, p.v.dilation = v.dilation;
   p.pass = pass, p.dtype = dtype, p.device = device_tensor(c)->st->device;
   p.tf32 = dtype == DLV3_F32 && tf32_allowed(), p.benchmark = cudnn_benchmark();
@@ -158,7 +174,9 @@ static problem problem_of(const op_call *c, int32_t pass, int32_t dtype) {
 }
 
 /* A plan may turn out not to run: it is not asked again. */
-static bool refused(cudnnStatus_t e) { return e >= CUDNN_STATUS_NOT_SUPPORTED && e < CUDNN_STATUS_NOT_SUPPORTED + 1000; }
+static bool refused(cudnnStatus_t e) {
+  return e >= CUDNN_STATUS_NOT_SUPPORTED && e < CUDNN_STATUS_NOT_SUPPORTED + 1000;
+}
 
 bool stream_captured(cudaStream_t stream) {
   cudaStreamCaptureStatus is = cudaStreamCaptureStatusNone;
@@ -180,7 +198,8 @@ cudnnStatus_t cudnn_queue(plan *p, cudnnHandle_t handle, const void *const *oper
   return e;
 }
 
-/* What a stream that is captured refuses may well run outside of it: then the capture fails, and the plan stays. */
+/* What a stream that is captured refuses may well run outside of it: then the capture fails, and
+ * the plan stays. */
 status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *const *operands) {
   storage *scratch = NULL;
   if (p->workspace) TRY(scratch_new(&scratch, c, p->workspace));
@@ -196,10 +215,11 @@ status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *co
   return DECLINED("cudnn's engine does not run it");
 }
 
-/* -- The three passes -------------------------------------------------------------------------------------- */
+/* -- The three passes -------------------------------------------------------------------------- */
 
 /* y = act(y + bias + residual), where cuDNN left the plain sums: V channels of a pixel. */
-template <class T, int V> static __global__ void finish_packs(T *y, int64_t packs, int64_t channels, epilogue<T, float> end) {
+template <class T, int V>
+static __global__ void finish_packs(T *y, int64_t packs, int64_t channels, epilogue<T, float> end) {
   const int64_t of_pixel = channels / V;
   const bool small = packs <= UINT32_MAX; /* division is much dearer in 64 bits */
   FOR_ITEMS(i, packs) {
@@ -214,7 +234,8 @@ template <class T, int V> static __global__ void finish_packs(T *y, int64_t pack
 template <class T, int V> static void launch_finish(const op_call *c, cudaStream_t stream) {
   const tensor *y = c->out[0];
   const int64_t packs = numel(y) / V;
-  LAUNCH((finish_packs<T, V>), blocks_for(packs), BLOCK, stream, data_as<T>(y), packs, y->size[1], (epilogue_of<T, float>(c)));
+  LAUNCH((finish_packs<T, V>), blocks_for(packs), BLOCK, stream, data_as<T>(y), packs, y->size[1],
+         (epilogue_of<T, float>(c)));
 }
 
 static status finish_output(op_call *c) {
@@ -230,7 +251,8 @@ static status finish_output(op_call *c) {
 }
 
 /* The plan for a call, or why not. */
-static status prepare(plan **out, cudnnHandle_t *handle, const op_call *c, const problem *p, const tensor *a, const tensor *b) {
+static status prepare(plan **out, cudnnHandle_t *handle, const op_call *c, const problem *p, const tensor *a,
+                      const tensor *b) {
   if (p->dtype == DLV3_F64) return DECLINED("f64");
   if (!numel(a) || !numel(b)) return DECLINED("nothing to do");
   if (!aligned(data_of(a)) || !aligned(data_of(b))) return DECLINED("not on a boundary of 16 bytes");
@@ -239,7 +261,8 @@ static status prepare(plan **out, cudnnHandle_t *handle, const op_call *c, const
   return (*out)->descriptor && !(*out)->refused ? DLV3_OK : DECLINED("cudnn has no engine for it");
 }
 
-/* cuDNN has kernels that add a bias, with a residual before it and a relu after it; all else is left to finish_output. */
+/* cuDNN has kernels that add a bias, with a residual before it and a relu after it; all else is
+ * left to finish_output. */
 status cudnn_conv2d(op_call *c) {
   const tensor *x = c->in[0], *residual = c->in[3], *y = c->out[0];
   const int64_t act = ((const conv2d_attr *)c->attr)->activation;
@@ -276,10 +299,12 @@ status cudnn_conv2d_backward_input(op_call *c) {
   return cudnn_run(c, plan_, handle, at);
 }
 
-template <class T> static __global__ void add_gradient(float *grad_w, const T *more, int64_t n) { FOR_ITEMS(i, n) grad_w[i] += wide(more[i]); }
+template <class T> static __global__ void add_gradient(float *grad_w, const T *more, int64_t n) {
+  FOR_ITEMS(i, n) grad_w[i] += wide(more[i]);
+}
 
-/* The gradient comes in the activations' dtype, as in PyTorch, and is added: cuDNN 9.19 names no engine that sums maps of 16
- * bits and writes f32. */
+/* The gradient comes in the activations' dtype, as in PyTorch, and is added: cuDNN 9.19 names no
+ * engine that sums maps of 16 bits and writes f32. */
 status cudnn_conv2d_backward_weight(op_call *c) {
   const tensor *x = c->in[0], *grad_y = c->in[1], *grad_w = c->in[2];
   const int64_t n = numel(grad_w);
@@ -294,9 +319,16 @@ status cudnn_conv2d_backward_weight(op_call *c) {
   const cudaStream_t stream = stream_of(c);
   if (st == DLV3_OK) {
     switch (p.dtype) {
-    case DLV3_F32: LAUNCH(add_gradient<float>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const float *)scratch->data, n); break;
-    case DLV3_BF16: LAUNCH(add_gradient<bf16>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const bf16 *)scratch->data, n); break;
-    default: LAUNCH(add_gradient<f16>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const f16 *)scratch->data, n); break;
+    case DLV3_F32:
+      LAUNCH(add_gradient<float>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const float *)scratch->data,
+             n);
+      break;
+    case DLV3_BF16:
+      LAUNCH(add_gradient<bf16>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const bf16 *)scratch->data, n);
+      break;
+    default:
+      LAUNCH(add_gradient<f16>, blocks_for(n), BLOCK, stream, data_as<float>(grad_w), (const f16 *)scratch->data, n);
+      break;
     }
     st = LAUNCHED(c);
   }

@@ -1,4 +1,5 @@
-/* cudnn_plan.h - what cudnn.cu (convolutions as cuDNN's graphs, and their runs) and cudnn_plan.cu (which engine a run is by) share. */
+/* cudnn_plan.h - what cudnn.cu (convolutions as cuDNN's graphs, and their runs) and cudnn_plan.cu
+ * (which engine a run is by) share. */
 #ifndef DLV3_CUDA_CUDNN_PLAN_H
 #define DLV3_CUDA_CUDNN_PLAN_H
 
@@ -30,7 +31,8 @@ typedef struct plan {
 
 /* The plan of a problem, made the first time. Its descriptor is NULL where there is none. */
 status cudnn_plan_of(plan **out, const op_call *c, const problem *p, cudnnHandle_t handle);
-/* Queues the convolution. The operands that the problem has not are NULL. Declines, and marks the plan, where cuDNN does not run it. */
+/* Queues the convolution. The operands that the problem has not are NULL. Declines, and marks the
+ * plan, where cuDNN does not run it. */
 status cudnn_run(const op_call *c, plan *p, cudnnHandle_t handle, const void *const *operands);
 /* Its part that cuDNN does, with memory for p->workspace. */
 cudnnStatus_t cudnn_queue(plan *p, cudnnHandle_t handle, const void *const *operands, void *workspace);
@@ -45,9 +47,12 @@ typedef struct {
 void cudnn_graph_make(graph_of *g, const problem *p, cudnnHandle_t handle);
 void cudnn_graph_drop(graph_of *g);
 /* Whether the device's or the host's memory ran out. */
-static inline bool short_of_memory(cudnnStatus_t e) { return e == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED || e == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED; }
+static inline bool short_of_memory(cudnnStatus_t e) {
+  return e == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED
+         || e == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
+}
 
-/* -- Descriptors ------------------------------------------------------------------------------------------- */
+/* -- Descriptors ------------------------------------------------------------------------------- */
 
 typedef cudnnBackendDescriptor_t descriptor;
 
@@ -62,7 +67,8 @@ static inline builder build(cudnnBackendDescriptorType_t type) {
   b.e = cudnnBackendCreateDescriptor(type, &b.d);
   return b;
 }
-static inline void set(builder *b, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t n, const void *values) {
+static inline void set(builder *b, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t n,
+                       const void *values) {
   if (b->e == CUDNN_STATUS_SUCCESS) b->e = cudnnBackendSetAttribute(b->d, name, type, n, values);
 }
 /* A part that cuDNN refused is refused here too. */

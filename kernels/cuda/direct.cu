@@ -1,9 +1,11 @@
-/* direct.cu - convolution and matrix product as tiles of products on the plain cores: takes every shape and dtype.
+/* direct.cu - convolution and matrix product as tiles of products on the plain cores: takes every
+ * shape and dtype.
  *
- * A block computes 64 rows by 64 columns of a result, 4 x 4 a thread, from slices of 16 that it reads into shared memory.
- * What rows, columns and the summed axis are is said by a job: forward and backward by input have pixels and channels,
- * and go tap by tap, leaving out the taps that lie on padding for all 64 pixels; backward by weight has output and input
- * channels and sums over just those pixels whose tap lies inside. */
+ * A block computes 64 rows by 64 columns of a result, 4 x 4 a thread, from slices of 16 that it
+ * reads into shared memory. What rows, columns and the summed axis are is said by a job: forward
+ * and backward by input have pixels and channels, and go tap by tap, leaving out the taps that lie
+ * on padding for all 64 pixels; backward by weight has output and input channels and sums over just
+ * those pixels whose tap lies inside. */
 #include "conv.h"
 
 enum { TILE = 64, SLICE = 16, SIDE = 4, THREADS = TILE / SIDE, LOADS = SLICE * TILE / (THREADS * THREADS) };
@@ -15,9 +17,12 @@ enum { TILE = 64, SLICE = 16, SIDE = 4, THREADS = TILE / SIDE, LOADS = SLICE * T
  *   column(tap, j)       the same of the right operand's column j
  *   left(at, l), right(at, l)   element l of what starts there
  *   store(i, j, sum)
- *   left_along, right_along     whether elements lie side by side along l (else along i, j): neighbours read neighbours */
+ *   left_along, right_along     whether elements lie side by side along l (else along i, j):
+ *                               neighbours read neighbours */
 /* Where a thread's q-th element belongs in a slice. */
-typedef struct { int of_slice, of_row; } place;
+typedef struct {
+  int of_slice, of_row;
+} place;
 template <bool along> DEVICE place slot(int t, int q) {
   const int e = t + q * THREADS * THREADS;
   return along ? place{e % SLICE, e / SLICE} : place{e / TILE, e % TILE};
@@ -78,7 +83,7 @@ template <class P, class Job> static status run_tiles(const op_call *c, const Jo
   return LAUNCHED(c);
 }
 
-/* -- Forward: rows are output pixels, columns output channels ---------------------------------------------- */
+/* -- Forward: rows are output pixels, columns output channels ---------------------------------- */
 
 template <class T, class P> struct forward_job {
   conv v;
@@ -91,7 +96,8 @@ template <class T, class P> struct forward_job {
   DEVICE void start() { group = blockIdx.z; }
   DEVICE int64_t depth() const { return v.c / v.groups; }
   DEVICE int64_t row(int64_t tap, int64_t i) const {
-    const int64_t iy = input_at(i / v.ow % v.oh, tap / v.s, v.stride.h, v.padding.h, v.dilation.h), ix = input_at(i % v.ow, tap % v.s, v.stride.w, v.padding.w, v.dilation.w);
+    const int64_t iy = input_at(i / v.ow % v.oh, tap / v.s, v.stride.h, v.padding.h, v.dilation.h),
+                  ix = input_at(i % v.ow, tap % v.s, v.stride.w, v.padding.w, v.dilation.w);
     if (iy < 0 || iy >= v.h || ix < 0 || ix >= v.w) return -1;
     return ((i / v.ow / v.oh * v.h + iy) * v.w + ix) * v.c + group * depth();
   }
@@ -106,7 +112,15 @@ template <class T, class P> struct forward_job {
 
 template <class T, class P> static status forward(op_call *c) {
   const conv v = conv_of(c);
-  const forward_job<T, P> job = {v, data_as<T>(c->in[0]), data_as<P>(c->in[1]), data_as<T>(c->out[0]), epilogue_of<T, P>(c), v.n * v.oh * v.ow, v.k / v.groups, v.r * v.s, 0};
+  const forward_job<T, P> job = {v,
+                                 data_as<T>(c->in[0]),
+                                 data_as<P>(c->in[1]),
+                                 data_as<T>(c->out[0]),
+                                 epilogue_of<T, P>(c),
+                                 v.n * v.oh * v.ow,
+                                 v.k / v.groups,
+                                 v.r * v.s,
+                                 0};
   return run_tiles<P>(c, job, v.groups);
 }
 
@@ -115,7 +129,7 @@ status direct_conv2d(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Backward by input: rows are input pixels, columns input channels -------------------------------------- */
+/* -- Backward by input: rows are input pixels, columns input channels -------------------------- */
 
 template <class T, class P> struct backward_job {
   conv v;
@@ -128,7 +142,8 @@ template <class T, class P> struct backward_job {
   DEVICE void start() { group = blockIdx.z; }
   DEVICE int64_t depth() const { return v.k / v.groups; }
   DEVICE int64_t row(int64_t tap, int64_t i) const {
-    const int64_t oy = output_at(i / v.w % v.h, tap / v.s, v.stride.h, v.padding.h, v.dilation.h, v.oh), ox = output_at(i % v.w, tap % v.s, v.stride.w, v.padding.w, v.dilation.w, v.ow);
+    const int64_t oy = output_at(i / v.w % v.h, tap / v.s, v.stride.h, v.padding.h, v.dilation.h, v.oh),
+                  ox = output_at(i % v.w, tap % v.s, v.stride.w, v.padding.w, v.dilation.w, v.ow);
     if (oy < 0 || ox < 0) return -1;
     return ((i / v.w / v.h * v.oh + oy) * v.ow + ox) * v.k + group * depth();
   }
@@ -143,7 +158,15 @@ template <class T, class P> struct backward_job {
 
 template <class T, class P> static status backward(op_call *c) {
   const conv v = conv_of(c);
-  const backward_job<T, P> job = {v, data_as<T>(c->in[0]), data_as<P>(c->in[1]), data_as<T>(grad_x_of(c)), epilogue_of<T, P>(c), v.n * v.h * v.w, v.c / v.groups, v.r * v.s, 0};
+  const backward_job<T, P> job = {v,
+                                  data_as<T>(c->in[0]),
+                                  data_as<P>(c->in[1]),
+                                  data_as<T>(grad_x_of(c)),
+                                  epilogue_of<T, P>(c),
+                                  v.n * v.h * v.w,
+                                  v.c / v.groups,
+                                  v.r * v.s,
+                                  0};
   return run_tiles<P>(c, job, v.groups);
 }
 
@@ -152,9 +175,10 @@ status direct_conv2d_backward_input(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Backward by weight: rows are output channels, columns input channels ---------------------------------- */
+/* -- Backward by weight: rows are output channels, columns input channels ---------------------- */
 
-/* A layer is a split of the pixels, a tap and a group; the splits' sums go to partial[split], in w's layout. */
+/* A layer is a split of the pixels, a tap and a group; the splits' sums go to partial[split], in
+ * w's layout. */
 template <class T, class P> struct weight_job {
   conv v;
   const T *x, *grad_y;
@@ -180,7 +204,8 @@ template <class T, class P> struct weight_job {
     return wide(grad_y[((p / width / height * v.oh + oy) * v.ow + ox) * v.k + at]);
   }
   DEVICE P right(int64_t at, int64_t l) const {
-    const int64_t p = from + l, iy = input_at(y0 + p / width % height, tap / v.s, v.stride.h, v.padding.h, v.dilation.h);
+    const int64_t p = from + l,
+                  iy = input_at(y0 + p / width % height, tap / v.s, v.stride.h, v.padding.h, v.dilation.h);
     const int64_t ix = input_at(x0 + p % width, tap % v.s, v.stride.w, v.padding.w, v.dilation.w);
     return wide(x[((p / width / height * v.h + iy) * v.w + ix) * v.c + at]);
   }
@@ -207,9 +232,11 @@ template <class T, class P> static status backward_weight(op_call *c) {
   if (taps * v.groups * splits > 65535) splits = 65535 / (taps * v.groups);
   if (splits < 1) return DECLINED("too many taps and groups for one grid");
   TRY(scratch_new(&scratch, c, splits * weights * (int64_t)sizeof(P)));
-  const weight_job<T, P> job = {v, data_as<T>(c->in[0]), data_as<T>(c->in[1]), (P *)scratch->data, m, n, 1, splits, taps, 0, 0, 0, 0, 0, 0, 0, 0};
+  const weight_job<T, P> job = {
+      v, data_as<T>(c->in[0]), data_as<T>(c->in[1]), (P *)scratch->data, m, n, 1, splits, taps, 0, 0, 0, 0, 0, 0, 0, 0};
   status st = run_tiles<P>(c, job, taps * v.groups * splits);
-  LAUNCH(add_splits<P>, blocks_for(weights), BLOCK, stream, (const P *)scratch->data, splits, weights, data_as<P>(c->in[2]));
+  LAUNCH(add_splits<P>, blocks_for(weights), BLOCK, stream, (const P *)scratch->data, splits, weights,
+         data_as<P>(c->in[2]));
   storage_drop(scratch);
   if (st == DLV3_OK) st = LAUNCHED(c);
   return st == DLV3_OK && c->in[3] ? add_bias_gradient(c, c->in[3], c->in[1]) : st;
@@ -220,7 +247,7 @@ status direct_conv2d_backward_weight(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Matrix product: y[p,i,j] = sum over l of a[p,i,l] b[p,l,j] -------------------------------------------- */
+/* -- Matrix product: y[p,i,j] = sum over l of a[p,i,l] b[p,l,j] -------------------------------- */
 
 template <class T, class P> struct product_job {
   const T *a, *b;
@@ -244,7 +271,8 @@ template <class T, class P> static status product(op_call *c) {
   j.a = data_as<T>(a), j.b = data_as<T>(b), j.y = data_as<T>(y), j.taps = 1;
   j.m = sa[at->trans_a ? 1 : 0], j.k = sa[at->trans_a ? 0 : 1], j.n = sb[at->trans_b ? 0 : 1];
   j.a_row = at->trans_a ? 1 : sa[1], j.a_step = at->trans_a ? sa[1] : 1, j.a_batch = a->ndim == 3 ? sa[0] * sa[1] : 0;
-  j.b_column = at->trans_b ? sb[1] : 1, j.b_step = at->trans_b ? 1 : sb[1], j.b_batch = b->ndim == 3 ? sb[0] * sb[1] : 0;
+  j.b_column = at->trans_b ? sb[1] : 1, j.b_step = at->trans_b ? 1 : sb[1],
+  j.b_batch = b->ndim == 3 ? sb[0] * sb[1] : 0;
   const int64_t batch = y->ndim == 3 ? y->size[0] : 1;
   if (batch > 65535) return DECLINED("more than 65535 matrices");
   return run_tiles<P>(c, j, batch);

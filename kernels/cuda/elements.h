@@ -1,7 +1,8 @@
-/* elements.h - walking several tensors element by element, in the order the first one lies in memory.
+/* elements.h - walking several tensors element by element, in the order the first one lies in
+ * memory.
  *
- * Operands are broadcast to the sizes of operand 0. Axes are sorted by operand 0's strides and merged where all operands
- * allow it, so that most calls become one long row. */
+ * Operands are broadcast to the sizes of operand 0. Axes are sorted by operand 0's strides and
+ * merged where all operands allow it, so that most calls become one long row. */
 #ifndef DLV3_CUDA_ELEMENTS_H
 #define DLV3_CUDA_ELEMENTS_H
 
@@ -10,7 +11,7 @@
 enum { MAX_OPERANDS = 4 };
 
 typedef struct {
-  int32_t n_op, ndim;                                    /* ndim >= 1; axis 0 is the innermost       */
+  int32_t n_op, ndim; /* ndim >= 1; axis 0 is the innermost       */
   int64_t size[DLV3_MAX_DIMS], stride[MAX_OPERANDS][DLV3_MAX_DIMS], total;
   char *data[MAX_OPERANDS];
   int32_t dtype[MAX_OPERANDS];
@@ -19,9 +20,9 @@ typedef struct {
 /* t[0] gives the sizes; the others are broadcast to them (their trailing axes are aligned). */
 elements elements_of(tensor *const *t, int32_t n);
 
-/* Element offsets of all operands at position i, whose unit along axis 0 is `unit` elements; absent ones have strides of 0,
- * so that the loops have a constant length and `at` stays in registers. I: uint32_t where it holds the total, since division
- * is much dearer in 64 bits. */
+/* Element offsets of all operands at position i, whose unit along axis 0 is `unit` elements; absent
+ * ones have strides of 0, so that the loops have a constant length and `at` stays in registers. I:
+ * uint32_t where it holds the total, since division is much dearer in 64 bits. */
 template <class I> DEVICE void offsets_at(const elements &e, I i, int64_t unit, int64_t *at) {
   UNROLL
   for (int32_t o = 0; o < MAX_OPERANDS; o++) at[o] = 0;

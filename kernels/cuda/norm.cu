@@ -1,53 +1,60 @@
 /* norm.cu - batch_norm forward and backward, with optional residual input and activation.
  *
- * x is rows of channels (channels-last). Three steps: sums a channel over segments of rows; blocks of eight channels that
- * combine them in their order into statistics (backward: into what grad_x owes to them); one pass that applies those. Sums:
- * runs of eight rows in the computing type about a value near the mean, the runs in f64. The segments depend on the shape
- * alone.
+ * x is rows of channels (channels-last). Three steps: sums a channel over segments of rows; blocks
+ * of eight channels that combine them in their order into statistics (backward: into what grad_x
+ * owes to them); one pass that applies those. Sums: runs of eight rows in the computing type about
+ * a value near the mean, the runs in f64. The segments depend on the shape alone.
  *
- * The passes over x are bound by memory. A thread keeps to V neighbouring channels, whose coefficients lie in its
- * registers, and goes down the rows; it asks for several rows before it uses the first, so that enough is on its way.
- * grad_residual is dz: where it is wanted the sums write it, and the pass reads it in place of all that dz is made of. */
+ * The passes over x are bound by memory. A thread keeps to V neighbouring channels, whose
+ * coefficients lie in its registers, and goes down the rows; it asks for several rows before it
+ * uses the first, so that enough is on its way. grad_residual is dz: where it is wanted the sums
+ * write it, and the pass reads it in place of all that dz is made of. */
 #include "common.h"
 
-enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                       /* forward  */
-enum { RSTD = VAR };                                                                                 /* elemt    */
-enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS };    /* backward */
-enum { ROWS = 8, COMBINED = 8 };                                                                     /* a run; channels of a block that combines */
-enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 };                                                      /* three, eight a multiprocessor of an H100 */
+enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                    /* forward  */
+enum { RSTD = VAR };                                                                              /* elemt    */
+enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS }; /* backward */
+enum { ROWS = 8, COMBINED = 8 };                /* a run; channels of a block that combines */
+enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 }; /* three, eight a multiprocessor of an H100 */
 
-/* y = act((x - center) scale + shift + residual); grad_x = scale dz + tilt (x - center) + level. The center is subtracted
- * first, since an offset of both would lose digits. */
+/* y = act((x - center) scale + shift + residual); grad_x = scale dz + tilt (x - center) + level.
+ * The center is subtracted first, since an offset of both would lose digits. */
 enum { TILT, LEVEL, COEFFICIENTS };
 
 /* P: the type of parameters, f32 or f64 with f64 activations; also what is computed in. */
 template <class T> using parameter = decltype(wide(T()));
 template <class T, class P> struct norm_job {
   const T *x, *grad_y, *residual;
-  const T *told;                    /* what tells the slope of the activation: y or, beside x, the residual; or NULL */
+  const T *told; /* what tells the slope of the activation: y or, beside x, the residual; or NULL */
   T *out, *grad_residual;
   const P *weight, *bias;
   P *running_mean, *running_var, *save_mean, *save_rstd, *grad_weight, *grad_bias;
-  double *sums;                     /* [segments][2][channels]                                 */
-  P *coefficients;                  /* [COEFFICIENTS][channels], backward                      */
+  double *sums;    /* [segments][2][channels]                                 */
+  P *coefficients; /* [COEFFICIENTS][channels], backward                      */
   int64_t rows, channels;
   int32_t segments, act;
   double momentum, eps;
-  bool training, from_y;            /* from_y: told is y */
+  bool training, from_y; /* from_y: told is y */
 };
 
 template <class P> DEVICE P or_else(const P *p, int64_t i, P otherwise) { return p ? p[i] : otherwise; }
 
-/* -- Down the rows ----------------------------------------------------------------------------------------- */
+/* -- Down the rows ----------------------------------------------------------------------------- */
 
-/* A thread's channels k .. k + V, and where they are in x: at, at + step ... below end, which is 0 where there are none. */
-typedef struct { int64_t k, at, step, end; } walk;
+/* A thread's channels k .. k + V, and where they are in x: at, at + step ... below end, which is 0
+ * where there are none. */
+typedef struct {
+  int64_t k, at, step, end;
+} walk;
 template <int V, class T, class P> DEVICE walk walk_of(const norm_job<T, P> &j) {
-  const int64_t k = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, row = (int64_t)blockIdx.y * blockDim.y + threadIdx.y;
-  return walk{k, row * j.channels + k, (int64_t)gridDim.y * blockDim.y * j.channels, k < j.channels ? j.rows * j.channels : 0};
+  const int64_t k = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V,
+                row = (int64_t)blockIdx.y * blockDim.y + threadIdx.y;
+  return walk{k, row * j.channels + k, (int64_t)gridDim.y * blockDim.y * j.channels,
+              k < j.channels ? j.rows * j.channels : 0};
 }
 
-/* The next N packs from `at` on, all of them on their way before the first is used; behind the end it is row 0 again. */
+/* The next N packs from `at` on, all of them on their way before the first is used; behind the end
+ * it is row 0 again. */
 template <int N, class T, int V> DEVICE void load_rows(pack<T, V> *to, const T *from, int64_t at, const walk &w) {
   UNROLL
   for (int r = 0; r < N; r++) to[r] = pack_at<V>(from + (at + r * w.step < w.end ? at + r * w.step : w.k));
@@ -55,7 +62,9 @@ template <int N, class T, int V> DEVICE void load_rows(pack<T, V> *to, const T *
 /* How many, where there are two or three streams to be loaded. */
 template <class T, int V> BOTH constexpr int ahead() { return sizeof(pack<T, V>) > 8 ? 2 : 4; }
 
-template <int V, class T, class P> DEVICE pack<P, V> coefficient(const norm_job<T, P> &j, int which, int64_t k) { return pack_at<V>(j.coefficients + which * j.channels + k); }
+template <int V, class T, class P> DEVICE pack<P, V> coefficient(const norm_job<T, P> &j, int which, int64_t k) {
+  return pack_at<V>(j.coefficients + which * j.channels + k);
+}
 /* Of V channels, from their statistics. */
 template <class P, int V> struct affine { pack<P, V> center, scale, shift; };
 template <int V, class T, class P> DEVICE affine<P, V> affine_of(const norm_job<T, P> &j, int64_t k) {
@@ -68,13 +77,15 @@ template <int V, class T, class P> DEVICE affine<P, V> affine_of(const norm_job<
   return a;
 }
 
-/* N sums a thread. They lie in shared memory, where registers are short: the thread's are sum[n][place()]. */
+/* N sums a thread. They lie in shared memory, where registers are short: the thread's are
+ * sum[n][place()]. */
 DEVICE unsigned place() { return threadIdx.y * blockDim.x + threadIdx.x; }
 template <int N> DEVICE void start_sums(double (*sum)[BLOCK]) {
   UNROLL
   for (int n = 0; n < N; n++) sum[n][place()] = 0;
 }
-template <int N, class P> DEVICE void add_run(volatile double (*sum)[BLOCK], const P *run) { /* volatile, or they become registers */
+template <int N, class P>
+DEVICE void add_run(volatile double (*sum)[BLOCK], const P *run) { /* volatile, or they become registers */
   double v[N];
   UNROLL
   for (int n = 0; n < N; n++) v[n] = sum[n][place()];
@@ -115,7 +126,7 @@ template <class T, class P> DEVICE void combine(const norm_job<T, P> &j, int64_t
 static dim3 combine_grid(int64_t channels) { return dim3((unsigned)ceil_div(channels, COMBINED)); }
 static dim3 combine_block() { return dim3(COMBINED, BLOCK / COMBINED); }
 
-/* -- Forward ----------------------------------------------------------------------------------------------- */
+/* -- Forward ----------------------------------------------------------------------------------- */
 
 /* Sums of x - x[row 0] and of its square; row 0 itself, once or often, adds nothing. */
 template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 3) norm_sums(norm_job<T, P> j) {
@@ -154,7 +165,8 @@ template <class T, class P> static __global__ void norm_statistics(norm_job<T, P
         j.running_mean[k] = (P)((1 - j.momentum) * (double)j.running_mean[k] + j.momentum * mean);
         j.running_var[k] = (P)((1 - j.momentum) * (double)j.running_var[k] + j.momentum * var * n / (n - 1));
       }
-    } else mean = (double)j.running_mean[k], var = (double)j.running_var[k];
+    } else
+      mean = (double)j.running_mean[k], var = (double)j.running_var[k];
     j.save_mean[k] = (P)mean, j.save_rstd[k] = (P)(1 / sqrt(var + j.eps));
   }
 }
@@ -186,11 +198,12 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
   }
 }
 
-/* -- Backward ---------------------------------------------------------------------------------------------- */
+/* -- Backward ---------------------------------------------------------------------------------- */
 
 /* Of a pack: d = x - center, dz = grad_y act'(z); told: the pack of j.told, where there is one. */
-template <class T, class P, int V> DEVICE void gradient(const norm_job<T, P> &j, const pack<T, V> &g, const pack<T, V> &x, const pack<T, V> &told, const affine<P, V> &a,
-                                                        P *d, P *dz) {
+template <class T, class P, int V>
+DEVICE void gradient(const norm_job<T, P> &j, const pack<T, V> &g, const pack<T, V> &x, const pack<T, V> &told,
+                     const affine<P, V> &a, P *d, P *dz) {
   P known[V];
   UNROLL
   for (int v = 0; v < V; v++) {
@@ -201,7 +214,8 @@ template <class T, class P, int V> DEVICE void gradient(const norm_job<T, P> &j,
 }
 
 /* Sums of dz and of dz (x - center); dz itself where it is wanted. */
-template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 3) norm_backward_sums(norm_job<T, P> j) {
+template <class T, class P, int V>
+static __global__ void __launch_bounds__(BLOCK, 3) norm_backward_sums(norm_job<T, P> j) {
   enum { N = ahead<T, V>() };
   __shared__ double sum[2 * V][BLOCK];
   const walk w = walk_of<V>(j);
@@ -230,14 +244,16 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
   store_sums<V>(j, w.k, sum);
 }
 
-/* grad_x = weight rstd (dz - mean(dz) - xhat mean(dz xhat)) with xhat = (x - mean) rstd, without training weight rstd dz. */
+/* grad_x = weight rstd (dz - mean(dz) - xhat mean(dz xhat)) with xhat = (x - mean) rstd, without
+ * training weight rstd dz. */
 template <class T, class P> static __global__ void norm_backward_coefficients(norm_job<T, P> j) {
   const int64_t k = (int64_t)blockIdx.x * COMBINED + threadIdx.x;
   double sum, other;
   combine(j, k, &sum, &other);
   if (k < j.channels && threadIdx.y == 0) {
     const P scale = or_else(j.weight, k, (P)1) * j.save_rstd[k];
-    const double rstd = (double)j.save_rstd[k], product = other * rstd, n = j.training ? (double)j.rows : (double)INFINITY;
+    const double rstd = (double)j.save_rstd[k], product = other * rstd,
+                 n = j.training ? (double)j.rows : (double)INFINITY;
     if (j.grad_weight) j.grad_weight[k] = (P)((double)j.grad_weight[k] + product);
     if (j.grad_bias) j.grad_bias[k] = (P)((double)j.grad_bias[k] + sum);
     j.coefficients[TILT * j.channels + k] = (P)(-(double)scale * rstd * product / n);
@@ -245,7 +261,8 @@ template <class T, class P> static __global__ void norm_backward_coefficients(no
   }
 }
 
-template <class T, class P, int V> static __global__ void __launch_bounds__(BLOCK, 3) norm_backward_apply(norm_job<T, P> j) {
+template <class T, class P, int V>
+static __global__ void __launch_bounds__(BLOCK, 3) norm_backward_apply(norm_job<T, P> j) {
   enum { N = ahead<T, V>() };
   const walk w = walk_of<V>(j);
   if (!w.end) return;
@@ -268,18 +285,23 @@ template <class T, class P, int V> static __global__ void __launch_bounds__(BLOC
   }
 }
 
-/* -- Launchers --------------------------------------------------------------------------------------------- */
+/* -- Launchers --------------------------------------------------------------------------------- */
 
-/* Elements of a pack: 8 or 16 bytes, for larger ones the coefficients would take too many registers. */
+/* Elements of a pack: 8 or 16 bytes, for larger ones the coefficients would take too many
+ * registers. */
 template <class T> constexpr int most_of() { return sizeof(T) == 8 ? 2 : 4; }
 template <class T, class P> static bool packable(const norm_job<T, P> &j) {
-  return j.channels % most_of<T>() == 0 && aligned(j.x) && aligned(j.grad_y) && aligned(j.residual) && aligned(j.told) && aligned(j.out) && aligned(j.grad_residual);
+  return j.channels % most_of<T>() == 0 && aligned(j.x) && aligned(j.grad_y) && aligned(j.residual) && aligned(j.told)
+         && aligned(j.out) && aligned(j.grad_residual);
 }
 
-typedef struct { dim3 grid, block; } layout;
+typedef struct {
+  dim3 grid, block;
+} layout;
 
-/* At most 32 threads along the channels, as many in every column of blocks; rows for the rest, a power of two. So many
- * segments of rows that there are `blocks` blocks, where every thread has `rows_each` rows. */
+/* At most 32 threads along the channels, as many in every column of blocks; rows for the rest, a
+ * power of two. So many segments of rows that there are `blocks` blocks, where every thread has
+ * `rows_each` rows. */
 static layout layout_of(int64_t rows, int64_t channels, int v, int64_t blocks, int rows_each) {
   const int64_t packs = ceil_div(channels, v), columns = ceil_div(packs, 32), x = ceil_div(packs, columns);
   int64_t y = 1;
@@ -288,7 +310,8 @@ static layout layout_of(int64_t rows, int64_t channels, int v, int64_t blocks, i
   return layout{dim3((unsigned)columns, (unsigned)(segments < 1 ? 1 : segments)), dim3((unsigned)x, (unsigned)y)};
 }
 
-template <class T, class P> static status scratch_of(const op_call *c, norm_job<T, P> *j, unsigned segments, storage **scratch) {
+template <class T, class P>
+static status scratch_of(const op_call *c, norm_job<T, P> *j, unsigned segments, storage **scratch) {
   j->segments = (int32_t)segments;
   const int64_t sums = j->segments * 2 * j->channels * (int64_t)sizeof(double);
   TRY(scratch_new(scratch, c, sums + COEFFICIENTS * j->channels * (int64_t)sizeof(P)));
@@ -298,12 +321,15 @@ template <class T, class P> static status scratch_of(const op_call *c, norm_job<
 }
 
 template <class T, class P, int V> static status forward(op_call *c, norm_job<T, P> j) {
-  const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS), down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
+  const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS),
+               down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
   TRY(scratch_of(c, &j, l.grid.y, &scratch));
-  if (j.training) LAUNCH((norm_sums<T, P, V>), l.grid, l.block, stream, j);
-  else j.segments = 0;
+  if (j.training)
+    LAUNCH((norm_sums<T, P, V>), l.grid, l.block, stream, j);
+  else
+    j.segments = 0;
   LAUNCH((norm_statistics<T, P>), combine_grid(j.channels), combine_block(), stream, j);
   if (j.rows) LAUNCH((norm_apply<T, P, V>), down.grid, down.block, stream, j);
   storage_drop(scratch);
@@ -362,7 +388,8 @@ static status cuda_batch_norm_elemt(op_call *c) {
 OWN(batch_norm_elemt);
 
 template <class T, class P, int V> static status backward(op_call *c, norm_job<T, P> j) {
-  const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS), down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
+  const layout l = layout_of(j.rows, j.channels, V, SUM_BLOCKS, ROWS),
+               down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
   TRY(scratch_of(c, &j, l.grid.y, &scratch));
@@ -380,7 +407,8 @@ template <class T> static status batch_norm_backward_of(op_call *c) {
   norm_job<T, P> j;
   memset(&j, 0, sizeof j);
   j.grad_y = data_as<T>(c->in[GRAD_Y]), j.x = data_as<T>(c->in[BX]);
-  j.weight = data_as<P>(c->in[BWEIGHT]), j.bias = data_as<P>(c->in[BBIAS]), j.save_mean = data_as<P>(c->in[SAVE_MEAN]), j.save_rstd = data_as<P>(c->in[SAVE_RSTD]);
+  j.weight = data_as<P>(c->in[BWEIGHT]), j.bias = data_as<P>(c->in[BBIAS]), j.save_mean = data_as<P>(c->in[SAVE_MEAN]),
+  j.save_rstd = data_as<P>(c->in[SAVE_RSTD]);
   j.grad_weight = data_as<P>(c->in[GRAD_WEIGHT]), j.grad_bias = data_as<P>(c->in[GRAD_BIAS]);
   j.out = data_as<T>(c->out[0]), j.grad_residual = data_as<T>(c->out[1]);
   j.channels = c->in[BX]->size[1], j.rows = j.channels ? numel(c->in[BX]) / j.channels : 0;

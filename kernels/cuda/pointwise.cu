@@ -1,18 +1,22 @@
 /* pointwise.cu - elementwise ops: activations, arithmetic, comparisons, fills, casts, copies.
  *
- * One table says what each op computes (apply, apply_whole), three kernels run it: map_packs where all operands are of one
- * float type and lie so that 16 bytes can be read at once, cast_packs for rounding one dense row of such a type to another,
- * map_any for everything else. map_packs is compiled for copies, sums and products, which a training step is full of; for
- * the other ops it looks up for each element which one it is, so that one kernel instead of fifty is compiled. The computing
- * type is f32 for f16, bf16 and f32; f64 for f64, and for integers beside floats; i64 where all are integers, so that they
- * are exact (and wrap where a result does not fit, as PyTorch's do). */
+ * One table says what each op computes (apply, apply_whole), three kernels run it: map_packs where
+ * all operands are of one float type and lie so that 16 bytes can be read at once, cast_packs for
+ * rounding one dense row of such a type to another, map_any for everything else. map_packs is
+ * compiled for copies, sums and products, which a training step is full of; for the other ops it
+ * looks up for each element which one it is, so that one kernel instead of fifty is compiled. The
+ * computing type is f32 for f16, bf16 and f32; f64 for f64, and for integers beside floats; i64
+ * where all are integers, so that they are exact (and wrap where a result does not fit, as
+ * PyTorch's do). */
 #include "elements.h"
 
-/* -- What the ops compute ---------------------------------------------------------------------------------- */
+/* -- What the ops compute ---------------------------------------------------------------------- */
 
 enum { COPY = OP_COUNT }; /* y = a */
 
-typedef struct { double a, b; } numbers; /* of clamp: min, max; of fill_: value */
+typedef struct {
+  double a, b;
+} numbers; /* of clamp: min, max; of fill_: value */
 
 template <class C> BOTH C limit6(C v) { return v < 0 ? (C)0 : v > 6 ? (C)6 : v; }
 
@@ -46,10 +50,14 @@ template <class C> BOTH C apply(int32_t op, C a, C b, C c, numbers n) {
   case OP_isfinite: return a - a == 0;
   case OP_logical_not: return a == 0;
   case OP_clamp: return a < (C)n.a ? (C)n.a : a > (C)n.b ? (C)n.b : a;
-  case OP_add: case OP_add_: return a + b;
-  case OP_sub: case OP_sub_: return a - b;
-  case OP_mul: case OP_mul_: return a * b;
-  case OP_div: case OP_div_: return a / b;
+  case OP_add:
+  case OP_add_: return a + b;
+  case OP_sub:
+  case OP_sub_: return a - b;
+  case OP_mul:
+  case OP_mul_: return a * b;
+  case OP_div:
+  case OP_div_: return a / b;
   case OP_pow: return pow(a, b);
   case OP_maximum: return a != a || a > b ? a : b;
   case OP_minimum: return a != a || a < b ? a : b;
@@ -77,9 +85,34 @@ BOTH int64_t div_whole(int64_t x, int64_t z) { /* towards zero; by 0: the end on
 
 BOTH bool has_whole(int32_t op) {
   switch (op) {
-  case OP_neg: case OP_abs: case OP_sign: case OP_square: case OP_floor: case OP_ceil: case OP_round: case OP_logical_not: case OP_clamp: case OP_add:
-  case OP_sub: case OP_mul: case OP_maximum: case OP_minimum: case OP_eq: case OP_ne: case OP_lt: case OP_le: case OP_gt: case OP_ge: case OP_logical_and:
-  case OP_logical_or: case OP_add_: case OP_sub_: case OP_mul_: case OP_div_: case OP_where: case COPY: return true;
+  case OP_neg:
+  case OP_abs:
+  case OP_sign:
+  case OP_square:
+  case OP_floor:
+  case OP_ceil:
+  case OP_round:
+  case OP_logical_not:
+  case OP_clamp:
+  case OP_add:
+  case OP_sub:
+  case OP_mul:
+  case OP_maximum:
+  case OP_minimum:
+  case OP_eq:
+  case OP_ne:
+  case OP_lt:
+  case OP_le:
+  case OP_gt:
+  case OP_ge:
+  case OP_logical_and:
+  case OP_logical_or:
+  case OP_add_:
+  case OP_sub_:
+  case OP_mul_:
+  case OP_div_:
+  case OP_where:
+  case COPY: return true;
   default: return false;
   }
 }
@@ -91,10 +124,14 @@ BOTH int64_t apply_whole(int32_t op, int64_t a, int64_t b, int64_t c, numbers n)
   case OP_sign: return (a > 0) - (a < 0);
   case OP_square: return mul_whole(a, a);
   case OP_logical_not: return a == 0;
-  case OP_clamp: return (double)a < n.a ? saturate(n.a, -0x1p63, 0x1p63) : (double)a > n.b ? saturate(n.b, -0x1p63, 0x1p63) : a;
-  case OP_add: case OP_add_: return add_whole(a, b);
-  case OP_sub: case OP_sub_: return sub_whole(a, b);
-  case OP_mul: case OP_mul_: return mul_whole(a, b);
+  case OP_clamp:
+    return (double)a < n.a ? saturate(n.a, -0x1p63, 0x1p63) : (double)a > n.b ? saturate(n.b, -0x1p63, 0x1p63) : a;
+  case OP_add:
+  case OP_add_: return add_whole(a, b);
+  case OP_sub:
+  case OP_sub_: return sub_whole(a, b);
+  case OP_mul:
+  case OP_mul_: return mul_whole(a, b);
   case OP_div_: return div_whole(a, b);
   case OP_maximum: return a > b ? a : b;
   case OP_minimum: return a < b ? a : b;
@@ -114,7 +151,7 @@ BOTH float evaluate(int32_t op, float a, float b, float c, numbers n) { return a
 BOTH double evaluate(int32_t op, double a, double b, double c, numbers n) { return apply<double>(op, a, b, c, n); }
 BOTH int64_t evaluate(int32_t op, int64_t a, int64_t b, int64_t c, numbers n) { return apply_whole(op, a, b, c, n); }
 
-/* -- The kernels ------------------------------------------------------------------------------------------- */
+/* -- The kernels ------------------------------------------------------------------------------- */
 
 /* Operand 0 is the result, 1 to 3 are a, b, c. */
 template <class C, class I> static __global__ void map_any(elements e, int32_t op, numbers n) {
@@ -169,14 +206,15 @@ template <class T, class S, int V> static __global__ void cast_packs(T *y, const
   }
 }
 
-/* -- Launchers --------------------------------------------------------------------------------------------- */
+/* -- Launchers --------------------------------------------------------------------------------- */
 
 static void sort_axes(elements *e) {
   for (int32_t i = 1; i < e->ndim; i++)
     for (int32_t k = i; k > 0 && e->stride[0][k] < e->stride[0][k - 1]; k--) {
       int64_t s = e->size[k];
       e->size[k] = e->size[k - 1], e->size[k - 1] = s;
-      for (int32_t o = 0; o < e->n_op; o++) s = e->stride[o][k], e->stride[o][k] = e->stride[o][k - 1], e->stride[o][k - 1] = s;
+      for (int32_t o = 0; o < e->n_op; o++)
+        s = e->stride[o][k], e->stride[o][k] = e->stride[o][k - 1], e->stride[o][k - 1] = s;
     }
 }
 
@@ -185,7 +223,8 @@ static void merge_axes(elements *e) {
   for (int32_t i = 1; i < e->ndim; i++) {
     bool joined = true;
     for (int32_t o = 0; o < e->n_op; o++) joined &= e->stride[o][i] == e->stride[o][last] * e->size[last];
-    if (joined) e->size[last] *= e->size[i];
+    if (joined)
+      e->size[last] *= e->size[i];
     else {
       e->size[++last] = e->size[i];
       for (int32_t o = 0; o < e->n_op; o++) e->stride[o][last] = e->stride[o][i];
@@ -214,8 +253,8 @@ elements elements_of(tensor *const *t, int32_t n) {
   return e;
 }
 
-/* Whether packs of 16 bytes, v elements, can be moved: one float type, axis 0 a multiple of v, everything on a boundary, and
- * no more packs than 32 bits count. */
+/* Whether packs of 16 bytes, v elements, can be moved: one float type, axis 0 a multiple of v,
+ * everything on a boundary, and no more packs than 32 bits count. */
 static bool packable(const elements *e, int64_t v) {
   if (e->dtype[0] < DLV3_F16 || e->size[0] % v || e->total / v > UINT32_MAX) return false;
   for (int32_t o = 0; o < e->n_op; o++) {
@@ -228,11 +267,14 @@ static bool packable(const elements *e, int64_t v) {
   return true;
 }
 
-template <class T, int V> static void launch_packs(const elements *e, int32_t op, numbers n, unsigned grid, cudaStream_t stream) {
+template <class T, int V>
+static void launch_packs(const elements *e, int32_t op, numbers n, unsigned grid, cudaStream_t stream) {
   switch (op) {
   case COPY: LAUNCH((map_packs<T, V, COPY>), grid, BLOCK, stream, *e, op, n); break;
-  case OP_add: case OP_add_: LAUNCH((map_packs<T, V, OP_add>), grid, BLOCK, stream, *e, op, n); break;
-  case OP_mul: case OP_mul_: LAUNCH((map_packs<T, V, OP_mul>), grid, BLOCK, stream, *e, op, n); break;
+  case OP_add:
+  case OP_add_: LAUNCH((map_packs<T, V, OP_add>), grid, BLOCK, stream, *e, op, n); break;
+  case OP_mul:
+  case OP_mul_: LAUNCH((map_packs<T, V, OP_mul>), grid, BLOCK, stream, *e, op, n); break;
   default: LAUNCH((map_packs<T, V, ANY_OP>), grid, BLOCK, stream, *e, op, n); break;
   }
 }
@@ -244,7 +286,8 @@ static bool castable(const elements *e, int32_t op) {
   const int32_t to = e->dtype[0], from = e->dtype[1], half = to == DLV3_F32 ? from : to;
   if (op != COPY || (to == DLV3_F32) == (from == DLV3_F32) || (half != DLV3_BF16 && half != DLV3_F16)) return false;
   if (e->ndim > 1 || e->stride[0][0] != 1 || e->stride[1][0] != 1 || e->total % CAST) return false;
-  return (uintptr_t)e->data[0] % (uintptr_t)(CAST * dtype_bytes(to)) == 0 && (uintptr_t)e->data[1] % (uintptr_t)(CAST * dtype_bytes(from)) == 0;
+  return (uintptr_t)e->data[0] % (uintptr_t)(CAST * dtype_bytes(to)) == 0
+         && (uintptr_t)e->data[1] % (uintptr_t)(CAST * dtype_bytes(from)) == 0;
 }
 
 template <class T, class S> static void launch_cast(const elements *e, cudaStream_t stream) {
@@ -274,18 +317,26 @@ static status map(const op_call *c, int32_t op, tensor *y, tensor *a, tensor *b,
     return LAUNCHED(c);
   }
   if (castable(&e, op)) {
-    if (e.dtype[0] == DLV3_BF16) launch_cast<bf16, float>(&e, stream);
-    else if (e.dtype[0] == DLV3_F16) launch_cast<f16, float>(&e, stream);
-    else if (e.dtype[1] == DLV3_BF16) launch_cast<float, bf16>(&e, stream);
-    else launch_cast<float, f16>(&e, stream);
+    if (e.dtype[0] == DLV3_BF16)
+      launch_cast<bf16, float>(&e, stream);
+    else if (e.dtype[0] == DLV3_F16)
+      launch_cast<f16, float>(&e, stream);
+    else if (e.dtype[1] == DLV3_BF16)
+      launch_cast<float, bf16>(&e, stream);
+    else
+      launch_cast<float, f16>(&e, stream);
     return LAUNCHED(c);
   }
   const bool small = e.total < (int64_t)1 << 31;
   const unsigned grid = blocks_for(e.total);
-  if (whole) LAUNCH((map_any<int64_t, uint64_t>), grid, BLOCK, stream, e, op, n);
-  else if (as_f64) LAUNCH((map_any<double, uint64_t>), grid, BLOCK, stream, e, op, n);
-  else if (small) LAUNCH((map_any<float, uint32_t>), grid, BLOCK, stream, e, op, n);
-  else LAUNCH((map_any<float, uint64_t>), grid, BLOCK, stream, e, op, n);
+  if (whole)
+    LAUNCH((map_any<int64_t, uint64_t>), grid, BLOCK, stream, e, op, n);
+  else if (as_f64)
+    LAUNCH((map_any<double, uint64_t>), grid, BLOCK, stream, e, op, n);
+  else if (small)
+    LAUNCH((map_any<float, uint32_t>), grid, BLOCK, stream, e, op, n);
+  else
+    LAUNCH((map_any<float, uint64_t>), grid, BLOCK, stream, e, op, n);
   return LAUNCHED(c);
 }
 
@@ -294,7 +345,8 @@ status elements_copy(const op_call *c, tensor *dst, tensor *src) { return map(c,
 status elements_fill(const op_call *c, tensor *t, double value) {
   if (value == 0 && is_dense(t)) { /* all bits zero in every dtype */
     const cudaStream_t stream = stream_of(c);
-    if (numel(t) && cudaMemsetAsync(data_of(t), 0, (size_t)(numel(t) * dtype_bytes(t->dtype)), stream) != cudaSuccess) return LAUNCHED(c);
+    if (numel(t) && cudaMemsetAsync(data_of(t), 0, (size_t)(numel(t) * dtype_bytes(t->dtype)), stream) != cudaSuccess)
+      return LAUNCHED(c);
     return DLV3_OK;
   }
   return map(c, OP_fill_, t, NULL, NULL, NULL, {value, 0});
@@ -310,15 +362,16 @@ status elements_fill(const op_call *c, tensor *t, double value) {
   static status cuda_##op(op_call *c) { return map(c, OP_##op, c->in[0], c->in[0], c->in[1], NULL, {0, 0}); } \
   OWN(op);
 
-UNARY(relu) BINARY(relu_backward) UNARY(relu6) BINARY(relu6_backward) UNARY(hardswish) BINARY(hardswish_backward)
-UNARY(hardsigmoid) BINARY(hardsigmoid_backward) UNARY(sigmoid) BINARY(sigmoid_backward) UNARY(tanh) BINARY(tanh_backward)
-UNARY(neg) UNARY(abs) UNARY(sign) UNARY(exp) UNARY(log) UNARY(sqrt) UNARY(square) UNARY(sin) UNARY(cos)
-UNARY(floor) UNARY(ceil) UNARY(round) UNARY(isfinite) UNARY(logical_not)
-BINARY(add) BINARY(sub) BINARY(mul) BINARY(div) BINARY(pow) BINARY(maximum) BINARY(minimum)
-BINARY(eq) BINARY(ne) BINARY(lt) BINARY(le) BINARY(gt) BINARY(ge) BINARY(logical_and) BINARY(logical_or)
-IN_PLACE(add_) IN_PLACE(sub_) IN_PLACE(mul_) IN_PLACE(div_)
+UNARY(relu)
+BINARY(relu_backward) UNARY(relu6) BINARY(relu6_backward) UNARY(hardswish) BINARY(hardswish_backward) UNARY(hardsigmoid)
+    BINARY(hardsigmoid_backward) UNARY(sigmoid) BINARY(sigmoid_backward) UNARY(tanh) BINARY(tanh_backward) UNARY(neg)
+        UNARY(abs) UNARY(sign) UNARY(exp) UNARY(log) UNARY(sqrt) UNARY(square) UNARY(sin) UNARY(cos) UNARY(floor)
+            UNARY(ceil) UNARY(round) UNARY(isfinite) UNARY(logical_not) BINARY(add) BINARY(sub) BINARY(mul) BINARY(div)
+                BINARY(pow) BINARY(maximum) BINARY(minimum) BINARY(eq) BINARY(ne) BINARY(lt) BINARY(le) BINARY(gt)
+                    BINARY(ge) BINARY(logical_and) BINARY(logical_or) IN_PLACE(add_) IN_PLACE(sub_) IN_PLACE(mul_)
+                        IN_PLACE(div_)
 
-static status cuda_clamp(op_call *c) {
+                            static status cuda_clamp(op_call *c) {
   const clamp_attr *a = (const clamp_attr *)c->attr;
   return map(c, OP_clamp, c->out[0], c->in[0], NULL, NULL, {a->min, a->max});
 }

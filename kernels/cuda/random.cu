@@ -1,10 +1,12 @@
-/* random.cu - random fills, arange, dropout. Numbers come from Philox: a function of seed and counter, the same as on the
- * cpu, so that layout, dtype and device change nothing. The generator's state is a tensor on the device. */
+/* random.cu - random fills, arange, dropout. Numbers come from Philox: a function of seed and
+ * counter, the same as on the cpu, so that layout, dtype and device change nothing. The generator's
+ * state is a tensor on the device. */
 #include "elements.h"
 
 /* Philox 4x32-10: see runtime/rng.c. */
 DEVICE void philox_words(uint32_t out[4], uint64_t key, uint64_t counter) {
-  uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32), c2 = 0, c3 = 0, k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+  uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32), c2 = 0, c3 = 0, k0 = (uint32_t)key,
+           k1 = (uint32_t)(key >> 32);
   for (int round = 0; round < 10; round++) {
     const uint64_t p0 = (uint64_t)0xD2511F53 * c0, p1 = (uint64_t)0xCD9E8D57 * c2;
     c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, c1 = (uint32_t)p1;
@@ -15,17 +17,18 @@ DEVICE void philox_words(uint32_t out[4], uint64_t key, uint64_t counter) {
 }
 DEVICE float uniform_of(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; }
 
-/* -- Fills by position -------------------------------------------------------------------------------------- */
+/* -- Fills by position ------------------------------------------------------------------------- */
 
-/* x in logical row-major order, whatever the layout: element i takes word i % 4 of counter block i / 4. */
+/* x in logical row-major order, whatever the layout: element i takes word i % 4 of counter block i
+ * / 4. */
 typedef struct {
   char *data;
   int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS], total;
   int32_t ndim, dtype, op;
-  double a, b;                      /* low, high; mean, std; start, step                       */
+  double a, b; /* low, high; mean, std; start, step                       */
   int64_t low;
   uint64_t range;
-  const int64_t *rng;               /* seed, counter                                           */
+  const int64_t *rng; /* seed, counter                                           */
 } positions;
 
 /* v as it will be read back from a tensor. */
@@ -58,7 +61,8 @@ DEVICE double uniform_value(const positions &p, uint32_t word) {
 
 /* Box-Muller in f32 on two pairs of words: a pair gives a cosine and a sine. */
 DEVICE double normal_value(const positions &p, const uint32_t *w, int k) {
-  const float radius = sqrtf(-2 * logf(((float)w[k & 2] + 0.5f) * 0x1p-32f)), angle = 6.2831853071795864f * uniform_of(w[(k & 2) + 1]);
+  const float radius = sqrtf(-2 * logf(((float)w[k & 2] + 0.5f) * 0x1p-32f)),
+              angle = 6.2831853071795864f * uniform_of(w[(k & 2) + 1]);
   return p.a + product_alone(p.b, (double)(radius * (k & 1 ? sinf(angle) : cosf(angle))));
 }
 
@@ -92,7 +96,8 @@ static status run_positions(op_call *c, positions p) {
   memcpy(p.size, x->size, sizeof p.size), memcpy(p.stride, x->stride, sizeof p.stride);
   if (c->op != OP_arange_) p.rng = data_as<int64_t>(c->in[1]);
   if (p.total) LAUNCH(fill_positions, blocks_for(p.total), BLOCK, stream, p);
-  if (c->op != OP_arange_) LAUNCH(advance, 1, 1, stream, data_as<int64_t>(c->in[1]), (int64_t *)NULL, (p.total + 3) / 4);
+  if (c->op != OP_arange_)
+    LAUNCH(advance, 1, 1, stream, data_as<int64_t>(c->in[1]), (int64_t *)NULL, (p.total + 3) / 4);
   return LAUNCHED(c);
 }
 
@@ -123,10 +128,12 @@ static status cuda_randint_(op_call *c) {
 }
 OWN(randint_);
 
-/* -- Dropout: element i in memory order is kept where its uniform number is not below p ---------------------- */
+/* -- Dropout: element i in memory order is kept where its uniform number is not below p -------- */
 
-/* Four elements a thread, which is what a block of random words is for; in packs of V, or with a rest in single ones. */
-template <class T, class C, int V> static __global__ void drop(const T *x, T *y, const int64_t *state, float p, C scale, int64_t n) {
+/* Four elements a thread, which is what a block of random words is for; in packs of V, or with a
+ * rest in single ones. */
+template <class T, class C, int V>
+static __global__ void drop(const T *x, T *y, const int64_t *state, float p, C scale, int64_t n) {
   FOR_ITEMS(block, (n + 3) / 4) {
     uint32_t w[4];
     philox_words(w, (uint64_t)state[0], (uint64_t)state[1] + (uint64_t)block);
@@ -143,18 +150,23 @@ template <class T, class C, int V> static __global__ void drop(const T *x, T *y,
   }
 }
 
-template <class T> static void launch_drop(const T *x, T *y, const int64_t *state, double p, int64_t n, cudaStream_t stream) {
+template <class T>
+static void launch_drop(const T *x, T *y, const int64_t *state, double p, int64_t n, cudaStream_t stream) {
   typedef typename computing<T>::type C;
   enum { V = sizeof(T) == 8 ? 2 : 4 };
   const C scale = (C)(p < 1 ? 1 / (1 - p) : 0);
-  if (n % V == 0 && aligned(x) && aligned(y)) LAUNCH((drop<T, C, V>), blocks_for((n + 3) / 4), BLOCK, stream, x, y, state, (float)p, scale, n);
-  else LAUNCH((drop<T, C, 1>), blocks_for((n + 3) / 4), BLOCK, stream, x, y, state, (float)p, scale, n);
+  if (n % V == 0 && aligned(x) && aligned(y))
+    LAUNCH((drop<T, C, V>), blocks_for((n + 3) / 4), BLOCK, stream, x, y, state, (float)p, scale, n);
+  else
+    LAUNCH((drop<T, C, 1>), blocks_for((n + 3) / 4), BLOCK, stream, x, y, state, (float)p, scale, n);
 }
 
 static status run_drop(op_call *c, const tensor *state, double p) {
   const int64_t n = numel(c->in[0]);
   const cudaStream_t stream = stream_of(c);
-  if (n) BY_FLOAT(c->in[0]->dtype, launch_drop(data_as<T>(c->in[0]), data_as<T>(c->out[0]), data_as<int64_t>(state), p, n, stream));
+  if (n)
+    BY_FLOAT(c->in[0]->dtype,
+             launch_drop(data_as<T>(c->in[0]), data_as<T>(c->out[0]), data_as<int64_t>(state), p, n, stream));
   return LAUNCHED(c);
 }
 
@@ -162,9 +174,12 @@ static status cuda_dropout(op_call *c) {
   const dropout_attr *a = (const dropout_attr *)c->attr;
   const bool draws = a->training && a->p != 0;
   const cudaStream_t stream = stream_of(c);
-  LAUNCH(advance, 1, 1, stream, data_as<int64_t>(c->in[1]), data_as<int64_t>(c->out[1]), draws ? (numel(c->in[0]) + 3) / 4 : (int64_t)0);
+  LAUNCH(advance, 1, 1, stream, data_as<int64_t>(c->in[1]), data_as<int64_t>(c->out[1]),
+         draws ? (numel(c->in[0]) + 3) / 4 : (int64_t)0);
   return draws ? run_drop(c, c->out[1], a->p) : elements_copy(c, c->out[0], c->in[0]);
 }
 OWN(dropout);
-static status cuda_dropout_backward(op_call *c) { return run_drop(c, c->in[1], ((const dropout_backward_attr *)c->attr)->p); }
+static status cuda_dropout_backward(op_call *c) {
+  return run_drop(c, c->in[1], ((const dropout_backward_attr *)c->attr)->p);
+}
 OWN(dropout_backward);

@@ -1,15 +1,16 @@
 /* reduce.cu - sums, means, variances, extremes over any axes of tensors of any strides.
  *
- * Sums accumulate in f64 (of integers in i64), whatever the dtype. Threads of a block stand along the outputs (x) and the
- * reduced elements (y), so that neighbours read neighbours in memory either way. The reduced elements are cut into
- * segments by shape alone, whose sums are added in their order by a second kernel. */
+ * Sums accumulate in f64 (of integers in i64), whatever the dtype. Threads of a block stand along
+ * the outputs (x) and the reduced elements (y), so that neighbours read neighbours in memory either
+ * way. The reduced elements are cut into segments by shape alone, whose sums are added in their
+ * order by a second kernel. */
 #include "elements.h"
 
 typedef struct {
   const char *x;
   char *y;
   int32_t dtype, y_dtype;
-  int32_t n_kept, n_reduced;                     /* axes, the innermost in memory first                          */
+  int32_t n_kept, n_reduced; /* axes, the innermost in memory first                          */
   int64_t kept_size[DLV3_MAX_DIMS], kept_stride[DLV3_MAX_DIMS], kept_out[DLV3_MAX_DIMS];
   int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS];
   int64_t outputs, count, segment, segments;
@@ -26,8 +27,8 @@ DEVICE int64_t number(int64_t v) { return v; }
 DEVICE int64_t number(int32_t v) { return v; }
 DEVICE int64_t number(uint8_t v) { return v; }
 
-/* partial[segment][output] = sum of x, or of its squared distance from mean[output]. Four elements are on their way before
- * the first is used. */
+/* partial[segment][output] = sum of x, or of its squared distance from mean[output]. Four elements
+ * are on their way before the first is used. */
 template <class S, class T> static __global__ void sum_segments(reduction r, const double *mean, S *partial) {
   enum { N = 4 };
   __shared__ S buf[BLOCK];
@@ -55,22 +56,29 @@ template <class S, class T> static __global__ void sum_segments(reduction r, con
   if (threadIdx.y == 0 && output < r.outputs) partial[blockIdx.y * r.outputs + output] = sum;
 }
 
-DEVICE void store_sum(const reduction &r, int64_t at, double sum, double divisor) { store_as<double>(r.y, r.y_dtype, at, sum / divisor); }
-DEVICE void store_sum(const reduction &r, int64_t at, int64_t sum, double) { store_as<int64_t>(r.y, r.y_dtype, at, sum); }
+DEVICE void store_sum(const reduction &r, int64_t at, double sum, double divisor) {
+  store_as<double>(r.y, r.y_dtype, at, sum / divisor);
+}
+DEVICE void store_sum(const reduction &r, int64_t at, int64_t sum, double) {
+  store_as<int64_t>(r.y, r.y_dtype, at, sum);
+}
 
 /* y = (sum of the segments) / divisor; into mean instead, if it is given. */
 template <class S> static __global__ void finish_sums(reduction r, const S *partial, double divisor, double *mean) {
   __shared__ S buf[BLOCK];
   const int64_t output = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   S sum = 0;
-  for (int64_t s = threadIdx.y; output < r.outputs && s < r.segments; s += blockDim.y) sum += partial[s * r.outputs + output];
+  for (int64_t s = threadIdx.y; output < r.outputs && s < r.segments; s += blockDim.y)
+    sum += partial[s * r.outputs + output];
   sum = sum_over_y(sum, buf);
   if (threadIdx.y || output >= r.outputs) return;
-  if (mean) mean[output] = (double)sum / divisor;
-  else store_sum(r, offset_of(output, r.n_kept, r.kept_size, r.kept_out), sum, divisor);
+  if (mean)
+    mean[output] = (double)sum / divisor;
+  else
+    store_sum(r, offset_of(output, r.n_kept, r.kept_size, r.kept_out), sum, divisor);
 }
 
-/* -- Launchers --------------------------------------------------------------------------------------------- */
+/* -- Launchers --------------------------------------------------------------------------------- */
 
 static void add_axis(int32_t *n, int64_t *size, int64_t *stride, int64_t *out, int64_t s, int64_t st, int64_t o) {
   int32_t at = (*n)++;
@@ -86,7 +94,8 @@ static void add_axis(int32_t *n, int64_t *size, int64_t *stride, int64_t *out, i
 static void merge(int32_t *n, int64_t *size, int64_t *stride, int64_t *out) {
   int32_t last = 0;
   for (int32_t i = 1; i < *n; i++) {
-    if (stride[i] == stride[last] * size[last] && (!out || out[i] == out[last] * size[last])) size[last] *= size[i];
+    if (stride[i] == stride[last] * size[last] && (!out || out[i] == out[last] * size[last]))
+      size[last] *= size[i];
     else {
       size[++last] = size[i], stride[last] = stride[i];
       if (out) out[last] = out[i];
@@ -99,11 +108,15 @@ static void merge(int32_t *n, int64_t *size, int64_t *stride, int64_t *out) {
 static reduction reduction_of(const tensor *x, tensor *y, uint32_t mask, const int64_t *out) {
   reduction r;
   memset(&r, 0, sizeof r);
-  r.x = (const char *)data_of(x), r.y = (char *)data_of(y), r.dtype = x->dtype, r.y_dtype = y->dtype, r.outputs = r.count = 1;
+  r.x = (const char *)data_of(x), r.y = (char *)data_of(y), r.dtype = x->dtype, r.y_dtype = y->dtype,
+  r.outputs = r.count = 1;
   for (int32_t i = 0; i < x->ndim; i++) {
     if (x->size[i] == 1) continue;
-    if (mask >> i & 1) add_axis(&r.n_reduced, r.size, r.stride, NULL, x->size[i], x->stride[i], 0), r.count *= x->size[i];
-    else add_axis(&r.n_kept, r.kept_size, r.kept_stride, r.kept_out, x->size[i], x->stride[i], out[i]), r.outputs *= x->size[i];
+    if (mask >> i & 1)
+      add_axis(&r.n_reduced, r.size, r.stride, NULL, x->size[i], x->stride[i], 0), r.count *= x->size[i];
+    else
+      add_axis(&r.n_kept, r.kept_size, r.kept_stride, r.kept_out, x->size[i], x->stride[i], out[i]),
+          r.outputs *= x->size[i];
   }
   if (!r.n_kept) r.kept_size[0] = 1, r.n_kept = 1;
   if (!r.n_reduced) r.size[0] = 1, r.n_reduced = 1;
@@ -113,10 +126,12 @@ static reduction reduction_of(const tensor *x, tensor *y, uint32_t mask, const i
   return r;
 }
 
-static void launch_sums(const reduction &r, dim3 grid, dim3 block, cudaStream_t stream, const double *mean, double *partial) {
+static void launch_sums(const reduction &r, dim3 grid, dim3 block, cudaStream_t stream, const double *mean,
+                        double *partial) {
   BY_FLOAT(r.dtype, LAUNCH((sum_segments<double, T>), grid, block, stream, r, mean, partial));
 }
-static void launch_sums(const reduction &r, dim3 grid, dim3 block, cudaStream_t stream, const double *mean, int64_t *partial) {
+static void launch_sums(const reduction &r, dim3 grid, dim3 block, cudaStream_t stream, const double *mean,
+                        int64_t *partial) {
   switch (r.dtype) {
   case DLV3_I64: LAUNCH((sum_segments<int64_t, int64_t>), grid, block, stream, r, mean, partial); break;
   case DLV3_I32: LAUNCH((sum_segments<int64_t, int32_t>), grid, block, stream, r, mean, partial); break;
@@ -139,17 +154,20 @@ template <class S> static status run_passes(const op_call *c, reduction *r, doub
   const dim3 grid((unsigned)blocks, (unsigned)r->segments);
   launch_sums(*r, grid, block, stream, NULL, partial);
   if (variance) {
-    LAUNCH(finish_sums<S>, (unsigned)ceil_div(r->outputs, 8), dim3(8, BLOCK / 8), stream, *r, (const S *)partial, (double)r->count, mean);
+    LAUNCH(finish_sums<S>, (unsigned)ceil_div(r->outputs, 8), dim3(8, BLOCK / 8), stream, *r, (const S *)partial,
+           (double)r->count, mean);
     launch_sums(*r, grid, block, stream, mean, partial);
   }
-  LAUNCH(finish_sums<S>, (unsigned)ceil_div(r->outputs, 8), dim3(8, BLOCK / 8), stream, *r, (const S *)partial, divisor, (double *)NULL);
+  LAUNCH(finish_sums<S>, (unsigned)ceil_div(r->outputs, 8), dim3(8, BLOCK / 8), stream, *r, (const S *)partial, divisor,
+         (double *)NULL);
   storage_drop(scratch);
   return LAUNCHED(c);
 }
 
 static status run_reduction(const op_call *c, reduction *r, double divisor, bool variance) {
   if (!r->outputs) return DLV3_OK;
-  return is_float(r->dtype) ? run_passes<double>(c, r, divisor, variance) : run_passes<int64_t>(c, r, divisor, variance);
+  return is_float(r->dtype) ? run_passes<double>(c, r, divisor, variance)
+                            : run_passes<int64_t>(c, r, divisor, variance);
 }
 
 static uint32_t mask_of(const attr_axes *axes, int32_t ndim) {
@@ -204,10 +222,10 @@ static status cuda_sum_to(op_call *c) {
 }
 OWN(sum_to);
 
-/* -- Extremes ---------------------------------------------------------------------------------------------- */
+/* -- Extremes ---------------------------------------------------------------------------------- */
 
 typedef struct {
-  reduction r;                      /* of one axis                                             */
+  reduction r; /* of one axis                                             */
   int64_t *index;
   bool smallest;
 } extreme;
@@ -216,7 +234,8 @@ typedef struct {
 template <class C> static __global__ void find_extremes(extreme e) {
   const reduction &r = e.r;
   FOR_ITEMS(output, r.outputs) {
-    const int64_t base = offset_of(output, r.n_kept, r.kept_size, r.kept_stride), to = offset_of(output, r.n_kept, r.kept_size, r.kept_out);
+    const int64_t base = offset_of(output, r.n_kept, r.kept_size, r.kept_stride),
+                  to = offset_of(output, r.n_kept, r.kept_size, r.kept_out);
     C best = load_as<C>(r.x, r.dtype, base);
     int64_t where = 0;
     for (int64_t k = 1; k < r.count; k++) {
@@ -235,9 +254,12 @@ static status find(op_call *c, int64_t axis, bool smallest) {
   const extreme e = {reduction_of(x, c->out[0], 1u << axis, out), data_as<int64_t>(c->out[1]), smallest};
   const cudaStream_t stream = stream_of(c);
   if (!e.r.outputs) return DLV3_OK;
-  if (!is_float(x->dtype)) LAUNCH(find_extremes<int64_t>, blocks_for(e.r.outputs), BLOCK, stream, e);
-  else if (x->dtype == DLV3_F64) LAUNCH(find_extremes<double>, blocks_for(e.r.outputs), BLOCK, stream, e);
-  else LAUNCH(find_extremes<float>, blocks_for(e.r.outputs), BLOCK, stream, e);
+  if (!is_float(x->dtype))
+    LAUNCH(find_extremes<int64_t>, blocks_for(e.r.outputs), BLOCK, stream, e);
+  else if (x->dtype == DLV3_F64)
+    LAUNCH(find_extremes<double>, blocks_for(e.r.outputs), BLOCK, stream, e);
+  else
+    LAUNCH(find_extremes<float>, blocks_for(e.r.outputs), BLOCK, stream, e);
   return LAUNCHED(c);
 }
 
@@ -246,7 +268,7 @@ OWN(max_dim);
 static status cuda_min_dim(op_call *c) { return find(c, ((const min_dim_attr *)c->attr)->axis, true); }
 OWN(min_dim);
 
-/* -- allclose ---------------------------------------------------------------------------------------------- */
+/* -- allclose ---------------------------------------------------------------------------------- */
 
 /* One block; it is for tests and the REPL. */
 static __global__ void all_close(elements e, allclose_attr a, uint8_t *result) {

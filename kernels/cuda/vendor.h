@@ -1,4 +1,5 @@
-/* vendor.h - the libraries behind convolution and matrix product, and the compiler: what the other files see of cuDNN, cuBLASLt and NVRTC. */
+/* vendor.h - the libraries behind convolution and matrix product, and the compiler: what the other
+ * files see of cuDNN, cuBLASLt and NVRTC. */
 #ifndef DLV3_CUDA_VENDOR_H
 #define DLV3_CUDA_VENDOR_H
 

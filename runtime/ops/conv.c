@@ -1,7 +1,7 @@
 /* conv.c - shapes and gradients of conv2d and matmul.
  *
- * x and y share a dtype. Parameters are f32 for every activation dtype but f64, whose whole model is f64; their
- * gradients are added in place by the kernel that makes them. */
+ * x and y share a dtype. Parameters are f32 for every activation dtype but f64, whose whole model
+ * is f64; their gradients are added in place by the kernel that makes them. */
 #include "rules.h"
 
 typedef struct {
@@ -22,7 +22,8 @@ static status check_parameter(const op_call *c, int32_t i, int32_t activation) {
 
 static status check_pair(const op_call *c, const char *name, attr_pair p, int64_t least) {
   if (p.h >= least && p.w >= least && p.h <= LARGEST && p.w <= LARGEST) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_ARG, "%s must be at least %d, it is %lld,%lld", name, (int)least, (long long)p.h, (long long)p.w);
+  return fail_call(c, DLV3_ERR_ARG, "%s must be at least %d, it is %lld,%lld", name, (int)least, (long long)p.h,
+                   (long long)p.w);
 }
 
 static status check_window(const op_call *c, const window *a) {
@@ -39,8 +40,10 @@ static int64_t output_size(int64_t in, int64_t k, int64_t stride, int64_t paddin
   return room < 0 ? 0 : room / stride + 1;
 }
 
-/* Checks that input w is a weight for `channels` of input x (named so), and gives the map's size after it. */
-static status check_weight(const op_call *c, int32_t w_at, const char *x, int64_t channels, int64_t h, int64_t w_, const window *a, attr_pair *out) {
+/* Checks that input w is a weight for `channels` of input x (named so), and gives the map's size
+ * after it. */
+static status check_weight(const op_call *c, int32_t w_at, const char *x, int64_t channels, int64_t h, int64_t w_,
+                           const window *a, attr_pair *out) {
   const tensor *w = c->in[w_at];
   const char *name = c->info->in_name[w_at];
   TRY(check_ndim(c, w_at, 4));
@@ -48,18 +51,25 @@ static status check_weight(const op_call *c, int32_t w_at, const char *x, int64_
   if (k < 1 || w->size[1] < 1 || r < 1 || s < 1) return fail_call(c, DLV3_ERR_SHAPE, "%s has a size of 0", name);
   if (w->size[1] > LARGEST || r > LARGEST || s > LARGEST) return fail_call(c, DLV3_ERR_SHAPE, "%s is too large", name);
   if (w->size[1] * a->groups != channels) {
-    if (channels % a->groups) return fail_call(c, DLV3_ERR_SHAPE, "%s has %lld channels, which %lld groups do not divide", x, (long long)channels, (long long)a->groups);
-    return fail_call(c, DLV3_ERR_SHAPE, "%s has %lld channels but %s expects %lld (groups %lld)", x, (long long)channels, name, (long long)(w->size[1] * a->groups), (long long)a->groups);
+    if (channels % a->groups)
+      return fail_call(c, DLV3_ERR_SHAPE, "%s has %lld channels, which %lld groups do not divide", x,
+                       (long long)channels, (long long)a->groups);
+    return fail_call(c, DLV3_ERR_SHAPE, "%s has %lld channels but %s expects %lld (groups %lld)", x,
+                     (long long)channels, name, (long long)(w->size[1] * a->groups), (long long)a->groups);
   }
-  if (k % a->groups) return fail_call(c, DLV3_ERR_SHAPE, "%s has %lld output channels, which %lld groups do not divide", name, (long long)k, (long long)a->groups);
+  if (k % a->groups)
+    return fail_call(c, DLV3_ERR_SHAPE, "%s has %lld output channels, which %lld groups do not divide", name,
+                     (long long)k, (long long)a->groups);
   out->h = output_size(h, r, a->stride.h, a->padding.h, a->dilation.h);
   out->w = output_size(w_, s, a->stride.w, a->padding.w, a->dilation.w);
   if (out->h > 0 && out->w > 0) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "the window, %lld x %lld with dilation, is larger than the padded map, %lld x %lld", (long long)(a->dilation.h * (r - 1) + 1),
-                   (long long)(a->dilation.w * (s - 1) + 1), (long long)(h + 2 * a->padding.h), (long long)(w_ + 2 * a->padding.w));
+  return fail_call(c, DLV3_ERR_SHAPE,
+                   "the window, %lld x %lld with dilation, is larger than the padded map, %lld x %lld",
+                   (long long)(a->dilation.h * (r - 1) + 1), (long long)(a->dilation.w * (s - 1) + 1),
+                   (long long)(h + 2 * a->padding.h), (long long)(w_ + 2 * a->padding.w));
 }
 
-/* -- conv2d ------------------------------------------------------------------------------------------------ */
+/* -- conv2d ------------------------------------------------------------------------------------ */
 
 enum { X, W, B, RESIDUAL };
 
@@ -76,13 +86,15 @@ status conv2d_infer(op_call *c) {
   if (c->in[B]) TRY(check_sizes(c, B, 1, &w->size[0]));
   TRY(check_parameter(c, B, x->dtype));
   spec_set(&c->spec[0], x->dtype, 4, (int64_t[]){x->size[0], w->size[0], out.h, out.w});
-  if (a->activation < ACT_NONE || a->activation > ACT_HARDSIGMOID) return fail_call(c, DLV3_ERR_ARG, "no activation has the number %lld", (long long)a->activation);
+  if (a->activation < ACT_NONE || a->activation > ACT_HARDSIGMOID)
+    return fail_call(c, DLV3_ERR_ARG, "no activation has the number %lld", (long long)a->activation);
   if (!c->in[RESIDUAL]) return DLV3_OK;
   TRY(check_sizes(c, RESIDUAL, 4, c->spec[0].size));
   return check_dtype(c, RESIDUAL, x->dtype);
 }
 
-/* grad_b = sum of grad_y over images and pixels, where w is frozen; else the kernel of grad_w makes it on the way. */
+/* grad_b = sum of grad_y over images and pixels, where w is frozen; else the kernel of grad_w makes
+ * it on the way. */
 static status bias_gradient(backward_call *b) {
   sum_attr sum = {.axes = {3, {0, 2, 3}}};
   cast_attr to = {parameter_dtype(b->grad_y[0]->dtype)};
@@ -97,7 +109,8 @@ status conv2d_backward_rule(backward_call *b) {
   const conv2d_attr *a = b->attr;
   const int64_t *size = b->in_spec[X].size;
   if (a->activation != ACT_NONE)
-    return fail(DLV3_ERR_AUTOGRAD, "conv2d: with an activation it is for inference and has no gradient; in training the activation is an op of its own or batch_norm's");
+    return fail(DLV3_ERR_AUTOGRAD, "conv2d: with an activation it is for inference and has no gradient; in training "
+                                   "the activation is an op of its own or batch_norm's");
   if (b->needs[RESIDUAL]) b->grad_x[RESIDUAL] = tensor_retain(b->grad_y[0]);
   if (b->needs[X]) {
     conv2d_backward_input_attr back = {{size[2], size[3]}, a->stride, a->padding, a->dilation, a->groups};
@@ -155,7 +168,7 @@ status conv2d_backward_weight_infer(op_call *c) {
   return check_parameter(c, 3, x->dtype);
 }
 
-/* -- matmul ------------------------------------------------------------------------------------------------ */
+/* -- matmul ------------------------------------------------------------------------------------ */
 
 status matmul_infer(op_call *c) {
   const matmul_attr *at = c->attr;
@@ -163,19 +176,26 @@ status matmul_infer(op_call *c) {
   TRY(check_float(c, 0));
   for (int32_t i = 0; i < 2; i++)
     if (c->in[i]->ndim != 2 && c->in[i]->ndim != 3)
-      return fail_call(c, DLV3_ERR_SHAPE, "%s must be a matrix or a batch of them (2 or 3 dimensions), it has %d", c->info->in_name[i], (int)c->in[i]->ndim);
+      return fail_call(c, DLV3_ERR_SHAPE, "%s must be a matrix or a batch of them (2 or 3 dimensions), it has %d",
+                       c->info->in_name[i], (int)c->in[i]->ndim);
   const int64_t *sa = a->size + a->ndim - 2, *sb = b->size + b->ndim - 2;
-  int64_t m = sa[at->trans_a ? 1 : 0], k = sa[at->trans_a ? 0 : 1], kb = sb[at->trans_b ? 1 : 0], n = sb[at->trans_b ? 0 : 1];
-  if (k != kb) return fail_call(c, DLV3_ERR_SHAPE, "a has %lld columns but b has %lld rows", (long long)k, (long long)kb);
+  int64_t m = sa[at->trans_a ? 1 : 0], k = sa[at->trans_a ? 0 : 1], kb = sb[at->trans_b ? 1 : 0],
+          n = sb[at->trans_b ? 0 : 1];
+  if (k != kb)
+    return fail_call(c, DLV3_ERR_SHAPE, "a has %lld columns but b has %lld rows", (long long)k, (long long)kb);
   if (a->ndim == 3 && b->ndim == 3 && a->size[0] != b->size[0])
-    return fail_call(c, DLV3_ERR_SHAPE, "a has %lld matrices but b has %lld", (long long)a->size[0], (long long)b->size[0]);
-  if (a->ndim == 2 && b->ndim == 2) spec_set(&c->spec[0], a->dtype, 2, (int64_t[]){m, n});
-  else spec_set(&c->spec[0], a->dtype, 3, (int64_t[]){a->ndim == 3 ? a->size[0] : b->size[0], m, n});
+    return fail_call(c, DLV3_ERR_SHAPE, "a has %lld matrices but b has %lld", (long long)a->size[0],
+                     (long long)b->size[0]);
+  if (a->ndim == 2 && b->ndim == 2)
+    spec_set(&c->spec[0], a->dtype, 2, (int64_t[]){m, n});
+  else
+    spec_set(&c->spec[0], a->dtype, 3, (int64_t[]){a->ndim == 3 ? a->size[0] : b->size[0], m, n});
   return DLV3_OK;
 }
 
 /* The gradient of operand i as a product; of a matrix that a batch shared, the sum over the batch. */
-static status matmul_gradient(backward_call *b, int32_t i, tensor *left, tensor *right, bool trans_left, bool trans_right) {
+static status matmul_gradient(backward_call *b, int32_t i, tensor *left, tensor *right, bool trans_left,
+                              bool trans_right) {
   matmul_attr product = {trans_left, trans_right};
   sum_attr batch = {.axes = {1, {0}}};
   tensor *g;
@@ -186,7 +206,8 @@ static status matmul_gradient(backward_call *b, int32_t i, tensor *left, tensor 
   return st;
 }
 
-/* y = a b: grad_a = grad_y b^T, grad_b = a^T grad_y; of an operand given transposed, the transposes of these. */
+/* y = a b: grad_a = grad_y b^T, grad_b = a^T grad_y; of an operand given transposed, the transposes
+ * of these. */
 status matmul_backward_rule(backward_call *b) {
   const matmul_attr *at = b->attr;
   bool ta = at->trans_a, tb = at->trans_b;

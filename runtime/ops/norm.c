@@ -1,7 +1,7 @@
 /* norm.c - shapes and gradients of batch_norm.
  *
- * weight, bias and the statistics are f32 for every activation dtype but f64, whose whole model is f64. The gradients
- * of weight and bias are added in place by the kernel that makes them. */
+ * weight, bias and the statistics are f32 for every activation dtype but f64, whose whole model is
+ * f64. The gradients of weight and bias are added in place by the kernel that makes them. */
 #include "rules.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };
@@ -12,7 +12,8 @@ static status check_x(const op_call *c, int32_t i) {
   const tensor *x = c->in[i];
   TRY(check_float(c, i));
   if (x->ndim == 4 || x->ndim == 2) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must be [n,c,h,w] or [n,c], it has %d dimensions", c->info->in_name[i], (int)x->ndim);
+  return fail_call(c, DLV3_ERR_SHAPE, "%s must be [n,c,h,w] or [n,c], it has %d dimensions", c->info->in_name[i],
+                   (int)x->ndim);
 }
 
 /* Input i, where it is given, is one number a channel of x in the dtype of parameters. */
@@ -20,7 +21,8 @@ static status check_channels(const op_call *c, int32_t i, const tensor *x) {
   if (!c->in[i]) return DLV3_OK;
   TRY(check_sizes(c, i, 1, &x->size[1]));
   if (c->in[i]->dtype == parameter_dtype(x)) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s where x is %s, it is %s", c->info->in_name[i], dtype_name(parameter_dtype(x)), dtype_name(x->dtype), dtype_name(c->in[i]->dtype));
+  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s where x is %s, it is %s", c->info->in_name[i],
+                   dtype_name(parameter_dtype(x)), dtype_name(x->dtype), dtype_name(c->in[i]->dtype));
 }
 
 static status check_like(const op_call *c, int32_t i, const tensor *x) {
@@ -32,9 +34,10 @@ static status check_training(const op_call *c) {
   const tensor *x = c->in[X];
   int64_t values = x->size[1] ? numel(x) / x->size[1] : 2;
   if (values > 1) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "training needs more than one value a channel for a variance; batch size %lld%s gives %lld. "
-                   "Use a batch of at least 2 (and drop a last batch of 1), or eval()", (long long)x->size[0],
-                   x->ndim == 4 ? " at this height and width" : "", (long long)values);
+  return fail_call(c, DLV3_ERR_SHAPE,
+                   "training needs more than one value a channel for a variance; batch size %lld%s gives %lld. "
+                   "Use a batch of at least 2 (and drop a last batch of 1), or eval()",
+                   (long long)x->size[0], x->ndim == 4 ? " at this height and width" : "", (long long)values);
 }
 
 static status check_activation(const op_call *c, int64_t act) {
@@ -48,9 +51,12 @@ status batch_norm_infer(op_call *c) {
   TRY(check_x(c, X));
   for (int32_t i = WEIGHT; i <= VAR; i++) TRY(check_channels(c, i, x));
   if (c->in[RESIDUAL]) TRY(check_like(c, RESIDUAL, x));
-  if (!c->in[MEAN] != !c->in[VAR]) return fail_call(c, DLV3_ERR_ARG, "running_mean and running_var go together, only one came");
-  if (a->training) TRY(check_training(c));
-  else if (!c->in[MEAN]) return fail_call(c, DLV3_ERR_ARG, "without training, running_mean and running_var are needed");
+  if (!c->in[MEAN] != !c->in[VAR])
+    return fail_call(c, DLV3_ERR_ARG, "running_mean and running_var go together, only one came");
+  if (a->training)
+    TRY(check_training(c));
+  else if (!c->in[MEAN])
+    return fail_call(c, DLV3_ERR_ARG, "without training, running_mean and running_var are needed");
   if (!(a->eps >= 0)) return fail_call(c, DLV3_ERR_ARG, "eps must not be negative");
   TRY(check_activation(c, a->activation));
   spec_like(&c->spec[0], x);
@@ -76,10 +82,14 @@ status batch_norm_backward_rule(backward_call *b) {
   if (b->needs[WEIGHT]) TRY(grad_into(b, WEIGHT, &grad_weight));
   if (b->needs[BIAS]) TRY(grad_into(b, BIAS, &grad_bias));
   batch_norm_backward_attr back = {a->training, a->activation, b->needs[RESIDUAL]};
-  TRY(op_run(OP_batch_norm_backward, IN(b->grad_y[0], b->in[X], b->out[0], b->in[WEIGHT], b->in[BIAS], b->in[RESIDUAL], b->out[1], b->out[2], grad_weight, grad_bias),
+  TRY(op_run(OP_batch_norm_backward,
+             IN(b->grad_y[0], b->in[X], b->out[0], b->in[WEIGHT], b->in[BIAS], b->in[RESIDUAL], b->out[1], b->out[2],
+                grad_weight, grad_bias),
              &back, grads));
-  if (b->needs[X]) b->grad_x[X] = grads[0];
-  else tensor_drop(grads[0]);
+  if (b->needs[X])
+    b->grad_x[X] = grads[0];
+  else
+    tensor_drop(grads[0]);
   b->grad_x[RESIDUAL] = grads[1];
   return DLV3_OK;
 }

@@ -18,7 +18,8 @@ status sgd__infer(op_call *c) {
   TRY(check_one(c, 3, DLV3_F64));
   for (int32_t i = 4; i <= 5; i++)
     if (c->in[i]) TRY(check_one(c, i, DLV3_F32));
-  if (a->momentum != 0 && !c->in[2]) return fail_call(c, DLV3_ERR_ARG, "momentum %g needs momentum_buffer", a->momentum);
+  if (a->momentum != 0 && !c->in[2])
+    return fail_call(c, DLV3_ERR_ARG, "momentum %g needs momentum_buffer", a->momentum);
   if (a->nesterov && a->momentum == 0) return fail_call(c, DLV3_ERR_ARG, "nesterov needs momentum");
   return DLV3_OK;
 }

@@ -1,9 +1,10 @@
-/* pointwise.c - shape and backward rules of the elementwise ops. Backward rules are made of other ops. */
+/* pointwise.c - shape and backward rules of the elementwise ops. Backward rules are made of other
+ * ops. */
 #include "rules.h"
 
 #include <math.h>
 
-/* -- Shared with other families ---------------------------------------------------------------------------- */
+/* -- Shared with other families ---------------------------------------------------------------- */
 
 status same_infer(op_call *c) {
   spec_like(&c->spec[0], c->in[0]);
@@ -22,7 +23,8 @@ status broadcast_infer(op_call *c, int32_t first, int32_t dtype) {
       int64_t n = axis < 0 ? 1 : c->in[i]->size[axis];
       if (n == 1 || n == s->size[d]) continue;
       if (s->size[d] != 1)
-        return fail_call(c, DLV3_ERR_SHAPE, "the sizes do not broadcast: %lld against %lld in axis %d (from the end: %d)",
+        return fail_call(c, DLV3_ERR_SHAPE,
+                         "the sizes do not broadcast: %lld against %lld in axis %d (from the end: %d)",
                          (long long)s->size[d], (long long)n, (int)d + 1, (int)(d - s->ndim));
       s->size[d] = n;
     }
@@ -50,9 +52,11 @@ status scalar_like(tensor **out, const tensor *like, double value) {
   return op_run(OP_fill_, IN(*out), &fill, NULL);
 }
 
-status unary_rule(backward_call *b, int32_t op, tensor *other) { return op_run(op, IN(b->grad_y[0], other), NULL, &b->grad_x[0]); }
+status unary_rule(backward_call *b, int32_t op, tensor *other) {
+  return op_run(op, IN(b->grad_y[0], other), NULL, &b->grad_x[0]);
+}
 
-/* -- One operand ------------------------------------------------------------------------------------------- */
+/* -- One operand ------------------------------------------------------------------------------- */
 
 static status float_infer(op_call *c) {
   TRY(check_float(c, 0));
@@ -74,9 +78,9 @@ static status backward_infer(op_call *c) {
 }
 
 /* An activation whose gradient is its own op of grad_y and of y (kept: out) or x (kept: in). */
-#define ACTIVATION(op, kept)                                                                              \
-  status op##_infer(op_call *c) { return float_infer(c); }                                                \
-  status op##_backward_infer(op_call *c) { return backward_infer(c); }                                    \
+#define ACTIVATION(op, kept) \
+  status op##_infer(op_call *c) { return float_infer(c); } \
+  status op##_backward_infer(op_call *c) { return backward_infer(c); } \
   status op##_backward_rule(backward_call *b) { return unary_rule(b, OP_##op##_backward, b->kept[0]); }
 ACTIVATION(relu, out)
 ACTIVATION(relu6, out)
@@ -170,7 +174,8 @@ done:
 
 status cast_infer(op_call *c) {
   const cast_attr *a = c->attr;
-  if (a->dtype < 0 || a->dtype >= DLV3_DTYPES) return fail_call(c, DLV3_ERR_DTYPE, "no dtype has the number %lld", (long long)a->dtype);
+  if (a->dtype < 0 || a->dtype >= DLV3_DTYPES)
+    return fail_call(c, DLV3_ERR_DTYPE, "no dtype has the number %lld", (long long)a->dtype);
   spec_like(&c->spec[0], c->in[0]);
   c->spec[0].dtype = (int32_t)a->dtype;
   return DLV3_OK;
@@ -181,7 +186,7 @@ status cast_backward_rule(backward_call *b) {
   return op_run(OP_cast, IN(b->grad_y[0]), &back, &b->grad_x[0]);
 }
 
-/* -- Two operands, broadcast ------------------------------------------------------------------------------- */
+/* -- Two operands, broadcast ------------------------------------------------------------------- */
 
 static status binary_infer(op_call *c) { return broadcast_infer(c, 0, c->in[0]->dtype); } /* promoted: one dtype */
 static status compare_infer(op_call *c) { return broadcast_infer(c, 0, DLV3_BOOL); }
@@ -290,7 +295,8 @@ static status extreme_gradient(backward_call *b, int32_t i, int32_t wins) {
   TRY_GOTO(st, op_run(OP_add, IN(winf, share), NULL, &mask), done);
   st = binary_gradient(b, i, OP_mul, b->grad_y[0], mask);
 done:
-  tensor_drop(win), tensor_drop(equal), tensor_drop(winf), tensor_drop(equalf), tensor_drop(half), tensor_drop(share), tensor_drop(mask);
+  tensor_drop(win), tensor_drop(equal), tensor_drop(winf), tensor_drop(equalf), tensor_drop(half), tensor_drop(share),
+      tensor_drop(mask);
   return st;
 }
 
@@ -323,7 +329,7 @@ status where_backward_rule(backward_call *b) {
   return st;
 }
 
-/* -- In place ---------------------------------------------------------------------------------------------- */
+/* -- In place ---------------------------------------------------------------------------------- */
 
 /* y must broadcast to x without making it larger. */
 static status in_place_infer(op_call *c) {
@@ -334,10 +340,12 @@ static status in_place_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* Arithmetic with fractions would be truncated element by element: whole numbers ask for whole numbers. */
+/* Arithmetic with fractions would be truncated element by element: whole numbers ask for whole
+ * numbers. */
 static status arithmetic_infer(op_call *c) {
   if (is_float(c->in[1]->dtype) && !is_float(c->in[0]->dtype))
-    return fail_call(c, DLV3_ERR_DTYPE, "x holds integers (%s) and keeps its dtype, y is %s; use the op without '_', or x:to('f32')",
+    return fail_call(c, DLV3_ERR_DTYPE,
+                     "x holds integers (%s) and keeps its dtype, y is %s; use the op without '_', or x:to('f32')",
                      dtype_name(c->in[0]->dtype), dtype_name(c->in[1]->dtype));
   return in_place_infer(c);
 }
@@ -363,7 +371,7 @@ status arange__infer(op_call *c) {
   return check_number(c, a->step, "step");
 }
 
-/* -- Random numbers ---------------------------------------------------------------------------------------- */
+/* -- Random numbers ---------------------------------------------------------------------------- */
 
 static status rng_infer(op_call *c, int32_t i) {
   const int64_t two = 2;
@@ -374,7 +382,8 @@ static status rng_infer(op_call *c, int32_t i) {
 status uniform__infer(op_call *c) {
   const uniform__attr *a = c->attr;
   TRY(check_float(c, 0));
-  if (!(a->low <= a->high) || !isfinite(a->high - a->low)) return fail_call(c, DLV3_ERR_ARG, "low %g is above high %g", a->low, a->high);
+  if (!(a->low <= a->high) || !isfinite(a->high - a->low))
+    return fail_call(c, DLV3_ERR_ARG, "low %g is above high %g", a->low, a->high);
   return rng_infer(c, 1);
 }
 
@@ -389,7 +398,8 @@ status randint__infer(op_call *c) {
   const randint__attr *a = c->attr;
   int64_t range;
   if (a->low >= a->high || __builtin_sub_overflow(a->high, a->low, &range) || range > 1ll << 32)
-    return fail_call(c, DLV3_ERR_ARG, "[%lld, %lld) must hold 1 to 2^32 integers", (long long)a->low, (long long)a->high);
+    return fail_call(c, DLV3_ERR_ARG, "[%lld, %lld) must hold 1 to 2^32 integers", (long long)a->low,
+                     (long long)a->high);
   return rng_infer(c, 1);
 }
 

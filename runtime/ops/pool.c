@@ -1,12 +1,14 @@
 /* pool.c - shapes and gradients of the pooling ops.
  *
- * max_pool2d keeps the position of each maximum in its window as a u8, which is what its gradient needs; neither
- * x nor y is kept. */
+ * max_pool2d keeps the position of each maximum in its window as a u8, which is what its gradient
+ * needs; neither x nor y is kept. */
 #include "../core.h"
 
-/* -- max_pool2d -------------------------------------------------------------------------------------------- */
+/* -- max_pool2d -------------------------------------------------------------------------------- */
 
-typedef struct { attr_pair kernel_size, stride, padding, dilation; } window;
+typedef struct {
+  attr_pair kernel_size, stride, padding, dilation;
+} window;
 
 static bool in_range(attr_pair p, int64_t low) {
   return p.h >= low && p.w >= low && p.h < INT32_MAX && p.w < INT32_MAX;
@@ -19,16 +21,20 @@ static status check_window(const op_call *c, window *w) {
   if (!in_range(w->stride, 1)) return fail_call(c, DLV3_ERR_ARG, "stride must be at least 1 (or 0 for kernel_size)");
   if (!in_range(w->dilation, 1)) return fail_call(c, DLV3_ERR_ARG, "dilation must be at least 1, which is none");
   if (w->kernel_size.h > 256 || w->kernel_size.w > 256 || w->kernel_size.h * w->kernel_size.w > 256)
-    return fail_call(c, DLV3_ERR_ARG, "a window has at most 256 elements, %lldx%lld has more", (long long)w->kernel_size.h, (long long)w->kernel_size.w);
+    return fail_call(c, DLV3_ERR_ARG, "a window has at most 256 elements, %lldx%lld has more",
+                     (long long)w->kernel_size.h, (long long)w->kernel_size.w);
   if (!in_range(w->padding, 0) || 2 * w->padding.h > w->kernel_size.h || 2 * w->padding.w > w->kernel_size.w)
-    return fail_call(c, DLV3_ERR_ARG, "padding must be from 0 to half of kernel_size, so that no window lies wholly in it");
+    return fail_call(c, DLV3_ERR_ARG,
+                     "padding must be from 0 to half of kernel_size, so that no window lies wholly in it");
   return DLV3_OK;
 }
 
-static status pooled(const op_call *c, int64_t *out, int64_t in, int64_t k, int64_t stride, int64_t padding, int64_t dilation) {
+static status pooled(const op_call *c, int64_t *out, int64_t in, int64_t k, int64_t stride, int64_t padding,
+                     int64_t dilation) {
   int64_t reach = dilation * (k - 1) + 1;
   if (in + 2 * padding < reach)
-    return fail_call(c, DLV3_ERR_SHAPE, "the window covers %lld elements, x with its padding only %lld", (long long)reach, (long long)(in + 2 * padding));
+    return fail_call(c, DLV3_ERR_SHAPE, "the window covers %lld elements, x with its padding only %lld",
+                     (long long)reach, (long long)(in + 2 * padding));
   *out = (in + 2 * padding - reach) / stride + 1;
   return DLV3_OK;
 }
@@ -73,19 +79,21 @@ status max_pool2d_backward_infer(op_call *c) {
   int64_t expected[2];
   TRY(pooled_size(c, expected, a->size.h, a->size.w, &w));
   if (grad_y->size[2] != expected[0] || grad_y->size[3] != expected[1])
-    return fail_call(c, DLV3_ERR_SHAPE, "grad_y must be %lldx%lld for x of %lldx%lld", (long long)expected[0], (long long)expected[1], (long long)a->size.h, (long long)a->size.w);
+    return fail_call(c, DLV3_ERR_SHAPE, "grad_y must be %lldx%lld for x of %lldx%lld", (long long)expected[0],
+                     (long long)expected[1], (long long)a->size.h, (long long)a->size.w);
   spec_like(&c->spec[0], grad_y);
   c->spec[0].size[2] = a->size.h, c->spec[0].size[3] = a->size.w;
   return DLV3_OK;
 }
 
-/* -- adaptive_avg_pool2d ----------------------------------------------------------------------------------- */
+/* -- adaptive_avg_pool2d ----------------------------------------------------------------------- */
 
 static status resized(op_call *c, attr_pair size, const char *what) {
   TRY(check_ndim(c, 0, 4));
   TRY(check_float(c, 0));
   if (!in_range(size, 1)) return fail_call(c, DLV3_ERR_ARG, "%s must be at least 1x1", what);
-  if (c->in[0]->size[2] < 1 || c->in[0]->size[3] < 1) return fail_call(c, DLV3_ERR_SHAPE, "%s has no pixels", c->info->in_name[0]);
+  if (c->in[0]->size[2] < 1 || c->in[0]->size[3] < 1)
+    return fail_call(c, DLV3_ERR_SHAPE, "%s has no pixels", c->info->in_name[0]);
   spec_like(&c->spec[0], c->in[0]);
   c->spec[0].size[2] = size.h, c->spec[0].size[3] = size.w;
   return DLV3_OK;

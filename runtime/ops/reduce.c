@@ -8,7 +8,8 @@ static status axes_mask(op_call *c, attr_axes *axes, uint32_t *mask) {
   if (axes->n == 0) return *mask = (1u << x->ndim) - 1, DLV3_OK;
   for (int64_t i = 0; i < axes->n; i++) {
     TRY(normalize_axis(c, &axes->v[i], x->ndim));
-    if (*mask >> axes->v[i] & 1) return fail_call(c, DLV3_ERR_ARG, "axis %lld is named twice", (long long)axes->v[i] + 1);
+    if (*mask >> axes->v[i] & 1)
+      return fail_call(c, DLV3_ERR_ARG, "axis %lld is named twice", (long long)axes->v[i] + 1);
     *mask |= 1u << axes->v[i];
   }
   return DLV3_OK;
@@ -17,8 +18,10 @@ static status axes_mask(op_call *c, attr_axes *axes, uint32_t *mask) {
 static void reduced_spec(spec *s, const tensor *x, uint32_t mask, bool keepdim, int32_t dtype) {
   s->none = false, s->dtype = dtype, s->ndim = 0;
   for (int32_t i = 0; i < x->ndim; i++) {
-    if (!(mask >> i & 1)) s->size[s->ndim++] = x->size[i];
-    else if (keepdim) s->size[s->ndim++] = 1;
+    if (!(mask >> i & 1))
+      s->size[s->ndim++] = x->size[i];
+    else if (keepdim)
+      s->size[s->ndim++] = 1;
   }
 }
 
@@ -62,7 +65,7 @@ static status spread(backward_call *b, uint32_t mask, double factor, tensor **ou
   return st;
 }
 
-/* -- Sums -------------------------------------------------------------------------------------------------- */
+/* -- Sums -------------------------------------------------------------------------------------- */
 
 status sum_infer(op_call *c) {
   sum_attr *a = c->attr;
@@ -101,7 +104,8 @@ status var_infer(op_call *c) {
   return DLV3_OK;
 }
 
-status var_backward_rule(backward_call *b) { /* y = sum (x - mean)^2 / (n - correction): y' = 2 (x - mean) / (n - correction) */
+status var_backward_rule(
+    backward_call *b) { /* y = sum (x - mean)^2 / (n - correction): y' = 2 (x - mean) / (n - correction) */
   const var_attr *a = b->attr;
   uint32_t mask = mask_of(&a->axes, b->in_spec[0].ndim);
   double n = (double)reduced_count(&b->in_spec[0], mask) - (double)a->correction;
@@ -130,7 +134,7 @@ status sum_to_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* -- Extremes ---------------------------------------------------------------------------------------------- */
+/* -- Extremes ---------------------------------------------------------------------------------- */
 
 static status extreme_infer(op_call *c, int64_t *axis, bool keepdim) {
   const tensor *x = c->in[0];
@@ -152,7 +156,7 @@ status min_dim_infer(op_call *c) {
 }
 
 status max_dim_backward_rule(backward_call *b) { /* grad_y goes where the extreme was found */
-  const max_dim_attr *a = b->attr; /* min_dim's is the same struct */
+  const max_dim_attr *a = b->attr;               /* min_dim's is the same struct */
   reshape_attr kept;
   gather_backward_attr back = {.axis = a->axis};
   tensor *g = NULL, *index = NULL;

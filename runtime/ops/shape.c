@@ -1,6 +1,7 @@
 /* shape.c - shape and backward rules of the ops that move elements without changing them.
  *
- * Views give strides into the storage of their input; the dispatcher makes the header and no kernel runs. */
+ * Views give strides into the storage of their input; the dispatcher makes the header and no kernel
+ * runs. */
 #include "rules.h"
 
 /* Starts a view: a copy of input 0's window that the rule then changes. */
@@ -18,10 +19,10 @@ static void remove_axis(spec *s, int64_t *stride, int64_t axis) {
   s->ndim--;
 }
 
-/* -- reshape ----------------------------------------------------------------------------------------------- */
+/* -- reshape ----------------------------------------------------------------------------------- */
 
-/* Strides of x under new sizes, if its elements can be walked so in place. Both sides are cut into groups of axes with
- * the same number of elements; within a group x must be walkable as one run. */
+/* Strides of x under new sizes, if its elements can be walked so in place. Both sides are cut into
+ * groups of axes with the same number of elements; within a group x must be walkable as one run. */
 static bool view_strides(const tensor *x, const spec *y, int64_t *stride) {
   int32_t i = 0, k = 0;
   int64_t size[DLV3_MAX_DIMS], step[DLV3_MAX_DIMS];
@@ -51,15 +52,19 @@ status reshape_infer(op_call *c) {
   const tensor *x = c->in[0];
   int64_t n = numel(x), known = 1, free_axis = -1;
   char text[TEXT];
-  if (a->size.n < 0 || a->size.n > DLV3_MAX_DIMS) return fail_call(c, DLV3_ERR_ARG, "a tensor has at most %d dimensions", DLV3_MAX_DIMS);
+  if (a->size.n < 0 || a->size.n > DLV3_MAX_DIMS)
+    return fail_call(c, DLV3_ERR_ARG, "a tensor has at most %d dimensions", DLV3_MAX_DIMS);
   for (int64_t i = 0; i < a->size.n; i++) {
-    if (a->size.v[i] == -1 && free_axis < 0) free_axis = i;
-    else if (a->size.v[i] < 0 || __builtin_mul_overflow(known, a->size.v[i], &known)) known = -1;
+    if (a->size.v[i] == -1 && free_axis < 0)
+      free_axis = i;
+    else if (a->size.v[i] < 0 || __builtin_mul_overflow(known, a->size.v[i], &known))
+      known = -1;
     if (known < 0) break;
   }
   if (known > 0 && free_axis >= 0 && n % known == 0) a->size.v[free_axis] = n / known, known = n;
   if (known != n || (free_axis >= 0 && a->size.v[free_axis] < 0))
-    return fail_call(c, DLV3_ERR_SHAPE, "%lld elements do not make %s", (long long)n, sizes_text(text, (int32_t)a->size.n, a->size.v));
+    return fail_call(c, DLV3_ERR_SHAPE, "%lld elements do not make %s", (long long)n,
+                     sizes_text(text, (int32_t)a->size.n, a->size.v));
   spec *s = view(c);
   spec_set(s, x->dtype, (int32_t)a->size.n, a->size.v);
   c->is_view = n == 0 || view_strides(x, s, c->view_stride);
@@ -74,13 +79,14 @@ status reshape_backward_rule(backward_call *b) {
   return op_run(OP_reshape, IN(b->grad_y[0]), &a, &b->grad_x[0]);
 }
 
-/* -- Other views ------------------------------------------------------------------------------------------- */
+/* -- Other views ------------------------------------------------------------------------------- */
 
 status permute_infer(op_call *c) {
   permute_attr *a = c->attr;
   const tensor *x = c->in[0];
   uint32_t seen = 0;
-  if (a->axes.n != x->ndim) return fail_call(c, DLV3_ERR_ARG, "%d axes are needed, one for each dimension", (int)x->ndim);
+  if (a->axes.n != x->ndim)
+    return fail_call(c, DLV3_ERR_ARG, "%d axes are needed, one for each dimension", (int)x->ndim);
   spec *s = view(c);
   for (int32_t i = 0; i < x->ndim; i++) {
     TRY(normalize_axis(c, &a->axes.v[i], x->ndim));
@@ -104,10 +110,11 @@ status narrow_infer(op_call *c) {
   TRY(normalize_axis(c, &a->axis, c->in[0]->ndim));
   int64_t n = c->in[0]->size[a->axis];
   if (a->start < 0) a->start += n;
-  if (a->step < 1 || a->length < 0 || a->length > n || a->start < 0 || a->start > n || (a->length > 0 && a->start == n) ||
-      (a->length > 1 && a->step > (n - 1 - a->start) / (a->length - 1)))
-    return fail_call(c, DLV3_ERR_ARG, "%lld elements from position %lld by %lld do not lie within axis %lld, which has %lld",
-                     (long long)a->length, (long long)a->start + 1, (long long)a->step, (long long)a->axis + 1, (long long)n);
+  if (a->step < 1 || a->length < 0 || a->length > n || a->start < 0 || a->start > n || (a->length > 0 && a->start == n)
+      || (a->length > 1 && a->step > (n - 1 - a->start) / (a->length - 1)))
+    return fail_call(
+        c, DLV3_ERR_ARG, "%lld elements from position %lld by %lld do not lie within axis %lld, which has %lld",
+        (long long)a->length, (long long)a->start + 1, (long long)a->step, (long long)a->axis + 1, (long long)n);
   spec *s = view(c);
   s->size[a->axis] = a->length;
   c->view_offset += a->start * c->in[0]->stride[a->axis];
@@ -123,7 +130,8 @@ status narrow_backward_rule(backward_call *b) {
 }
 
 static status dims_spec(op_call *c, const attr_dims *d) {
-  if (d->n < 0 || d->n > DLV3_MAX_DIMS) return fail_call(c, DLV3_ERR_ARG, "a tensor has at most %d dimensions", DLV3_MAX_DIMS);
+  if (d->n < 0 || d->n > DLV3_MAX_DIMS)
+    return fail_call(c, DLV3_ERR_ARG, "a tensor has at most %d dimensions", DLV3_MAX_DIMS);
   spec_set(&c->spec[0], c->in[0]->dtype, (int32_t)d->n, d->v);
   return DLV3_OK;
 }
@@ -145,7 +153,8 @@ status narrow_backward_infer(op_call *c) {
 status unsqueeze_infer(op_call *c) {
   unsqueeze_attr *a = c->attr;
   const tensor *x = c->in[0];
-  if (x->ndim == DLV3_MAX_DIMS) return fail_call(c, DLV3_ERR_SHAPE, "a tensor has at most %d dimensions", DLV3_MAX_DIMS);
+  if (x->ndim == DLV3_MAX_DIMS)
+    return fail_call(c, DLV3_ERR_SHAPE, "a tensor has at most %d dimensions", DLV3_MAX_DIMS);
   TRY(normalize_axis(c, &a->axis, x->ndim + 1));
   spec *s = view(c);
   for (int64_t i = s->ndim++; i > a->axis; i--) s->size[i] = s->size[i - 1], c->view_stride[i] = c->view_stride[i - 1];
@@ -161,7 +170,9 @@ status unsqueeze_backward_rule(backward_call *b) {
 status squeeze_infer(op_call *c) {
   squeeze_attr *a = c->attr;
   TRY(normalize_axis(c, &a->axis, c->in[0]->ndim));
-  if (c->in[0]->size[a->axis] != 1) return fail_call(c, DLV3_ERR_SHAPE, "axis %lld has size %lld, not 1", (long long)a->axis + 1, (long long)c->in[0]->size[a->axis]);
+  if (c->in[0]->size[a->axis] != 1)
+    return fail_call(c, DLV3_ERR_SHAPE, "axis %lld has size %lld, not 1", (long long)a->axis + 1,
+                     (long long)c->in[0]->size[a->axis]);
   remove_axis(view(c), c->view_stride, a->axis);
   return DLV3_OK;
 }
@@ -174,7 +185,8 @@ status squeeze_backward_rule(backward_call *b) {
 status expand_infer(op_call *c) {
   expand_attr *a = c->attr;
   const tensor *x = c->in[0];
-  if (a->size.n < x->ndim || a->size.n > DLV3_MAX_DIMS) return fail_call(c, DLV3_ERR_SHAPE, "size must have %d to %d numbers", (int)x->ndim, DLV3_MAX_DIMS);
+  if (a->size.n < x->ndim || a->size.n > DLV3_MAX_DIMS)
+    return fail_call(c, DLV3_ERR_SHAPE, "size must have %d to %d numbers", (int)x->ndim, DLV3_MAX_DIMS);
   spec *s = view(c);
   int32_t lead = (int32_t)a->size.n - x->ndim;
   int64_t count = 1;
@@ -182,8 +194,12 @@ status expand_infer(op_call *c) {
   for (int32_t i = 0; i < s->ndim; i++) {
     int64_t have = i < lead ? 1 : x->size[i - lead], want = a->size.v[i];
     if (want == -1 && i >= lead) want = have;
-    if (want < 0 || (have != 1 && have != want)) return fail_call(c, DLV3_ERR_SHAPE, "axis %d of size %lld can not become %lld", (int)i + 1, (long long)have, (long long)want);
-    if (want > 0 && (__builtin_mul_overflow(count, want, &count) || count > 1ll << 48)) /* sizes are multiplied and added later */
+    if (want < 0 || (have != 1 && have != want))
+      return fail_call(c, DLV3_ERR_SHAPE, "axis %d of size %lld can not become %lld", (int)i + 1, (long long)have,
+                       (long long)want);
+    if (want > 0
+        && (__builtin_mul_overflow(count, want, &count)
+            || count > 1ll << 48)) /* sizes are multiplied and added later */
       return fail_call(c, DLV3_ERR_SHAPE, "more elements than can be counted");
     s->size[i] = want;
     c->view_stride[i] = have == 1 && want != 1 ? 0 : i < lead ? 1 : x->stride[i - lead];
@@ -193,7 +209,7 @@ status expand_infer(op_call *c) {
 
 status expand_backward_rule(backward_call *b) { return reduce_to_input(b, 0, tensor_retain(b->grad_y[0])); }
 
-/* -- Copies ------------------------------------------------------------------------------------------------ */
+/* -- Copies ------------------------------------------------------------------------------------ */
 
 status contiguous_infer(op_call *c) { return same_infer(c); }
 status contiguous_backward_rule(backward_call *b) { return b->grad_x[0] = tensor_retain(b->grad_y[0]), DLV3_OK; }
@@ -207,7 +223,9 @@ status cat_infer(op_call *c) {
     const tensor *t = c->in[i];
     bool fits = t->ndim == x->ndim && t->dtype == x->dtype;
     for (int32_t d = 0; fits && d < x->ndim; d++) fits = d == a->axis || t->size[d] == x->size[d];
-    if (!fits) return fail_call(c, DLV3_ERR_SHAPE, "tensor %d must agree with the first in dtype and in all axes but %lld", (int)i + 1, (long long)a->axis + 1);
+    if (!fits)
+      return fail_call(c, DLV3_ERR_SHAPE, "tensor %d must agree with the first in dtype and in all axes but %lld",
+                       (int)i + 1, (long long)a->axis + 1);
     c->spec[0].size[a->axis] += t->size[a->axis];
   }
   return DLV3_OK;
@@ -228,12 +246,14 @@ status cat_backward_rule(backward_call *b) {
 status pad_infer(op_call *c) {
   const pad_attr *a = c->attr;
   const tensor *x = c->in[0];
-  if (a->before.n != x->ndim || a->after.n != x->ndim) return fail_call(c, DLV3_ERR_ARG, "before and after need %d numbers each, one an axis", (int)x->ndim);
+  if (a->before.n != x->ndim || a->after.n != x->ndim)
+    return fail_call(c, DLV3_ERR_ARG, "before and after need %d numbers each, one an axis", (int)x->ndim);
   spec_like(&c->spec[0], x);
   for (int32_t i = 0; i < x->ndim; i++) {
     int64_t limit = 1ll << 40, low = a->before.v[i], high = a->after.v[i];
     if (low > limit || high > limit || low < -limit || high < -limit || x->size[i] + low + high < 0)
-      return fail_call(c, DLV3_ERR_ARG, "axis %d of size %lld can not be padded by %lld and %lld", (int)i + 1, (long long)x->size[i], (long long)low, (long long)high);
+      return fail_call(c, DLV3_ERR_ARG, "axis %d of size %lld can not be padded by %lld and %lld", (int)i + 1,
+                       (long long)x->size[i], (long long)low, (long long)high);
     c->spec[0].size[i] = x->size[i] + low + high;
   }
   return DLV3_OK;
@@ -254,7 +274,7 @@ status flip_infer(op_call *c) {
 
 status flip_backward_rule(backward_call *b) { return op_run(OP_flip, IN(b->grad_y[0]), b->attr, &b->grad_x[0]); }
 
-/* -- Picking by index -------------------------------------------------------------------------------------- */
+/* -- Picking by index -------------------------------------------------------------------------- */
 
 status gather_infer(op_call *c) {
   gather_attr *a = c->attr;
@@ -263,7 +283,9 @@ status gather_infer(op_call *c) {
   TRY(normalize_axis(c, &a->axis, x->ndim));
   bool fits = index->ndim == x->ndim;
   for (int32_t i = 0; fits && i < x->ndim; i++) fits = i == a->axis || index->size[i] <= x->size[i];
-  if (!fits) return fail_call(c, DLV3_ERR_SHAPE, "index must have x's dimensions and be no larger than x but in axis %lld", (long long)a->axis + 1);
+  if (!fits)
+    return fail_call(c, DLV3_ERR_SHAPE, "index must have x's dimensions and be no larger than x but in axis %lld",
+                     (long long)a->axis + 1);
   spec_like(&c->spec[0], index);
   c->spec[0].dtype = x->dtype;
   return DLV3_OK;
@@ -284,7 +306,9 @@ status gather_backward_infer(op_call *c) {
   TRY(normalize_axis(c, &a->axis, (int32_t)a->size.n));
   bool fits = a->size.n == c->in[0]->ndim;
   for (int32_t i = 0; fits && i < c->in[0]->ndim; i++) fits = i == a->axis || c->in[0]->size[i] <= a->size.v[i];
-  if (!fits) return fail_call(c, DLV3_ERR_SHAPE, "grad_y must have the dimensions of size and be no larger but in axis %lld", (long long)a->axis + 1);
+  if (!fits)
+    return fail_call(c, DLV3_ERR_SHAPE, "grad_y must have the dimensions of size and be no larger but in axis %lld",
+                     (long long)a->axis + 1);
   return DLV3_OK;
 }
 
@@ -312,7 +336,8 @@ status index_select_backward_infer(op_call *c) {
   TRY(dims_spec(c, &a->size));
   TRY(normalize_axis(c, &a->axis, (int32_t)a->size.n));
   bool fits = c->in[0]->ndim == a->size.n;
-  for (int32_t i = 0; fits && i < c->in[0]->ndim; i++) fits = c->in[0]->size[i] == (i == a->axis ? c->in[1]->size[0] : a->size.v[i]);
+  for (int32_t i = 0; fits && i < c->in[0]->ndim; i++)
+    fits = c->in[0]->size[i] == (i == a->axis ? c->in[1]->size[0] : a->size.v[i]);
   return fits ? DLV3_OK : fail_call(c, DLV3_ERR_SHAPE, "grad_y, index and size do not agree");
 }
 
@@ -320,7 +345,9 @@ status one_hot_infer(op_call *c) {
   const one_hot_attr *a = c->attr;
   const tensor *x = c->in[0];
   if (is_float(x->dtype)) return fail_call(c, DLV3_ERR_DTYPE, "x must hold integers, it is %s", dtype_name(x->dtype));
-  if (x->ndim == DLV3_MAX_DIMS || a->num_classes < 1) return fail_call(c, DLV3_ERR_ARG, "num_classes must be at least 1 and x have at most %d dimensions", DLV3_MAX_DIMS - 1);
+  if (x->ndim == DLV3_MAX_DIMS || a->num_classes < 1)
+    return fail_call(c, DLV3_ERR_ARG, "num_classes must be at least 1 and x have at most %d dimensions",
+                     DLV3_MAX_DIMS - 1);
   spec_like(&c->spec[0], x);
   c->spec[0].dtype = DLV3_U8;
   c->spec[0].size[c->spec[0].ndim++] = a->num_classes;

@@ -1,15 +1,17 @@
-/* cuda_runtime.h - stands in for NVIDIA's header where the CUDA kernels are compiled for the host: just what they use.
+/* cuda_runtime.h - stands in for NVIDIA's header where the CUDA kernels are compiled for the host:
+ * just what they use.
  *
- * A launch runs the blocks one after the other. The threads of a block run as fibers: one runs until it meets a barrier,
- * then the next, in ascending order in some launches and in descending order in others. Memory of the "device" is memory of the host; a stream does its work at once, unless it is captured.
- * host.cpp has the rest, graph.cpp the graphs. */
+ * A launch runs the blocks one after the other. The threads of a block run as fibers: one runs
+ * until it meets a barrier, then the next, in ascending order in some launches and in descending
+ * order in others. Memory of the "device" is memory of the host; a stream does its work at once,
+ * unless it is captured. host.cpp has the rest, graph.cpp the graphs. */
 #ifndef CUDA_HOST_RUNTIME_H
 #define CUDA_HOST_RUNTIME_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* -- Language ---------------------------------------------------------------------------------------------- */
+/* -- Language ---------------------------------------------------------------------------------- */
 
 #define __global__
 #define __device__
@@ -36,9 +38,10 @@ static inline void cuda_host_boundary(const void *p, size_t bytes) {
 CUDA_HOST_SEEN void __syncthreads();
 CUDA_HOST_SEEN int __syncthreads_or(int predicate);
 
-/* Instructions for copies that arrive late and for tensor cores (warp.cpp). A thread's copies into shared memory belong to
- * the group that the next end closes; a wait leaves `pending` groups on their way. mma and load_matrices are for the 32
- * threads of a warp together, with the registers that PTX says: of mma.m16n8k16 and ldmatrix.x4. */
+/* Instructions for copies that arrive late and for tensor cores (warp.cpp). A thread's copies into
+ * shared memory belong to the group that the next end closes; a wait leaves `pending` groups on
+ * their way. mma and load_matrices are for the 32 threads of a warp together, with the registers
+ * that PTX says: of mma.m16n8k16 and ldmatrix.x4. */
 void cuda_host_copy_16(void *to, const void *from, bool there);
 void cuda_host_copies_end();
 void cuda_host_copies_wait(unsigned pending);
@@ -68,21 +71,42 @@ template <class F, class... R> void cuda_host_fill(cuda_host_call<F, R...> *to, 
   cuda_host_fill(&to->rest, rest...);
 }
 
-/* -- Errors, devices, streams, memory ---------------------------------------------------------------------- */
+/* -- Errors, devices, streams, memory ---------------------------------------------------------- */
 
-typedef enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600, cudaErrorLaunchFailure = 719,
-  cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901 } cudaError_t;
+typedef enum {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901
+} cudaError_t;
 typedef struct cuda_host_stream *cudaStream_t;
 typedef struct cuda_host_event *cudaEvent_t;
-typedef enum { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice } cudaMemcpyKind;
+typedef enum {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice
+} cudaMemcpyKind;
 typedef struct {
   char name[256];
   size_t totalGlobalMem;
   int major, minor, multiProcessorCount;
 } cudaDeviceProp;
 
-enum { CUDART_VERSION = 13000, cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0, cudaEventDefault = 0, cudaEventDisableTiming = 2 };
+enum {
+  CUDART_VERSION = 13000,
+  cudaStreamNonBlocking = 1,
+  cudaHostAllocDefault = 0,
+  cudaEventDefault = 0,
+  cudaEventDisableTiming = 2
+};
 
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t e);
@@ -109,10 +133,14 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind
 cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device, size_t n, cudaStream_t s);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s);
 
-/* -- Graphs (graph.cpp) ------------------------------------------------------------------------------------ */
+/* -- Graphs (graph.cpp) ------------------------------------------------------------------------ */
 
 typedef struct cuda_host_graph *cudaGraph_t, *cudaGraphExec_t;
-typedef enum { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed } cudaStreamCaptureMode;
+typedef enum {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+} cudaStreamCaptureMode;
 typedef enum { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive } cudaStreamCaptureStatus;
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
@@ -124,12 +152,14 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s);
 
-/* Checks what a launch on hardware would: a grid, a block of at most 1024, a stream of the current device. */
+/* Checks what a launch on hardware would: a grid, a block of at most 1024, a stream of the current
+ * device. */
 bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream);
 /* Runs a job that can be copied as its bytes, or takes it down where the stream is captured. */
 void cuda_host_submit(dim3 grid, dim3 block, cudaStream_t stream, void (*body)(void *), const void *job, size_t bytes);
 
-template <class K, class... A> void cuda_host_launch(dim3 grid, dim3 block, cudaStream_t stream, K kernel, A... arguments) {
+template <class K, class... A>
+void cuda_host_launch(dim3 grid, dim3 block, cudaStream_t stream, K kernel, A... arguments) {
   if (!cuda_host_launchable(grid, block, stream)) return;
   cuda_host_job<K, A...> job;
   job.kernel = kernel;
@@ -137,7 +167,7 @@ template <class K, class... A> void cuda_host_launch(dim3 grid, dim3 block, cuda
   cuda_host_submit(grid, block, stream, job.run, &job, sizeof job);
 }
 
-/* -- Kernels compiled at run time (nvrtc.cpp) -------------------------------------------------------------- */
+/* -- Kernels compiled at run time (nvrtc.cpp) -------------------------------------------------- */
 
 typedef struct cuda_host_library *cudaLibrary_t;
 typedef struct cuda_host_kernel *cudaKernel_t;
@@ -147,17 +177,19 @@ typedef struct {
   int maxThreadsPerBlock;
 } cudaFuncAttributes;
 
-cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, void *, void **, unsigned, void *, void **, unsigned);
+cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, void *, void **, unsigned, void *, void **,
+                                unsigned);
 cudaError_t cudaLibraryGetKernel(cudaKernel_t *kernel, cudaLibrary_t library, const char *name);
 cudaError_t cudaLibraryUnload(cudaLibrary_t library);
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel);
 cudaError_t cudaFuncGetParamInfo(const void *kernel, size_t i, size_t *offset, size_t *bytes);
 cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t kernel, cudaFuncAttribute attribute, int value, int device);
-cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream);
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared,
+                             cudaStream_t stream);
 /* What `extern __shared__ T name[]` is: the dynamic shared memory of the launch. */
 CUDA_HOST_SEEN void *cuda_host_shared();
 
-/* -- Atomics ----------------------------------------------------------------------------------------------- */
+/* -- Atomics ----------------------------------------------------------------------------------- */
 
 static inline int atomicExch(int *p, int v) {
   int before = *p;

@@ -1,8 +1,9 @@
 /* graph.cpp - stream capture and graphs on the host, for tests.
  *
- * What is put on a captured stream becomes a node, a closure, and runs when the graph is launched. Calls that wait, or
- * that take or free memory, spoil a capture as on hardware. A graph remembers the blocks of device memory whose addresses
- * its nodes were given, also inside of the arguments of kernels, and aborts when it is launched without one of them. */
+ * What is put on a captured stream becomes a node, a closure, and runs when the graph is launched.
+ * Calls that wait, or that take or free memory, spoil a capture as on hardware. A graph remembers
+ * the blocks of device memory whose addresses its nodes were given, also inside of the arguments of
+ * kernels, and aborts when it is launched without one of them. */
 #include "host.h"
 
 #include <map>
@@ -17,7 +18,10 @@ struct cuda_host_graph {
   std::map<const char *, long> blocks; /* by address: which of the blocks that were ever there */
 };
 
-struct known_block { size_t bytes; long serial; };
+struct known_block {
+  size_t bytes;
+  long serial;
+};
 static std::map<const char *, known_block> blocks;
 static long serials;
 static cuda_host_stream *capturing; /* one at a time */
@@ -25,14 +29,18 @@ static cudaStreamCaptureMode capture_mode, thread_mode = cudaStreamCaptureModeGl
 static int64_t n_kernels, n_graphs;
 int64_t cuda_host_waits;
 
-/* How many kernels, convolutions and copies were put on streams outside of graphs (0), graphs (1), waits for a stream (2). For tests. */
-extern "C" __attribute__((visibility("default"))) int64_t cuda_host_count(int what) { return what == 2 ? cuda_host_waits : what ? n_graphs : n_kernels; }
+/* How many kernels, convolutions and copies were put on streams outside of graphs (0), graphs (1),
+ * waits for a stream (2). For tests. */
+extern "C" __attribute__((visibility("default"))) int64_t cuda_host_count(int what) {
+  return what == 2 ? cuda_host_waits : what ? n_graphs : n_kernels;
+}
 
 void cuda_host_block(const void *p, size_t n) { blocks[(const char *)p] = known_block{n, ++serials}; }
 void cuda_host_block_gone(const void *p) { blocks.erase((const char *)p); }
 
 bool cuda_host_unsafe() {
-  if (!capturing || capture_mode == cudaStreamCaptureModeRelaxed || thread_mode == cudaStreamCaptureModeRelaxed) return false;
+  if (!capturing || capture_mode == cudaStreamCaptureModeRelaxed || thread_mode == cudaStreamCaptureModeRelaxed)
+    return false;
   capturing->invalid = true;
   last_error = cudaErrorStreamCaptureUnsupported;
   return true;
@@ -83,7 +91,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph) {
 /* CUDA_HOST_CAPTURES: a stream says that it is being captured, and works on. */
 cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus *status) {
   if (!s) return last_error = cudaErrorInvalidValue;
-  return *status = s->captured || getenv("CUDA_HOST_CAPTURES") ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone, cudaSuccess;
+  return *status =
+             s->captured || getenv("CUDA_HOST_CAPTURES") ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone,
+         cudaSuccess;
 }
 
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode) {
@@ -92,7 +102,9 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode) {
   return cudaSuccess;
 }
 
-cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long) { return *executable = new cuda_host_graph(*graph), cudaSuccess; }
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long) {
+  return *executable = new cuda_host_graph(*graph), cudaSuccess;
+}
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return delete executable, cudaSuccess; }
 
@@ -100,7 +112,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s) {
   if (!s || s->captured || s->device != executable->device) return last_error = cudaErrorInvalidValue;
   for (const auto &used : executable->blocks) {
     const auto block = blocks.find(used.first);
-    if (block == blocks.end() || block->second.serial != used.second) fprintf(stderr, "cuda_host: a graph is launched, and memory that it works on was freed\n"), abort();
+    if (block == blocks.end() || block->second.serial != used.second)
+      fprintf(stderr, "cuda_host: a graph is launched, and memory that it works on was freed\n"), abort();
   }
   n_graphs++;
   for (const auto &node : executable->nodes) node();

@@ -1,12 +1,15 @@
-/* host.cpp - the CUDA runtime on the host, for tests: threads of a block as fibers, and the calls that the backend makes.
+/* host.cpp - the CUDA runtime on the host, for tests: threads of a block as fibers, and the calls
+ * that the backend makes.
  *
- * A worker fiber runs the threads of a block one after the other as plain calls. When one has to wait at a barrier its
- * worker stays behind with it, and another worker takes the threads that have not run yet: a kernel without barriers
- * needs a single fiber. A barrier that some thread of the block never reaches is a launch failure, as racecheck would say.
- * Some launches run their blocks and threads backwards: a kernel that lacks a barrier gives another result there.
+ * A worker fiber runs the threads of a block one after the other as plain calls. When one has to
+ * wait at a barrier its worker stays behind with it, and another worker takes the threads that have
+ * not run yet: a kernel without barriers needs a single fiber. A barrier that some thread of the
+ * block never reaches is a launch failure, as racecheck would say. Some launches run their blocks
+ * and threads backwards: a kernel that lacks a barrier gives another result there.
  *
- * It plays two devices. Device memory is handed out at exactly the size asked for, between red zones that are checked
- * when it is freed, and is filled with rubbish, so that what hardware would silently allow is seen here. */
+ * It plays two devices. Device memory is handed out at exactly the size asked for, between red
+ * zones that are checked when it is freed, and is filled with rubbish, so that what hardware would
+ * silently allow is seen here. */
 #include "host.h"
 
 #ifndef DLV3_SANITIZE
@@ -24,25 +27,26 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 cudaError_t last_error = cudaSuccess;
 static int device_now;
 
-/* -- Fibers ------------------------------------------------------------------------------------------------ */
+/* -- Fibers ------------------------------------------------------------------------------------ */
 
 enum { MOST_THREADS = 1024, STACK = 128 << 10 };
 
-/* Switching: by setjmp, which makes no system call; under a sanitizer, which has to be told, by swapcontext. */
+/* Switching: by setjmp, which makes no system call; under a sanitizer, which has to be told, by
+ * swapcontext. */
 #ifndef DLV3_SANITIZE
 typedef jmp_buf place;
 #else
 typedef ucontext_t place;
 #endif
 
-enum { READY, AT_BLOCK, AT_WARP };   /* what a fiber waits for                                  */
+enum { READY, AT_BLOCK, AT_WARP }; /* what a fiber waits for                                  */
 typedef struct {
   ucontext_t start;
   place at;
   char *stack;
   bool started;
   int waits;
-  unsigned thread;                  /* the one it is running                                   */
+  unsigned thread; /* the one it is running                                   */
 } fiber;
 
 static fiber fibers[MOST_THREADS];
@@ -56,7 +60,9 @@ static void *block_context;
 
 unsigned cuda_host_thread() { return fibers[running].thread; }
 bool cuda_host_backwards() { return backwards; }
-static dim3 thread_of(unsigned i) { return dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y); }
+static dim3 thread_of(unsigned i) {
+  return dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+}
 
 #ifndef DLV3_SANITIZE
 static void to_scheduler() {
@@ -164,7 +170,7 @@ void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context) {
   static uint32_t launches;
   block_body = body, block_context = context;
   gridDim = grid, blockDim = block;
-  backwards = ++launches * 0x9e3779b1u >> 31;   /* without a rhythm that a test could have too */
+  backwards = ++launches * 0x9e3779b1u >> 31; /* without a rhythm that a test could have too */
   const unsigned long blocks = (unsigned long)grid.x * grid.y * grid.z;
   for (unsigned long i = 0; i < blocks; i++) {
     const unsigned long at = backwards ? blocks - 1 - i : i;
@@ -177,7 +183,7 @@ void cuda_host_run(dim3 grid, dim3 block, void (*body)(void *), void *context) {
   }
 }
 
-/* -- Streams and events: everything is done at once -------------------------------------------------------- */
+/* -- Streams and events: everything is done at once -------------------------------------------- */
 
 struct cuda_host_event {
   int device;
@@ -188,8 +194,11 @@ float cuda_host_clock;
 
 bool cuda_host_launchable(dim3 grid, dim3 block, cudaStream_t stream) {
   const unsigned long threads = (unsigned long)block.x * block.y * block.z;
-  if (!threads || threads > MOST_THREADS || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) last_error = cudaErrorInvalidConfiguration;
-  else if (!stream || stream->device != device_now) last_error = cudaErrorInvalidValue;
+  if (!threads || threads > MOST_THREADS || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535
+      || grid.z > 65535)
+    last_error = cudaErrorInvalidConfiguration;
+  else if (!stream || stream->device != device_now)
+    last_error = cudaErrorInvalidValue;
   return last_error == cudaSuccess;
 }
 
@@ -198,7 +207,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
   (*s)->device = device_now;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t s) { return cuda_host_waits++, !s ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  return cuda_host_waits++, !s ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess;
+}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
   *e = new cuda_host_event{device_now, flags != cudaEventDisableTiming, -1};
   return cudaSuccess;
@@ -207,7 +218,9 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   if (!e || !s || e->device != s->device) return cudaErrorInvalidValue;
   return e->at = cuda_host_clock, cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t e) { return !e ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  return !e ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess;
+}
 cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, cudaSuccess; }
 /* Not over every other time, which stays the last error, as on a GPU, until somebody asks for it. */
 cudaError_t cudaEventQuery(cudaEvent_t e) {
@@ -216,14 +229,18 @@ cudaError_t cudaEventQuery(cudaEvent_t e) {
   return over ? cudaEventSynchronize(e) : last_error = cudaErrorNotReady;
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
-  if (!from || !to || !from->timed || !to->timed || from->at < 0 || to->at < 0) return last_error = cudaErrorInvalidValue;
+  if (!from || !to || !from->timed || !to->timed || from->at < 0 || to->at < 0)
+    return last_error = cudaErrorInvalidValue;
   return *ms = to->at - from->at, cudaSuccess;
 }
 
-/* -- Memory ------------------------------------------------------------------------------------------------ */
+/* -- Memory ------------------------------------------------------------------------------------ */
 
 enum { ZONE = 64, RUBBISH = 0xc7 };
-typedef struct { size_t bytes; char pad[ZONE - sizeof(size_t)]; } zone; /* before the block; as many bytes of rubbish behind it */
+typedef struct {
+  size_t bytes;
+  char pad[ZONE - sizeof(size_t)];
+} zone; /* before the block; as many bytes of rubbish behind it */
 
 static size_t limit() { /* of one device, in MiB */
   const char *text = getenv("CUDA_HOST_MEMORY");
@@ -252,14 +269,18 @@ cudaError_t cudaFree(void *p) {
   const unsigned char *after = (const unsigned char *)p + z->bytes;
   in_use -= z->bytes;
   for (size_t i = 0; i < sizeof z->pad; i++)
-    if ((unsigned char)z->pad[i] != RUBBISH) fprintf(stderr, "cuda_host: something was written before a block of %zu bytes\n", z->bytes), abort();
+    if ((unsigned char)z->pad[i] != RUBBISH)
+      fprintf(stderr, "cuda_host: something was written before a block of %zu bytes\n", z->bytes), abort();
   for (size_t i = 0; i < ZONE; i++)
-    if (after[i] != RUBBISH) fprintf(stderr, "cuda_host: something was written behind a block of %zu bytes\n", z->bytes), abort();
+    if (after[i] != RUBBISH)
+      fprintf(stderr, "cuda_host: something was written behind a block of %zu bytes\n", z->bytes), abort();
   free(z);
   return cudaSuccess;
 }
 
-void cuda_host_misaligned(const void *p, size_t bytes) { fprintf(stderr, "cuda_host: %zu bytes at the address %p, which is no multiple of that\n", bytes, p), abort(); }
+void cuda_host_misaligned(const void *p, size_t bytes) {
+  fprintf(stderr, "cuda_host: %zu bytes at the address %p, which is no multiple of that\n", bytes, p), abort();
+}
 
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) {
   if (cuda_host_unsafe()) return last_error;
@@ -272,13 +293,15 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind
   const void *ends[2] = {dst, src};
   return cuda_host_do(s, ends, sizeof ends, [=] { memcpy(dst, src, n); });
 }
-cudaError_t cudaMemcpyPeerAsync(void *dst, int, const void *src, int, size_t n, cudaStream_t) { return memcpy(dst, src, n), cudaSuccess; }
+cudaError_t cudaMemcpyPeerAsync(void *dst, int, const void *src, int, size_t n, cudaStream_t) {
+  return memcpy(dst, src, n), cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s) {
   if (!s || s->device != device_now) return last_error = cudaErrorInvalidValue;
   return cuda_host_do(s, &p, sizeof p, [=] { memset(p, value, n); });
 }
 
-/* -- Devices and errors ------------------------------------------------------------------------------------ */
+/* -- Devices and errors ------------------------------------------------------------------------ */
 
 enum { DEVICES = 2 };
 

@@ -11,8 +11,8 @@
 
 struct cuda_host_stream {
   int device = 0;
-  cudaGraph_t captured = NULL;      /* NULL: it is not being captured                          */
-  bool invalid = false;             /* something was called that can not be captured           */
+  cudaGraph_t captured = NULL; /* NULL: it is not being captured                          */
+  bool invalid = false;        /* something was called that can not be captured           */
 };
 
 extern cudaError_t last_error;
@@ -21,15 +21,18 @@ extern float cuda_host_clock;   /* what events say, in ms; only cuDNN's engines 
 
 /* The warp that the running thread belongs to: waits for its other threads. */
 void cuda_host_sync_warp();
-/* The running thread's number in its block; whether this launch goes through threads and blocks backwards. */
+/* The running thread's number in its block; whether this launch goes through threads and blocks
+ * backwards. */
 unsigned cuda_host_thread();
 bool cuda_host_backwards();
 void cuda_host_new_block(unsigned threads);
 
-/* Does the work, or takes it down where the stream is captured. used: bytes in which the addresses of the memory lie
- * that it works on; a graph that is launched when one of those blocks is gone aborts. */
+/* Does the work, or takes it down where the stream is captured. used: bytes in which the addresses
+ * of the memory lie that it works on; a graph that is launched when one of those blocks is gone
+ * aborts. */
 cudaError_t cuda_host_do(cudaStream_t s, const void *used, size_t bytes, std::function<void()> work);
-/* In a call that can not be captured: true, with last_error set and the capture spoiled, when one is going on. */
+/* In a call that can not be captured: true, with last_error set and the capture spoiled, when one
+ * is going on. */
 bool cuda_host_unsafe();
 /* Device memory that was made, or is about to go. */
 void cuda_host_block(const void *p, size_t n);

@@ -1,8 +1,9 @@
-/* nvrtc.cpp - NVRTC on the host, for tests: the source is compiled by the host's C++ compiler into a shared object, which is
- * loaded and launched as fibers (host.cpp).
+/* nvrtc.cpp - NVRTC on the host, for tests: the source is compiled by the host's C++ compiler into
+ * a shared object, which is loaded and launched as fibers (host.cpp).
  *
- * "Machine code" is the object's size and its bytes. The object is linked against this library, whose threadIdx and
- * barriers it uses; it has an entry that unpacks the arguments, and the list of their sizes. */
+ * "Machine code" is the object's size and its bytes. The object is linked against this library,
+ * whose threadIdx and barriers it uses; it has an entry that unpacks the arguments, and the list of
+ * their sizes. */
 #include <nvrtc.h>
 #include "host.h"
 #undef dlopen
@@ -45,38 +46,52 @@ static bool write_file(const text &path, const text &content) {
   return !fclose(f) && whole;
 }
 
-/* -- Programs ---------------------------------------------------------------------------------------------- */
+/* -- Programs ---------------------------------------------------------------------------------- */
 
-struct cuda_host_program { text source, name, log, code; };
+struct cuda_host_program {
+  text source, name, log, code;
+};
 
-nvrtcResult nvrtcCreateProgram(nvrtcProgram *p, const char *source, const char *, int, const char *const *, const char *const *) {
+nvrtcResult nvrtcCreateProgram(nvrtcProgram *p, const char *source, const char *, int, const char *const *,
+                               const char *const *) {
   return *p = new cuda_host_program{source, "", "", ""}, NVRTC_SUCCESS;
 }
 nvrtcResult nvrtcVersion(int *major, int *minor) { return *major = 13, *minor = 0, NVRTC_SUCCESS; }
 nvrtcResult nvrtcDestroyProgram(nvrtcProgram *p) { return delete *p, *p = NULL, NVRTC_SUCCESS; }
 nvrtcResult nvrtcAddNameExpression(nvrtcProgram p, const char *name) { return p->name = name, NVRTC_SUCCESS; }
 nvrtcResult nvrtcGetProgramLogSize(nvrtcProgram p, size_t *n) { return *n = p->log.size() + 1, NVRTC_SUCCESS; }
-nvrtcResult nvrtcGetProgramLog(nvrtcProgram p, char *log) { return memcpy(log, p->log.c_str(), p->log.size() + 1), NVRTC_SUCCESS; }
+nvrtcResult nvrtcGetProgramLog(nvrtcProgram p, char *log) {
+  return memcpy(log, p->log.c_str(), p->log.size() + 1), NVRTC_SUCCESS;
+}
 nvrtcResult nvrtcGetLoweredName(nvrtcProgram p, const char *name, const char **lowered) {
   return *lowered = "cuda_host_entry", p->name == name && !p->code.empty() ? NVRTC_SUCCESS : NVRTC_ERROR_INVALID_INPUT;
 }
 nvrtcResult nvrtcGetCUBINSize(nvrtcProgram p, size_t *n) { return *n = p->code.size(), NVRTC_SUCCESS; }
-nvrtcResult nvrtcGetCUBIN(nvrtcProgram p, char *code) { return memcpy(code, p->code.data(), p->code.size()), NVRTC_SUCCESS; }
-const char *nvrtcGetErrorString(nvrtcResult e) { return e == NVRTC_ERROR_COMPILATION ? "NVRTC_ERROR_COMPILATION" : "an error"; }
+nvrtcResult nvrtcGetCUBIN(nvrtcProgram p, char *code) {
+  return memcpy(code, p->code.data(), p->code.size()), NVRTC_SUCCESS;
+}
+const char *nvrtcGetErrorString(nvrtcResult e) {
+  return e == NVRTC_ERROR_COMPILATION ? "NVRTC_ERROR_COMPILATION" : "an error";
+}
 
 /* Behind the source, whose lines so stay its own. */
 static const char *const entry = R"(
 #include "source"
 #include <utility>
-template <class... A, size_t... I> static void cuda_host_unpack(void (*kernel)(A...), void **p, std::index_sequence<I...>) { kernel(*(A *)p[I]...); }
-template <class... A> static void cuda_host_pass(void (*kernel)(A...), void **p) { cuda_host_unpack(kernel, p, std::index_sequence_for<A...>()); }
+template <class... A, size_t... I>
+static void cuda_host_unpack(void (*kernel)(A...), void **p, std::index_sequence<I...>) { kernel(*(A *)p[I]...); }
+template <class... A>
+static void cuda_host_pass(void (*kernel)(A...), void **p) {
+  cuda_host_unpack(kernel, p, std::index_sequence_for<A...>());
+}
 template <class... A> static const size_t *cuda_host_widths(void (*)(A...)) {
   static const size_t widths[] = {sizeof(A)..., 0};
   return widths;
 }
 )";
 
-/* The folder of this stand-in's headers, found upwards from the library, which is somewhere in the build. */
+/* The folder of this stand-in's headers, found upwards from the library, which is somewhere in the
+ * build. */
 static text header_folder(text from) {
   for (size_t slash; (slash = from.rfind('/')) != text::npos && slash;) {
     from.resize(slash);
@@ -94,12 +109,17 @@ static text as_nvrtc(const text &log) {
 static nvrtcResult compile_in(nvrtcProgram p, const text &folder) {
   const char *compiler = getenv("CXX");
   const text library = own_path();
-  const text source = std::regex_replace(p->source, std::regex("extern\\s+__shared__\\s+([^;\\[]+?)\\s+(\\w+)\\s*\\[\\s*\\]\\s*;"), "$1 *$2 = ($1 *)cuda_host_shared();");
-  const text call = "extern \"C\" void cuda_host_entry(void **p) { cuda_host_pass(&" + p->name + ", p); }\n" +
-                    "extern \"C\" const size_t *cuda_host_entry_widths() { return cuda_host_widths(&" + p->name + "); }\n";
-  const text command = "cd '" + folder + "' && LC_ALL=C " + (compiler && *compiler ? compiler : "c++") + " -std=c++17 -O1 -w -fPIC -shared -I'" + header_folder(library) +
-                       "' -include math.h -include cuda_runtime.h -o code entry.cpp '" + library + "' > log 2>&1";
-  if (!write_file(folder + "/source", source) || !write_file(folder + "/entry.cpp", entry + call)) return NVRTC_ERROR_INVALID_INPUT;
+  const text source =
+      std::regex_replace(p->source, std::regex("extern\\s+__shared__\\s+([^;\\[]+?)\\s+(\\w+)\\s*\\[\\s*\\]\\s*;"),
+                         "$1 *$2 = ($1 *)cuda_host_shared();");
+  const text call = "extern \"C\" void cuda_host_entry(void **p) { cuda_host_pass(&" + p->name + ", p); }\n"
+                    + "extern \"C\" const size_t *cuda_host_entry_widths() { return cuda_host_widths(&" + p->name
+                    + "); }\n";
+  const text command = "cd '" + folder + "' && LC_ALL=C " + (compiler && *compiler ? compiler : "c++")
+                       + " -std=c++17 -O1 -w -fPIC -shared -I'" + header_folder(library)
+                       + "' -include math.h -include cuda_runtime.h -o code entry.cpp '" + library + "' > log 2>&1";
+  if (!write_file(folder + "/source", source) || !write_file(folder + "/entry.cpp", entry + call))
+    return NVRTC_ERROR_INVALID_INPUT;
   const bool good = system(command.c_str()) == 0;
   p->log = as_nvrtc(read_file(folder + "/log"));
   if (!good) return NVRTC_ERROR_COMPILATION;
@@ -118,7 +138,7 @@ nvrtcResult nvrtcCompileProgram(nvrtcProgram p, int, const char *const *) {
   return e;
 }
 
-/* -- Libraries and kernels --------------------------------------------------------------------------------- */
+/* -- Libraries and kernels --------------------------------------------------------------------- */
 
 struct cuda_host_kernel {
   void (*entry)(void **);
@@ -132,7 +152,8 @@ struct cuda_host_library {
 
 enum { UNASKED = 48 << 10, MOST_SHARED = 227 << 10 };
 
-cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, void *, void **, unsigned, void *, void **, unsigned) {
+cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, void *, void **, unsigned, void *, void **,
+                                unsigned) {
   char path[] = "/tmp/cuda_host_XXXXXX";
   size_t n;
   memcpy(&n, code, sizeof n);
@@ -165,7 +186,7 @@ cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t kernel, cudaFuncAttribu
   return kernel->dynamic = (size_t)value, cudaSuccess;
 }
 
-/* -- Launches ---------------------------------------------------------------------------------------------- */
+/* -- Launches ---------------------------------------------------------------------------------- */
 
 static std::vector<uint64_t> shared_memory;
 void *cuda_host_shared() { return shared_memory.data(); }
@@ -183,7 +204,8 @@ static void run(void *self) {
   l->kernel->entry(arguments.data());
 }
 
-cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream) {
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared,
+                             cudaStream_t stream) {
   launch l = {(const cuda_host_kernel *)kernel, {}, shared};
   if (shared > l.kernel->dynamic) return cudaErrorInvalidValue;
   if (!cuda_host_launchable(grid, block, stream)) return cudaErrorInvalidConfiguration;
