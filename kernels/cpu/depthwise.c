@@ -87,7 +87,7 @@ PACK(double, pack_f64)
 /* -- bf16 by pairs of taps --------------------------------------------------------------------- */
 
 typedef struct {
-  int64_t dh, dw, spacing, r, s, tap_of[5][5];
+  int64_t dh, dw, spacing, side, tap_of[5][5];
 } tap_grid;
 
 /* The taps as a grid that tiles.lane_pairs can take: 3 or 5 columns, a stride of 1, or of 2 without
@@ -102,14 +102,13 @@ static bool pair_grid(const shift_conv *s, tap_grid *g) {
     if (at->dh > last_h) last_h = at->dh;
     if (at->dw > last_w) last_w = at->dw;
   }
-  g->s = s->n_taps == 9 ? 3 : s->n_taps == 25 ? 5 : 0;
-  if (!g->s || s->n_taps != s->matrices || s->step_h != s->step_w || s->step_h > 2) return false;
-  g->r = g->s;
-  g->spacing = (last_w - g->dw) / (g->s - 1);
+  g->side = s->n_taps == 9 ? 3 : s->n_taps == 25 ? 5 : 0;
+  if (!g->side || s->n_taps != s->matrices || s->step_h != s->step_w || s->step_h > 2) return false;
+  g->spacing = (last_w - g->dw) / (g->side - 1);
   if (g->spacing < 1 || last_w - g->dw != last_h - g->dh || (s->step_w > 1 && g->spacing > 1)) return false;
   for (int32_t t = 0; t < s->n_taps; t++) {
     const int64_t h = s->taps[t].dh - g->dh, w = s->taps[t].dw - g->dw;
-    if (h % g->spacing || w % g->spacing || h / g->spacing >= g->r || w / g->spacing >= g->s) return false;
+    if (h % g->spacing || w % g->spacing || h / g->spacing >= g->side || w / g->spacing >= g->side) return false;
     g->tap_of[h / g->spacing][w / g->spacing] = s->taps[t].index;
   }
   return true;
@@ -118,16 +117,17 @@ static bool pair_grid(const shift_conv *s, tap_grid *g) {
 /* [group of channels][pair of kernel rows][tap][channel of lane_pairs]: a bf16 of either row. */
 static status pack_pairs(void *to, const tensor *w, const void *arg) {
   const tap_grid *g = arg;
-  const int64_t channels = w->size[0], taps = g->r * g->s, width = tiles.vector_bytes / 2, pairs = blocks_of(g->r, 2);
+  const int64_t channels = w->size[0], taps = g->side * g->side, width = tiles.vector_bytes / 2,
+                pairs = blocks_of(g->side, 2);
   uint32_t *out = to;
   for (int64_t first = 0; first < channels; first += width)
     for (int64_t p = 0; p < pairs; p++)
-      for (int64_t s = 0; s < g->s; s++)
+      for (int64_t s = 0; s < g->side; s++)
         for (int64_t i = 0; i < width; i++) {
           const int64_t c = first + pair_channel(i, tiles.vector_bytes);
           const float *of = (const float *)data_of(w) + c * taps;
           const bf16 high = c < channels ? f32_to_bf16(of[g->tap_of[2 * p][s]]) : 0,
-                     low = c < channels && 2 * p + 1 < g->r ? f32_to_bf16(of[g->tap_of[2 * p + 1][s]]) : 0;
+                     low = c < channels && 2 * p + 1 < g->side ? f32_to_bf16(of[g->tap_of[2 * p + 1][s]]) : 0;
           *out++ = high | (uint32_t)low << 16;
         }
   return DLV3_OK;
@@ -139,12 +139,12 @@ static const bf16 zeros[2 * MOST];
 /* Where the inputs of PAIR_OUTPUTS pixels of row o from p on lie, `spacing` apart: x[kernel
  * row][column], zeros outside of the map. */
 static void pair_inputs(const bf16 **x, const shift_conv *s, const tap_grid *g, const bf16 *map, int64_t o, int64_t p) {
-  const int64_t columns = (PAIR_OUTPUTS - 1) * s->step_w + g->s, first = p * s->step_w + g->dw;
+  const int64_t columns = (PAIR_OUTPUTS - 1) * s->step_w + g->side, first = p * s->step_w + g->dw;
   int64_t from, to; /* columns inside of the map */
   live_range(columns, s->in_w, g->spacing, first, &from, &to);
-  for (int64_t r = 0; r < blocks_of(g->r, 2) * 2; r++, x += columns) {
+  for (int64_t r = 0; r < blocks_of(g->side, 2) * 2; r++, x += columns) {
     const int64_t h = o * s->step_h + g->dh + r * g->spacing;
-    const bool inside = r < g->r && h >= 0 && h < s->in_h;
+    const bool inside = r < g->side && h >= 0 && h < s->in_h;
     for (int64_t i = 0; i < columns; i++) x[i] = zeros;
     for (int64_t i = from; i < to && inside; i++) x[i] = map + (h * s->in_w + first + i * g->spacing) * s->inner;
   }
@@ -152,7 +152,7 @@ static void pair_inputs(const bf16 **x, const shift_conv *s, const tap_grid *g, 
 
 /* Output rows [k->row, k->last_row) of an image, channels [k->first, k->last). */
 static status rows_pairs(const shift_conv *s, const row_task *k, const tap_grid *g) {
-  const int64_t width = tiles.vector_bytes / 2, pairs = blocks_of(g->r, 2), n = k->last - k->first,
+  const int64_t width = tiles.vector_bytes / 2, pairs = blocks_of(g->side, 2), n = k->last - k->first,
                 lds = g->spacing * s->out_column;
   const bf16 *map = (const bf16 *)s->in + k->image * s->in_h * s->in_w * s->inner + k->first,
              *x[6 * MOST_COLUMNS_OF_PAIRS];
@@ -168,17 +168,17 @@ static status rows_pairs(const shift_conv *s, const row_task *k, const tap_grid 
                       at = k->image * s->out_image + s->out_first + o * s->out_row + p * s->out_column + k->first;
         pair_inputs(x, s, g, map, o, p);
         for (int64_t c = 0; c < n; c += width) {
-          const uint32_t *w = (const uint32_t *)s->panels + (k->first + c) * pairs * g->s;
+          const uint32_t *w = (const uint32_t *)s->panels + (k->first + c) * pairs * g->side;
           const int64_t channels = n - c < width ? n - c : width;
           bf16 *y = (bf16 *)s->out + at + c, some[PAIR_OUTPUTS * 32], added[PAIR_OUTPUTS * 32];
           const bf16 *residual = s->residual ? (const bf16 *)s->residual + at + c : NULL;
           if (live >= PAIR_OUTPUTS) {
-            tiles.lane_pairs(g->s, s->step_w, pairs, x, c, channels, w, bias + c, y, lds, residual, s->activation);
+            tiles.lane_pairs(g->side, s->step_w, pairs, x, c, channels, w, bias + c, y, lds, residual, s->activation);
             continue;
           }
           for (int64_t q = 0; q < live && residual; q++)
             memcpy(added + q * 32, residual + q * lds, (size_t)channels * sizeof *y);
-          tiles.lane_pairs(g->s, s->step_w, pairs, x, c, channels, w, bias + c, some, 32, residual ? added : NULL,
+          tiles.lane_pairs(g->side, s->step_w, pairs, x, c, channels, w, bias + c, some, 32, residual ? added : NULL,
                            s->activation);
           for (int64_t q = 0; q < live; q++) memcpy(y + q * lds, some + q * 32, (size_t)channels * sizeof *y);
         }
@@ -234,22 +234,19 @@ static status run_rows(const op_call *c, shift_conv *s, int32_t dtype, bool pair
   void *w;
   const bool wide = dtype == DLV3_F64;
   tap_grid grid;
+  row_job j = {.s = s, .dtype = dtype};
   if (!s->n || s->out_h < 1 || s->out_w < 1 || !s->inner) return DLV3_OK;
   if (pairs && pair_grid(s, &grid)) {
     const int64_t width = tiles.vector_bytes / 2,
-                  bytes = blocks_of(s->inner, width) * width * blocks_of(grid.r, 2) * grid.s * 4;
+                  bytes = blocks_of(s->inner, width) * width * blocks_of(grid.side, 2) * grid.side * 4;
     TRY(prepared_weight(&w, c->in[1], c->op == OP_conv2d ? FORM_DEPTHWISE_PAIRS : FORM_DEPTHWISE_PAIRS_BACKWARD, bytes,
                         pack_pairs, &grid));
-    s->panels = w;
-    row_job j = {.s = s, .grid = &grid, .dtype = dtype};
-    cut_rows(&j);
-    parallel_for(s->n * j.groups * j.chunks, 1, row_tasks, &j);
-    return DLV3_OK;
+    j.grid = &grid;
+  } else {
+    TRY(prepared_weight(&w, c->in[1], FORM_DEPTHWISE, blocks_of(s->inner, wide ? 8 : 16) * s->matrices * 64,
+                        wide ? pack_f64 : pack_f32, NULL));
   }
-  TRY(prepared_weight(&w, c->in[1], FORM_DEPTHWISE, blocks_of(s->inner, wide ? 8 : 16) * s->matrices * 64,
-                      wide ? pack_f64 : pack_f32, NULL));
   s->panels = w;
-  row_job j = {.s = s, .dtype = dtype};
   cut_rows(&j);
   parallel_for(s->n * j.groups * j.chunks, 1, row_tasks, &j);
   return j.out_of_memory ? fail_call(c, DLV3_ERR_OOM, "out of memory") : DLV3_OK;

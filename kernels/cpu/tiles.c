@@ -24,6 +24,19 @@ INLINE float bits_f32(uint32_t bits) {
   return f;
 }
 
+/* z = act(z) of every vector of sums that EACH(value) visits as z; the same formulas as activation.h's. */
+#define ALL(x) ((F(vector)){0} + (C)(x))
+#define GATE MIN(ALL(1), MAX(ALL(0), (z + 3) * (C)(1.0 / 6)))
+#define ACTIVATE(activation) \
+  if (activation == ACT_RELU) \
+    EACH(MAX(ALL(0), z)) \
+  else if (activation == ACT_RELU6) \
+    EACH(MIN(ALL(6), MAX(ALL(0), z))) \
+  else if (activation == ACT_HARDSWISH) \
+    EACH(z * GATE) \
+  else if (activation == ACT_HARDSIGMOID) \
+    EACH(GATE)
+
 /* Of two vectors; the second one where either is nan. */
 #ifdef __x86_64__
 #include <immintrin.h>

@@ -71,8 +71,8 @@ typedef struct {
   int64_t lane_pixels;  /* at once                                                                        */
   bool pair_is_fast;    /* faster than widening to f32                                                   */
   int64_t vector_bytes; /* y is written in whole vectors: up to one less column than a vector has beyond n  */
-  int64_t depth_bytes,
-      aliased; /* the inner axis that one call is best given; distance of rows from which they had better be copied */
+  int64_t depth_bytes;  /* of the inner axis that one call is best given                                 */
+  int64_t aliased;      /* rows a multiple of so many bytes apart are copied: they share sets of the first cache */
 } tile_set;
 
 extern tile_set tiles;
