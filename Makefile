@@ -36,7 +36,10 @@ OBJ := $(SRC:%.c=$(B)/%.o)
 CUDA_SRC := $(wildcard kernels/cuda/*.cu kernels/cuda/*/*.cu)
 WITH_CUDA := $(if $(filter 0,$(CUDA)),,$(if $(filter 0,$(SAN)),$(NVCC)))
 
-all: $(BIN) $(if $(WITH_CUDA),$(B)/libdlv3_cuda.so)
+# An MPI is a library of its own too, opened where a launcher started the process: one a binary interface.
+MPI_LIBS := $(foreach m,$(MPIS),$(B)/libdlv3_$m.so)
+
+all: $(BIN) $(if $(WITH_CUDA),$(B)/libdlv3_cuda.so) $(MPI_LIBS)
 
 # -rdynamic: LuaJIT's FFI finds the functions of dlv3.h in the program itself.
 LINK = $(CC) $(OPT) -fopenmp -rdynamic
@@ -53,6 +56,12 @@ $(B)/%.o: %.c
 $(B)/kernels/%.o: OPT += -O3
 # Hundreds of unrolled tiles: with sanitizers and optimised they take the compiler more than seven minutes.
 build/san/kernels/cpu/conv/tiles.o: OPT += -O0 -fno-sanitize=undefined
+
+$(B)/libdlv3_%.so: kernels/mpi/mpi.c runtime/collectives/mpi_library.h build/features.mk
+	@mkdir -p $(@D)
+	$(call say,MPI,$@)
+	$(Q)$(CC) -std=gnu11 -O3 -g $(WARN) -fPIC -fvisibility=hidden -Iruntime $($*_CFLAGS) -shared -o $@ $< $($*_LIBS)
+$(B)/runtime/collectives/world.o: FEATURE_CFLAGS += -DOPENMPI_VERSION='"$(openmpi_VERSION)"' -DMPICH_VERSION='"$(mpich_VERSION)"'
 
 # Machine code for A100 and H100/H200; newer ones translate the PTX.
 CUDA_ARCHS ?= 80 90
@@ -144,6 +153,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
 	install -m 755 dlv3 $(DESTDIR)$(PREFIX)/bin/dlv3
 	$(if $(WITH_CUDA),install -D -m 755 $(B)/libdlv3_cuda.so $(DESTDIR)$(PREFIX)/lib/dlv3/libdlv3_cuda.so)
+	for f in $(MPI_LIBS); do install -D -m 755 $$f $(DESTDIR)$(PREFIX)/lib/dlv3/$$(basename $$f); done
 	for f in $$(find lua models scripts bench -name '*.lua' -o -name '*.py'); do install -D -m 644 $$f $(SHARE)/$$f; done
 
 clean:

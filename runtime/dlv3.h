@@ -190,6 +190,20 @@ DLV3_API DLV3_MUST dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t 
                                                   int64_t shared, dlv3_tensor *const *tensors, const dlv3_attr *numbers,
                                                   const int32_t *kinds, int32_t n);
 
+/* -- Many processes (collectives/world.c) -------------------------------------------------------- */
+
+typedef struct {
+  int32_t rank, size, local_rank, local_size; /* local: among the ranks of this host */
+  char host[64];
+} dlv3_world;
+/* Where a launcher (mpirun, srun) started this process: MPI is opened, once. Else rank 0 of 1. */
+DLV3_API DLV3_MUST dlv3_status dlv3_world_open(dlv3_world *out);
+/* "rank 1 on node7: " in front of messages; "" for a single process. Does not open MPI. */
+DLV3_API const char *dlv3_world_label(void);
+/* A rank that fails waits for those before it, whose message ends all: what fails everywhere is said once. */
+DLV3_API void dlv3_world_take_turn(void);
+DLV3_API const char *dlv3_mpi_state(void); /* "Open MPI 4.1.4, MPICH 4.0.2": what was built in */
+
 /* -- Record and replay (record.c) -------------------------------------------------------------- */
 
 typedef struct dlv3_program dlv3_program;

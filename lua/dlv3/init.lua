@@ -22,6 +22,7 @@ dlv3.compile = compile.compile
 local lazy = {
   load = {'dlv3.io.files', 'load'}, save = {'dlv3.io.files', 'save'}, items = {'dlv3.core.dict', 'items'}, none = {'dlv3.core.dict', 'none'},
   cuda_kernel = {'dlv3.core.cuda_kernel', 'cuda_kernel'}, recompute = {'dlv3.core.recompute', 'recompute'},
+  world = {'dlv3.core.world', 'world'}, barrier = {'dlv3.core.world', 'barrier'},
 }
 setmetatable(dlv3, {__index = function(t, key)
   local from = lazy[key]

@@ -311,9 +311,15 @@ bool interrupt_wanted(void);
 uint32_t crc_of(uint32_t crc, const void *bytes, int64_t n_bytes);
 uint32_t crc_joined(uint32_t first, uint32_t second, int64_t second_bytes); /* of two pieces one after the other */
 
+/* device.c. A part of dlv3 that is a library of its own: beside the program, in the build, or where
+ * `make install` puts it. NULL: nowhere. */
+const char *find_part(char *path, size_t n, const char *name);
+
 /* What this process may use of the machine's processors: its affinity and the quotas of its control
  * groups. */
 int32_t processors_allowed(void);
+/* One rank's share, where `sharing` ranks may use its processors and `local` ranks the quota. */
+int32_t processors_shared(int32_t sharing, int32_t local);
 
 /* Threads of the cpu backend (kernels/cpu/support/parallel.c): n independent items in chunks that depend on
  * n and grain only. */

@@ -49,19 +49,23 @@ static void program_folder(char *folder, size_t n) {
   if (slash) *slash = 0;
 }
 
-/* Where it was asked for, beside the program, in the build, or where `make install` puts it. NULL:
- * nowhere. */
-static const char *find_library(char *path, size_t n) {
+const char *find_part(char *path, size_t n, const char *name) {
   static const char *const places[] = {"", "/build", "/../lib/dlv3"};
   char folder[400];
-  const char *asked = chosen_library[0] ? chosen_library : getenv("DLV3_CUDA_LIBRARY");
-  if (asked && *asked) return snprintf(path, n, "%s", asked), path;
   program_folder(folder, sizeof folder);
   for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-    snprintf(path, n, "%s%s/libdlv3_cuda.so", folder, places[i]);
+    snprintf(path, n, "%s%s/%s", folder, places[i], name);
     if (!access(path, R_OK)) return path;
   }
   return NULL;
+}
+
+/* Where it was asked for, beside the program, in the build, or where `make install` puts it. NULL:
+ * nowhere. */
+static const char *find_library(char *path, size_t n) {
+  const char *asked = chosen_library[0] ? chosen_library : getenv("DLV3_CUDA_LIBRARY");
+  if (asked && *asked) return snprintf(path, n, "%s", asked), path;
+  return find_part(path, n, "libdlv3_cuda.so");
 }
 
 static const runtime_api api = {DLV3_BACKEND_ABI, fail,         fail_call,       declined,    storage_new, storage_drop,

@@ -145,7 +145,8 @@ static int report(lua_State *L, int failed) {
   if (lua_isstring(L, -1)) escape(L);
   const char *message = lua_tostring(L, -1);
   fflush(stdout);
-  fprintf(stderr, "dlv3: %s\n", message ? message : "an error without a message");
+  dlv3_world_take_turn();
+  fprintf(stderr, "dlv3: %s%s\n", dlv3_world_label(), message ? message : "an error without a message");
   lua_pop(L, 1);
   return 1;
 }

@@ -55,7 +55,26 @@ cuda_library() {
   "$nvcc" -cudart shared -o "$work/t" "$work/t.cu" -L"$l" "-l$2" > "$work/log" 2>&1 || { cuda_note="nvcc is there; install $3 with its headers" nvcc=''; }
 }
 
+# mpi NAME LABEL PACKAGE: an MPI's compiler says what a program needs; its header says the version
+mpi() {
+  wrapper=mpicc.$1
+  show=$("$wrapper" -show 2>/dev/null) || show=''
+  flags=$(echo "$show" | tr ' ' '\n' | grep -E '^-(I|pthread)' | tr '\n' ' ')
+  libs=$(echo "$show" | tr ' ' '\n' | grep -E '^-(L|l|Wl,-rpath)' | tr '\n' ' ')
+  if [ -n "$show" ] && links mpi.h "$flags" "$libs"; then
+    version=$(printf '#include <mpi.h>\n#ifdef OMPI_MAJOR_VERSION\n@ OMPI_MAJOR_VERSION.OMPI_MINOR_VERSION.OMPI_RELEASE_VERSION\n#else\n@ MPICH_VERSION\n#endif\n' |
+      $cc $flags -E -P - 2>/dev/null | sed -n 's/^@//p' | tr -d ' "')
+    line "$tick" "$2 $version: many processes" ''
+    mpis="$mpis $1"
+    mpi_flags="$mpi_flags
+$1_CFLAGS := $flags
+$1_LIBS := $libs
+$1_VERSION := $version"
+  else line "$cross" "$2: many processes" "install the package $3"; fi
+}
+
 report() {
+  mpis='' mpi_flags=''
   all_cflags='' all_libs='' missing=''
   echo "dlv3 is built with"
   if command -v "${cc%% *}" >/dev/null 2>&1 && links '' '' ''; then line "$tick" "$($cc --version 2>/dev/null | head -n 1 | cut -c1-34)" ''
@@ -72,6 +91,8 @@ report() {
   find_cuda
   if [ -n "$nvcc" ]; then line "$tick" "CUDA $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), cuDNN, cuBLASLt" ''
   else line "$cross" 'CUDA: NVIDIA GPUs' "$cuda_note"; fi
+  mpi openmpi 'Open MPI' libopenmpi-dev
+  mpi mpich MPICH libmpich-dev
   have_cxx=''
   if echo 'int main() { return 0; }' > "$work/t.cpp" && ${CXX:-c++} -o "$work/t" "$work/t.cpp" >/dev/null 2>&1; then have_cxx=1; line "$tick" 'C++: tests of the CUDA kernels' ''
   else line "$cross" 'C++: tests of the CUDA kernels' 'install the package g++'; fi
@@ -99,4 +120,5 @@ fi
   echo "NVCC := $nvcc"
   echo "CUDA_LIBS := $cuda_libs"
   echo "HAVE_CXX := $have_cxx"
+  echo "MPIS :=$mpis$mpi_flags"
 } > "$out"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # install_packages.sh - installs what dlv3 needs from the distribution (Debian, Ubuntu), or prints how.
-#   install_packages.sh [build] [test]   build: compiler and libraries; test: the PyTorch oracle, with a BLAS that lets its f64
-#                                        take seconds instead of minutes, and the linter
+#   install_packages.sh [build] [test] [mpi]   build: compiler and libraries; test: the PyTorch oracle, with a BLAS that lets
+#                                              its f64 take seconds instead of minutes, and the linter; mpi: Open MPI and MPICH
 # As root, or where sudo asks for no password; otherwise the command is printed and the exit status is 1.
 set -u
 [ $# -gt 0 ] || set -- build
@@ -20,8 +20,9 @@ wanted() {
   for s in $sets; do
     case $s in
     build) echo gcc libc6-dev make pkg-config libluajit-5.1-dev libpng-dev libjpeg-dev zlib1g-dev libedit-dev "$(onednn)" "$(cairo)" ;;
+    mpi) echo openmpi-bin libopenmpi-dev mpich libmpich-dev ;;
     test) echo python3-torch python3-torchvision python3-pil python3-numpy libopenblas0-pthread lua-check libcairo2 fonts-dejavu-core ;;
-    *) echo "install_packages.sh: 'build' or 'test', not '$s'" >&2; exit 2 ;;
+    *) echo "install_packages.sh: 'build', 'test' or 'mpi', not '$s'" >&2; exit 2 ;;
     esac
   done
 }

@@ -2,5 +2,5 @@
 
 return function(t)
   local harness = dofile(t.directory .. '/harness.lua')
-  harness.run(t, {'conv', 'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim'})
+  harness.run(t, {'conv', 'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', 'collective'})
 end

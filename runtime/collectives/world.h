@@ -1,0 +1,24 @@
+/* world.h - the processes that one launcher started, as ops and kernels see them. */
+#ifndef DLV3_WORLD_H
+#define DLV3_WORLD_H
+
+#include "core/core.h"
+
+/* Rank and number of ranks: 0 and 1 where no launcher started several. Opens MPI on first use. */
+status world_open(void);
+int32_t world_rank(void);
+int32_t world_size(void);
+bool world_threads(void); /* sums may run behind the caller's back */
+
+/* Host memory, over all ranks; they return when it is done. */
+status world_sum(void *x, int64_t n, int32_t dtype);
+status world_gather(const void *x, void *all, int64_t bytes);
+status world_broadcast(void *x, int64_t bytes, int32_t root);
+status world_barrier(void);
+
+/* world_sum behind the caller's back (behind.c): x is not to be touched until finish, which waits
+ * for all sums of the memory that x lies in. */
+status world_sum_start(void *x, int64_t n, int32_t dtype);
+status world_sum_finish(const void *x, int64_t bytes);
+
+#endif
