@@ -32,7 +32,8 @@ static const char *cpu_features(void) {
 DLV3_API const char *dlv3_build_info(void) {
   static char text[2400];
   snprintf(text, sizeof text,
-           "luajit   %s\nlibpng   %s\nlibjpeg  %s (api %d)\nzlib     %s\n%scompiler %s%s\ncpu      %s\nmpi      %s\ncuda     %s\n",
+           "luajit   %s\nlibpng   %s\nlibjpeg  %s (api %d)\nzlib     %s\n%scompiler %s%s\n"
+           "cpu      %s\nmpi      %s\ncuda     %s\n",
            LUAJIT_VERSION, PNG_LIBPNG_VER_STRING,
 #ifdef LIBJPEG_TURBO_VERSION
            "turbo " TEXT_OF(LIBJPEG_TURBO_VERSION),

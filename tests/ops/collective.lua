@@ -15,5 +15,6 @@ return {
   {op = 'all_gather', inputs = {{dtype = 'i64'}}, error = 'all_gather: x must have an axis to be joined along'},
   {op = 'broadcast_', inputs = {{3, 5}}, attrs = {root = 0}},
   {op = 'broadcast_', inputs = {{3}}, attrs = {root = 1}, error = 'broadcast_: root 1: expected a rank from 0 to 0'},
-  {op = 'barrier', inputs = {}},
+  {op = 'barrier', inputs = {{2}}},
+  {op = 'barrier', inputs = {}, error = 'barrier: x must be a tensor'},
 }
