@@ -98,6 +98,9 @@ epilogue({1, 510, 2, 3}, {510, 1, 3, 3}, {1, 510, 2, 3}, {padding = 1, groups = 
 for i = 0, 7 do -- 1x1: every mix of activation, bias and residual
   epilogue({2, 7, 3, 4}, {9, 7, 1, 1}, {2, 9, 3, 4}, {activation = i >= 4 and 'relu' or nil}, i % 2 == 1, i % 4 >= 2)
 end
+for i, k in ipairs {24, 28, 34, 44, 72, 104} do -- 1x1, many pixels at once: columns that end in half a vector, or anywhere
+  epilogue({1, 2 * i + 4, 23, 29}, {k, 2 * i + 4, 1, 1}, {1, k, 23, 29}, {activation = i % 2 == 0 and 'hardswish' or nil}, i > 2, i % 3 > 0)
+end
 
 -- A scale of the input: 1x1, in pixels and images that are no multiple of a tile; padding, stride, groups, few channels.
 -- Weights are small, since the scaled ones are rounded, to bf16 too.
