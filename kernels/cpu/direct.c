@@ -15,7 +15,7 @@ enum {
   MAX_WINDOW = 512, /* elements of a window of few channels that is multiplied as one */
   FEW_CHANNELS = 8,
   TASK_PIXELS = 240,
-  FIRST_CACHE = 32 << 10,
+  AT_ONCE = 48 << 10, /* bytes of input that pass a panel at once */
   PIXELS = 240, /* of backward-weights' inner axis at once */
   MOST_OUT = 264,
   MOST_IN = 256, /* channels of a task of backward-weights */
