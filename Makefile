@@ -17,7 +17,7 @@ Q      := $(if $(filter 0,$(V)),@)
 say     = $(if $(filter 0,$(V)),@printf '  %-5s %s\n' '$(1)' '$(2)')
 COMMA  := ,
 
-# What is built with: found once, by scripts/features.sh, which installs packages where it may.
+# What is built with: found once, by scripts/build/features.sh, which installs packages where it may.
 NO_BUILD := clean help features lint
 ifneq ($(filter-out $(NO_BUILD),$(or $(MAKECMDGOALS),all)),)
 include build/features.mk
@@ -26,14 +26,14 @@ endif
 # maybe-uninitialized: gcc can not know that fail() never returns DLV3_OK, so every TRY would trip it.
 WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers -Wno-clobbered -Wno-maybe-uninitialized $(if $(filter 0,$(WERROR)),,-Werror)
 OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address$(COMMA)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDLV3_SANITIZE)
-ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime $(FEATURE_CFLAGS)
+ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime -Ikernels $(FEATURE_CFLAGS)
 ALL_LIBS = $(FEATURE_LIBS) -lm -ldl -lpthread $(LDLIBS)
 
-SRC := $(wildcard runtime/*.c runtime/ops/*.c kernels/cpu/*.c)
+SRC := $(wildcard runtime/*/*.c kernels/cpu/*.c kernels/cpu/*/*.c)
 OBJ := $(SRC:%.c=$(B)/%.o)
 
 # The CUDA part is a library of its own, opened on first use: built where nvcc, cuDNN and cuBLAS are found.
-CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+CUDA_SRC := $(wildcard kernels/cuda/*.cu kernels/cuda/*/*.cu)
 WITH_CUDA := $(if $(filter 0,$(CUDA)),,$(if $(filter 0,$(SAN)),$(NVCC)))
 
 all: $(BIN) $(if $(WITH_CUDA),$(B)/libdlv3_cuda.so)
@@ -49,14 +49,14 @@ $(B)/%.o: %.c
 	$(call say,CC,$<)
 	$(Q)$(CC) $(ALL_CFLAGS) $(CFLAGS) -c -o $@ $<
 
-# Kernels are compiled for vectorisation; the instruction set is chosen at run time (kernels/cpu/simd.h).
+# Kernels are compiled for vectorisation; the instruction set is chosen at run time (kernels/cpu/support/simd.h).
 $(B)/kernels/%.o: OPT += -O3
 # Hundreds of unrolled tiles: with sanitizers and optimised they take the compiler more than seven minutes.
-build/san/kernels/cpu/tiles.o: OPT += -O0 -fno-sanitize=undefined
+build/san/kernels/cpu/conv/tiles.o: OPT += -O0 -fno-sanitize=undefined
 
 # Machine code for A100 and H100/H200; newer ones translate the PTX.
 CUDA_ARCHS ?= 80 90
-NVCC_FLAGS = -std=c++17 -O3 -lineinfo $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+NVCC_FLAGS = -std=c++17 -Iruntime -Ikernels -O3 -lineinfo $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS)) \
   -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-maybe-uninitialized $(if $(filter 0,$(WERROR)),,-Xcompiler -Werror -Werror all-warnings) -MD -MP
 $(B)/cuda/%.o: kernels/cuda/%.cu build/features.mk
@@ -70,7 +70,7 @@ $(B)/libdlv3_cuda.so: $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda/%.o)
 # The same sources for the host, with stand-ins for CUDA's headers and libraries: what the tests run without a GPU.
 HOST_CUDA := $(B)/cuda_host/libdlv3_cuda.so
 HOST_CUDA_SRC := $(wildcard tests/cuda_host/*.cpp)
-HOST_CXX = $(CXX) -std=c++17 $(OPT) $(WARN) -Wno-unknown-pragmas -ffp-contract=off -Itests/cuda_host -fPIC -fvisibility=hidden -MMD -MP
+HOST_CXX = $(CXX) -std=c++17 $(OPT) $(WARN) -Wno-unknown-pragmas -ffp-contract=off -Itests/cuda_host -Iruntime -Ikernels -fPIC -fvisibility=hidden -MMD -MP
 $(B)/cuda_host/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)
@@ -91,7 +91,7 @@ comma := ,
 $(B)/cudnn_plans: tests/cudnn/plans.cpp $(filter-out %/cudnn.o %/cudnn_plan.o,$(HOST_CUDA_OBJ))
 	$(call say,CXX,$@)
 	$(Q)$(HOST_CXX) -Itests/cudnn -DCUDNN_HEADER='"$(CUDNN_HEADER)"' -MF $(B)/cuda_host/plans.d -o $@ $(filter %.cpp %.o,$^) -ldl $(subst -Xlinker -rpath$(comma),-Wl$(comma)-rpath$(comma),$(CUDA_LIBS))
--include $(wildcard $(B)/cuda/*.d $(B)/cuda_host/*.d $(B)/cuda_host/host/*.d)
+-include $(wildcard $(B)/cuda/*.d $(B)/cuda/*/*.d $(B)/cuda_host/*.d $(B)/cuda_host/*/*.d)
 
 # The text of dlv3.h as LuaJIT's FFI reads it, inside the binary: the two can not drift apart.
 $(B)/cdef.txt: runtime/dlv3.h
@@ -102,13 +102,13 @@ $(B)/cdef.o: $(B)/cdef.txt
 
 -include $(OBJ:.o=.d)
 
-build/features.mk: scripts/features.sh scripts/install_packages.sh
+build/features.mk: scripts/build/features.sh scripts/build/install_packages.sh
 	@mkdir -p build
-	@CC='$(CC)' scripts/features.sh $@
+	@CC='$(CC)' scripts/build/features.sh $@
 
 features:
 	@mkdir -p build
-	@CC='$(CC)' scripts/features.sh build/features.mk
+	@CC='$(CC)' scripts/build/features.sh build/features.mk
 
 # -- Tests -----------------------------------------------------------------------------------------------------
 
@@ -124,12 +124,12 @@ check: all $(if $(filter 0,$(CUDA)),,$(if $(HAVE_CXX),$(HOST_CUDA) $(PLANS)))
 	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua --jobs $(TEST_JOBS) $(TESTS)
 
 lint:
-	@sh scripts/lint.sh
+	@sh scripts/build/lint.sh
 
 # -- A model from nothing in four minutes -----------------------------------------------------------------------
 
 demo: all
-	@sh scripts/demo.sh
+	@sh scripts/build/demo.sh
 
 # -- Beside PyTorch, ONNX Runtime and OpenVINO ------------------------------------------------------------------
 

@@ -3,11 +3,11 @@
 -- that memory bounds: gigabytes a second of what they must read and write. With --only nothing but some convolutions.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local models = require 'models'
 local convolutions = require 'bench.convolutions'
 local work = require 'bench.work'
-local tensor = require 'dlv3.tensor'
+local tensor = require 'dlv3.core.tensor'
 
 local M = {}
 

@@ -1,7 +1,7 @@
 -- report.lua - the measured rows as tables (Markdown, readable as they are) and as a bar chart.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local compare = require 'bench.compare'
 local processor = require 'bench.processor'
 
@@ -137,7 +137,7 @@ end
 
 -- Time of each engine beside the best peer's (1), a group a row.
 function M.chart(path, rows)
-  local plot = require 'dlv3.plot'
+  local plot = require 'dlv3.vision.plot'
   local groups = {}
   for _, row in ipairs(rows) do
     if row.kind == 'seconds' and row.ours and row.best then

@@ -9,7 +9,7 @@ local dlv3 = require 'dlv3'
 
 local M = {root = host.root, scratch = host.root .. '/build/bench'}
 
-M.quote = require 'dlv3.text'.shell_word
+M.quote = require 'dlv3.core.text'.shell_word
 
 -- dlv3 itself with these words, the first of them a script of this project.
 function M.dlv3(words) return M.quote(host.executable) .. ' ' .. words end

@@ -4,9 +4,9 @@
 --
 -- num_classes counts the background. Pure: no device, no data, no files; weights come from dlv3.checkpoint.
 
-local nearest = require 'dlv3.nearest'
-local given = require 'dlv3.given'
-local F = require 'dlv3.ffi'
+local suggest = require 'dlv3.core.suggest'
+local options_table = require 'dlv3.core.options_table'
+local F = require 'dlv3.core.ffi'
 local DeepLabV3 = require 'models.deeplabv3'
 local resnet = require 'models.resnet'
 local mobilenetv3 = require 'models.mobilenetv3'
@@ -14,12 +14,12 @@ local mobilenetv3 = require 'models.mobilenetv3'
 local models = {}
 
 local function check(name, options, family)
-  local o = given(name, {num_classes = 21, aux = false, output_stride = family.output_strides[1], atrous_rates = given.optional}, options)
-  given.count(name, 'num_classes', o.num_classes)
-  given.one_of(name, 'output_stride', o.output_stride, family.output_strides)
+  local o = options_table(name, {num_classes = 21, aux = false, output_stride = family.output_strides[1], atrous_rates = options_table.optional}, options)
+  options_table.count(name, 'num_classes', o.num_classes)
+  options_table.one_of(name, 'output_stride', o.output_stride, family.output_strides)
   o.atrous_rates = o.atrous_rates or {12, 24, 36}
   if type(o.atrous_rates) ~= 'table' then F.raise(('%s: atrous_rates must be a table such as {12, 24, 36}, %s came'):format(name, tostring(o.atrous_rates))) end
-  for i, rate in ipairs(o.atrous_rates) do given.count(name, ('rate %d of atrous_rates'):format(i), rate) end
+  for i, rate in ipairs(o.atrous_rates) do options_table.count(name, ('rate %d of atrous_rates'):format(i), rate) end
   return o
 end
 
@@ -40,7 +40,7 @@ setmetatable(models, {__index = function(_, name)
   local names = {}
   for k in pairs(models) do names[#names + 1] = k end
   table.sort(names)
-  F.raise(("no model is called '%s'%s (there are: %s)"):format(tostring(name), nearest.text(tostring(name), names), table.concat(names, ', ')))
+  F.raise(("no model is called '%s'%s (there are: %s)"):format(tostring(name), suggest.text(tostring(name), names), table.concat(names, ', ')))
 end})
 
 return models

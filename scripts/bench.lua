@@ -10,9 +10,9 @@
 --   dlv3 bench --threads-curve       a work on 1, 2, ... threads
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
-local files = require 'dlv3.files'
-local options = require 'dlv3.options'
+local F = require 'dlv3.core.ffi'
+local files = require 'dlv3.io.files'
+local options = require 'dlv3.cli.options'
 local processor = require 'bench.processor'
 local work = require 'bench.work'
 local run = require 'bench.run'
@@ -87,7 +87,7 @@ local function threads_curve()
     print(('%7d  %7.4f  %12.2f'):format(n, m.value, first / m.value))
   end
   if opt.output then
-    require 'dlv3.plot'.write(opt.output, {{name = 'measured', x = x, y = y}, {name = 'ideal', x = x, y = x}},
+    require 'dlv3.vision.plot'.write(opt.output, {{name = 'measured', x = x, y = y}, {name = 'ideal', x = x, y = x}},
       {title = 'speed by threads', x_label = 'threads', y_label = 'times one thread', y_min = 0})
     print('drawn to ' .. opt.output)
   end

@@ -5,7 +5,7 @@
 
 local dlv3 = require 'dlv3'
 local data = require 'dlv3.data'
-local options = require 'dlv3.options'
+local options = require 'dlv3.cli.options'
 
 local opt = options.parse({
   usage = 'dlv3 scripts/bench_data.lua --data-path DIR [options]',

@@ -3,13 +3,13 @@
 --
 -- Exit status 1 when there is a problem.
 
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local data = require 'dlv3.data'
 local image = require 'dlv3.vision.image'
-local log = require 'dlv3.log'
+local log = require 'dlv3.train.log'
 local metrics = require 'dlv3.vision.metrics'
-local options = require 'dlv3.options'
-local text = require 'dlv3.text'
+local options = require 'dlv3.cli.options'
+local text = require 'dlv3.core.text'
 
 local opt = options.parse({
   doc = 'Lists every problem of a data set in VOC layout, and the pixels of every class. Exit status 1 when there is one.',

@@ -105,7 +105,7 @@ for wanted in "$@"; do
   compiled) bench compiled 240 170 "$work/logs/compiled.md" ;;
   memcheck|racecheck|synccheck) check "$wanted" ;;
   engines) bench engines 60 50 "$work/logs/engines.md" ;;
-  demo) step demo 80 env DEMO_EXTRA='--device cuda --precision bf16' sh scripts/demo.sh ;;
+  demo) step demo 80 env DEMO_EXTRA='--device cuda --precision bf16' sh scripts/build/demo.sh ;;
   order) bench order 120 100 "$work/logs/order.md" ;;
   autotune) bench autotune 300 280 "$work/logs/autotune.md" ;;
   esac

@@ -4,11 +4,11 @@
 -- gives the same files. `make demo` trains on it and the tests use small ones.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
-local files = require 'dlv3.files'
-local options = require 'dlv3.options'
+local F = require 'dlv3.core.ffi'
+local files = require 'dlv3.io.files'
+local options = require 'dlv3.cli.options'
 local image = require 'dlv3.vision.image'
-local shown = require 'dlv3.bytes'.shown
+local shown = require 'dlv3.io.bytes'.shown
 
 local opt = options.parse({
   doc = 'Draws a small data set in VOC layout: discs, squares, triangles and stars on textured ground, with their masks.',

@@ -1,11 +1,11 @@
 -- plot_lr.lua - draws learning-rate schedules: built-in ones, or one from a Lua file that returns a function.
 
-local F = require 'dlv3.ffi'
-local files = require 'dlv3.files'
+local F = require 'dlv3.core.ffi'
+local files = require 'dlv3.io.files'
 local optim = require 'dlv3.optim'
-local options = require 'dlv3.options'
-local nearest = require 'dlv3.nearest'
-local plot = require 'dlv3.plot'
+local options = require 'dlv3.cli.options'
+local suggest = require 'dlv3.core.suggest'
+local plot = require 'dlv3.vision.plot'
 
 local opt = options.parse({
   doc = 'Draws the learning rate over the steps of a training, as a PNG with axes.',
@@ -40,7 +40,7 @@ else
   local make = makers[opt.schedule]
   if not make then
     local names = {'poly', 'multistep', 'cosine', 'constant'}
-    options.fail(("no schedule is called '%s'%s (there are: %s; or a .lua file)"):format(opt.schedule, nearest.text(opt.schedule, names), table.concat(names, ', ')), arg)
+    options.fail(("no schedule is called '%s'%s (there are: %s; or a .lua file)"):format(opt.schedule, suggest.text(opt.schedule, names), table.concat(names, ', ')), arg)
   end
   schedule = make{steps_per_epoch = opt.steps_per_epoch, epochs = opt.epochs, warmup_epochs = opt.warmup_epochs}
 end

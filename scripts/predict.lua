@@ -1,9 +1,9 @@
 -- predict.lua - class maps of photos: a palette PNG for each, at the photo's own size, and an overlay if wanted.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
-local options = require 'dlv3.options'
-local log = require 'dlv3.log'
+local F = require 'dlv3.core.ffi'
+local options = require 'dlv3.cli.options'
+local log = require 'dlv3.train.log'
 local train = require 'dlv3.train'
 local photos_of = require 'dlv3.data.photos'
 local voc = require 'dlv3.data.voc'

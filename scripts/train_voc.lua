@@ -1,17 +1,17 @@
 -- train_voc.lua - trains DeepLabV3 on data in PASCAL VOC's layout: the reference's recipe, in a loop to read and change.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local models = require 'models'
 local optim = require 'dlv3.optim'
 local data = require 'dlv3.data'
 local look = require 'dlv3.data.look'
-local options = require 'dlv3.options'
+local options = require 'dlv3.cli.options'
 local checkpoint = require 'dlv3.checkpoint'
-local log = require 'dlv3.log'
-local run_folder = require 'dlv3.run_folder'
-local training = require 'dlv3.run'
-local text = require 'dlv3.text'
+local log = require 'dlv3.train.log'
+local run_folder = require 'dlv3.train.run_folder'
+local training = require 'dlv3.train.run'
+local text = require 'dlv3.core.text'
 local train = require 'dlv3.train'
 local metrics = require 'dlv3.vision.metrics'
 

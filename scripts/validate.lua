@@ -1,9 +1,9 @@
 -- validate.lua - the quality of a checkpoint on data in PASCAL VOC's layout.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local data = require 'dlv3.data'
-local options = require 'dlv3.options'
+local options = require 'dlv3.cli.options'
 local train = require 'dlv3.train'
 local metrics = require 'dlv3.vision.metrics'
 

@@ -1,7 +1,7 @@
 -- gpu.lua - what tests of the device cuda:0 share; loaded by dofile(t.directory .. '/gpu.lua'), called with t.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 
 return function(t)
   local gpu = {sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) ~= nil}

@@ -19,7 +19,7 @@
 --   except = {direct = true}     implementations that take long over it and are seen on like samples
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 
 local H = {}
 
@@ -73,7 +73,7 @@ local function run(sample, tensors)
     end
   end
   dlv3.manual_seed(3)
-  local method = require('dlv3.call').raw[sample.op]
+  local method = require('dlv3.core.call').raw[sample.op]
   local results
   if op.variadic then results = {method(args, sample.attrs or {})}
   else
@@ -142,7 +142,7 @@ local function check_device(t, sample, dtype, device)
   local op = dlv3.ops[sample.op]
   local function send(x) return F.is_tensor(x) and x:to(device) or x end
   for i = 1, #sample.inputs do there[i] = send(tensors[i]) end
-  local id = require('dlv3.tensor').device_id(device)
+  local id = require('dlv3.core.tensor').device_id(device)
   for _, impl in ipairs(impls_for(sample, id)) do
     local got = with_impl(impl, function() return run(sample, there) end)
     dlv3.synchronize(device)
@@ -301,13 +301,13 @@ function H.run_device(t, families, device)
             for _, dtype in ipairs(dtypes) do check_device(t, s, dtype, device) end
           end
         end
-        F.C.dlv3_memory_flush(require('dlv3.tensor').device_id(device)) -- which looks at what lies around each block
+        F.C.dlv3_memory_flush(require('dlv3.core.tensor').device_id(device)) -- which looks at what lies around each block
       end)
     end
   end
   t.case(device .. ': each implementation ran', function()
     local missing = {}
-    local id = require('dlv3.tensor').device_id(device)
+    local id = require('dlv3.core.tensor').device_id(device)
     for _, op in ipairs(dlv3.ops) do
       for impl in F.string(F.C.dlv3_op_impls(op.id, id)):gmatch('%S+') do
         if seen[op.name] and not op.view and not chosen[device][op.name .. ' ' .. impl] then missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran' end
@@ -333,7 +333,7 @@ function H.run_own_kernels(t, families, device)
   local function run_sample(s, dtype)
     local tensors = inputs_of(s, dtype)
     for i = 1, #s.inputs do tensors[i] = F.is_tensor(tensors[i]) and tensors[i]:to(device) or tensors[i] end
-    for _, impl in ipairs(impls_for(s, require('dlv3.tensor').device_id(device))) do
+    for _, impl in ipairs(impls_for(s, require('dlv3.core.tensor').device_id(device))) do
       if not libraries[impl] and (not suits[impl] or suits[impl](s, dtype)) then with_impl(impl, function() run(s, tensors) end) end
     end
   end

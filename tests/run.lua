@@ -1,6 +1,6 @@
 -- run.lua - runs the tests: dlv3 tests/run.lua [options] [pattern ...]
 --
--- Every tests/test_*.lua whose name has one of the patterns (all without one) returns a function that is called with t:
+-- Every tests/unit/test_*.lua and tests/end_to_end/test_*.lua whose name has one of the patterns (all without one) returns a function that is called with t:
 --   t.case(name, fn)      one test; it fails when fn raises, and when live bytes are not back to where they were
 --   t.skip(reason)        inside a case: it is skipped, with the reason
 --   t.ok t.eq t.close t.error   assertions
@@ -8,13 +8,13 @@
 -- The last line is 'N passed, N failed, N skipped'; the exit status is 0 or 1.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.ffi'
-local path = require 'dlv3.path'
+local F = require 'dlv3.core.ffi'
+local module_path = require 'dlv3.core.module_path'
 local t = {passed = 0, failed = 0, skipped = 0}
 local directory = arg[0]:match('^(.*)/[^/]*$') or '.'
 t.directory = directory
 
-local opt = require 'dlv3.options'.parse({
+local opt = require 'dlv3.cli.options'.parse({
   doc = 'Runs the tests: all files, or those whose names have one of the words.',
   {'verbose', false, 'a line a test, with its time', short = 'v'},
   {'jobs', 1, 'files at once, each in a process of its own', min = 1},
@@ -82,9 +82,9 @@ end
 
 -- fn must raise an error whose text has the Lua pattern. Returns the text.
 function t.error(fn, pattern)
-  local depth = path.depth()
+  local depth = module_path.depth()
   local ok, message = pcall(fn)
-  path.reset(depth)
+  module_path.reset(depth)
   if ok then error('expected an error with "' .. pattern .. '"', 2) end
   if not tostring(message):find(pattern) then error('expected an error with "' .. pattern .. '", got: ' .. tostring(message), 2) end
   return tostring(message)
@@ -96,9 +96,9 @@ local skip_mark = {}
 function t.skip(reason) error({skip_mark, reason}, 0) end
 
 local function live()
-  require 'dlv3.call'.default_rng(0) -- it comes back to the cpu
+  require 'dlv3.core.call'.default_rng(0) -- it comes back to the cpu
   collectgarbage()
-  require 'dlv3.autograd'.forget_freed() -- what Lua functions keep for a backward that did not come
+  require 'dlv3.core.autograd'.forget_freed() -- what Lua functions keep for a backward that did not come
   jit.flush() -- a compiled trace may hold a tensor as a constant
   collectgarbage()
   collectgarbage()
@@ -116,7 +116,7 @@ function t.case(name, fn, options)
     if type(e) == 'table' then return e end
     return tostring(e) .. (verbose and debug.traceback('', 2) or '')
   end)
-  path.reset()
+  module_path.reset()
   F.check(F.C.dlv3_set_impl(''))
   F.C.dlv3_set_grad_enabled(1)
   if ok and not (options and options.leaks) then
@@ -180,9 +180,11 @@ local function wanted(name)
   for _, p in ipairs(opt.pattern) do if name:find(p, 1, true) then return true end end
 end
 
+local folder_of = {} -- of a file's name: 'unit' or 'end_to_end'
+
 local function run_file(name)
   t.file = name
-  local ok, message = pcall(function() dofile(directory .. '/test_' .. name .. '.lua')(t) end)
+  local ok, message = pcall(function() dofile(('%s/%s/test_%s.lua'):format(directory, folder_of[name], name))(t) end)
   if not ok then
     t.failed = t.failed + 1
     io.write('FAIL  ', name, ': ', tostring(message), '\n')
@@ -221,9 +223,14 @@ local function run_at_once(names)
 end
 
 local names = {}
-for name in t.run('ls "' .. directory .. '"'):gmatch('[^\n]+') do
-  local stem = name:match('^test_(.*)%.lua$')
-  if stem and wanted(stem) then names[#names + 1] = stem end
+for _, folder in ipairs {'unit', 'end_to_end'} do
+  for name in t.run(('ls "%s/%s"'):format(directory, folder)):gmatch('[^\n]+') do
+    local stem = name:match('^test_(.*)%.lua$')
+    if stem and wanted(stem) then
+      names[#names + 1] = stem
+      folder_of[stem] = folder
+    end
+  end
 end
 if opt.jobs > 1 then run_at_once(names) else for _, name in ipairs(names) do run_file(name) end end
 for _, name in ipairs(folders) do os.execute('rm -rf "' .. name .. '"') end

@@ -2,9 +2,9 @@
 -- dofile(t.directory .. '/weight_files.lua').
 
 local dlv3 = require 'dlv3'
-local bytes = require 'dlv3.bytes'
-local dict = require 'dlv3.dict'
-local zip = require 'dlv3.zip'
+local bytes = require 'dlv3.io.bytes'
+local dict = require 'dlv3.core.dict'
+local zip = require 'dlv3.io.zip'
 
 local function write(path, s)
   local f = assert(io.open(path, 'wb'))
@@ -24,7 +24,7 @@ end
 local function counting(sizes, first)
   local n = 1
   for _, s in ipairs(sizes) do n = n * s end
-  local F = require 'dlv3.ffi'
+  local F = require 'dlv3.core.ffi'
   local values = F.new('float[?]', n)
   for i = 0, n - 1 do values[i] = (first or 0) + i end
   return dlv3.frombytes(F.string(values, n * 4), sizes)

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "interpolate.h"
+#include "cpu/support/interpolate.h"
 
 /* -- Labels, and the logits of a pixel --------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 /* matmul.c - the matrix product as tiles in registers (tiles.h), in f32 and f64; f16 and bf16 go
  * through f32. */
-#include "conv.h"
-#include "tiles.h"
+#include "cpu/conv/conv.h"
+#include "cpu/conv/tiles.h"
 
 #include <stdlib.h>
 

@@ -7,8 +7,8 @@
  * are combined in their order. So results are accurate and do not depend on threads. */
 #include <stdlib.h>
 
-#include "activation.h"
-#include "ref.h"
+#include "cpu/support/activation.h"
+#include "cpu/support/ref.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                    /* forward  */
 enum { RSTD = VAR };                                                                              /* elemt    */

@@ -1,6 +1,6 @@
 /* optim.c - one pass over an arena of parameters, gradients and momenta; the dynamic loss scale of
  * f16. */
-#include "simd.h"
+#include "cpu/support/simd.h"
 
 enum { CHUNK = 1 << 15 };
 

@@ -6,7 +6,7 @@
  * all are integers and the op has a kernel for it, so that they are exact (and wrap where a result
  * does not fit, as PyTorch's do). Operands that already are contiguous and of the computing type
  * are used where they lie. Any strides and broadcasting; outputs are dense. */
-#include "elements.h"
+#include "cpu/support/elements.h"
 
 /* -- The engine -------------------------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
  *
  * Channels-last: the fast forms walk output pixels and keep a tile of channels in registers.
  * Gradients gather: every input pixel asks which outputs took it, so nothing is written twice. */
-#include "ref.h"
+#include "cpu/support/ref.h"
 
 typedef struct {
   attr_pair kernel_size, stride, padding, dilation;

@@ -1,7 +1,7 @@
 /* random.c - random fills, arange, dropout. Numbers come from Philox: a function of seed and
  * counter, so that threads, layout and dtype change nothing. */
-#include "elements.h"
-#include "philox.h"
+#include "cpu/support/elements.h"
+#include "cpu/support/philox.h"
 
 /* -- Fills by position ------------------------------------------------------------------------- */
 

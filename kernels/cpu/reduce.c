@@ -3,7 +3,7 @@
  * Sums accumulate in f64 (of integers in i64), whatever the dtype. The reduced elements are cut
  * into segments by shape alone; segments and blocks of outputs are the parallel tasks, and the
  * segments' sums are added in their order: no dependence on threads. */
-#include "elements.h"
+#include "cpu/support/elements.h"
 
 #include <stdlib.h>
 

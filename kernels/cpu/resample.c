@@ -2,7 +2,7 @@
  *
  * interpolate.h says which pixels are blended. The gradient gathers: each row of grad_x adds up the
  * rows of grad_y that reach it, in their order, so nothing is written by two threads. */
-#include "interpolate.h"
+#include "cpu/support/interpolate.h"
 
 /* -- Reference --------------------------------------------------------------------------------- */
 

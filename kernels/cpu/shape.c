@@ -1,6 +1,6 @@
 /* shape.c - ops that move elements: copies through elements.h, picking by index. Views have no
  * kernel. */
-#include "elements.h"
+#include "cpu/support/elements.h"
 
 #define VIEW_IMPLS(op) const impl cpu_##op##_impls[] = {{0, 0}}
 VIEW_IMPLS(permute);

@@ -5,7 +5,7 @@
  * are never stored: both passes of the fused loss go through patches, the pixels between the same
  * four source pixels, and blend logits there as they need them. Labels outside the classes are
  * found by the forward pass, do not count, and are reported when the host next looks. */
-#include "interpolate.h"
+#include "cuda/support/interpolate.h"
 
 /* -- Cross entropy ----------------------------------------------------------------------------- */
 

@@ -9,7 +9,7 @@
  * coefficients lie in its registers, and goes down the rows; it asks for several rows before it
  * uses the first, so that enough is on its way. grad_residual is dz: where it is wanted the sums
  * write it, and the pass reads it in place of all that dz is made of. */
-#include "common.h"
+#include "cuda/support/common.h"
 
 enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                    /* forward  */
 enum { RSTD = VAR };                                                                              /* elemt    */

@@ -4,8 +4,8 @@
  * The scale and whether a step is skipped are read on the device, so that a recorded step holds for
  * all of them. Where the forward pass reads the weights in bf16 or f16, that copy of the arena is
  * written in the same pass. */
-#include "conv.h"
-#include "pixels.h"
+#include "cuda/conv/conv.h"
+#include "cuda/support/pixels.h"
 
 typedef struct {
   const double *lr;

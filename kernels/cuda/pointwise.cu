@@ -8,7 +8,7 @@
  * computing type is f32 for f16, bf16 and f32; f64 for f64, and for integers beside floats; i64
  * where all are integers, so that they are exact (and wrap where a result does not fit, as
  * PyTorch's do). */
-#include "elements.h"
+#include "cuda/support/elements.h"
 
 /* -- What the ops compute ---------------------------------------------------------------------- */
 

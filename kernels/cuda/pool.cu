@@ -1,7 +1,7 @@
 /* pool.cu - max_pool2d and adaptive_avg_pool2d: bound by memory.
  *
  * Gradients gather: every input element asks which outputs took it, so nothing is written twice. */
-#include "pixels.h"
+#include "cuda/support/pixels.h"
 
 typedef struct {
   int64_t n, channels, h, w, oh, ow;

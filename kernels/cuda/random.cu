@@ -1,9 +1,9 @@
 /* random.cu - random fills, arange, dropout. Numbers come from Philox: a function of seed and
  * counter, the same as on the cpu, so that layout, dtype and device change nothing. The generator's
  * state is a tensor on the device. */
-#include "elements.h"
+#include "cuda/support/elements.h"
 
-/* Philox 4x32-10: see runtime/rng.c. */
+/* Philox 4x32-10: see runtime/core/rng.c. */
 DEVICE void philox_words(uint32_t out[4], uint64_t key, uint64_t counter) {
   uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32), c2 = 0, c3 = 0, k0 = (uint32_t)key,
            k1 = (uint32_t)(key >> 32);

@@ -4,7 +4,7 @@
  * the outputs (x) and the reduced elements (y), so that neighbours read neighbours in memory either
  * way. The reduced elements are cut into segments by shape alone, whose sums are added in their
  * order by a second kernel. */
-#include "elements.h"
+#include "cuda/support/elements.h"
 
 typedef struct {
   const char *x;

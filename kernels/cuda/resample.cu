@@ -1,5 +1,5 @@
 /* resample.cu - bilinear interpolation: forward, gathering gradient, and fused with argmax. */
-#include "interpolate.h"
+#include "cuda/support/interpolate.h"
 
 typedef struct {
   axis_map rows, columns;

@@ -1,10 +1,10 @@
 -- init.lua - require 'dlv3': tensors, autograd, files, memory, devices. The rest is in dlv3.nn, dlv3.optim, dlv3.data.
 
-local F = require 'dlv3.ffi'
-local call = require 'dlv3.call'
-local tensor = require 'dlv3.tensor'
-local autograd = require 'dlv3.autograd'
-local compile = require 'dlv3.compile'
+local F = require 'dlv3.core.ffi'
+local call = require 'dlv3.core.call'
+local tensor = require 'dlv3.core.tensor'
+local autograd = require 'dlv3.core.autograd'
+local compile = require 'dlv3.core.compile'
 local C = F.C
 
 local dlv3 = {version = F.string(C.dlv3_version()), ops = call.ops, dtypes = F.dtypes, is_tensor = F.is_tensor}
@@ -20,15 +20,15 @@ dlv3.compile = compile.compile
 
 -- Parts that a small script does not need are loaded on first use.
 local lazy = {
-  load = {'dlv3.files', 'load'}, save = {'dlv3.files', 'save'}, items = {'dlv3.dict', 'items'}, none = {'dlv3.dict', 'none'},
-  cuda_kernel = {'dlv3.cuda_kernel', 'cuda_kernel'}, checkpoint = {'dlv3.recompute', 'checkpoint'},
+  load = {'dlv3.io.files', 'load'}, save = {'dlv3.io.files', 'save'}, items = {'dlv3.core.dict', 'items'}, none = {'dlv3.core.dict', 'none'},
+  cuda_kernel = {'dlv3.core.cuda_kernel', 'cuda_kernel'}, recompute = {'dlv3.core.recompute', 'recompute'},
 }
 setmetatable(dlv3, {__index = function(t, key)
   local from = lazy[key]
   if not from then
     local names = {}
     for name in pairs(t) do names[#names + 1] = name end
-    F.raise(("dlv3 has no '%s'%s (? in the REPL lists what there is)"):format(tostring(key), require 'dlv3.nearest'.text(tostring(key), names)))
+    F.raise(("dlv3 has no '%s'%s (? in the REPL lists what there is)"):format(tostring(key), require 'dlv3.core.suggest'.text(tostring(key), names)))
   end
   local value = require(from[1])[from[2]]
   t[key] = value

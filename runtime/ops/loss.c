@@ -2,7 +2,7 @@
  *
  * Losses and what they keep are f32 for every logit dtype but f64. Label values are checked by the
  * kernels. */
-#include "../core.h"
+#include "core/core.h"
 
 static int32_t loss_dtype(const tensor *x) { return x->dtype == DLV3_F64 ? DLV3_F64 : DLV3_F32; }
 

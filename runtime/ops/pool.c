@@ -2,7 +2,7 @@
  *
  * max_pool2d keeps the position of each maximum in its window as a u8, which is what its gradient
  * needs; neither x nor y is kept. */
-#include "../core.h"
+#include "core/core.h"
 
 /* -- max_pool2d -------------------------------------------------------------------------------- */
 

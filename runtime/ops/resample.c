@@ -1,5 +1,5 @@
 /* resample.c - shapes and gradients of bilinear interpolation. */
-#include "../core.h"
+#include "core/core.h"
 
 static status resized(op_call *c, attr_pair size, const char *what) {
   const tensor *x = c->in[0];

@@ -2,7 +2,7 @@
 #ifndef DLV3_RULES_H
 #define DLV3_RULES_H
 
-#include "../core.h"
+#include "core/core.h"
 
 /* spec[0] = the broadcast sizes of inputs [first, n_in), dtype as given. */
 status broadcast_infer(op_call *c, int32_t first, int32_t dtype);

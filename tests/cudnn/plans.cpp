@@ -33,8 +33,8 @@ static cudnnStatus_t set_attribute(cudnnBackendDescriptor_t d, cudnnBackendAttri
 }
 
 #define cudnnBackendSetAttribute set_attribute
-#include "../../kernels/cuda/cudnn.cu"
-#include "../../kernels/cuda/cudnn_plan.cu"
+#include "cuda/conv/cudnn.cu"
+#include "cuda/conv/cudnn_plan.cu"
 #undef cudnnBackendSetAttribute
 
 static bool describe(const char *path) {

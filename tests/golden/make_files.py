@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Makes the fixtures of tests/test_files.lua: the same values in PyTorch's three containers and as safetensors.
+"""Makes the fixtures of tests/unit/test_files.lua: the same values in PyTorch's three containers and as safetensors.
 
 Run it in this folder with Debian's python3-torch. The zip and the stream are torch.save's own; the tar is written here
 the way PyTorch did in 2016, and read back with torch.load before it counts."""

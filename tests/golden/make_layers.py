@@ -1,7 +1,7 @@
 """make_layers.py - writes layers.pth: results of PyTorch for batch norm, pooling, upsampling and cross entropy.
 
 Run under a Python with PyTorch: python3 tests/golden/make_layers.py. All in f64 except the keys that end in _f32.
-A key is case.tensor; tests/test_layers.lua has the same cases with the same names.
+A key is case.tensor; tests/unit/test_layers.lua has the same cases with the same names.
 """
 import os
 import torch

@@ -1,6 +1,6 @@
 """make_pointwise.py - writes pointwise.pth: results of PyTorch for elementwise ops, reductions, shapes and SGD.
 
-Run under a Python with PyTorch: python3 tests/golden/make_pointwise.py. A key is case.tensor; tests/test_pointwise.lua
+Run under a Python with PyTorch: python3 tests/golden/make_pointwise.py. A key is case.tensor; tests/unit/test_pointwise.lua
 has the same cases with the same names. Gradients are of sum(y * g). f64 where nothing else is said.
 """
 import math

@@ -3,7 +3,7 @@
 -- A data set is a table: size, and either files(i) -> image path, mask path (or nil), read and transformed by C worker
 -- threads, or get(i) -> image, mask as u8 tensors ([3,h,w], [h,w]) or paths, which runs in Lua. i counts from 1.
 
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local voc = require 'dlv3.data.voc'
 local loader = require 'dlv3.data.loader'
 

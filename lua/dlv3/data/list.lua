@@ -1,8 +1,8 @@
 -- list.lua - text files with an entry a line, as editors and shells of all systems write them: lists of samples, names of classes.
 
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local bit = require 'bit'
-local bytes = require 'dlv3.bytes'
+local bytes = require 'dlv3.io.bytes'
 
 local M = {}
 

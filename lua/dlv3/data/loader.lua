@@ -1,4 +1,4 @@
--- loader.lua - batches of a data set, made by the worker threads of runtime/loader.c.
+-- loader.lua - batches of a data set, made by the worker threads of runtime/images/loader.c.
 --
 --   local loader = data.loader(data.voc{root = 'data', split = 'train'}, {batch_size = 4, train = true, seed = 1})
 --   for batch in loader:epoch(0) do ... batch.image [n,3,h,w], batch.target u8 [n,h,w], batch.indices ... end
@@ -8,8 +8,8 @@
 --
 -- What a batch holds depends on seed, epoch and the data set alone: not on the number of workers, nor on what ran before.
 
-local F = require 'dlv3.ffi'
-local nearest = require 'dlv3.nearest'
+local F = require 'dlv3.core.ffi'
+local suggest = require 'dlv3.core.suggest'
 local image = require 'dlv3.vision.image'
 local C, raise, is_tensor = F.C, F.raise, F.is_tensor
 
@@ -40,7 +40,7 @@ local function with_defaults(given)
   for name, value in pairs(given or {}) do
     if defaults[name] == nil then
       table.sort(names)
-      raise(("data.loader: no option '%s'%s (has: %s)"):format(tostring(name), nearest.text(tostring(name), names), table.concat(names, ' ')))
+      raise(("data.loader: no option '%s'%s (has: %s)"):format(tostring(name), suggest.text(tostring(name), names), table.concat(names, ' ')))
     end
     o[name] = value
   end

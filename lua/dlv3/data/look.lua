@@ -1,8 +1,8 @@
 -- look.lua - a short look at the data before a training: what would else show after an epoch, as figures that say nothing.
 
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local image = require 'dlv3.vision.image'
-local log = require 'dlv3.log'
+local log = require 'dlv3.train.log'
 local C = F.C
 
 local M = {}

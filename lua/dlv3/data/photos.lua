@@ -1,7 +1,7 @@
 -- photos.lua - the photos that a command line names, and where the pictures made of them go.
 
-local F = require 'dlv3.ffi'
-local files = require 'dlv3.files'
+local F = require 'dlv3.core.ffi'
+local files = require 'dlv3.io.files'
 
 local M = {}
 

@@ -1,6 +1,6 @@
 -- similar.lua - what lies in a folder in place of a file that is missing: another extension, other upper and lower case.
 
-local files = require 'dlv3.files'
+local files = require 'dlv3.io.files'
 
 local M = {}
 

@@ -6,10 +6,10 @@
 --                                                            those of a photo and its mask, absolute or below DIR or VOC2012
 --   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (optional; or DIR/)
 
-local F = require 'dlv3.ffi'
-local files = require 'dlv3.files'
+local F = require 'dlv3.core.ffi'
+local files = require 'dlv3.io.files'
 local lists = require 'dlv3.data.list'
-local nearest = require 'dlv3.nearest'
+local suggest = require 'dlv3.core.suggest'
 local similar = require 'dlv3.data.similar'
 local C, raise = F.C, F.raise
 
@@ -86,7 +86,7 @@ local function split_path(base, split)
   if not is_folder(folder) then raise(("data.voc: '%s' has no folder ImageSets/Segmentation with the lists"):format(base)) end
   local splits = {}
   for _, name in ipairs(files.names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
-  raise(("data.voc: there is no list '%s'%s%s"):format(path, nearest.text(split, splits),
+  raise(("data.voc: there is no list '%s'%s%s"):format(path, suggest.text(split, splits),
         #splits > 0 and ' (there are: ' .. table.concat(splits, ', ') .. ')' or ''))
 end
 
@@ -232,7 +232,7 @@ function M.open(options)
   local names = {}
   for name in pairs(known) do names[#names + 1] = name end
   for name in pairs(options) do
-    if not known[name] then raise(("data.voc: no option '%s'%s (has: root, split, year, masks, check)"):format(tostring(name), nearest.text(tostring(name), names))) end
+    if not known[name] then raise(("data.voc: no option '%s'%s (has: root, split, year, masks, check)"):format(tostring(name), suggest.text(tostring(name), names))) end
   end
   if type(options.root) ~= 'string' then raise("data.voc: root, the folder that holds VOCdevkit, must be given") end
   local year = tostring(options.year or '2012')

@@ -6,8 +6,8 @@
 -- convolution by BatchNorm2d's `after`. In place: the weights stay where they are, scaled, and are then frozen, so that
 -- kernels may hold them once, in the form they read.
 
-local F = require 'dlv3.ffi'
-local autograd = require 'dlv3.autograd'
+local F = require 'dlv3.core.ffi'
+local autograd = require 'dlv3.core.autograd'
 local C, raise = F.C, F.raise
 
 local M = {}

@@ -1,13 +1,13 @@
 -- nn - modules and layers, with PyTorch's names; options in a table: nn.Conv2d(16, 32, 3, {padding = 1, bias = false}).
 
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local Module = require 'dlv3.nn.module'
-local tensor = require 'dlv3.tensor'
+local tensor = require 'dlv3.core.tensor'
 local initialise = require 'dlv3.nn.initialise'
-local nearest = require 'dlv3.nearest'
-local given = require 'dlv3.given'
-local recompute = require 'dlv3.recompute'
-local raise, count = F.raise, given.count
+local suggest = require 'dlv3.core.suggest'
+local options_table = require 'dlv3.core.options_table'
+local recompute = require 'dlv3.core.recompute'
+local raise, count = F.raise, options_table.count
 
 local nn = {Module = Module, init = initialise, module = Module.class, is_module = Module.is}
 
@@ -43,7 +43,7 @@ end
 -- x [n,cin,h,w] -> [n,cout,h',w']. options {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}.
 nn.Conv2d = nn.module('Conv2d', function(self, cin, cout, kernel_size, options)
   if kernel_size == nil then raise('Conv2d: is made as nn.Conv2d(input channels, output channels, kernel_size, {options})') end
-  local o = given('Conv2d', {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}, options)
+  local o = options_table('Conv2d', {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true}, options)
   count('Conv2d', 'the number of input channels', cin)
   count('Conv2d', 'the number of output channels', cout)
   count('Conv2d', 'groups', o.groups)
@@ -75,11 +75,11 @@ end
 -- activation (none relu relu6 hardswish hardsigmoid) and a residual, bn(x, residual), are computed in the same pass. In a model that
 -- is to be fused the residual is given to bn:after(conv, x, residual).
 nn.BatchNorm2d = nn.module('BatchNorm2d', function(self, channels, options)
-  local o = given('BatchNorm2d', {eps = 1e-5, momentum = 0.1, activation = 'none'}, options)
+  local o = options_table('BatchNorm2d', {eps = 1e-5, momentum = 0.1, activation = 'none'}, options)
   count('BatchNorm2d', 'the number of channels', channels)
-  given.number('BatchNorm2d', 'eps', o.eps, 0, math.huge)
-  given.number('BatchNorm2d', 'momentum', o.momentum, 0, 1)
-  given.one_of('BatchNorm2d', 'activation', o.activation, {'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'})
+  options_table.number('BatchNorm2d', 'eps', o.eps, 0, math.huge)
+  options_table.number('BatchNorm2d', 'momentum', o.momentum, 0, 1)
+  options_table.one_of('BatchNorm2d', 'activation', o.activation, {'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'})
   self.channels, self.eps, self.momentum, self.activation = channels, o.eps, o.momentum, o.activation
   self.weight = nn.Parameter(tensor.ones{channels})
   self.bias = nn.Parameter(tensor.zeros{channels})
@@ -114,7 +114,7 @@ end
 
 -- x [..., cin] -> [..., cout]. options {bias = true}.
 nn.Linear = nn.module('Linear', function(self, cin, cout, options)
-  local o = given('Linear', {bias = true}, options)
+  local o = options_table('Linear', {bias = true}, options)
   self.weight = nn.Parameter(tensor.empty{count('Linear', 'the number of outputs', cout), count('Linear', 'the number of inputs', cin)})
   initialise.kaiming_uniform_(self.weight, math.sqrt(5))
   if o.bias then
@@ -140,13 +140,13 @@ nn.Flatten = nn.module('Flatten', function() end)
 function nn.Flatten:forward(x) return self:input(x):flatten(2) end
 
 -- p (0.5): how likely an element becomes 0; only while training.
-nn.Dropout = nn.module('Dropout', function(self, p) self.p = given.number('Dropout', 'p', p or 0.5, 0, 1) end)
+nn.Dropout = nn.module('Dropout', function(self, p) self.p = options_table.number('Dropout', 'p', p or 0.5, 0, 1) end)
 function nn.Dropout:forward(x) return self.training and self.p > 0 and self:input(x):dropout{p = self.p} or x end
 function nn.Dropout:extra() return ('p = %g'):format(self.p) end
 
 -- options {stride = kernel_size, padding = 0, dilation = 1}.
 nn.MaxPool2d = nn.module('MaxPool2d', function(self, kernel_size, options)
-  local o = given('MaxPool2d', {stride = given.optional, padding = 0, dilation = 1}, options)
+  local o = options_table('MaxPool2d', {stride = options_table.optional, padding = 0, dilation = 1}, options)
   self.options = {kernel_size = pair('MaxPool2d', 'kernel_size', kernel_size), stride = pair('MaxPool2d', 'stride', o.stride or kernel_size),
                   padding = pair('MaxPool2d', 'padding', o.padding, 0), dilation = pair('MaxPool2d', 'dilation', o.dilation)}
 end)
@@ -161,10 +161,10 @@ function nn.AdaptiveAvgPool2d:forward(x) return self:input(x):adaptive_avg_pool2
 function nn.AdaptiveAvgPool2d:extra() return pair_text(self.size) end
 
 local function check_upsample(self, what, options, align_corners)
-  local o = given(what, {size = given.optional, scale_factor = given.optional, mode = 'bilinear', align_corners = align_corners}, options)
-  given.one_of(what, 'mode', o.mode, {'bilinear'})
+  local o = options_table(what, {size = options_table.optional, scale_factor = options_table.optional, mode = 'bilinear', align_corners = align_corners}, options)
+  options_table.one_of(what, 'mode', o.mode, {'bilinear'})
   if (o.size == nil) == (o.scale_factor == nil) then raise(what .. ': needs size or scale_factor, one of the two') end
-  if o.size then o.size = pair(what, 'size', o.size) else given.number(what, 'scale_factor', o.scale_factor, 1e-3, 1e6) end
+  if o.size then o.size = pair(what, 'size', o.size) else options_table.number(what, 'scale_factor', o.scale_factor, 1e-3, 1e6) end
   self.options = o
 end
 
@@ -196,9 +196,9 @@ nn.UpsamplingBilinear2d = nn.module('UpsamplingBilinear2d', function(self, optio
 
 -- loss(logits, labels); options {ignore_index = 255, label_smoothing = 0, weight = a tensor per class}.
 nn.CrossEntropyLoss = nn.module('CrossEntropyLoss', function(self, options)
-  local o = given('CrossEntropyLoss', {ignore_index = 255, label_smoothing = 0, weight = given.optional}, options)
+  local o = options_table('CrossEntropyLoss', {ignore_index = 255, label_smoothing = 0, weight = options_table.optional}, options)
   if o.weight ~= nil and not F.is_tensor(o.weight) then raise('CrossEntropyLoss: weight must be a tensor with a number per class, a ' .. type(o.weight) .. ' came') end
-  self.options = {ignore_index = o.ignore_index, label_smoothing = given.number('CrossEntropyLoss', 'label_smoothing', o.label_smoothing, 0, 1)}
+  self.options = {ignore_index = o.ignore_index, label_smoothing = options_table.number('CrossEntropyLoss', 'label_smoothing', o.label_smoothing, 0, 1)}
   if o.weight then self:buffer('weight', o.weight) end
 end)
 function nn.CrossEntropyLoss:forward(x, target) return self:input(x):cross_entropy(target, self.weight, self.options) end
@@ -241,7 +241,7 @@ end, nil, true)
 setmetatable(nn, {__index = function(_, name)
   local names = {}
   for k in pairs(nn) do names[#names + 1] = k end
-  raise(("nn has no '%s'%s"):format(tostring(name), nearest.text(tostring(name), names)))
+  raise(("nn has no '%s'%s"):format(tostring(name), suggest.text(tostring(name), names)))
 end})
 
 return nn

@@ -1,8 +1,8 @@
 -- initialise.lua - nn.init: fills for parameters, in place and off the tape, with PyTorch's names and formulas.
 
-local F = require 'dlv3.ffi'
-local autograd = require 'dlv3.autograd'
-local given = require 'dlv3.given'
+local F = require 'dlv3.core.ffi'
+local autograd = require 'dlv3.core.autograd'
+local options_table = require 'dlv3.core.options_table'
 
 local M = {}
 
@@ -35,7 +35,7 @@ end
 -- fan_in (the default) keeps the scale of activations, fan_out that of gradients.
 local function fan_of(t, mode)
   local fan_in, fan_out = M.fans(t)
-  return given.one_of('init', 'mode', mode or 'fan_in', {'fan_in', 'fan_out'}) == 'fan_out' and fan_out or fan_in
+  return options_table.one_of('init', 'mode', mode or 'fan_in', {'fan_in', 'fan_out'}) == 'fan_out' and fan_out or fan_in
 end
 
 M.constant_ = in_place('constant_', function(t, value) t:fill_(value) end)

@@ -5,13 +5,13 @@
 -- Containers (a class with `indexed`) keep their children at 1, 2, ... and know them by name too.
 -- No state of a call is kept in a module: what backward needs lies on the tape.
 
-local F = require 'dlv3.ffi'
-local path = require 'dlv3.path'
-local dict = require 'dlv3.dict'
-local given = require 'dlv3.given'
-local autograd = require 'dlv3.autograd'
+local F = require 'dlv3.core.ffi'
+local module_path = require 'dlv3.core.module_path'
+local dict = require 'dlv3.core.dict'
+local options_table = require 'dlv3.core.options_table'
+local autograd = require 'dlv3.core.autograd'
 local fuse = require 'dlv3.nn.fuse'
-local compile = require 'dlv3.compile'
+local compile = require 'dlv3.core.compile'
 local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
 
 local Module = {}
@@ -69,19 +69,19 @@ local function register_child(self, key, value)
 end
 
 local function leave(depth, ...)
-  path.reset(depth)
+  module_path.reset(depth)
   return ...
 end
 
 -- A module with `checkpointed` set keeps nothing from its forward to its backward but x (recompute.lua).
 local function forward(self, ...)
   if not (self.checkpointed and self.training) then return self:forward(...) end
-  return require 'dlv3.recompute'.checkpoint(function(x) return self:forward(x) end, ...)
+  return require 'dlv3.core.recompute'.recompute(function(x) return self:forward(x) end, ...)
 end
 
-local function call(self, ...) return leave(path.push(self), forward(self, ...)) end
+local function call(self, ...) return leave(module_path.push(self), forward(self, ...)) end
 
-path.frame = call
+module_path.frame = call
 
 local function describe(self) return self:describe() end
 
@@ -272,7 +272,7 @@ function Module:to(device, dtype)
   if dtype == nil and (F.dtype_id[device] or F.dtype_elsewhere[device]) then device, dtype = nil, device end
   if dtype and dtype ~= 'f32' and dtype ~= 'f64' then
     if F.dtype_elsewhere[dtype] then raise('to: ' .. F.no_dtype(dtype)) end
-    if F.dtype_id[dtype] == nil then given.one_of('to', 'the dtype', dtype, {'f32', 'f64'}) end
+    if F.dtype_id[dtype] == nil then options_table.one_of('to', 'the dtype', dtype, {'f32', 'f64'}) end
     raise(("to: parameters stay f32 (f64 for checks), not %s; the images' dtype selects the precision: model(x:to('%s'))"):format(dtype, dtype))
   end
   for _, kind in ipairs {'parameter', 'buffer'} do
@@ -346,7 +346,7 @@ end
 -- Copies what sd has into the model. strict (the default): every name on both sides must match. Returns the names
 -- that sd lacks and those that the model lacks. Sizes must agree in any case; nothing is copied on an error.
 function Module:load_state_dict(sd, options)
-  local strict = given('load_state_dict', {strict = true}, options).strict
+  local strict = options_table('load_state_dict', {strict = true}, options).strict
   if type(sd) ~= 'table' then raise('load_state_dict: takes a state dict, as from dlv3.load(path); a ' .. type(sd) .. ' came') end
   local own = self:state_dict()
   local missing, unexpected, wrong = compare(own, sd)

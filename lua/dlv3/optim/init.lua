@@ -5,13 +5,13 @@
 -- they were to the model, which shares the memory. As in PyTorch, a parameter that no backward pass reached since
 -- zero_grad is left alone by step: no weight decay, no momentum.
 
-local F = require 'dlv3.ffi'
-local tensor = require 'dlv3.tensor'
-local autograd = require 'dlv3.autograd'
-local compile = require 'dlv3.compile'
-local dict = require 'dlv3.dict'
-local given = require 'dlv3.given'
-local nearest = require 'dlv3.nearest'
+local F = require 'dlv3.core.ffi'
+local tensor = require 'dlv3.core.tensor'
+local autograd = require 'dlv3.core.autograd'
+local compile = require 'dlv3.core.compile'
+local dict = require 'dlv3.core.dict'
+local options_table = require 'dlv3.core.options_table'
+local suggest = require 'dlv3.core.suggest'
 local schedule = require 'dlv3.optim.schedule'
 local LossScaler = require 'dlv3.optim.scaler'
 local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
@@ -80,9 +80,9 @@ end
 local defaults = {lr = 1e-3, momentum = 0, weight_decay = 0, nesterov = false}
 
 local function checked(o)
-  given.number('SGD', 'lr', o.lr, 0, math.huge)
-  given.number('SGD', 'momentum', o.momentum, 0, math.huge)
-  given.number('SGD', 'weight_decay', o.weight_decay, 0, math.huge)
+  options_table.number('SGD', 'lr', o.lr, 0, math.huge)
+  options_table.number('SGD', 'momentum', o.momentum, 0, math.huge)
+  options_table.number('SGD', 'weight_decay', o.weight_decay, 0, math.huge)
   if o.nesterov and o.momentum == 0 then raise('SGD: nesterov needs a momentum') end
   return o
 end
@@ -107,11 +107,11 @@ function optim.SGD(groups, options)
   if type(groups) ~= 'table' then raise('SGD: takes a table of parameters or of groups {params = ..., lr = ...}; a ' .. type(groups) .. ' came') end
   if rawget(groups, '_kinds') then raise('SGD: takes parameters, a module came: optim.SGD(model:parameters(), {lr = ...})') end
   if is_tensor(groups[1]) then groups = {{params = groups}} elseif groups.params then groups = {groups} end
-  local base, seen, self = checked(given('SGD', defaults, options)), {}, setmetatable({groups = {}}, SGD)
-  local with_params = {params = given.optional}
+  local base, seen, self = checked(options_table('SGD', defaults, options)), {}, setmetatable({groups = {}}, SGD)
+  local with_params = {params = options_table.optional}
   for name, v in pairs(base) do with_params[name] = v end
   for i, g in ipairs(groups) do
-    local group = checked(given('SGD', with_params, g))
+    local group = checked(options_table('SGD', with_params, g))
     check_params(i, group.params, seen)
     self.groups[i] = group
   end
@@ -228,7 +228,7 @@ end
 -- stays so.
 function optim.clip_grad_norm_(params, max_norm, norm_type)
   if type(params) ~= 'table' or not is_tensor(params[1]) then raise('clip_grad_norm_: takes a table of parameters, as model:parameters() returns') end
-  given.number('clip_grad_norm_', 'max_norm', max_norm, 0, math.huge)
+  options_table.number('clip_grad_norm_', 'max_norm', max_norm, 0, math.huge)
   if norm_type ~= nil and norm_type ~= 2 then raise('clip_grad_norm_: only the 2-norm is there, ' .. tostring(norm_type) .. ' came') end
   return autograd.no_grad(function()
     local grads, total = {}, nil
@@ -336,7 +336,7 @@ setmetatable(optim, {__index = function(_, name)
   local names = {}
   for k in pairs(optim) do names[#names + 1] = k end
   table.sort(names)
-  raise(("optim has no '%s'%s (has: %s)"):format(tostring(name), nearest.text(tostring(name), names), table.concat(names, ', ')))
+  raise(("optim has no '%s'%s (has: %s)"):format(tostring(name), suggest.text(tostring(name), names), table.concat(names, ', ')))
 end})
 
 return optim

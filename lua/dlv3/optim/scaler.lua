@@ -5,12 +5,12 @@
 -- The rule and the state are those of PyTorch's GradScaler. Scale, counter and verdict are tensors that only ops touch:
 -- a step is recorded as it is (dlv3.compile), whichever way it goes. No clipping in between: gradients stay scaled.
 
-local F = require 'dlv3.ffi'
-local tensor = require 'dlv3.tensor'
-local autograd = require 'dlv3.autograd'
-local compile = require 'dlv3.compile'
-local dict = require 'dlv3.dict'
-local given = require 'dlv3.given'
+local F = require 'dlv3.core.ffi'
+local tensor = require 'dlv3.core.tensor'
+local autograd = require 'dlv3.core.autograd'
+local compile = require 'dlv3.core.compile'
+local dict = require 'dlv3.core.dict'
+local options_table = require 'dlv3.core.options_table'
 local raise = F.raise
 
 local LossScaler = {}
@@ -20,9 +20,9 @@ local defaults = {init = 65536, growth = 2, backoff = 0.5, interval = 2000, devi
 local smallest, largest = 1e-6, 1e38
 
 local function check_factors(o)
-  given.number('LossScaler', 'growth', o.growth, 1, largest)
-  given.number('LossScaler', 'backoff', o.backoff, smallest, 1)
-  given.count('LossScaler', 'interval', o.interval)
+  options_table.number('LossScaler', 'growth', o.growth, 1, largest)
+  options_table.number('LossScaler', 'backoff', o.backoff, smallest, 1)
+  options_table.count('LossScaler', 'interval', o.interval)
 end
 
 -- optim.LossScaler{init = 65536, growth = 2, backoff = 0.5, interval = 2000, device = 'cpu'}: after interval good steps in
@@ -30,8 +30,8 @@ end
 --   scaler:scale(loss):backward()
 --   scaler:step(sgd)
 local function make(options)
-  local o = given('LossScaler', defaults, options)
-  given.number('LossScaler', 'init', o.init, smallest, largest)
+  local o = options_table('LossScaler', defaults, options)
+  options_table.number('LossScaler', 'init', o.init, smallest, largest)
   check_factors(o)
   return setmetatable({
     growth = o.growth, backoff = o.backoff, interval = o.interval,

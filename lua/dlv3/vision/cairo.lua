@@ -1,8 +1,8 @@
 -- cairo.lua - a canvas with lines, areas and text, through libcairo by FFI. Loaded only where pictures have text.
 
 local ffi = require 'ffi'
-local F = require 'dlv3.ffi'
-local tensor = require 'dlv3.tensor'
+local F = require 'dlv3.core.ffi'
+local tensor = require 'dlv3.core.tensor'
 
 ffi.cdef [[
 typedef struct cairo_surface_t cairo_surface_t;

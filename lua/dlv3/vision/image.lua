@@ -1,11 +1,11 @@
 -- image.lua - image files and 8-bit pictures as tensors: reading, writing, resizing, normalising.
 --
 -- A picture is u8 [3,h,w], RGB; a mask is u8 [h,w] of class numbers. Both live on the cpu. The work is done in
--- runtime/image.c and runtime/resize.c; resizing is Pillow's to the last bit.
+-- runtime/images/image.c and runtime/images/resize.c; resizing is Pillow's to the last bit.
 
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local C = F.C
-require 'dlv3.tensor' -- gives handles their methods
+require 'dlv3.core.tensor' -- gives handles their methods
 
 local M = {mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225}}
 

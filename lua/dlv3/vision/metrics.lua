@@ -1,8 +1,8 @@
 -- metrics.lua - segmentation quality from a confusion matrix: the reference's figures, and ones that bear absent classes.
 
-local tensor = require 'dlv3.tensor'
-local log = require 'dlv3.log'
-local text = require 'dlv3.text'
+local tensor = require 'dlv3.core.tensor'
+local log = require 'dlv3.train.log'
+local text = require 'dlv3.core.text'
 
 local M = {}
 

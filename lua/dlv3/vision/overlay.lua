@@ -1,6 +1,6 @@
 -- overlay.lua - a photo with its classes painted over it, and a legend of those that occur.
 
-local F = require 'dlv3.ffi'
+local F = require 'dlv3.core.ffi'
 local image = require 'dlv3.vision.image'
 local cairo = require 'dlv3.vision.cairo'
 

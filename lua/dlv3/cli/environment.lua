@@ -1,0 +1,68 @@
+-- environment.lua - checks the DLV3_* variables once, when the program starts: a wrong value ends it with status 2, an unknown
+-- name is a warning (other programs may have variables that begin so).
+
+local host = require 'dlv3.host'
+
+local M = {}
+
+-- All implementations of ops, on the cpu and on a GPU: what DLV3_IMPL may be.
+M.implementations = {'ref', 'vec', 'onednn', 'winograd', 'direct', 'pairs', 'depthwise', 'atrous', 'cudnn', 'cublaslt', 'own'}
+
+-- Each check returns what was expected where a value does not fit, and names to suggest.
+local function one_of(list)
+  return function(value)
+    for _, allowed in ipairs(list) do if value == allowed then return nil end end
+    return (#list == 2 and '%s or %s' or 'one of ' .. ('%s, '):rep(#list - 1) .. '%s'):format(unpack(list)), list
+  end
+end
+
+local function thread_count(value)
+  if not value:find '^%s*%d+%s*$' or tonumber(value) < 1 then return 'a whole number from 1' end
+end
+
+local function any() end
+
+local switch = one_of{'0', '1'}
+M.variables = {
+  DLV3_NUM_THREADS = thread_count, DLV3_VERBOSE = one_of{'0', '1', '2'}, DLV3_IMPL = one_of(M.implementations),
+  DLV3_SYNC = switch, DLV3_GRAPH = switch, DLV3_TF32 = switch, DLV3_CUDNN_BENCHMARK = switch, DLV3_NONDETERMINISTIC = switch,
+  DLV3_CACHE = any, DLV3_CUDA_LIBRARY = any, DLV3_TEST_DATA = any, DLV3_FUZZ = any,
+}
+
+local function names()
+  local list = {}
+  for name in pairs(M.variables) do list[#list + 1] = name end
+  table.sort(list)
+  return list
+end
+
+-- Checks variables ({NAME = value}) on a machine with so many processors. Returns two lists of messages: errors and warnings.
+-- An empty value counts as none.
+function M.check(variables, processors)
+  local errors, warnings = {}, {}
+  for name, value in pairs(variables) do
+    local check = M.variables[name]
+    local expected, list
+    if check and value ~= '' then expected, list = check(value) end
+    if not check then
+      local question = require 'dlv3.core.suggest'.text(name, names())
+      warnings[#warnings + 1] = ('the environment variable %s is not one that dlv3 knows, and has no effect%s (there are: %s)')
+                                :format(name, question, table.concat(names(), ' '))
+    elseif expected then
+      errors[#errors + 1] = ("%s: expected %s, got '%s'%s"):format(name, expected, value, list and require 'dlv3.core.suggest'.text(value, list) or '')
+    elseif name == 'DLV3_NUM_THREADS' and value ~= '' and tonumber(value) > processors then
+      warnings[#warnings + 1] = ('DLV3_NUM_THREADS=%s: the machine has %d processors; %d threads are used'):format(value, processors, processors)
+    end
+  end
+  return errors, warnings
+end
+
+if next(host.environment) then
+  local F = require 'dlv3.core.ffi'
+  local errors, warnings = M.check(host.environment, F.C.dlv3_processors())
+  for _, message in ipairs(warnings) do io.stderr:write('dlv3: warning: ', F.printable(message), '\n') end
+  for _, message in ipairs(errors) do io.stderr:write('dlv3: ', F.printable(message), '\n') end
+  if #errors > 0 then os.exit(2) end
+end
+
+return M

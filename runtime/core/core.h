@@ -1,0 +1,326 @@
+/* core.h - what the files of the runtime share: tensors, storages, ops, the tape, errors.
+ *
+ * Private: kernels see backend.h (which includes this), users see dlv3.h. One host thread calls
+ * ops, so reference counts are plain integers; data workers (loader.c) touch no tensor. */
+#ifndef DLV3_CORE_H
+#define DLV3_CORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "dlv3.h"
+
+typedef dlv3_tensor tensor;
+typedef dlv3_status status;
+
+/* -- Errors ------------------------------------------------------------------------------------ */
+
+/* Stores the message of this thread and returns the code: `return fail(DLV3_ERR_SHAPE, "conv2d: x
+ * has ...", ...)`. */
+status fail(status code, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
+/* Appends to the stored message (context added on the way out) and returns the code again. */
+status fail_more(status code, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
+
+#define TRY(expr) \
+  do { \
+    status try_status_ = (expr); \
+    if (try_status_ != DLV3_OK) return try_status_; \
+  } while (0)
+/* The same with one exit label, for functions that own something. */
+#define TRY_GOTO(st, expr, label) \
+  do { \
+    if (((st) = (expr)) != DLV3_OK) goto label; \
+  } while (0)
+
+enum { TEXT = 160 };
+/* "x [2, 64, 129, 129] f32 cpu" into a caller's buffer of TEXT bytes; name may be "". Returns buf. */
+const char *tensor_text(char *buf, const char *name, const tensor *t);
+/* "[2, 64]" into a caller's buffer of TEXT bytes. */
+const char *sizes_text(char *buf, int32_t ndim, const int64_t *size);
+
+/* -- Dtypes and devices ------------------------------------------------------------------------ */
+
+const char *dtype_name(int32_t dtype);
+int32_t dtype_bytes(int32_t dtype);
+static inline bool is_float(int32_t dtype) { return dtype >= DLV3_F16; }
+/* The common dtype of two: the later in the enum; bf16 with f16 gives f32. */
+int32_t dtype_promote(int32_t a, int32_t b);
+
+/* -- Storages ---------------------------------------------------------------------------------- */
+
+/* Something a kernel keeps with a storage: a packed weight. Freed with the storage, or when a newer
+ * one replaces it. On a device that captures graphs it is written anew in place, and only where
+ * version says so: see graph.c. A renewed form is one that whoever changes all of the storage
+ * writes too (cuda's sgd_). */
+typedef struct prepared {
+  struct prepared *next;
+  uint64_t key;            /* of the implementation: what form this is               */
+  int64_t version, offset; /* of the content it was made from                        */
+  void (*destroy)(struct prepared *);
+  status (*restore)(const struct prepared *,
+                    void *dst); /* the storage's bytes again; NULL: they can not be had from this form */
+  bool renewed;                 /* its version is an arena_version                        */
+} prepared;
+
+typedef struct storage {
+  int32_t refs, device;
+  int64_t bytes;
+  char *data;                         /* NULL: released                                         */
+  int64_t own_version, slice_changes; /* see storage_version, arena_version                   */
+  struct storage *parent;             /* a slice of an arena: data points into the parent's     */
+  struct prepared *prepared;
+  bool frozen;                 /* see storage_surrender                                  */
+  int32_t scope;               /* depth of the scope that frees it; 0 = none             */
+  struct storage *next, *prev; /* all live storages: scopes and the out-of-memory report */
+} storage;
+
+status storage_new(storage **out, int64_t bytes, int32_t device);
+status storage_slice(storage **out, storage *parent, int64_t byte_offset, int64_t bytes);
+storage *storage_retain(storage *s);
+void storage_drop(storage *s);    /* one reference less                                  */
+void storage_release(storage *s); /* the bytes go now, whoever still holds a reference   */
+/* A frozen storage whose content a prepared form holds too gives its bytes back to the system: a
+ * weight that only convolutions read is then held once. Whoever needs the plain bytes restores
+ * them; what was asked to be released or never had such a form fails with DLV3_ERR_RELEASED. */
+void storage_surrender(storage *s);
+status storage_restore(storage *s);
+/* Whether the bytes are there or can be had again. */
+bool storage_alive(const storage *s);
+/* Moves when the content changes, also through the arena it is a slice of. */
+static inline int64_t storage_version(const storage *s) {
+  return s->own_version + (s->parent ? s->parent->own_version : 0);
+}
+/* Moves when the content changes, also through a slice of it. */
+static inline int64_t arena_version(const storage *s) { return storage_version(s) + s->slice_changes; }
+static inline void storage_changed(storage *s, int64_t times) {
+  s->own_version += times;
+  if (s->parent) s->parent->slice_changes += times;
+}
+
+/* -- Tensors ----------------------------------------------------------------------------------- */
+
+struct node;
+
+struct dlv3_tensor {
+  int32_t refs, dtype, ndim;
+  bool requires_grad; /* a leaf that wants .grad                                */
+  int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS], offset; /* in elements                  */
+  storage *st;
+  tensor *grad;
+  struct node *node; /* the op that made it, NULL for leaves                   */
+  int32_t node_out;  /* which of its outputs                                   */
+};
+
+/* What infer says of an output: a dense tensor to allocate, or (views) a window on input 0's
+ * storage. */
+typedef struct spec {
+  int32_t dtype, ndim;
+  int64_t size[DLV3_MAX_DIMS];
+  bool none; /* this output is not made this time                      */
+} spec;
+
+status tensor_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device);
+/* A header on the same storage, no gradient, no node. */
+status tensor_alias(tensor **out, const tensor *t);
+/* A dense copy on another device, no gradient; on t's own device t itself, retained. */
+status tensor_to_device(tensor **out, const tensor *t, int32_t device);
+tensor *tensor_retain(tensor *t);
+void tensor_drop(tensor *t); /* NULL is fine */
+static inline int64_t numel(const tensor *t) {
+  int64_t n = 1;
+  for (int32_t i = 0; i < t->ndim; i++) n *= t->size[i];
+  return n;
+}
+static inline void *data_of(const tensor *t) { return t->st->data + t->offset * dtype_bytes(t->dtype); }
+bool same_sizes(const tensor *a, const tensor *b);
+/* Row-major strides, or channels-last for 4 dimensions: what "dense" means here. */
+void dense_strides(int32_t ndim, const int64_t *size, int64_t *stride);
+bool is_dense(const tensor *t);
+
+/* -- Ops --------------------------------------------------------------------------------------- */
+
+/* Attribute types; each is made of 8-byte slots, so that Lua can fill them from the table's text. */
+typedef int64_t attr_int;
+typedef int64_t attr_bool;
+typedef int64_t attr_axis;     /* from 0, or negative from the end; infer normalises it  */
+typedef int64_t attr_position; /* likewise                                              */
+typedef int64_t attr_dtype;
+typedef int64_t attr_act; /* ACT_*                                                  */
+typedef double attr_real;
+typedef struct {
+  int64_t h, w;
+} attr_pair;
+typedef struct {
+  int64_t n, v[DLV3_MAX_DIMS];
+} attr_dims; /* sizes, or axes (then 0-based or negative) */
+typedef attr_dims attr_axes;
+
+enum { ACT_NONE, ACT_RELU, ACT_RELU6, ACT_HARDSWISH, ACT_HARDSIGMOID }; /* attr_act, by name from Lua */
+
+#define A(name, type, def) attr_##type name;
+#define NONE
+#define OP(name, signature, attrs, flags, doc) \
+  typedef struct { \
+    attrs \
+  } name##_attr;
+#include "ops.def"
+#undef OP
+#define OP(name, signature, attrs, flags, doc) OP_##name,
+enum {
+#include "ops.def"
+  OP_COUNT
+};
+#undef OP
+#undef NONE
+#undef A
+
+enum {
+  GRAD = 1, /* has a backward rule                                                          */
+  NOGRAD = 0,
+  VIEW = 2,    /* infer may set is_view, view_stride and view_offset: then no kernel runs      */
+  STRIDED = 4, /* the kernel takes inputs of any stride; others get dense ones                 */
+  PROMOTE = 8, /* inputs are cast to their common dtype before infer                           */
+  NONDET = 16, /* draws random numbers: two runs differ unless the state is put back           */
+  PACKED = 32  /* input 1 is a weight whose plain bytes may be away (storage_surrender)        */
+};
+
+typedef struct op_info op_info;
+
+/* One call on its way: infer reads in and attr and fills spec; kernels read in, out, attr. */
+typedef struct {
+  int32_t op;
+  const op_info *info;
+  int32_t n_in;
+  tensor **in; /* NULL: an optional one that is absent                   */
+  void *attr;  /* a private copy: infer may normalise it                 */
+  int32_t n_out;
+  struct spec spec[DLV3_MAX_OUTPUTS];
+  bool is_view;                                    /* set by the infer of a VIEW op: no kernel runs           */
+  int64_t view_stride[DLV3_MAX_DIMS], view_offset; /* in elements, absolute in the storage     */
+  tensor *out[DLV3_MAX_OUTPUTS];
+  bool asked; /* the implementation was asked for by name: being slower is no reason to decline */
+} op_call;
+
+struct backward_call;
+
+struct op_info {
+  const char *name, *signature, *attrs, *doc;
+  int32_t flags, attr_slots;
+  status (*infer)(op_call *c);
+  status (*backward)(struct backward_call *b);
+  /* parsed from the signature at start */
+  int32_t n_in, n_out;                                 /* n_in counts the declared ones; variadic: any number of them */
+  bool variadic;                                       /* "xs... -> y"                                           */
+  uint32_t in_optional, in_saved, in_place, out_saved; /* bit i: input or output i           */
+  char in_name[12][20], out_name[DLV3_MAX_OUTPUTS][20];
+};
+extern op_info op_table[OP_COUNT];
+
+/* Calls an op from C. in: array of n_in tensors; out: receives the new references (NULL if the op
+ * has none). */
+status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out);
+#define IN(...) ((tensor *[]){__VA_ARGS__}), (int32_t)(sizeof((tensor *[]){__VA_ARGS__}) / sizeof(tensor *))
+
+/* Helpers of infer functions: all name the op, the tensors and what was expected. */
+const char *call_text(char *buf, size_t n, const op_call *c); /* every tensor of the call, one line  */
+status fail_call(const op_call *c, status code, const char *format, ...) __attribute__((format(printf, 3, 4), cold));
+status check_ndim(const op_call *c, int32_t i, int32_t ndim);
+status check_float(const op_call *c, int32_t i);
+status check_dtype(const op_call *c, int32_t i, int32_t dtype);
+status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size);
+status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim); /* negative -> from the end  */
+static inline void spec_like(spec *s, const tensor *t) {
+  s->none = false, s->dtype = t->dtype, s->ndim = t->ndim;
+  memcpy(s->size, t->size, sizeof s->size);
+}
+static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t *size) {
+  s->none = false, s->dtype = dtype, s->ndim = ndim;
+  if (ndim) memcpy(s->size, size, (size_t)ndim * sizeof *size);
+}
+
+/* -- The tape ---------------------------------------------------------------------------------- */
+
+typedef struct {
+  tensor *t;       /* a detached alias, NULL if not kept                     */
+  int64_t version; /* of its storage when it was kept                        */
+  bool remade;     /* not kept: the node that made this input makes it again */
+} saved;
+
+typedef struct edge {
+  struct node *node; /* who made this input; NULL: a leaf or nobody            */
+  int32_t out;
+  tensor *leaf; /* a leaf that wants a gradient; NULL otherwise           */
+} edge;
+
+typedef struct node {
+  int32_t refs, op; /* op == OP_COUNT: a Lua function, custom_id              */
+  int64_t seq, custom_id;
+  bool done; /* backward has passed: the saved tensors are gone        */
+  int32_t n_in, n_out;
+  edge *edges;   /* [n_in]                                                 */
+  spec *in_spec; /* [n_in] shape and dtype of the inputs                   */
+  spec out_spec[DLV3_MAX_OUTPUTS];
+  int32_t device;
+  saved *in; /* [n_in]                                                 */
+  saved out[DLV3_MAX_OUTPUTS];
+  bool recorded;      /* made while a program was recorded                      */
+  bool can_be_remade; /* output 0, from what this node saved                    */
+  tensor *remade;     /* while backward runs: for all that need it              */
+  dlv3_attr attr[DLV3_MAX_SLOTS];
+  tensor *grad_out[DLV3_MAX_OUTPUTS]; /* filled while backward runs                            */
+  struct node *visit;                 /* list of a backward run                                 */
+  int64_t mark;
+} node;
+
+/* What a backward rule sees. grad_y[i]: gradient of output i, NULL where none arrived. The rule
+ * stores new references in grad_x[i] for inputs with needs[i], of the input's own shape and dtype,
+ * or adds into grad_into(b, i) or grad_so_far(b, i). */
+typedef struct backward_call {
+  node *n;
+  const void *attr;
+  int32_t n_in;
+  tensor **in, *out[DLV3_MAX_OUTPUTS]; /* what the signature's * kept, NULL elsewhere         */
+  const spec *in_spec;
+  tensor *grad_y[DLV3_MAX_OUTPUTS], **grad_x;
+  bool *needs;
+} backward_call;
+
+/* Whether the gradient of input i is wanted. */
+static inline bool needs_grad(const node *n, int32_t i) { return n->edges[i].leaf || n->edges[i].node; }
+
+status node_record(op_call *c, tensor *const *original_in);
+void node_drop(node *n);
+/* The tensor that the gradient of input i is to be added to in place: the leaf's .grad or a zero
+ * tensor of this run. Borrowed. For kernels that accumulate (gradients of parameters). */
+status grad_into(backward_call *b, int32_t i, tensor **out);
+/* The sum of the gradients of input i that there are so far, where a kernel may add to it; else
+ * NULL. */
+tensor *grad_so_far(const backward_call *b, int32_t i);
+
+/* -- Random numbers ---------------------------------------------------------------------------- */
+
+/* Philox 4x32-10: four 32-bit words for (key, counter). */
+void philox(uint32_t out[4], uint64_t key, uint64_t counter_low, uint64_t counter_high);
+static inline float philox_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; } /* [0,1) */
+
+/* -- The interrupt flag of dlv3_signals_catch -------------------------------------------------- */
+bool interrupt_wanted(void);
+
+/* CRC-32 of bytes behind those whose CRC-32 is crc (0: none), runtime/files/crc.c. */
+uint32_t crc_of(uint32_t crc, const void *bytes, int64_t n_bytes);
+uint32_t crc_joined(uint32_t first, uint32_t second, int64_t second_bytes); /* of two pieces one after the other */
+
+/* What this process may use of the machine's processors: its affinity and the quotas of its control
+ * groups. */
+int32_t processors_allowed(void);
+
+/* Threads of the cpu backend (kernels/cpu/support/parallel.c): n independent items in chunks that depend on
+ * n and grain only. */
+void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begin, int64_t end), void *ctx);
+int32_t parallel_threads(void);
+/* Scratch memory of this thread, aligned to 64 bytes, until its next call; NULL: there is none
+ * left. */
+void *kernel_scratch(int64_t bytes);
+
+#endif
