@@ -30,7 +30,8 @@ static status grow(uint8_t **data, int64_t *capacity, int64_t bytes, bool keep) 
 status picture_reserve(picture *p, int64_t h, int64_t w, int32_t channels) {
   if (h < 1 || w < 1) return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is empty", (long long)w, (long long)h);
   if (h > PICTURE_MAX_PIXELS / w)
-    return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is too large (at most %d pixels are read); make it smaller",
+    return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is too large (at most %d pixels are read); "
+                "make it smaller",
                 (long long)w, (long long)h, PICTURE_MAX_PIXELS);
   enum { BEHIND = 16 }; /* vectors may read so many bytes too far */
   TRY(grow(&p->data, &p->capacity, h * w * channels + BEHIND, false));
