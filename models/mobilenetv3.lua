@@ -30,11 +30,13 @@ end)
 
 function SqueezeExcitation:fused() self.fc1.options.activation, self.fc2.options.activation = 'relu', 'hardsigmoid' end
 
-function SqueezeExcitation:forward(x)
+function SqueezeExcitation:factors(x)
   local mean = x:adaptive_avg_pool2d(1)
-  if self.is_fused then return x * self.fc2(self.fc1(mean)) end
-  return x * self.fc2(self.fc1(mean):relu()):hardsigmoid()
+  if self.is_fused then return self.fc2(self.fc1(mean)) end
+  return self.fc2(self.fc1(mean):relu()):hardsigmoid()
 end
+
+function SqueezeExcitation:forward(x) return x * self:factors(x) end
 
 -- Expand 1x1, depthwise, squeeze and excite, project 1x1; the input is added where sizes agree.
 local InvertedResidual = nn.module('InvertedResidual', function(self, c)
@@ -51,10 +53,16 @@ end)
 InvertedResidual.is_block = true -- of deeplabv3.lua's checkpoint_activations
 
 function InvertedResidual:forward(x)
-  local block, y = self.block, x
-  for i = 1, #block - 1 do y = block[i](y) end
+  local block, y, scale = self.block, x, nil
+  for i = 1, #block - 1 do
+    if block[i].factors and self.is_fused and x.device == 'cpu' then
+      scale = block[i]:factors(y) -- the convolution multiplies by them as it reads
+    else
+      y = block[i](y)
+    end
+  end
   local conv, last = block[#block][1], block[#block][2]
-  return last:after(conv, y, self.add and x or nil)
+  return last:after(conv, y, self.add and x or nil, scale)
 end
 
 -- in, kernel, expanded, out, squeeze-excitation, activation, stride; the last three are the dilated stage.

@@ -182,7 +182,38 @@ typedef struct {
   const op_call *c;
   axis_map rows;
   const pixel_block *blocks;
+  int16_t *classes; /* of the source pixels; MIXED where a value is not finite */
 } argmax_job;
+
+enum { MIXED = -1 };
+
+/* Classes of source pixels [begin, end): the first maximum. */
+#define SOURCE_CLASSES(T, name, LOAD) \
+  static void name(void *ctx, int64_t begin, int64_t end) { \
+    const argmax_job *job = ctx; \
+    const int64_t channels = job->c->in[0]->size[1]; \
+    for (int64_t p = begin; p < end; p++) { \
+      const T *x = (const T *)data_of(job->c->in[0]) + p * channels; \
+      int64_t where = 0; \
+      float zero = 0; \
+      for (int64_t k = 0; k < channels; k++) { \
+        zero += 0 * LOAD(x[k]); \
+        if (LOAD(x[k]) > LOAD(x[where])) where = k; \
+      } \
+      job->classes[p] = (int16_t)(zero == 0 ? where : MIXED); \
+    } \
+  }
+SOURCE_CLASSES(float, source_classes_f32, AS_IS)
+SOURCE_CLASSES(bf16, source_classes_bf16, bf16_to_f32)
+
+/* The class of all sources of a block, or MIXED. It is then that of all its pixels: blending with
+ * weights of which none is negative keeps the order. */
+static int16_t class_of_block(const int16_t *top, const int16_t *bottom, const pixel_block *b) {
+  const int16_t class = top[b->base];
+  for (int64_t j = b->base; j < b->base + b->span; j++)
+    if (top[j] != class || bottom[j] != class) return MIXED;
+  return class;
+}
 
 /* Rows [begin, end) of the result over all images. */
 #define ARGMAX_ROWS(T, name, BLEND) \
@@ -194,9 +225,15 @@ typedef struct {
     for (int64_t row = begin; row < end; row++) { \
       const taps v = taps_of(&job->rows, row % oh); \
       const T *image = (const T *)data_of(x) + row / oh * x->size[2] * x->size[3] * channels; \
+      const int16_t *classes = job->classes + row / oh * x->size[2] * x->size[3]; \
       uint8_t *out = (uint8_t *)data_of(job->c->out[0]) + row * ow; \
       for (int64_t j = 0; j < blocks_of(ow); j++) { \
         const pixel_block *b = &job->blocks[j]; \
+        const int16_t class = class_of_block(classes + v.i0 * x->size[3], classes + v.i1 * x->size[3], b); \
+        if (class != MIXED) { \
+          memset(out + j * PIXELS, class, (size_t)b->n); \
+          continue; \
+        } \
         float best[PIXELS]; \
         int32_t where[PIXELS] = {0}; \
         BLEND(z, image + v.i0 * x->size[3] * channels, image + v.i1 * x->size[3] * channels, (float)v.w0, (float)v.w1, \
@@ -222,10 +259,14 @@ static status vec_upsample_argmax(op_call *c) {
   if (x->dtype != DLV3_F32 && x->dtype != DLV3_BF16) return DECLINED("f32 and bf16 only");
   if (a->size.w < x->size[3]) return DECLINED("not for a smaller width");
   const axis_map columns = axis_map_of(x->size[3], a->size.w, false, x->dtype);
-  argmax_job job = {c, axis_map_of(x->size[2], a->size.h, false, x->dtype), NULL};
+  argmax_job job = {c, axis_map_of(x->size[2], a->size.h, false, x->dtype), NULL, NULL};
+  const int64_t pixels = x->size[0] * x->size[2] * x->size[3],
+                block_bytes = blocks_of(a->size.w) * (int64_t)sizeof(pixel_block);
   storage *scratch;
-  TRY(storage_new(&scratch, blocks_of(a->size.w) * (int64_t)sizeof(pixel_block), 0));
+  TRY(storage_new(&scratch, block_bytes + pixels * (int64_t)sizeof *job.classes, 0));
   pixel_block *blocks = (pixel_block *)scratch->data;
+  job.classes = (int16_t *)((char *)scratch->data + block_bytes);
+  parallel_for(pixels, 4096, x->dtype == DLV3_F32 ? source_classes_f32 : source_classes_bf16, &job);
   for (int64_t j = 0; j < blocks_of(a->size.w); j++) pixel_block_of(&blocks[j], &columns, j);
   job.blocks = blocks;
   parallel_for(x->size[0] * a->size.h, 8, x->dtype == DLV3_F32 ? argmax_rows_f32 : argmax_rows_bf16, &job);

@@ -364,19 +364,51 @@ static void replace_exit(lua_State *L) {
   lua_pop(L, 1);
 }
 
-/* OpenMP's threads spin for milliseconds after each loop by default. On a machine that others use
- * too they then wait for each other's time slices: two trainings at once ran 15 times slower than
- * one. A short spin costs nothing alone and makes that 5 times. libgomp reads the variable when it
- * is loaded, so the program starts itself once more. */
-static void spin_shortly(char **argv) {
-  if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || !executable[0]) return;
-  if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0) execv(executable, argv); /* on failure: on as we are */
+/* -- Settings of libraries --------------------------------------------------------------------- */
+
+/* What libgomp and the C library read of the environment when they are loaded, where the user has
+ * set nothing.
+ *   GOMP_SPINCOUNT: OpenMP's threads spin for milliseconds after each loop by default. On a machine
+ *     that others use too they then wait for each other's time slices: two trainings at once ran 15
+ *     times slower than one. A short spin costs nothing alone and makes that 5 times.
+ *   GLIBC_TUNABLES: malloc's memory lies on small pages by default, and each costs a fault when it
+ *     is first touched. The heap on huge pages, and blocks below 4 MiB in it (the cpu backend maps
+ *     larger ones itself), the weights of a model are there sooner. */
+static const struct {
+  const char *name, *other, *value; /* other: stands for it too, NULL: none */
+} settings[] = {
+    {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "1000"},
+    {"GLIBC_TUNABLES", NULL, "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"},
+};
+enum { SETTINGS = sizeof settings / sizeof *settings };
+
+static const char restarted[] = "DLV3_RESTARTED"; /* a letter a setting: y where it is ours, n the user's */
+
+/* Sets them by starting the program once more; in that second start it takes them out of the
+ * environment again, so that programs that it starts do not inherit them. */
+static void set_libraries(char **argv) {
+  char ours[SETTINGS + 1] = "";
+  const char *mark = getenv(restarted);
+  for (int i = 0; mark && i < SETTINGS && mark[i]; i++)
+    if (mark[i] == 'y') unsetenv(settings[i].name);
+  if (mark) {
+    unsetenv(restarted);
+    return;
+  }
+  for (int i = 0; i < SETTINGS; i++) {
+    const bool given = getenv(settings[i].name) || (settings[i].other && getenv(settings[i].other));
+    ours[i] = !given && !setenv(settings[i].name, settings[i].value, 1) ? 'y' : 'n';
+  }
+  if (executable[0] && !setenv(restarted, ours, 1)) execv(executable, argv);
+  for (int i = 0; i < SETTINGS; i++) /* it could not be started: on as we are */
+    if (ours[i] == 'y') unsetenv(settings[i].name);
+  unsetenv(restarted);
 }
 
 int main(int argc, char **argv) {
   signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is an error of the write, with a message */
   find_executable();
-  spin_shortly(argv);
+  set_libraries(argv);
   command c = parse(argc, argv);
   if (c.failed) return 2;
   if (c.help) return fputs(usage, stdout) < 0;

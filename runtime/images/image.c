@@ -30,8 +30,9 @@ static status grow(uint8_t **data, int64_t *capacity, int64_t bytes, bool keep) 
 status picture_reserve(picture *p, int64_t h, int64_t w, int32_t channels) {
   if (h < 1 || w < 1) return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is empty", (long long)w, (long long)h);
   if (h > PICTURE_MAX_PIXELS / w)
-    return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is too large (at most %d pixels are held)", (long long)w,
-                (long long)h, PICTURE_MAX_PIXELS);
+    return fail(DLV3_ERR_FORMAT, "an image of %lldx%lld pixels is too large (at most %d pixels are read); "
+                "make it smaller",
+                (long long)w, (long long)h, PICTURE_MAX_PIXELS);
   enum { BEHIND = 16 }; /* vectors may read so many bytes too far */
   TRY(grow(&p->data, &p->capacity, h * w * channels + BEHIND, false));
   p->h = h, p->w = w, p->channels = channels;
@@ -233,18 +234,45 @@ DLV3_API dlv3_status dlv3_mask_read(dlv3_tensor **mask, const char *path) {
   return st;
 }
 
+/* Bands of rows of the resized picture, which the threads make side by side. */
+enum { BAND = 64 };
+typedef struct {
+  const picture *out, *in;
+  bool mask;
+  _Atomic bool failed;
+} resize_job;
+
+static status resize_rows_of(const resize_job *job, int64_t y0, int64_t y1) {
+  resize_space space = {0};
+  picture rows = *job->out;
+  rows.data += y0 * rows.w * rows.channels, rows.h = y1 - y0;
+  status st = (job->mask ? resize_nearest_into : resize_bilinear_into)(
+      &rows, job->in, job->out->h, job->out->w, (window){y0, y1, 0, job->out->w}, false, &space);
+  resize_space_free(&space);
+  return st;
+}
+
+static void resize_bands(void *context, int64_t begin, int64_t end) {
+  resize_job *job = context;
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t y0 = i * BAND, y1 = y0 + BAND < job->out->h ? y0 + BAND : job->out->h;
+    if (resize_rows_of(job, y0, y1) != DLV3_OK) job->failed = true;
+  }
+}
+
 static status resize_tensor(tensor **out, const tensor *t, int64_t h, int64_t w, const char *what, bool mask) {
   picture in = {0}, resized = {0};
-  resize_space space = {0};
   status st = DLV3_OK;
   if (h < 1 || w < 1)
     return fail(DLV3_ERR_ARG, "%s: the size must be at least 1x1, %lldx%lld (height, width) came", what, (long long)h,
                 (long long)w);
   TRY_GOTO(st, from_tensor(&in, t, what, mask ? LABELS : RGB), end);
-  TRY_GOTO(st, (mask ? resize_nearest : resize_bilinear)(&resized, &in, h, w, (window){0, h, 0, w}, &space), end);
-  st = to_tensor(out, &resized);
+  TRY_GOTO(st, picture_reserve(&resized, h, w, in.channels), end);
+  resize_job job = {&resized, &in, mask, false};
+  parallel_for((h + BAND - 1) / BAND, 1, resize_bands, &job);
+  if (job.failed) st = resize_rows_of(&job, 0, h); /* the message belongs to the thread that failed: once more, here */
+  if (st == DLV3_OK) st = to_tensor(out, &resized);
 end:
-  resize_space_free(&space);
   picture_free(&in);
   picture_free(&resized);
   return st;
@@ -258,6 +286,18 @@ DLV3_API dlv3_status dlv3_mask_resize(dlv3_tensor **out, const dlv3_tensor *mask
   return resize_tensor(out, mask, h, w, "resize_mask", true);
 }
 
+typedef struct {
+  char *to;
+  const uint8_t *from;
+  const normalize_table *table;
+  int32_t width;
+} normalize_job;
+
+static void normalize_some(void *context, int64_t begin, int64_t end) { /* pixels */
+  const normalize_job *job = context;
+  normalize_pixels(job->to + begin * 3 * job->width, job->from + begin * 3, end - begin, job->table, job->width);
+}
+
 DLV3_API dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *image, const float *mean,
                                           const float *std, int32_t dtype) {
   picture in = {0};
@@ -267,7 +307,7 @@ DLV3_API dlv3_status dlv3_image_normalize(dlv3_tensor **out, const dlv3_tensor *
   status st = from_tensor(&in, image, "normalize", RGB);
   if (st == DLV3_OK) st = tensor_new(&t, dtype, 4, (int64_t[]){1, 3, in.h, in.w}, 0);
   if (st == DLV3_OK) {
-    normalize_pixels(data_of(t), in.data, in.h * in.w, &table, dtype_bytes(dtype));
+    parallel_for(in.h * in.w, 32768, normalize_some, &(normalize_job){data_of(t), in.data, &table, dtype_bytes(dtype)});
     *out = t;
   }
   picture_free(&in);

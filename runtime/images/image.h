@@ -22,7 +22,7 @@ typedef struct {
   int64_t size, capacity;
 } byte_buffer;
 
-enum { PICTURE_MAX_PIXELS = 1 << 28 };
+enum { PICTURE_MAX_PIXELS = 1 << 29 };
 
 static inline int64_t picture_bytes(const picture *p) { return p->h * p->w * p->channels; }
 /* Gives p this size; the content is undefined. Errors: more than PICTURE_MAX_PIXELS, out of memory. */

@@ -71,7 +71,7 @@ static status check_weight(const op_call *c, int32_t w_at, const char *x, int64_
 
 /* -- conv2d ------------------------------------------------------------------------------------ */
 
-enum { X, W, B, RESIDUAL };
+enum { X, W, B, RESIDUAL, SCALE };
 
 status conv2d_infer(op_call *c) {
   const conv2d_attr *a = c->attr;
@@ -88,9 +88,13 @@ status conv2d_infer(op_call *c) {
   spec_set(&c->spec[0], x->dtype, 4, (int64_t[]){x->size[0], w->size[0], out.h, out.w});
   if (a->activation < ACT_NONE || a->activation > ACT_HARDSIGMOID)
     return fail_call(c, DLV3_ERR_ARG, "no activation has the number %lld", (long long)a->activation);
-  if (!c->in[RESIDUAL]) return DLV3_OK;
-  TRY(check_sizes(c, RESIDUAL, 4, c->spec[0].size));
-  return check_dtype(c, RESIDUAL, x->dtype);
+  if (c->in[RESIDUAL]) {
+    TRY(check_sizes(c, RESIDUAL, 4, c->spec[0].size));
+    TRY(check_dtype(c, RESIDUAL, x->dtype));
+  }
+  if (!c->in[SCALE]) return DLV3_OK;
+  TRY(check_sizes(c, SCALE, 4, (int64_t[]){x->size[0], x->size[1], 1, 1}));
+  return check_dtype(c, SCALE, x->dtype);
 }
 
 /* grad_b = sum of grad_y over images and pixels, where w is frozen; else the kernel of grad_w makes
@@ -111,6 +115,9 @@ status conv2d_backward_rule(backward_call *b) {
   if (a->activation != ACT_NONE)
     return fail(DLV3_ERR_AUTOGRAD, "conv2d: with an activation it is for inference and has no gradient; in training "
                                    "the activation is an op of its own or batch_norm's");
+  if (b->in_spec[SCALE].ndim)
+    return fail(DLV3_ERR_AUTOGRAD, "conv2d: with a scale it is for inference and has no gradient; in training write "
+                                   "(x * scale):conv2d(...)");
   if (b->needs[RESIDUAL]) b->grad_x[RESIDUAL] = tensor_retain(b->grad_y[0]);
   if (b->needs[X]) {
     conv2d_backward_input_attr back = {{size[2], size[3]}, a->stride, a->padding, a->dilation, a->groups};

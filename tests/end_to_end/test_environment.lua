@@ -36,6 +36,14 @@ return function(t)
     t.ok(output:find("DLV3_NUM_THREAD is not one that dlv3 knows, and has no effect; did you mean 'DLV3_NUM_THREADS'? (there are: DLV3_CACHE ", 1, true), output)
   end)
 
+  t.case('settings of libraries are for dlv3 alone: programs that it starts inherit only what the user set', function()
+    local show = (" %s -e 'os.execute [[env]]' </dev/null | grep -E '^(GOMP_SPINCOUNT|OMP_WAIT_POLICY|GLIBC_TUNABLES|DLV3_RESTARTED)=' | sort"):format(binary)
+    t.eq(t.run('env -u GOMP_SPINCOUNT -u OMP_WAIT_POLICY -u GLIBC_TUNABLES' .. show), '')
+    local given = 'GLIBC_TUNABLES=glibc.malloc.check=0\nGOMP_SPINCOUNT=5\n'
+    t.eq(t.run('env -u OMP_WAIT_POLICY ' .. given:gsub('\n', ' ') .. show), given)
+    t.eq(t.run('env -u GOMP_SPINCOUNT -u GLIBC_TUNABLES OMP_WAIT_POLICY=passive' .. show), 'OMP_WAIT_POLICY=passive\n')
+  end)
+
   t.case('each implementation has its name among those that DLV3_IMPL may be', function()
     local known = {}
     for _, name in ipairs(environment.implementations) do known[name] = true end

@@ -163,8 +163,8 @@ print(os.setlocale(), opt.lr, json.decode '[1.5]'[1], dlv3.load(folder .. '/a.sa
 
   t.case('help at the prompt', function()
     local text = dlv3('-i', '?conv2d\n')
-    for _, part in ipairs {'x:conv2d(w, [b], [residual], {stride = 1, padding = 0, dilation = 1, groups = 1, activation = none}) -> y',
-                           'a number or {h, w}', 'default 1', 'has a gradient', 'x* w* b? residual? -> y'} do
+    for _, part in ipairs {'x:conv2d(w, [b], [residual], [scale], {stride = 1, padding = 0, dilation = 1, groups = 1, activation = none}) -> y',
+                           'a number or {h, w}', 'default 1', 'has a gradient', 'x* w* b? residual? scale? -> y'} do
       t.ok(text:find(part, 1, true), 'no ' .. part .. ' in ' .. text)
     end
     t.ok(dlv3('-i', '?dlv3.scope\n'):find('every storage made inside is freed', 1, true))

@@ -261,8 +261,8 @@ dofile '%s/scripts/predict.lua'
 
   local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) -- they need memory of their own
 
-  -- Runs predict: its peak memory in MiB (0 under sanitizers), and what it says.
-  local function measured(arguments)
+  -- Runs a script: its peak memory in MiB (0 under sanitizers), and what it prints.
+  local function measured(arguments, name)
     local hooked = t.folder() .. '/measured.lua'
     files.save_text(hooked, ([[
 local exit = os.exit
@@ -270,8 +270,9 @@ os.exit = function(code)
   print(('peak %%d MiB'):format(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss()) / 2 ^ 20))
   exit(code)
 end
-dofile '%s/scripts/predict.lua'
-]]):format(root))
+dofile '%s/scripts/%s.lua'
+os.exit(0)
+]]):format(root, name or 'predict'))
     local output, status = t.run(('%s %s --quiet --base-size 33 --weights %s %s </dev/null'):format(binary, hooked, weights(), arguments))
     t.eq(status, 0, output)
     return sanitized and 0 or tonumber(output:match 'peak (%d+) MiB'), output
@@ -287,6 +288,58 @@ dofile '%s/scripts/predict.lua'
     local few = measured(('--output-dir %s/out %s/few'):format(folder, folder))
     local many = measured(('--output-dir %s/out %s/few %s/many'):format(folder, folder, folder))
     t.ok(many < few + 24, ('%d MiB for 24 sizes, %d for 96'):format(few, many))
+  end)
+
+  t.case('an evaluation of 400 photos of many sizes takes no more memory than one of 40', function()
+    local folder = t.folder()
+    local voc = folder .. '/VOCdevkit/VOC2012'
+    for _, sub in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do
+      F.check(F.C.dlv3_make_dir(voc .. '/' .. sub))
+    end
+    local ids = {}
+    for i = 1, 400 do
+      local h, w = 33 + i * 7 % 11, 33 + i % 19
+      ids[i] = tostring(i)
+      image.write_png(('%s/JPEGImages/%d.png'):format(voc, i), dlv3.full({3, h, w}, i % 256, {dtype = 'u8'}))
+      image.write_png(('%s/SegmentationClass/%d.png'):format(voc, i), dlv3.full({h, w}, i % 4, {dtype = 'u8'}))
+    end
+    files.save_text(voc .. '/ImageSets/Segmentation/all.txt', table.concat(ids, '\n') .. '\n')
+    files.save_text(voc .. '/ImageSets/Segmentation/some.txt', table.concat(ids, '\n', 1, 40) .. '\n')
+    local some = measured(('--data-path %s --split some'):format(folder), 'validate')
+    local all, output = measured(('--data-path %s --split all'):format(folder), 'validate')
+    t.ok(output:find('400 images', 1, true), output)
+    t.ok(all < some + 16, ('%d MiB for 40 photos, %d for 400'):format(some, all))
+  end)
+
+  -- Writes a PNG of one colour in a few kilobytes of memory: what a large one takes is then predict's.
+  local write_large = [[
+import struct, sys, zlib
+path, width, height = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+packer, row, parts = zlib.compressobj(1), b'\0' + bytes([90]) * width, []
+for _ in range(height): parts.append(packer.compress(row))
+parts.append(packer.flush())
+header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
+png = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', b''.join(parts)) + chunk(b'IEND', b'')
+open(path, 'wb').write(png)
+]]
+
+  t.case('a photo of 300 megapixels, and one with more pixels than are read', function()
+    if sanitized then t.skip 'sanitizers take memory and time' end
+    local python, reason = t.python 'zlib'
+    if not python then t.skip(reason) end
+    local folder = t.folder()
+    files.save_text(folder .. '/write.py', write_large)
+    for name, size in pairs {huge = '20000 15000', beyond = '24000 24000'} do
+      local output, status = t.run(('%s %s/write.py %s/%s.png %s'):format(python, folder, folder, name, size))
+      t.eq(status, 0, output)
+    end
+    local peak = measured(('--output-dir %s/out %s/huge.png'):format(folder, folder))
+    t.eq(image.read_mask(folder .. '/out/huge.png'):size(), {15000, 20000})
+    t.ok(peak < 2200, peak .. ' MiB')
+    local output, status = predict(('--output-dir %s/out %s/beyond.png'):format(folder, folder))
+    t.eq(status, 1, output)
+    t.ok(output:find('beyond.png: an image of 24000x24000 pixels is too large (at most 536870912 pixels are read); make it smaller', 1, true), output)
   end)
 
   t.case('a photo of 24 megapixels', function()

@@ -258,6 +258,42 @@ end]]):format(code)
     has(output, 'stopped after step')
   end)
 
+  -- A file system of so many MiB, mounted while fn(path) runs; without the right to mount one the case is skipped.
+  local function with_small_disk(mebibytes, fn)
+    local path = t.folder()
+    local output, status = t.run(('mount -t tmpfs -o size=%dm tmpfs %s'):format(mebibytes, path))
+    if status ~= 0 then t.skip('a small file system can not be mounted: ' .. output:gsub('%s+$', '')) end
+    local ok, message = pcall(fn, path)
+    t.run('umount ' .. path)
+    if not ok then error(message, 0) end
+  end
+
+  t.case('a full disk: the message, the old files stay whole, nothing is left behind', function()
+    with_small_disk(300, function(disk)
+      local out = disk .. '/run'
+      local output, status = train(options() .. '--epochs 2 --max-steps 3 --lr 0.01 --output-dir ' .. out)
+      t.eq(status, 0, output)
+      local before = dlv3.load(out .. '/last.pth')
+      t.run(('head -c 400M /dev/zero > %s/filler'):format(disk))
+      output, status = train('--quiet --max-steps 6 --resume ' .. out .. '/last.pth')
+      t.eq(status, 1, output)
+      has(output, 'No space left on device; free some space')
+      local after = dlv3.load(out .. '/last.pth')
+      t.eq(after.next_step, before.next_step)
+      for name, tensor in dlv3.items(before.model) do t.eq(after.model[name], tensor, name) end
+      t.eq(t.run('ls -A ' .. out .. ' | grep part'), '')
+      output, status = t.run(('%s %s/scripts/predict.lua --quiet --base-size 48 --overlay --weights %s/last.pth --output-dir %s/maps %s </dev/null')
+        :format(binary, root, out, disk, data() .. '/VOCdevkit/VOC2012/JPEGImages'))
+      t.eq(status, 1, output)
+      has(output, 'No space left on device')
+      t.eq(t.run(('find %s -name "*.png" -size 0; find %s -name "*part*"'):format(disk, disk)), '')
+      os.remove(disk .. '/filler')
+      output, status = train('--quiet --max-steps 6 --resume ' .. out .. '/last.pth')
+      t.eq(status, 0, output)
+      t.eq(dlv3.load(out .. '/last.pth').next_epoch, 2)
+    end)
+  end)
+
   t.case('a limit on the size of files is told, and the checkpoint there stays', function()
     local out = fresh()
     local output, status = train(options() .. '--epochs 2 --max-steps 3 --lr 0.01 --output-dir ' .. out)

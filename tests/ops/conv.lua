@@ -98,6 +98,27 @@ epilogue({1, 510, 2, 3}, {510, 1, 3, 3}, {1, 510, 2, 3}, {padding = 1, groups = 
 for i = 0, 7 do -- 1x1: every mix of activation, bias and residual
   epilogue({2, 7, 3, 4}, {9, 7, 1, 1}, {2, 9, 3, 4}, {activation = i >= 4 and 'relu' or nil}, i % 2 == 1, i % 4 >= 2)
 end
+for i, k in ipairs {24, 28, 34, 44, 72, 104} do -- 1x1, many pixels at once: columns that end in half a vector, or anywhere
+  epilogue({1, 2 * i + 4, 23, 29}, {k, 2 * i + 4, 1, 1}, {1, k, 23, 29}, {activation = i % 2 == 0 and 'hardswish' or nil}, i > 2, i % 3 > 0)
+end
+
+-- A scale of the input: 1x1, in pixels and images that are no multiple of a tile; padding, stride, groups, few channels.
+-- Weights are small, since the scaled ones are rounded, to bf16 too.
+local function scaled(x, w, y, attrs, bias, residual)
+  local function parameter(sizes) return function(dtype) return (require 'dlv3'.randn(sizes) / 16):to('bf16'):to(dtype == 'f64' and 'f64' or 'f32') end end
+  local scale = {x[1], x[2], 1, 1}
+  add{op = 'conv2d', inputs = {x, parameter(w), bias and parameter{w[1]} or false, residual and y or false, scale}, attrs = attrs, atol = 1e-4, grad = false}
+end
+scaled({2, 40, 5, 7}, {33, 40, 1, 1}, {2, 33, 5, 7}, {activation = 'relu'}, true, true)
+scaled({3, 17, 4, 4}, {9, 17, 1, 1}, {3, 9, 4, 4}, {}, false, false)
+scaled({1, 600, 6, 5}, {48, 600, 1, 1}, {1, 48, 6, 5}, {activation = 'hardswish'}, true, true)
+scaled({2, 12, 7, 6}, {10, 12, 3, 3}, {2, 10, 4, 3}, {stride = 2, padding = 1}, true, false)
+scaled({2, 32, 24, 24}, {64, 32, 3, 3}, {2, 64, 24, 24}, {padding = 1}, true, false)
+scaled({2, 3, 7, 6}, {4, 3, 3, 3}, {2, 4, 7, 6}, {padding = 1}, true, false)
+scaled({2, 24, 9, 7}, {24, 1, 3, 3}, {2, 24, 9, 7}, {padding = 1, groups = 24}, true, false)
+scaled({2, 6, 5, 4}, {4, 3, 3, 3}, {2, 4, 5, 4}, {padding = 1, groups = 2}, false, false)
+add{op = 'conv2d', inputs = {{2, 6, 4, 4}, {4, 6, 1, 1}, false, false, {1, 6, 1, 1}}, error = 'conv2d: scale must be %[2, 6, 1, 1%]'}
+add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 1, 1}, false, false, {1, 6, 1, 1, dtype = 'f64'}}, error = 'conv2d: scale must be f32, it is f64'}
 
 add{op = 'conv2d', inputs = {{2, 64, 9, 9}, {128, 128, 3, 3}}, attrs = {padding = 1},
     error = 'conv2d: x has 64 channels but w expects 128 %(groups 1%)\n  x %[2, 64, 9, 9%] f32 cpu   w %[128, 128, 3, 3%] f32 cpu   stride 1,1  padding 1,1  dilation 1,1'}

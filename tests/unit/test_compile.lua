@@ -297,6 +297,10 @@ return function(t)
     local kept = {}
     t.error(function() dlv3.compile(function(v) kept[1] = v * 2 return v end)(x) end, 'test_compile.lua:%d+: compile: the function keeps a tensor that it makes, %[3%] f32 cpu')
     t.error(function() return kept[1] + 1 end, 'was released')
+    local later = dlv3.compile(function(v) if v:size(1) == 4 then kept[1] = v * 2 end return v * 3 end)
+    t.eq(later(x), x * 3)
+    t.eq(later(dlv3.ones{4}), dlv3.ones{4} * 3, 'kept only at another size')
+    t.error(function() return kept[1] + 1 end, 'was released')
     local w = dlv3.ones{3}:requires_grad_()
     t.error(function() dlv3.compile(function(v) (w * v):sum():backward() end)(x) end, 'the function keeps a tensor')
     w.grad = nil

@@ -85,6 +85,17 @@ return function(t)
     t.error(function() x:conv2d(w, nil, r, {activation = 'relu'}):sum():backward() end, 'conv2d: with an activation it is for inference and has no gradient')
     x:conv2d(w, nil, r):sum():backward()
     t.eq(r.grad, dlv3.ones{1, 2, 4, 4})
+    local scale = dlv3.randn{1, 3, 1, 1}:requires_grad_()
+    t.error(function() x:conv2d(w, nil, nil, scale):sum():backward() end, 'conv2d: with a scale it is for inference and has no gradient')
+  end)
+
+  t.case('a convolution with a scale is no less precise than one of the scaled map', function()
+    for _, dtype in ipairs {'f32', 'bf16'} do
+      local x, w, scale = dlv3.randn{2, 400, 9, 7}:to(dtype), dlv3.randn{33, 400, 1, 1}, dlv3.rand{2, 400, 1, 1}:to(dtype)
+      local exact = (x:to 'f64' * scale:to 'f64'):conv2d(w:to 'f64')
+      local function distance(y) return (y:to 'f64' - exact):abs():mean():item() end
+      t.ok(distance(x:conv2d(w, nil, nil, scale)) < 1.2 * distance((x * scale):conv2d(w)), dtype)
+    end
   end)
 
   t.case('strides and padding far beyond the map take no time', function()

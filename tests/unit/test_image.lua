@@ -129,6 +129,21 @@ return function(t)
     end
   end)
 
+  t.case('more rows than a thread resizes or normalises at a time', function()
+    local x = dlv3.randint(0, 256, {3, 90, 20}, {dtype = 'u8'})
+    local planes, made = x:totable(), {}
+    for c = 1, 3 do made[c] = resize_plane(planes[c], 300, 11) end
+    t.eq(image.resize(x, {300, 11}):totable(), made)
+    local wide, mask = image.resize(x, {330, 200}), image.resize_mask(x[1], {330, 20})
+    for y = 1, 330, 47 do
+      local row = math.floor((y - 0.5) * 90 / 330) + 1
+      t.eq(mask[y], x[1][row], 'row ' .. y)
+    end
+    local whole, rows = image.normalize(wide), {}
+    for i = 1, 3 do rows[i] = image.normalize(wide:narrow(2, 110 * (i - 1) + 1, 110)) end
+    t.ok(whole:equal(dlv3.cat(rows, 3)))
+  end)
+
   t.case('sizes of resizing', function()
     local x = dlv3.zeros({3, 333, 500}, {dtype = 'u8'})
     t.eq(image.resize(x, 520):size(), {3, 520, 780}) -- 780.78 is cut

@@ -176,6 +176,20 @@ return function(t)
     t.eq(x:upsample_argmax{size = {67, 85}}:to('i64'), index)
   end)
 
+  t.case('upsample_argmax of areas of one class, with values that are not finite', function()
+    for _, odd in ipairs {0, 0 / 0, 1 / 0, -1 / 0} do
+      local source = dlv3.rand{2, 5, 6, 40}
+      source:narrow(2, 2, 1):narrow(4, 1, 30):add_(1)
+      source:narrow(2, 4, 1):narrow(4, 31, 10):add_(2)
+      source:narrow(2, 3, 1):narrow(3, 5, 1):narrow(4, 7, 2):fill_(odd)
+      for _, dtype in ipairs {'f32', 'bf16'} do
+        local x, size = source:to(dtype), {size = {48, 640}}
+        local _, index = x:to('f32'):upsample_bilinear2d(size):max_dim{axis = 2}
+        t.eq(x:upsample_argmax(size):to('i64'), index, dtype .. ' ' .. odd)
+      end
+    end
+  end)
+
   t.case('bf16 activations, f32 loss and parameters', function()
     local x = dlv3.randn({2, 3, 9, 9}):to('bf16'):clone():requires_grad_()
     local w = dlv3.ones({3}, {requires_grad = true})

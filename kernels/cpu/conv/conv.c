@@ -34,6 +34,7 @@ conv conv_of(const op_call *c) {
 typedef struct {
   conv v;
   tensor *x, *w, *b, *y;  /* or their gradients */
+  const tensor *scale;    /* forward: of x, or NULL */
   const tensor *residual; /* forward: or NULL; backward by input: what is added to, which is x, or NULL */
   int64_t act;
 } conv_job;
@@ -60,8 +61,9 @@ static void conv2d_rows(void *ctx, int64_t begin, int64_t end) {
             int64_t iy = input_at(oy, r, v->stride.h, v->padding.h, v->dilation.h),
                     ix = input_at(ox, s, v->stride.w, v->padding.w, v->dilation.w);
             if (!inside(iy, v->h) || !inside(ix, v->w)) continue;
-            for (int64_t c = 0; c < cg; c++)
-              sum += at(j->x, at4(j->x, n, k / kg * cg + c, iy, ix)) * at(j->w, at4(j->w, k, c, r, s));
+            for (int64_t c = k / kg * cg; c < (k / kg + 1) * cg; c++)
+              sum += at(j->x, at4(j->x, n, c, iy, ix)) * at_or(j->scale, n * v->c + c, 1)
+                     * at(j->w, at4(j->w, k, c % cg, r, s));
           }
         int64_t o = at4(j->y, n, k, oy, ox);
         set(j->y, o, activate(j->act, sum + at_or(j->residual, o, 0)));
@@ -71,8 +73,8 @@ static void conv2d_rows(void *ctx, int64_t begin, int64_t end) {
 
 static status ref_conv2d(op_call *c) {
   TRY(storage_restore(c->in[1]->st));
-  conv_job job = {
-      conv_of(c), c->in[0], c->in[1], c->in[2], c->out[0], c->in[3], ((const conv2d_attr *)c->attr)->activation};
+  conv_job job = {conv_of(c), c->in[0], c->in[1], c->in[2],
+                  c->out[0],  c->in[4], c->in[3], ((const conv2d_attr *)c->attr)->activation};
   parallel_for(job.v.n * job.v.oh, 1, conv2d_rows, &job);
   return DLV3_OK;
 }

@@ -282,6 +282,7 @@ static status run(op_call *c, const conv *g, bool forward, bool pairs) {
 static status convolve(op_call *c, bool pairs) {
   const conv g = conv_of(c);
   if (not_depthwise(&g)) return DECLINED(not_depthwise(&g));
+  if (c->in[4]) return DECLINED("a scale");
   return run(c, &g, true, pairs);
 }
 status depthwise_conv2d(op_call *c) { return convolve(c, false); }

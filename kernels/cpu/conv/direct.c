@@ -15,6 +15,7 @@ enum {
   MAX_WINDOW = 512, /* elements of a window of few channels that is multiplied as one */
   FEW_CHANNELS = 8,
   TASK_PIXELS = 240,
+  AT_ONCE = 48 << 10, /* bytes of input that pass a panel at once */
   PIXELS = 240, /* of backward-weights' inner axis at once */
   MOST_OUT = 264,
   MOST_IN = 256, /* channels of a task of backward-weights */
@@ -42,6 +43,12 @@ typedef struct {
   const void *w;
   int64_t taps, inner, columns;
 } packing;
+
+typedef struct {
+  void *to;
+  const void *from, *factors;
+  int64_t panels, inner, channels; /* panels of an image */
+} scaling;
 
 /* Of `most` columns from `first` on, those that there are. */
 static int64_t live_columns(const shift_conv *s, int64_t first, int64_t most) {
@@ -122,6 +129,7 @@ typedef struct {
   uint64_t form;                     /* panels of equal form are shared */
   int64_t (*panel_bytes)(int64_t taps, int64_t inner, int64_t columns);
   void (*pack_forward)(void *ctx, int64_t begin, int64_t end), (*pack_backward)(void *ctx, int64_t begin, int64_t end);
+  void (*scale_panels)(void *ctx, int64_t begin, int64_t end);
   status (*shift_run)(const shift_conv *s, const shift_task *k);
   status (*weight_run)(const weight_conv *g, const weight_task *k);
 } variant;
@@ -129,7 +137,7 @@ typedef struct {
 #define VARIANT(name, pair, unit, sum, form) \
   { \
     pair, sizeof(unit), NR(sum), form, panel_bytes_##name, pack_forward_##name, pack_backward_##name, \
-        shift_run_##name, weight_run_##name \
+        scale_panels_##name, shift_run_##name, weight_run_##name \
   }
 static const variant f64_variant = VARIANT(f64, 1, double, double, 0),
                      f32_variant = VARIANT(f32, 1, float, float, 1 << 8),
@@ -183,15 +191,17 @@ static void shift_tasks(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
-/* A 1x1 convolution without gaps is a product of all pixels as one row. */
+/* A 1x1 convolution without gaps is a product of all pixels as one row, or of those of an image
+ * where each has panels of its own. */
 static void flatten(shift_conv *s) {
   const tap *t = &s->taps[0];
   if (s->window || s->n_taps != 1 || t->dh || t->dw || s->step_h != 1 || s->step_w != 1 || s->in_h != s->out_h
       || s->in_w != s->out_w)
     return;
   if (s->out_row != s->out_w * s->out_column || s->out_image != s->out_h * s->out_row) return;
-  s->out_w = s->in_w = s->n * s->out_h * s->out_w;
-  s->n = s->out_h = s->in_h = 1;
+  const int64_t images = s->of_image ? 1 : s->n;
+  s->out_w = s->in_w = images * s->out_h * s->out_w;
+  s->n /= images, s->out_h = s->in_h = 1;
   s->taps[0].to = s->out_w;
 }
 
@@ -367,6 +377,18 @@ static status panels_of(const op_call *c, const conv *g, const variant *v, shift
   return DLV3_OK;
 }
 
+/* Panels for each image, times the factors of its input channels: there are fewer weights than pixels. */
+static status scale_panels(storage **out, const tensor *scale, const variant *v, shift_conv *s) {
+  const int64_t panels = (s->window ? 1 : s->matrices) * blocks_of(s->columns, v->columns),
+                units = blocks_of(s->inner, v->pair);
+  s->of_image = panels * units * v->columns;
+  TRY(storage_new(out, s->n * s->of_image * v->unit_bytes, 0));
+  scaling job = {(*out)->data, s->panels, data_of(scale), panels, s->inner, scale->size[1]};
+  parallel_for(s->n * panels, 1, v->scale_panels, &job);
+  s->panels = job.to;
+  return DLV3_OK;
+}
+
 status shift_panels(const op_call *c, const conv *g, shift_conv *s) { return panels_of(c, g, &f32_variant, s); }
 
 static status convolve(op_call *c, bool pairs) {
@@ -377,7 +399,11 @@ static status convolve(op_call *c, bool pairs) {
   shift_of_forward(c, &g, &s);
   if (is_window(&g)) s.window = &g, s.inner = g.r * g.s * g.c, s.n_taps = 0;
   TRY(panels_of(c, &g, v, &s));
-  return run_shift(c, &s, v);
+  storage *scaled = NULL;
+  if (c->in[4]) TRY(scale_panels(&scaled, c->in[4], v, &s));
+  const status st = run_shift(c, &s, v);
+  if (scaled) storage_drop(scaled);
+  return st;
 }
 
 static status backward_input(op_call *c, bool pairs) {

@@ -24,6 +24,7 @@ typedef struct {
   int64_t out_h, out_w, out_image, out_row, out_column, out_first;
   int64_t step_h, step_w, activation;
   const conv *window;          /* not NULL: rows of the product are windows of this convolution */
+  int64_t of_image;            /* units of the panels of an image, or 0 where images share them    */
   int64_t rows, pixels, group; /* of a task: output rows, pixels of a row, blocks of columns    */
   int64_t depth;               /* units of the inner axis at once                               */
   bool covered;                /* one tap reaches every pixel: sums need no zeros first         */

@@ -431,6 +431,7 @@ static status packed_weight(void **out, kept *p, tensor *w) {
 status onednn_conv2d(op_call *c) {
   kept *p;
   void *w;
+  if (c->in[4]) return DECLINED("a scale");
   const char *why = conv_lookup(&p, c);
   if (why) return DECLINED(why);
   TRY(packed_weight(&w, p, c->in[1]));

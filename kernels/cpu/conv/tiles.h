@@ -4,7 +4,8 @@
  *   rows:      y[i][j] = from[i][j] + sum over parts t, l < depth of a[t][i row + l] b[t][l NR + j]
  *              b[t] are packed panels
  *   last_rows: y[i][j] = act(the same + bias[j] + residual[i][j])
- *              y and residual as the map has them, whole vectors of columns
+ *              y and residual as the map has them, whole vectors of columns or one half less, any
+ *              number of rows
  *   columns:   y[i][j] = from[i][j] + sum over l < depth of a[i + l column] b[l ldb + j]
  *              a and b as they lie along the inner axis
  *

@@ -567,7 +567,7 @@ static status convolve(op_call *c) {
   return run(&g, c->in[0]->dtype);
 }
 
-status winograd_conv2d(op_call *c) { return convolve(c); }
+status winograd_conv2d(op_call *c) { return c->in[4] ? DECLINED("a scale") : convolve(c); }
 status winograd_conv2d_backward_input(op_call *c) { return convolve(c); }
 
 status winograd_conv2d_backward_weight(op_call *c) {

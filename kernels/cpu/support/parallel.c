@@ -27,6 +27,13 @@ DLV3_API dlv3_status dlv3_set_num_threads(int32_t n) {
   return DLV3_OK;
 }
 
+/* A thread takes the chunks of its share first, then what is left of the others': what one loop wrote
+ * mostly lies in the cache of the thread that reads it in the next. */
+enum { MOST_SHARES = 64 };
+typedef struct {
+  int64_t next;
+} __attribute__((aligned(64))) share;
+
 void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begin, int64_t end), void *ctx) {
   if (grain < 1) grain = 1;
   int64_t chunks = (n + grain - 1) / grain;
@@ -34,8 +41,15 @@ void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begi
     for (int64_t i = 0; i < chunks; i++) body(ctx, i * grain, i * grain + grain < n ? i * grain + grain : n);
     return;
   }
-#pragma omp parallel for schedule(dynamic, 1)
-  for (int64_t i = 0; i < chunks; i++) body(ctx, i * grain, i * grain + grain < n ? i * grain + grain : n);
+  share shares[MOST_SHARES];
+  const int64_t count = threads < MOST_SHARES ? threads : MOST_SHARES;
+  for (int64_t t = 0; t < count; t++) shares[t].next = chunks * t / count;
+#pragma omp parallel
+  for (int64_t t = 0; t < count; t++) {
+    const int64_t at = (omp_get_thread_num() + t) % count, end = chunks * (at + 1) / count;
+    for (int64_t i; (i = __atomic_fetch_add(&shares[at].next, 1, __ATOMIC_RELAXED)) < end;)
+      body(ctx, i * grain, i * grain + grain < n ? i * grain + grain : n);
+  }
 }
 
 void *kernel_scratch(int64_t bytes) {

@@ -421,6 +421,7 @@ static status plan(region_list *out, const op_call *c, const conv &v) {
 status atrous_conv2d(op_call *c) {
   const conv v = conv_of(c);
   region_list regions;
+  if (c->in[4]) return DECLINED("a scale");
   TRY(suits(v, c->in[0]->dtype));
   TRY(plan(&regions, c, v));
   return c->in[0]->dtype == DLV3_BF16 ? convolve<bf16>(c, v, regions, false) : convolve<f16>(c, v, regions, false);

@@ -286,6 +286,7 @@ status cublaslt_conv2d(op_call *c) {
   const void *w = NULL, *bias = NULL;
   product p = product_of_conv(c, x->dtype, v.n * v.oh * v.ow, v.k, v.c);
   if (!is_product(&v)) return NOT_PRODUCT;
+  if (c->in[4]) return DECLINED("a scale");
   if (act != ACT_NONE && act != ACT_RELU) return DECLINED("an activation other than relu");
   p.trans_right = 1, p.bias = c->in[2] != NULL, p.relu = act == ACT_RELU, p.add = residual != NULL;
   TRY(weight_in(&w, c, c->in[1], x->dtype));

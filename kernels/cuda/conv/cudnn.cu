@@ -268,6 +268,7 @@ status cudnn_conv2d(op_call *c) {
   const int64_t act = ((const conv2d_attr *)c->attr)->activation;
   problem p = problem_of(c, FORWARD, x->dtype);
   plan *plan_ = NULL;
+  if (c->in[4]) return DECLINED("a scale");
   cudnnHandle_t handle;
   const void *at[OPERANDS] = {data_of(x), NULL, data_of(y)};
   status st = DLV3_DECLINED;

@@ -289,6 +289,7 @@ template <class T, class P, int V> static status forward(op_call *c, const conv 
 status depthwise_conv2d(op_call *c) {
   const conv v = conv_of(c);
   TRY(suits(v));
+  if (c->in[4]) return DECLINED("a scale");
   if (!numel(c->out[0])) return DLV3_OK;
   BY_ACTIVATION(c->in[0]->dtype,
                 BY_PACK(T, in_packs<T>(v.k, data_of(c->in[0]), data_of(c->out[0]), data_as<T>(c->in[3])),

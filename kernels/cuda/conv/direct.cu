@@ -87,7 +87,7 @@ template <class P, class Job> static status run_tiles(const op_call *c, const Jo
 
 template <class T, class P> struct forward_job {
   conv v;
-  const T *x;
+  const T *x, *scale; /* scale: [n][c] factors of x, or NULL */
   const P *w;
   T *y;
   epilogue<T, P> end;
@@ -102,7 +102,10 @@ template <class T, class P> struct forward_job {
     return ((i / v.ow / v.oh * v.h + iy) * v.w + ix) * v.c + group * depth();
   }
   DEVICE int64_t column(int64_t tap, int64_t j) const { return ((group * n + j) * taps + tap) * depth(); }
-  DEVICE P left(int64_t at, int64_t l) const { return wide(x[at + l]); }
+  DEVICE P left(int64_t at, int64_t l) const {
+    if (!scale) return wide(x[at + l]);
+    return (P)wide(x[at + l]) * (P)wide(scale[at / (v.h * v.w * v.c) * v.c + at % v.c + l]);
+  }
   DEVICE P right(int64_t at, int64_t l) const { return w[at + l]; }
   DEVICE void store(int64_t i, int64_t j, P sum) const {
     const int64_t k = group * n + j, at = i * v.k + k;
@@ -114,6 +117,7 @@ template <class T, class P> static status forward(op_call *c) {
   const conv v = conv_of(c);
   const forward_job<T, P> job = {v,
                                  data_as<T>(c->in[0]),
+                                 data_as<T>(c->in[4]),
                                  data_as<P>(c->in[1]),
                                  data_as<T>(c->out[0]),
                                  epilogue_of<T, P>(c),

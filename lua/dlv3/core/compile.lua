@@ -129,12 +129,13 @@ local function check_escaped(program)
         'return it, or make it before (an optimiser makes the gradients of its parameters)')
 end
 
-local function record(fn, tensors, ...)
+-- look: whether to search for tensors that the function keeps, which needs the garbage to be collected first.
+local function record(fn, tensors, look, ...)
   call.default_rng(tensors[1] and C.dlv3_tensor_device(tensors[1].p)) -- is made, and moved, on first use, which must not be inside
   local compiling = jit.status() -- a trace could keep handles that it saw
   jit.off()
   local ok, program = pcall(recorded, fn, tensors, ...)
-  if ok then
+  if ok and look then
     local good, message = pcall(check_escaped, program)
     ok, program = good, good and program or message
   end
@@ -187,7 +188,7 @@ end
 function M.compile(fn)
   local mt = type(fn) == 'table' and getmetatable(fn)
   if type(fn) ~= 'function' and not (mt and mt.__call) then raise('compile: takes a function, as in dlv3.compile(function(x) ... end)') end
-  local programs, clock = {}, 0
+  local programs, clock, looked = {}, 0, nil
   return function(...)
     if C.dlv3_recording() == 1 then return fn(...) end -- a part of another program
     local tensors, parts = {}, {C.dlv3_grad_enabled(), C.dlv3_tf32_allowed(), C.dlv3_cudnn_benchmark(), M.modes}
@@ -200,7 +201,9 @@ function M.compile(fn)
     if program and not still_holds(program) then program, programs[key] = nil, nil end
     if not program then
       make_room(programs, M.modes)
-      program = record(fn, tensors, ...)
+      local way = parts[1] .. ',' .. M.modes -- other sizes are recorded in the same way, and a tensor kept then is an error where it is used
+      program = record(fn, tensors, looked ~= way, ...)
+      looked = way
       program.modes = M.modes
       programs[key] = program
       still_holds(program)

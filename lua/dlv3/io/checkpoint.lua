@@ -196,6 +196,7 @@ local function best_mapping(names, own, prefix)
       if mapped and own[mapped] then n = n + 1 end
     end
     if n > most then best, most = m, n end
+    if n == #names then break end
   end
   return best
 end
@@ -334,7 +335,7 @@ function M.load_weights(model, source, options)
     elseif not candidates[name] and not name:find 'num_batches_tracked$' then report.missing[#report.missing + 1] = name end
   end
   if options.take then take(model, fitting) end
-  model:load_state_dict(fitting, {strict = false})
+  if next(fitting) then model:load_state_dict(fitting, {strict = false}) end
   return report
 end
 

@@ -17,7 +17,7 @@ local function is_norm(m) return type(m) == 'table' and m.class_name == 'BatchNo
 
 -- y = (conv(x) + b - mean) / sqrt(var + eps) * weight + bias, as one convolution. The factors are computed in f64.
 local function fold(conv, norm)
-  local function wide(t) return t:detach():to 'f64' end
+  local function wide(t) return t:to 'f64' end
   local w = conv.weight:detach()
   local scale = wide(norm.weight) / (wide(norm.running_var) + norm.eps):sqrt()
   local mean = wide(norm.running_mean)

@@ -61,8 +61,8 @@ nn.Conv2d = nn.module('Conv2d', function(self, cin, cout, kernel_size, options)
   end
 end)
 
--- residual, like the result: is added (fused models give one).
-function nn.Conv2d:forward(x, residual) return self:input(x):conv2d(self.weight, self.bias, residual, self.options) end
+-- residual, like the result: is added. scale: factors of x's channels. (Fused models give them.)
+function nn.Conv2d:forward(x, residual, scale) return self:input(x):conv2d(self.weight, self.bias, residual, scale, self.options) end
 
 function nn.Conv2d:extra()
   local o = self.options
@@ -100,10 +100,11 @@ function nn.BatchNorm2d:forward(x, residual)
                       {training = self.training, momentum = self.momentum, eps = self.eps, activation = self.activation})
 end
 
--- The result of conv(x), normalised, with the residual added; of a fused model the convolution does it all.
-function nn.BatchNorm2d:after(conv, x, residual)
-  if self.folded then return conv(x, residual) end
-  return self(conv(x), residual)
+-- The result of conv(x), normalised, with the residual added; of a fused model the convolution does it all. scale, in
+-- inference: factors of x's channels.
+function nn.BatchNorm2d:after(conv, x, residual, scale)
+  if self.folded then return conv(x, residual, scale) end
+  return self(conv(x, nil, scale), residual)
 end
 
 function nn.BatchNorm2d:extra()

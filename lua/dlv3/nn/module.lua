@@ -12,6 +12,7 @@ local options_table = require 'dlv3.core.options_table'
 local autograd = require 'dlv3.core.autograd'
 local fuse = require 'dlv3.nn.fuse'
 local compile = require 'dlv3.core.compile'
+local device_id = require 'dlv3.core.tensor'.device_id
 local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
 
 local Module = {}
@@ -275,12 +276,13 @@ function Module:to(device, dtype)
     if F.dtype_id[dtype] == nil then options_table.one_of('to', 'the dtype', dtype, {'f32', 'f64'}) end
     raise(("to: parameters stay f32 (f64 for checks), not %s; the images' dtype selects the precision: model(x:to('%s'))"):format(dtype, dtype))
   end
+  local id, dtype_id = device and device_id(device), dtype and F.dtype_id[dtype]
   for _, kind in ipairs {'parameter', 'buffer'} do
     local _, values = parts(self, kind)
     for _, t in ipairs(values) do
-      local float = t.dtype == 'f32' or t.dtype == 'f64'
-      local moved = t:detach():to(device or t.device, float and dtype or t.dtype)
-      if moved.dtype ~= t.dtype or moved.device ~= t.device then check(C.dlv3_tensor_assign(t.p, moved.p)) end
+      local is_float = t.dtype == 'f32' or t.dtype == 'f64'
+      local stays = (not id or C.dlv3_tensor_device(t.p) == id) and not (dtype_id and is_float and C.dlv3_tensor_dtype(t.p) ~= dtype_id)
+      if not stays then check(C.dlv3_tensor_assign(t.p, t:detach():to(device or t.device, is_float and dtype or t.dtype).p)) end
     end
   end
   return self

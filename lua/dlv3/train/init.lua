@@ -216,15 +216,21 @@ function M.note(history, entry)
   history[last and last.epoch == entry.epoch and #history or #history + 1] = entry
 end
 
+local function holds_non_finite(tensors)
+  if #tensors == 0 then return false end
+  local found = dlv3.zeros({}, {device = tensors[1].device})
+  for _, t in ipairs(tensors) do found:amp_non_finite_check_(t) end
+  return found:item() ~= 0
+end
+
 -- Which tensors of a model hold nan or infinity, as text; nil: none.
 function M.non_finite(model)
-  local names = {}
+  local floats, names = {}, {}
+  for _, t in dict.items(model:state_dict()) do if t.dtype:find 'f' then floats[#floats + 1] = t end end
+  if not holds_non_finite(floats) then return nil end
   for name, t in dict.items(model:state_dict()) do
-    local sum = t.dtype:find 'f' and t:sum():item() or 0
-    -- of numbers that are merely large the sum alone is infinite
-    if sum - sum ~= 0 and (t * 0):sum():item() ~= 0 then names[#names + 1] = name end
+    if t.dtype:find 'f' and holds_non_finite{t} then names[#names + 1] = name end
   end
-  if #names == 0 then return nil end
   return ('%d of its tensors (%s%s)'):format(#names, table.concat(names, ', ', 1, math.min(#names, 4)), #names > 4 and ', ...' or '')
 end
 
@@ -294,7 +300,6 @@ end
 function M.model_from(path, given, weights_key)
   local model, args, classes, name = read_model(path, given, weights_key)
   collectgarbage() -- what else was in the file, such as momenta, goes back to the system
-  collectgarbage()
   F.C.dlv3_memory_flush(0)
   return model, args, classes, name
 end

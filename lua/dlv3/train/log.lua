@@ -205,7 +205,7 @@ function M.append_results(path, epoch, train_loss, lr, metrics)
   if not file then F.raise('results file: ' .. reason) end
   local ok, why = file:write(('[epoch: %d]\ntrain_loss: %s\nlr: %.6f\n%s\n\n'):format(epoch, text.number('%.4f', train_loss), lr, metrics))
   local closed, why_not = file:close()
-  if not (ok and closed) then F.raise(('results file %s: %s'):format(path, why or why_not)) end
+  if not (ok and closed) then F.raise(('results file %s can not be written: %s; free some space'):format(path, why or why_not)) end
 end
 
 return M
