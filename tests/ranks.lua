@@ -27,13 +27,16 @@ function M.command(mpi, n, arguments, options)
   return ('OMPI_MCA_orte_base_help_aggregate=0 %s -np %d %s %s %s %s'):format(launcher[1], n, launcher[2], options or '', host.executable, arguments)
 end
 
--- Writes code to a file in folder and runs it on n ranks; returns the output and the status.
-function M.run_code(t, mpi, n, code)
+-- Writes code to a file and runs it on n ranks, with arguments and {NAME = value} in the environment; returns the output and the
+-- status.
+function M.run_code(t, mpi, n, code, arguments, environment)
   local path = t.folder() .. '/ranks.lua'
   local file = assert(io.open(path, 'w'))
   file:write(code)
   file:close()
-  return t.run(M.command(mpi, n, path))
+  local set = {}
+  for name, value in pairs(environment or {}) do set[#set + 1] = ("%s='%s'"):format(name, value) end
+  return t.run(table.concat(set, ' ') .. ' ' .. M.command(mpi, n, path .. ' ' .. (arguments or '')))
 end
 
 return M

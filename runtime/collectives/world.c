@@ -246,3 +246,5 @@ status world_barrier(void) {
   const char *wrong = mpi->barrier(&r, MPI_NOW);
   return wrong ? world_failed("barrier", wrong) : world_wait(&r, "barrier", false);
 }
+
+const world_api world_functions = {world_rank, world_size, world_sum, world_gather, world_broadcast, world_barrier};

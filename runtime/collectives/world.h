@@ -4,6 +4,10 @@
 
 #include "core/core.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Rank and number of ranks: 0 and 1 where no launcher started several. Opens MPI on first use. */
 status world_open(void);
 int32_t world_rank(void);
@@ -20,5 +24,19 @@ status world_barrier(void);
  * for all sums of the memory that x lies in. */
 status world_sum_start(void *x, int64_t n, int32_t dtype);
 status world_sum_finish(const void *x, int64_t bytes);
+
+/* The same for a plug-in. */
+typedef struct world_api {
+  int32_t (*rank)(void), (*size)(void);
+  status (*sum)(void *x, int64_t n, int32_t dtype);
+  status (*gather)(const void *x, void *all, int64_t bytes);
+  status (*broadcast)(void *x, int64_t bytes, int32_t root);
+  status (*barrier)(void);
+} world_api;
+extern const world_api world_functions;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -12,7 +12,7 @@
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 7 };
+enum { DLV3_BACKEND_ABI = 8 };
 
 typedef struct {
   const char *name;
@@ -98,6 +98,7 @@ typedef struct {
   bool (*tuning_find)(char *value, size_t n, const char *file, const char *key);
   void (*tuning_keep)(const char *file, const char *key, const char *value);
   void (*ran_by)(int64_t number);
+  const struct world_api *world; /* collectives/world.h: host memory, over all ranks */
 } runtime_api;
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */

@@ -5,6 +5,7 @@
  * One program runs with and without it; what is missing (the library, one of those it needs, the
  * driver, a device) is kept as a sentence. */
 #include "backend.h"
+#include "collectives/world.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -69,7 +70,8 @@ static const char *find_library(char *path, size_t n) {
 }
 
 static const runtime_api api = {DLV3_BACKEND_ABI, fail,         fail_call,       declined,    storage_new, storage_drop,
-                                tensor_text,      tf32_allowed, cudnn_benchmark, tuning_find, tuning_keep, ran_by};
+                                tensor_text,      tf32_allowed, cudnn_benchmark, tuning_find, tuning_keep, ran_by,
+                                &world_functions};
 
 static status open_library(void) {
   char path[512];

@@ -62,6 +62,19 @@ cudaError_t cuda_host_do(cudaStream_t s, const void *used, size_t bytes, std::fu
   if (s->invalid) return last_error = cudaErrorStreamCaptureInvalidated;
   note_blocks(s->captured, used, bytes);
   s->captured->nodes.push_back(work);
+  s->ahead = s->joined;
+  return cudaSuccess;
+}
+
+static std::vector<cuda_host_stream *> joined;
+
+cudaError_t cuda_host_join(cudaStream_t s, cudaStream_t other, cudaGraph_t captured) {
+  if (s->captured != captured && (s->captured || !capturing || captured != capturing->captured)) {
+    if (capturing) capturing->invalid = true;
+    return last_error = cudaErrorStreamCaptureUnsupported;
+  }
+  if (captured && !s->captured) s->captured = captured, s->joined = true, joined.push_back(s);
+  if (s == capturing) other->ahead = false;
   return cudaSuccess;
 }
 
@@ -82,6 +95,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph) {
   *graph = NULL;
   if (!s || capturing != s) return last_error = cudaErrorInvalidValue;
   cudaGraph_t made = s->captured;
+  for (cuda_host_stream *other : joined) {
+    s->invalid = s->invalid || other->ahead; /* the graph would end before its work does */
+    other->captured = NULL, other->joined = other->ahead = false;
+  }
+  joined.clear();
   s->captured = NULL, capturing = NULL;
   if (!s->invalid) return *graph = made, cudaSuccess;
   delete made;

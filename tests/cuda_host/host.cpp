@@ -189,6 +189,8 @@ struct cuda_host_event {
   int device;
   bool timed;
   float at;
+  cuda_host_stream *stream; /* that it was recorded on */
+  cudaGraph_t captured;     /* in this capture          */
 };
 float cuda_host_clock;
 
@@ -211,12 +213,17 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   return cuda_host_waits++, !s ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
-  *e = new cuda_host_event{device_now, flags != cudaEventDisableTiming, -1};
+  *e = new cuda_host_event{device_now, flags != cudaEventDisableTiming, -1, NULL, NULL};
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   if (!e || !s || e->device != s->device) return cudaErrorInvalidValue;
+  e->stream = s, e->captured = s->captured;
   return e->at = cuda_host_clock, cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+  if (!e || !s || !e->stream) return last_error = cudaErrorInvalidValue;
+  return cuda_host_join(s, e->stream, e->captured);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   return !e ? cudaErrorInvalidValue : cuda_host_unsafe() ? last_error : cudaSuccess;

@@ -13,6 +13,8 @@ struct cuda_host_stream {
   int device = 0;
   cudaGraph_t captured = NULL; /* NULL: it is not being captured                          */
   bool invalid = false;        /* something was called that can not be captured           */
+  bool joined = false;         /* it came into a capture by an event                      */
+  bool ahead = false;          /* with work that the first stream has not waited for      */
 };
 
 extern cudaError_t last_error;
@@ -31,6 +33,9 @@ void cuda_host_new_block(unsigned threads);
  * of the memory lie that it works on; a graph that is launched when one of those blocks is gone
  * aborts. */
 cudaError_t cuda_host_do(cudaStream_t s, const void *used, size_t bytes, std::function<void()> work);
+/* A stream waits for an event that was recorded on another, in a capture or outside (NULL): it comes
+ * into that capture, or, where it is the one that the capture began on, has waited for the other. */
+cudaError_t cuda_host_join(cudaStream_t s, cudaStream_t other, cudaGraph_t captured);
 /* In a call that can not be captured: true, with last_error set and the capture spoiled, when one
  * is going on. */
 bool cuda_host_unsafe();

@@ -17,15 +17,15 @@ return function(t)
   local collectives = [[
     local dlv3 = require 'dlv3'
     local world = dlv3.world()
-    local rank, size = world.rank, world.size
+    local rank, size, device = world.rank, world.size, arg[1] or 'cpu'
     local function of(r, n, dtype)
       local x = dlv3.arange(0, n - 1):to('f64') * 7 + r * 3
-      return (x - (x / 11):floor() * 11):to(dtype)
+      return (x - (x / 11):floor() * 11):to(device, dtype)
     end
     local function same(a, b, what) if a:tobytes() ~= b:tobytes() then error(('%s on rank %d: %s, expected %s'):format(what, rank, a, b)) end end
     for _, n in ipairs {0, 1, 5, 100003} do
       for _, dtype in ipairs {'u8', 'i32', 'i64', 'f16', 'bf16', 'f32', 'f64'} do
-        local sum, joined = dlv3.zeros({n}, {dtype = 'f64'}), {}
+        local sum, joined = dlv3.zeros({n}, {dtype = 'f64', device = device}), {}
         for r = 0, size - 1 do
           sum = sum + of(r, n, 'f64')
           joined[r + 1] = of(r, n, dtype)
@@ -43,11 +43,11 @@ return function(t)
         same(a, sum:to(dtype), 'all_reduce_start_ ' .. dtype)
       end
     end
-    local maps = (dlv3.arange(0, 119) + rank):reshape(2, 3, 4, 5)
+    local maps = (dlv3.arange(0, 119):to(device) + rank):reshape(2, 3, 4, 5)
     local parts = {}
-    for r = 0, size - 1 do parts[r + 1] = (dlv3.arange(0, 119) + r):reshape(2, 3, 4, 5) end
+    for r = 0, size - 1 do parts[r + 1] = (dlv3.arange(0, 119):to(device) + r):reshape(2, 3, 4, 5) end
     same(maps:all_gather(), dlv3.cat(parts, 1), 'all_gather of maps')
-    local view = dlv3.zeros{4, 4}
+    local view = dlv3.zeros({4, 4}, {device = device})
     view:narrow(1, 2, 2):fill_(rank + 1)
     view:narrow(1, 2, 2):all_reduce_()
     same(view:sum(), dlv3.tensor(8 * size * (size + 1) / 2), 'all_reduce_ of a part')
@@ -58,7 +58,15 @@ return function(t)
       y:all_reduce_finish_()
       return y + z
     end)
-    for i = 1, 4 do same(step(dlv3.tensor{rank, i}), dlv3.tensor{3 * (size * (size - 1) / 2) + size, (3 * i + 1) * size}, 'compiled') end
+    for i = 1, 4 do same(step(dlv3.tensor({rank, i}, {device = device})), dlv3.tensor{3 * (size * (size - 1) / 2) + size, (3 * i + 1) * size}, 'compiled') end
+    if device ~= 'cpu' then
+      local C, want = require 'dlv3.core.ffi'.C, arg[2]
+      for _, name in ipairs {'all_reduce_', 'all_reduce_start_', 'all_reduce_finish_', 'all_gather', 'broadcast_'} do
+        local ran = require 'dlv3.core.ffi'.string(C.dlv3_op_chosen(dlv3.ops[name].id))
+        assert(ran == want, name .. ' ran by ' .. ran)
+      end
+      assert(tonumber(C.dlv3_graph_launches()) == (want == 'nccl' and 3 or 0), 'graphs: ' .. tonumber(C.dlv3_graph_launches()))
+    end
     local texts = world:gather_text(('x'):rep(rank * 3))
     for r = 0, size - 1 do assert(texts[r + 1] == ('x'):rep(r * 3)) end
     dlv3.barrier()
@@ -75,6 +83,16 @@ return function(t)
         t.ok(output:find('ranks that are right: ' .. n, 1, true) and status == 0, output)
       end)
     end
+  end
+
+  for _, road in ipairs {'nccl', 'mpi'} do
+    t.case('two ranks on the emulated device, by ' .. road, function()
+      if #mpis == 0 then t.skip(why_not) end
+      local library = require 'dlv3.host'.root .. '/build/cuda_host/libdlv3_cuda.so'
+      if require 'dlv3.core.ffi'.C.dlv3_path_kind(library) ~= 1 then t.skip('no emulated device was built (make CUDA=0, or no C++ compiler)') end
+      local output, status = ranks.run_code(t, mpis[1], 2, collectives, 'cuda ' .. road, {DLV3_CUDA_LIBRARY = library, DLV3_NCCL = road == 'nccl' and 1 or 0})
+      t.ok(output:find('ranks that are right: 2', 1, true) and status == 0, output)
+    end)
   end
 
   local function case(name, fn)

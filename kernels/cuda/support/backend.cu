@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "collectives/world.h"
 #include "vendor.h"
 
 static const runtime_api *host;
@@ -41,6 +42,12 @@ status storage_new(storage **out, int64_t bytes, int32_t device) { return host->
 void storage_drop(storage *s) { host->storage_drop(s); }
 bool tf32_allowed(void) { return host->tf32_allowed(); }
 void ran_by(int64_t number) { host->ran_by(number); }
+int32_t world_rank(void) { return host->world->rank(); }
+int32_t world_size(void) { return host->world->size(); }
+status world_sum(void *x, int64_t n, int32_t dtype) { return host->world->sum(x, n, dtype); }
+status world_gather(const void *x, void *all, int64_t bytes) { return host->world->gather(x, all, bytes); }
+status world_broadcast(void *x, int64_t bytes, int32_t root) { return host->world->broadcast(x, bytes, root); }
+status world_barrier(void) { return host->world->barrier(); }
 bool cudnn_benchmark(void) { return host->cudnn_benchmark(); }
 bool tuning_find(char *value, size_t n, const char *file, const char *key) {
   return host->tuning_find(value, n, file, key);

@@ -6,7 +6,7 @@ local host = require 'dlv3.host'
 local M = {}
 
 -- All implementations of ops, on the cpu and on a GPU: what DLV3_IMPL may be.
-M.implementations = {'ref', 'vec', 'onednn', 'winograd', 'direct', 'pairs', 'depthwise', 'atrous', 'cudnn', 'cublaslt', 'own'}
+M.implementations = {'ref', 'vec', 'onednn', 'winograd', 'direct', 'pairs', 'depthwise', 'atrous', 'cudnn', 'cublaslt', 'own', 'nccl', 'mpi'}
 
 -- Each check returns what was expected where a value does not fit, and names to suggest.
 local function one_of(list)
@@ -26,7 +26,7 @@ local switch = one_of{'0', '1'}
 M.variables = {
   DLV3_NUM_THREADS = thread_count, DLV3_VERBOSE = one_of{'0', '1', '2'}, DLV3_IMPL = one_of(M.implementations),
   DLV3_SYNC = switch, DLV3_GRAPH = switch, DLV3_TF32 = switch, DLV3_CUDNN_BENCHMARK = switch, DLV3_NONDETERMINISTIC = switch,
-  DLV3_CACHE = any, DLV3_MPI = any, DLV3_COLLECTIVE_TIMEOUT = thread_count, DLV3_TRACE = any, DLV3_CUDA_LIBRARY = any, DLV3_TEST_DATA = any, DLV3_FUZZ = any,
+  DLV3_CACHE = any, DLV3_MPI = any, DLV3_NCCL = switch, DLV3_COLLECTIVE_TIMEOUT = thread_count, DLV3_TRACE = any, DLV3_CUDA_LIBRARY = any, DLV3_TEST_DATA = any, DLV3_FUZZ = any,
 }
 
 local function names()
