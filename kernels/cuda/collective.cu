@@ -112,7 +112,7 @@ static bool open_library() {
 
 static status nccl_said(const op_call *c, ncclResult_t e) {
   if (e == ncclSuccess) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DEVICE, "nccl: %s (NCCL_DEBUG=WARN in the environment says more; DLV3_NCCL=0 does without)",
+  return fail_call(c, DLV3_ERR_DEVICE, "nccl: %s (NCCL_DEBUG=WARN says more; DLV3_NCCL=0 does without)",
                    nccl.GetErrorString(e));
 }
 

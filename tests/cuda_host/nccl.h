@@ -2,7 +2,13 @@
 #pragma once
 #include <cuda_runtime.h>
 
-typedef enum { ncclSuccess, ncclUnhandledCudaError, ncclSystemError, ncclInternalError, ncclInvalidArgument } ncclResult_t;
+typedef enum {
+  ncclSuccess,
+  ncclUnhandledCudaError,
+  ncclSystemError,
+  ncclInternalError,
+  ncclInvalidArgument
+} ncclResult_t;
 typedef enum {
   ncclInt8,
   ncclUint8,
