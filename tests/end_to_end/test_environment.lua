@@ -18,7 +18,7 @@ return function(t)
     end
     try('DLV3_VERBOSE=high', "DLV3_VERBOSE: expected one of 0, 1, 2, got 'high'")
     try('DLV3_TF32=off', "DLV3_TF32: expected 0 or 1, got 'off'")
-    try('DLV3_IMPL=onednm', "DLV3_IMPL: expected one of ref, vec, onednn, winograd, direct, pairs, depthwise, atrous, cudnn, cublaslt, own, got 'onednm'; did you mean 'onednn'?")
+    try('DLV3_IMPL=onednm', "DLV3_IMPL: expected one of ref, vec, onednn, winograd, direct, pairs, depthwise, atrous, cudnn, cublaslt, own, nccl, mpi, got 'onednm'; did you mean 'onednn'?")
     for _, name in ipairs {'SYNC', 'GRAPH', 'CUDNN_BENCHMARK', 'NONDETERMINISTIC'} do try(('DLV3_%s=yes'):format(name), ("DLV3_%s: expected 0 or 1, got 'yes'"):format(name)) end
   end)
 
