@@ -78,10 +78,10 @@ conv({1, 136, 16, 15}, {9, 3, 3}, {12, 17}, {padding = {6, 9}, dilation = 8}, fa
 conv({1, 16, 4, 5}, {8, 3, 3}, {24, 25}, {padding = 16, dilation = 6}, false)
 
 -- The epilogue: y = act(conv + b + residual).
-local function epilogue(x, w, y, attrs, bias, residual)
+local function epilogue(x, w, y, attrs, bias, residual, grad)
   local function parameter(sizes) return function(dtype) return require 'dlv3'.randn(sizes):to('bf16'):to(dtype == 'f64' and 'f64' or 'f32') end end
   add{op = 'conv2d', inputs = {x, parameter(w), bias and parameter{w[1]} or false, residual and y or false}, attrs = attrs, atol = 1e-4,
-      grad = attrs.activation == nil}
+      grad = attrs.activation == nil and grad ~= false}
 end
 for i, act in ipairs {'relu', 'relu6', 'hardswish', 'hardsigmoid'} do
   epilogue({1, 33, 18, 18}, {36, 33, 3, 3}, {1, 36, 18, 18}, {padding = 1, activation = act}, i % 2 == 0, i > 2)
@@ -98,8 +98,8 @@ epilogue({1, 510, 2, 3}, {510, 1, 3, 3}, {1, 510, 2, 3}, {padding = 1, groups = 
 for i = 0, 7 do -- 1x1: every mix of activation, bias and residual
   epilogue({2, 7, 3, 4}, {9, 7, 1, 1}, {2, 9, 3, 4}, {activation = i >= 4 and 'relu' or nil}, i % 2 == 1, i % 4 >= 2)
 end
-for i, k in ipairs {24, 28, 34, 44, 72, 104} do -- 1x1, many pixels at once: columns that end in half a vector, or anywhere
-  epilogue({1, 2 * i + 4, 23, 29}, {k, 2 * i + 4, 1, 1}, {1, k, 23, 29}, {activation = i % 2 == 0 and 'hardswish' or nil}, i > 2, i % 3 > 0)
+for i, k in ipairs {24, 28, 34, 44, 72, 104} do -- 1x1, many pixels: columns that end in half a vector, or anywhere; too large for gradcheck
+  epilogue({1, 2 * i + 4, 23, 29}, {k, 2 * i + 4, 1, 1}, {1, k, 23, 29}, {activation = i % 2 == 0 and 'hardswish' or nil}, i > 2, i % 3 > 0, false)
 end
 
 -- A scale of the input: 1x1, in pixels and images that are no multiple of a tile; padding, stride, groups, few channels.
