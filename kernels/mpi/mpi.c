@@ -6,6 +6,7 @@
 
 #include "collectives/mpi_library.h"
 #include "dlv3.h"
+#include "shared/half.h"
 
 static MPI_Comm channels[MPI_CHANNELS];
 static MPI_Op sum_of_half[2]; /* f16, bf16 */
@@ -28,32 +29,18 @@ static const char *said(int code) {
 
 /* -- Sums of half precision: MPI has none ------------------------------------------------------- */
 
-static float from_bf16(uint16_t h) {
-  uint32_t u = (uint32_t)h << 16;
-  float f;
-  memcpy(&f, &u, 4);
-  return f;
-}
-
-static uint16_t to_bf16(float f) {
-  uint32_t u;
-  memcpy(&u, &f, 4);
-  if (f != f) return (uint16_t)(u >> 16 | 0x40);
-  return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type) {
-  const uint16_t *x = in;
-  uint16_t *y = inout;
+  const bf16 *x = in;
+  bf16 *y = inout;
   (void)type;
-  for (int i = 0; i < *n; i++) y[i] = to_bf16(from_bf16(x[i]) + from_bf16(y[i]));
+  for (int i = 0; i < *n; i++) y[i] = f32_to_bf16(bf16_to_f32(x[i]) + bf16_to_f32(y[i]));
 }
 
 static void add_f16(void *in, void *inout, int *n, MPI_Datatype *type) {
-  const _Float16 *x = in;
-  _Float16 *y = inout;
+  const f16 *x = in;
+  f16 *y = inout;
   (void)type;
-  for (int i = 0; i < *n; i++) y[i] = (_Float16)((float)x[i] + (float)y[i]);
+  for (int i = 0; i < *n; i++) y[i] = f32_to_f16(f16_to_f32(x[i]) + f16_to_f32(y[i]));
 }
 
 static MPI_Datatype type_of(int32_t dtype) {
