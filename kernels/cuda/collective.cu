@@ -15,8 +15,6 @@
 #include "collectives/world.h"
 #include "cuda/support/vendor.h"
 
-static int64_t bytes_of(const tensor *x) { return numel(x) * dtype_bytes(x->dtype); }
-
 /* -- By way of the host ------------------------------------------------------------------------- */
 
 static status cuda_said(const op_call *c, cudaError_t e) {
@@ -34,10 +32,10 @@ static status copy(const op_call *c, void *dst, const void *src, int64_t bytes, 
 
 /* x on the host, changed there by fn, and back in y. */
 template <class F> static status on_host(op_call *c, const tensor *x, const tensor *y, F fn) {
-  const int64_t bytes = bytes_of(y);
+  const int64_t bytes = tensor_bytes(y);
   char *host = (char *)malloc((size_t)bytes + 1);
   if (!host) return fail_call(c, DLV3_ERR_OOM, "out of memory on the host: %lld bytes", (long long)bytes);
-  status st = copy(c, host, data_of(x), bytes_of(x), cudaMemcpyDeviceToHost);
+  status st = copy(c, host, data_of(x), tensor_bytes(x), cudaMemcpyDeviceToHost);
   if (st == DLV3_OK) st = fn(host);
   if (st == DLV3_OK) st = copy(c, data_of(y), host, bytes, cudaMemcpyHostToDevice);
   free(host);
@@ -51,7 +49,7 @@ static status host_sum(op_call *c) {
 
 static status host_gather(op_call *c) {
   const tensor *x = c->in[0];
-  const int64_t bytes = bytes_of(x);
+  const int64_t bytes = tensor_bytes(x);
   char *own = (char *)malloc((size_t)bytes + 1);
   if (!own) return fail_call(c, DLV3_ERR_OOM, "out of memory on the host: %lld bytes", (long long)bytes);
   status st = on_host(c, x, c->out[0], [=](char *host) {
@@ -65,7 +63,7 @@ static status host_gather(op_call *c) {
 static status host_broadcast(op_call *c) {
   const broadcast__attr *a = (const broadcast__attr *)c->attr;
   const tensor *x = c->in[0];
-  return on_host(c, x, x, [=](char *host) { return world_broadcast(host, bytes_of(x), (int32_t)a->root); });
+  return on_host(c, x, x, [=](char *host) { return world_broadcast(host, tensor_bytes(x), (int32_t)a->root); });
 }
 
 static status host_nothing(op_call *c) { return (void)c, DLV3_OK; }
@@ -184,7 +182,7 @@ static status nccl_gather(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
   const tensor *x = c->in[0];
-  return nccl_said(c, nccl.AllGather(data_of(x), data_of(c->out[0]), (size_t)bytes_of(x), ncclUint8, d->comm[NOW],
+  return nccl_said(c, nccl.AllGather(data_of(x), data_of(c->out[0]), (size_t)tensor_bytes(x), ncclUint8, d->comm[NOW],
                                      stream_of(c)));
 }
 
@@ -193,7 +191,7 @@ static status nccl_broadcast(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
   const tensor *x = c->in[0];
-  return nccl_said(c, nccl.Broadcast(data_of(x), data_of(x), (size_t)bytes_of(x), ncclUint8, (int)a->root, d->comm[NOW],
+  return nccl_said(c, nccl.Broadcast(data_of(x), data_of(x), (size_t)tensor_bytes(x), ncclUint8, (int)a->root, d->comm[NOW],
                                      stream_of(c)));
 }
 #define NCCL(fn) {"nccl", fn},
