@@ -9,7 +9,7 @@
 
 #include "waiting.h"
 
-enum { ROOM = 1024, PIECE = 1 << 28 };
+enum { ROOM = 1024 };
 
 typedef struct {
   char *x;
@@ -32,8 +32,7 @@ static status sum_job_run(const sum_job *job) {
   const char *wrong = mpi->barrier(&r, MPI_BEHIND);
   if (wrong) return world_failed("all_reduce_start_", wrong);
   TRY(world_wait(&r, "all_reduce_start_", true));
-  for (int64_t at = 0; at < job->n; at += PIECE) {
-    int64_t m = job->n - at < PIECE ? job->n - at : PIECE;
+  PIECES(job->n, at, m) {
     wrong = mpi->sum_and_wait(MPI_BEHIND, job->x + at * dtype_bytes(job->dtype), m, job->dtype);
     if (wrong) return world_failed("all_reduce_start_", wrong);
   }

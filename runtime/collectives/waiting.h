@@ -5,7 +5,11 @@
 #include "mpi_library.h"
 #include "world.h"
 
-extern const mpi_library *mpi; /* NULL: alone */
+extern const mpi_library *mpi; /* NULL: a single process */
+
+/* MPI counts elements with an int: n of them as pieces [at, at + m). */
+enum { PIECE = 1 << 28 };
+#define PIECES(n, at, m) for (int64_t at = 0, m; m = (n) - at < PIECE ? (n) - at : PIECE, m > 0; at += m)
 
 /* Waits for a request. patiently: the processor is left to others between two looks. */
 status world_wait(mpi_request *r, const char *what, bool patiently);

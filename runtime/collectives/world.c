@@ -119,8 +119,7 @@ static status divide_threads(void) {
   int32_t n;
   TRY(sharing(&n));
   if (variable("DLV3_NUM_THREADS") || variable("OMP_NUM_THREADS")) return DLV3_OK;
-  int32_t threads = processors_shared(n, place.local_size);
-  return dlv3_set_num_threads(threads > 0 ? threads : 1);
+  return dlv3_set_num_threads(processors_shared(n, place.local_size));
 }
 
 status world_open(void) {
@@ -205,10 +204,6 @@ status world_wait(mpi_request *r, const char *what, bool patiently) {
                   what, patience);
   }
 }
-
-enum { PIECE = 1 << 28 }; /* MPI counts with an int */
-
-#define PIECES(bytes, at, m) for (int64_t at = 0, m; m = (bytes) - at < PIECE ? (bytes) - at : PIECE, m > 0; at += m)
 
 status world_sum(void *x, int64_t n, int32_t dtype) {
   if (place.size == 1) return DLV3_OK;
