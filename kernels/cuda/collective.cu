@@ -17,17 +17,12 @@
 
 /* -- By way of the host ------------------------------------------------------------------------- */
 
-static status cuda_said(const op_call *c, cudaError_t e) {
-  if (e == cudaSuccess) return DLV3_OK;
-  cudaGetLastError();
-  return fail_call(c, DLV3_ERR_DEVICE, "cuda: %s", cudaGetErrorString(e));
-}
-
 /* A copy between host and device that is waited for. */
 static status copy(const op_call *c, void *dst, const void *src, int64_t bytes, cudaMemcpyKind kind) {
   const cudaStream_t stream = stream_of(c);
-  TRY(cuda_said(c, cudaMemcpyAsync(dst, src, (size_t)bytes, kind, stream)));
-  return cuda_said(c, cudaStreamSynchronize(stream));
+  CHECK(cudaMemcpyAsync(dst, src, (size_t)bytes, kind, stream), c->info->name);
+  CHECK(cudaStreamSynchronize(stream), c->info->name);
+  return DLV3_OK;
 }
 
 /* x on the host, changed there by fn, and back in y. */
@@ -66,9 +61,12 @@ static status host_broadcast(op_call *c) {
   return on_host(c, x, x, [=](char *host) { return world_broadcast(host, tensor_bytes(x), (int32_t)a->root); });
 }
 
-static status host_nothing(op_call *c) { return (void)c, DLV3_OK; }
+static status host_nothing(op_call *c) {
+  (void)c;
+  return DLV3_OK;
+}
 static status host_barrier(op_call *c) {
-  TRY(cuda_said(c, cudaStreamSynchronize(stream_of(c))));
+  CHECK(cudaStreamSynchronize(stream_of(c)), c->info->name);
   return world_barrier();
 }
 
@@ -77,8 +75,7 @@ static status host_barrier(op_call *c) {
 #if __has_include(<nccl.h>)
 #include <nccl.h>
 
-#define FUNCTIONS(F) \
-  F(GetErrorString) F(GetUniqueId) F(CommInitRank) F(AllReduce) F(AllGather) F(Broadcast)
+#define FUNCTIONS(F) F(GetErrorString) F(GetUniqueId) F(CommInitRank) F(AllReduce) F(AllGather) F(Broadcast)
 
 static struct {
 #define F(name) decltype(&nccl##name) name;
@@ -108,7 +105,7 @@ static bool open_library() {
   return found;
 }
 
-static status nccl_said(const op_call *c, ncclResult_t e) {
+static status nccl_status(const op_call *c, ncclResult_t e) {
   if (e == ncclSuccess) return DLV3_OK;
   return fail_call(c, DLV3_ERR_DEVICE, "nccl: %s (NCCL_DEBUG=WARN says more; DLV3_NCCL=0 does without)",
                    nccl.GetErrorString(e));
@@ -117,9 +114,9 @@ static status nccl_said(const op_call *c, ncclResult_t e) {
 static status join(const op_call *c, ncclComm_t *comm) {
   ncclUniqueId id;
   memset(&id, 0, sizeof id);
-  if (world_rank() == 0) TRY(nccl_said(c, nccl.GetUniqueId(&id)));
+  if (world_rank() == 0) TRY(nccl_status(c, nccl.GetUniqueId(&id)));
   TRY(world_broadcast(&id, sizeof id, 0));
-  return nccl_said(c, nccl.CommInitRank(comm, world_size(), id, world_rank()));
+  return nccl_status(c, nccl.CommInitRank(comm, world_size(), id, world_rank()));
 }
 
 /* The communicators of the device that c runs on, made on first use: by all ranks at the same op. */
@@ -129,10 +126,11 @@ static status open_comms(const op_call *c, device_comms **out) {
   if (d->open) return DLV3_OK;
   if (!open_library()) return declined("libnccl.so.2 is not there");
   for (int i = 0; i < COMMUNICATORS; i++) TRY(join(c, &d->comm[i]));
-  TRY(cuda_said(c, cudaStreamCreateWithFlags(&d->behind, cudaStreamNonBlocking)));
-  TRY(cuda_said(c, cudaEventCreateWithFlags(&d->given, cudaEventDisableTiming)));
-  TRY(cuda_said(c, cudaEventCreateWithFlags(&d->summed, cudaEventDisableTiming)));
-  return d->open = true, DLV3_OK;
+  CHECK(cudaStreamCreateWithFlags(&d->behind, cudaStreamNonBlocking), c->info->name);
+  CHECK(cudaEventCreateWithFlags(&d->given, cudaEventDisableTiming), c->info->name);
+  CHECK(cudaEventCreateWithFlags(&d->summed, cudaEventDisableTiming), c->info->name);
+  d->open = true;
+  return DLV3_OK;
 }
 
 static ncclDataType_t type_of(int32_t dtype) {
@@ -149,7 +147,7 @@ static ncclDataType_t type_of(int32_t dtype) {
 
 static status sum_on(op_call *c, ncclComm_t comm, cudaStream_t stream) {
   const tensor *x = c->in[0];
-  return nccl_said(
+  return nccl_status(
       c, nccl.AllReduce(data_of(x), data_of(x), (size_t)numel(x), type_of(x->dtype), ncclSum, comm, stream));
 }
 
@@ -161,8 +159,9 @@ static status nccl_sum(op_call *c) {
 
 /* One stream waits for what another has been given so far. */
 static status wait_for(op_call *c, cudaStream_t waiting, cudaEvent_t event, cudaStream_t other) {
-  TRY(cuda_said(c, cudaEventRecord(event, other)));
-  return cuda_said(c, cudaStreamWaitEvent(waiting, event, 0));
+  CHECK(cudaEventRecord(event, other), c->info->name);
+  CHECK(cudaStreamWaitEvent(waiting, event, 0), c->info->name);
+  return DLV3_OK;
 }
 
 static status nccl_sum_start(op_call *c) {
@@ -182,8 +181,8 @@ static status nccl_gather(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
   const tensor *x = c->in[0];
-  return nccl_said(c, nccl.AllGather(data_of(x), data_of(c->out[0]), (size_t)tensor_bytes(x), ncclUint8, d->comm[NOW],
-                                     stream_of(c)));
+  return nccl_status(c, nccl.AllGather(data_of(x), data_of(c->out[0]), (size_t)tensor_bytes(x), ncclUint8, d->comm[NOW],
+                                       stream_of(c)));
 }
 
 static status nccl_broadcast(op_call *c) {
@@ -191,8 +190,8 @@ static status nccl_broadcast(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
   const tensor *x = c->in[0];
-  return nccl_said(c, nccl.Broadcast(data_of(x), data_of(x), (size_t)tensor_bytes(x), ncclUint8, (int)a->root, d->comm[NOW],
-                                     stream_of(c)));
+  return nccl_status(c, nccl.Broadcast(data_of(x), data_of(x), (size_t)tensor_bytes(x), ncclUint8, (int)a->root,
+                                       d->comm[NOW], stream_of(c)));
 }
 #define NCCL(fn) {"nccl", fn},
 #else
