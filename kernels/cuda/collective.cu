@@ -1,11 +1,11 @@
-/* collective.cu - ops over all ranks on GPUs: NCCL, and by way of the host where it is not there.
+/* collective.cu - collectives on GPUs: by NCCL, or through host memory and MPI where NCCL is not available.
  *
  * NCCL is opened on first use, like cuBLASLt. Rank 0 makes an id, MPI carries it to the others.
- * There are two communicators a device: one on the device's stream, and one on a stream of its own
- * for sums behind other work. That stream waits, by an event, for what had been given to the
- * device's stream when a sum is started, and finish makes the device's stream wait for it; nothing
- * of this waits on the host, so all of it can be captured in a graph. Without NCCL (or its header,
- * when this was built) data goes to the host and over MPI, which a graph can not hold. */
+ * Each device has two communicators: one on the device's stream, and one on a stream of its own for
+ * asynchronous sums. At the start of a sum that stream waits, by an event, for what the device's stream
+ * was given before; finish makes the device's stream wait for it. The host waits for none of this, so
+ * that all of it can be captured in a graph. Without NCCL (or without its header at build time) data
+ * goes through host memory and MPI, which can not be captured. */
 #include "cuda/support/common.h"
 
 #include <dlfcn.h>
@@ -15,9 +15,9 @@
 #include "collectives/world.h"
 #include "cuda/support/vendor.h"
 
-/* -- By way of the host ------------------------------------------------------------------------- */
+/* -- Through host memory ------------------------------------------------------------------------ */
 
-/* A copy between host and device that is waited for. */
+/* A synchronous copy between host and device. */
 static status copy(const op_call *c, void *dst, const void *src, int64_t bytes, cudaMemcpyKind kind) {
   const cudaStream_t stream = stream_of(c);
   CHECK(cudaMemcpyAsync(dst, src, (size_t)bytes, kind, stream), c->info->name);
@@ -25,7 +25,7 @@ static status copy(const op_call *c, void *dst, const void *src, int64_t bytes, 
   return DLV3_OK;
 }
 
-/* x on the host, changed there by fn, and back in y. */
+/* Copies x to the host, calls fn on the copy, and copies the result into y. */
 template <class F> static status on_host(op_call *c, const tensor *x, const tensor *y, F fn) {
   const int64_t bytes = tensor_bytes(y);
   char *host = (char *)malloc((size_t)bytes + 1);
@@ -83,13 +83,13 @@ static struct {
 #undef F
 } nccl;
 
-enum { NOW, BEHIND, COMMUNICATORS };
+enum { IN_ORDER, ASYNCHRONOUS, COMMUNICATORS };
 
 typedef struct {
   bool open;
   ncclComm_t comm[COMMUNICATORS];
-  cudaStream_t behind;
-  cudaEvent_t given, summed; /* work that a sum waits for; sums that are waited for */
+  cudaStream_t own_stream;
+  cudaEvent_t given, summed; /* what a sum waits for; what finish waits for */
 } device_comms;
 static device_comms comms[MOST_DEVICES];
 
@@ -107,7 +107,7 @@ static bool open_library() {
 
 static status nccl_status(const op_call *c, ncclResult_t e) {
   if (e == ncclSuccess) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DEVICE, "nccl: %s (NCCL_DEBUG=WARN says more; DLV3_NCCL=0 does without)",
+  return fail_call(c, DLV3_ERR_DEVICE, "nccl: %s (NCCL_DEBUG=WARN shows more; DLV3_NCCL=0 uses MPI instead)",
                    nccl.GetErrorString(e));
 }
 
@@ -124,9 +124,9 @@ static status open_comms(const op_call *c, device_comms **out) {
   device_comms *d = &comms[device_tensor(c)->st->device];
   *out = d;
   if (d->open) return DLV3_OK;
-  if (!open_library()) return declined("libnccl.so.2 is not there");
+  if (!open_library()) return declined("libnccl.so.2 was not found");
   for (int i = 0; i < COMMUNICATORS; i++) TRY(join(c, &d->comm[i]));
-  CHECK(cudaStreamCreateWithFlags(&d->behind, cudaStreamNonBlocking), c->info->name);
+  CHECK(cudaStreamCreateWithFlags(&d->own_stream, cudaStreamNonBlocking), c->info->name);
   CHECK(cudaEventCreateWithFlags(&d->given, cudaEventDisableTiming), c->info->name);
   CHECK(cudaEventCreateWithFlags(&d->summed, cudaEventDisableTiming), c->info->name);
   d->open = true;
@@ -154,7 +154,7 @@ static status sum_on(op_call *c, ncclComm_t comm, cudaStream_t stream) {
 static status nccl_sum(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
-  return sum_on(c, d->comm[NOW], stream_of(c));
+  return sum_on(c, d->comm[IN_ORDER], stream_of(c));
 }
 
 /* One stream waits for what another has been given so far. */
@@ -167,22 +167,22 @@ static status wait_for(op_call *c, cudaStream_t waiting, cudaEvent_t event, cuda
 static status nccl_sum_start(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
-  TRY(wait_for(c, d->behind, d->given, stream_of(c)));
-  return sum_on(c, d->comm[BEHIND], d->behind);
+  TRY(wait_for(c, d->own_stream, d->given, stream_of(c)));
+  return sum_on(c, d->comm[ASYNCHRONOUS], d->own_stream);
 }
 
 static status nccl_sum_finish(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
-  return wait_for(c, stream_of(c), d->summed, d->behind);
+  return wait_for(c, stream_of(c), d->summed, d->own_stream);
 }
 
 static status nccl_gather(op_call *c) {
   device_comms *d;
   TRY(open_comms(c, &d));
   const tensor *x = c->in[0];
-  return nccl_status(c, nccl.AllGather(data_of(x), data_of(c->out[0]), (size_t)tensor_bytes(x), ncclUint8, d->comm[NOW],
-                                       stream_of(c)));
+  return nccl_status(c, nccl.AllGather(data_of(x), data_of(c->out[0]), (size_t)tensor_bytes(x), ncclUint8,
+                                       d->comm[IN_ORDER], stream_of(c)));
 }
 
 static status nccl_broadcast(op_call *c) {
@@ -191,7 +191,7 @@ static status nccl_broadcast(op_call *c) {
   TRY(open_comms(c, &d));
   const tensor *x = c->in[0];
   return nccl_status(c, nccl.Broadcast(data_of(x), data_of(x), (size_t)tensor_bytes(x), ncclUint8, (int)a->root,
-                                       d->comm[NOW], stream_of(c)));
+                                       d->comm[IN_ORDER], stream_of(c)));
 }
 #define NCCL(fn) {"nccl", fn},
 #else
