@@ -2,6 +2,7 @@
 
 local host = require 'dlv3.host'
 local F = require 'dlv3.core.ffi'
+local files = require 'dlv3.io.files'
 
 local M = {}
 
@@ -31,9 +32,7 @@ end
 -- status.
 function M.run_code(t, mpi, n, code, arguments, environment)
   local path = t.folder() .. '/ranks.lua'
-  local file = assert(io.open(path, 'w'))
-  file:write(code)
-  file:close()
+  files.save_text(path, code)
   local set = {}
   for name, value in pairs(environment or {}) do set[#set + 1] = ("%s='%s'"):format(name, value) end
   return t.run(table.concat(set, ' ') .. ' ' .. M.command(mpi, n, path .. ' ' .. (arguments or '')))
