@@ -57,10 +57,10 @@ $(B)/kernels/%.o: OPT += -O3
 # Hundreds of unrolled tiles: with sanitizers and optimised they take the compiler more than seven minutes.
 build/san/kernels/cpu/conv/tiles.o: OPT += -O0 -fno-sanitize=undefined
 
-$(B)/libdlv3_%.so: kernels/mpi/mpi.c runtime/collectives/mpi_library.h build/features.mk
+$(B)/libdlv3_%.so: kernels/mpi/mpi.c kernels/shared/half.h runtime/collectives/mpi_library.h build/features.mk
 	@mkdir -p $(@D)
 	$(call say,MPI,$@)
-	$(Q)$(CC) -std=gnu11 -O3 -g $(WARN) -fPIC -fvisibility=hidden -Iruntime $($*_CFLAGS) -shared -o $@ $< $($*_LIBS)
+	$(Q)$(CC) -std=gnu11 -O3 -g $(WARN) -fPIC -fvisibility=hidden -Iruntime -Ikernels $($*_CFLAGS) -shared -o $@ $< $($*_LIBS)
 $(B)/runtime/collectives/world.o: FEATURE_CFLAGS += -DOPENMPI_VERSION='"$(openmpi_VERSION)"' -DMPICH_VERSION='"$(mpich_VERSION)"'
 
 # Machine code for A100 and H100/H200; newer ones translate the PTX.

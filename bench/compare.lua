@@ -34,11 +34,13 @@ local function prepare(peer, python)
   return true
 end
 
--- GOMP_SPINCOUNT: as dlv3 has it. PyTorch is quicker for it (MobileNetV3 inference at 480, channels last: 0.073 s, without it 0.083).
+-- GOMP_SPINCOUNT: as dlv3 sets it for itself. PyTorch is faster with it (MobileNetV3 inference at 480, channels last:
+-- 0.073 s, without it 0.083).
 local function peer_command(peer, python)
   if peer.command then return peer.command end
   local script = peer.script and run.quote(run.root .. '/bench/' .. peer.script) .. ' ' or ''
-  return ('GOMP_SPINCOUNT=1000 TORCHINDUCTOR_CACHE_DIR=%s %s %s%s'):format(run.quote(run.scratch .. '/inductor'), run.quote(python), script, peer.words)
+  local cache = run.quote(run.scratch .. '/inductor')
+  return ('GOMP_SPINCOUNT=1000 TORCHINDUCTOR_CACHE_DIR=%s %s %s%s'):format(cache, run.quote(python), script, peer.words)
 end
 
 -- The rounds of one side as one figure.

@@ -2,12 +2,16 @@
 
 local host = require 'dlv3.host'
 local F = require 'dlv3.core.ffi'
+local files = require 'dlv3.io.files'
 
 local M = {}
 
 -- Per MPI: its launcher, and what it takes to start more ranks than cores, as root too.
 local launchers = {
-  openmpi = {'mpirun.openmpi', '--oversubscribe --allow-run-as-root --bind-to none --mca btl_vader_single_copy_mechanism none'},
+  openmpi = {
+    'mpirun.openmpi',
+    '--oversubscribe --allow-run-as-root --bind-to none --mca btl_vader_single_copy_mechanism none',
+  },
   mpich = {'mpiexec.mpich', ''},
 }
 
@@ -16,7 +20,8 @@ function M.mpis(t)
   local list, reason = {}, 'no MPI: install openmpi-bin and libopenmpi-dev, then make features'
   for _, name in ipairs {'openmpi', 'mpich'} do
     local _, status = t.run('command -v ' .. launchers[name][1])
-    if status == 0 and F.C.dlv3_path_kind(('%s/build/libdlv3_%s.so'):format(host.root, name)) == 1 then list[#list + 1] = name end
+    local library = ('%s/build/libdlv3_%s.so'):format(host.root, name)
+    if status == 0 and F.C.dlv3_path_kind(library) == 1 then list[#list + 1] = name end
   end
   return list, #list == 0 and reason or nil
 end
@@ -24,16 +29,15 @@ end
 -- The command that runs `dlv3 <arguments>` on n ranks; options of the launcher may be added.
 function M.command(mpi, n, arguments, options)
   local launcher = launchers[mpi]
-  return ('OMPI_MCA_orte_base_help_aggregate=0 %s -np %d %s %s %s %s'):format(launcher[1], n, launcher[2], options or '', host.executable, arguments)
+  return ('OMPI_MCA_orte_base_help_aggregate=0 %s -np %d %s %s %s %s')
+    :format(launcher[1], n, launcher[2], options or '', host.executable, arguments)
 end
 
--- Writes code to a file and runs it on n ranks, with arguments and {NAME = value} in the environment; returns the output and the
--- status.
+-- Writes code to a file and runs it on n ranks, with arguments and {NAME = value} in the environment; returns the
+-- output and the status.
 function M.run_code(t, mpi, n, code, arguments, environment)
   local path = t.folder() .. '/ranks.lua'
-  local file = assert(io.open(path, 'w'))
-  file:write(code)
-  file:close()
+  files.save_text(path, code)
   local set = {}
   for name, value in pairs(environment or {}) do set[#set + 1] = ("%s='%s'"):format(name, value) end
   return t.run(table.concat(set, ' ') .. ' ' .. M.command(mpi, n, path .. ' ' .. (arguments or '')))

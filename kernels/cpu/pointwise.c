@@ -269,7 +269,7 @@ static status ref_fill_(op_call *c) {
   const fill__attr *a = c->attr;
   tensor *x = c->in[0];
   if (a->value == 0 && is_dense(x)) { /* all bits zero in every dtype */
-    memset(data_of(x), 0, (size_t)(numel(x) * dtype_bytes(x->dtype)));
+    memset(data_of(x), 0, (size_t)tensor_bytes(x));
     return DLV3_OK;
   }
   return map(x, NULL, NULL, NULL, OF_FLOATS(fill_), a);

@@ -68,7 +68,7 @@ IMPLS(reshape, {"ref", ref_reshape});
 static status ref_contiguous(op_call *c) { return elements_copy(c->out[0], c->in[0]), DLV3_OK; }
 IMPLS(contiguous, {"ref", ref_contiguous});
 
-static void zero(tensor *t) { memset(data_of(t), 0, (size_t)(numel(t) * dtype_bytes(t->dtype))); }
+static void zero(tensor *t) { memset(data_of(t), 0, (size_t)tensor_bytes(t)); }
 
 static status ref_narrow_backward(op_call *c) {
   const narrow_backward_attr *a = c->attr;

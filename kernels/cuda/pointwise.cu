@@ -345,7 +345,7 @@ status elements_copy(const op_call *c, tensor *dst, tensor *src) { return map(c,
 status elements_fill(const op_call *c, tensor *t, double value) {
   if (value == 0 && is_dense(t)) { /* all bits zero in every dtype */
     const cudaStream_t stream = stream_of(c);
-    if (numel(t) && cudaMemsetAsync(data_of(t), 0, (size_t)(numel(t) * dtype_bytes(t->dtype)), stream) != cudaSuccess)
+    if (numel(t) && cudaMemsetAsync(data_of(t), 0, (size_t)tensor_bytes(t), stream) != cudaSuccess)
       return LAUNCHED(c);
     return DLV3_OK;
   }

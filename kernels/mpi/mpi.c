@@ -6,12 +6,13 @@
 
 #include "collectives/mpi_library.h"
 #include "dlv3.h"
+#include "shared/half.h"
 
-static MPI_Comm channels[MPI_CHANNELS];
+static MPI_Comm channels[CHANNELS];
 static MPI_Op sum_of_half[2]; /* f16, bf16 */
 
-/* What an MPI function returned, as a text. */
-static const char *said(int code) {
+/* The message of an MPI error code; NULL for success. */
+static const char *error_text(int code) {
   static _Thread_local char text[MPI_MAX_ERROR_STRING + 1];
   int length = 0;
   if (code == MPI_SUCCESS) return NULL;
@@ -22,38 +23,24 @@ static const char *said(int code) {
 
 #define TRY(call) \
   do { \
-    const char *text_ = said(call); \
+    const char *text_ = error_text(call); \
     if (text_) return text_; \
   } while (0)
 
 /* -- Sums of half precision: MPI has none ------------------------------------------------------- */
 
-static float from_bf16(uint16_t h) {
-  uint32_t u = (uint32_t)h << 16;
-  float f;
-  memcpy(&f, &u, 4);
-  return f;
-}
-
-static uint16_t to_bf16(float f) {
-  uint32_t u;
-  memcpy(&u, &f, 4);
-  if (f != f) return (uint16_t)(u >> 16 | 0x40);
-  return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type) {
-  const uint16_t *x = in;
-  uint16_t *y = inout;
+  const bf16 *x = in;
+  bf16 *y = inout;
   (void)type;
-  for (int i = 0; i < *n; i++) y[i] = to_bf16(from_bf16(x[i]) + from_bf16(y[i]));
+  for (int i = 0; i < *n; i++) y[i] = f32_to_bf16(bf16_to_f32(x[i]) + bf16_to_f32(y[i]));
 }
 
 static void add_f16(void *in, void *inout, int *n, MPI_Datatype *type) {
-  const _Float16 *x = in;
-  _Float16 *y = inout;
+  const f16 *x = in;
+  f16 *y = inout;
   (void)type;
-  for (int i = 0; i < *n; i++) y[i] = (_Float16)((float)x[i] + (float)y[i]);
+  for (int i = 0; i < *n; i++) y[i] = f32_to_f16(f16_to_f32(x[i]) + f16_to_f32(y[i]));
 }
 
 static MPI_Datatype type_of(int32_t dtype) {
@@ -78,7 +65,7 @@ static const char *open_world(mpi_place *place) {
   int provided = 0, rank, size, local_rank, local_size;
   TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided));
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-  for (int i = 0; i < MPI_CHANNELS; i++) {
+  for (int i = 0; i < CHANNELS; i++) {
     TRY(MPI_Comm_dup(MPI_COMM_WORLD, &channels[i]));
     TRY(MPI_Comm_set_errhandler(channels[i], MPI_ERRORS_RETURN));
   }
@@ -104,7 +91,7 @@ _Static_assert(sizeof(MPI_Request) <= sizeof(mpi_request), "a request fits");
 static const char *started(mpi_request *out, int code, MPI_Request request) {
   memset(out, 0, sizeof *out);
   memcpy(out, &request, sizeof request);
-  return said(code);
+  return error_text(code);
 }
 
 static const char *sum(mpi_request *out, int32_t channel, void *x, int64_t n, int32_t dtype) {
@@ -141,7 +128,7 @@ static const char *test(mpi_request *request, bool *done) {
 }
 
 static const char *sum_and_wait(int32_t channel, void *x, int64_t n, int32_t dtype) {
-  return said(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type_of(dtype), op_of(dtype), channels[channel]));
+  return error_text(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type_of(dtype), op_of(dtype), channels[channel]));
 }
 
 static const mpi_library table = {MPI_LIBRARY_ABI, open_world, close_world, abort_world, sum,

@@ -17,9 +17,9 @@ typedef struct {
 } mpi_place;
 
 /* Collectives that do not depend on each other's order go over channels of their own. */
-enum { MPI_NOW, MPI_BEHIND, MPI_CHANNELS };
+enum { CHANNEL_BLOCKING, CHANNEL_ASYNCHRONOUS, CHANNELS };
 
-/* A collective on its way. */
+/* A collective that was started. */
 typedef struct {
   int64_t request[2];
 } mpi_request;
@@ -29,14 +29,14 @@ typedef struct {
   const char *(*open)(mpi_place *place);
   void (*close)(void);
   void (*abort)(int32_t code); /* ends all ranks */
-  /* Started here; done with test. All ranks start the same ones of a channel in the same order.
+  /* These start a collective, `test` completes it. All ranks start the same ones of a channel in the same order.
    * dtype: DLV3_* of dlv3.h; n: elements; at most INT32_MAX of them or bytes at a time. */
   const char *(*sum)(mpi_request *r, int32_t channel, void *x, int64_t n, int32_t dtype);
   const char *(*gather)(mpi_request *r, int32_t channel, const void *x, void *all, int64_t bytes);
   const char *(*broadcast)(mpi_request *r, int32_t channel, void *x, int64_t bytes, int32_t root);
   const char *(*barrier)(mpi_request *r, int32_t channel);
   const char *(*test)(mpi_request *r, bool *done);
-  /* The same as sum, and waits for it: faster for many bytes. */
+  /* sum, and waits for its result: faster for many bytes. */
   const char *(*sum_and_wait)(int32_t channel, void *x, int64_t n, int32_t dtype);
 } mpi_library;
 

@@ -1,8 +1,8 @@
-/* world.c - how many processes this training has, and which one this is.
+/* world.c - the ranks that a launcher started: how many, which one this is, and collectives between them.
  *
- * A launcher (mpirun, srun) tells the processes that it starts by their environment. Only then is
- * an MPI library opened, and only when something asks: starting alone costs nothing, and the same
- * program runs where there is no MPI. */
+ * A launcher (mpirun, srun) sets variables in the environment of the processes that it starts. Only
+ * then is an MPI library opened, and only on first use: a single process pays nothing, and the same
+ * program runs without MPI. */
 #define _GNU_SOURCE
 #include "world.h"
 
@@ -13,18 +13,25 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "waiting.h"
+#include "mpi_wait.h"
 
 static mpi_place place = {.size = 1, .local_size = 1};
 static bool opened;
-static double patience = 600; /* DLV3_COLLECTIVE_TIMEOUT, seconds */
+static double timeout = 600; /* DLV3_COLLECTIVE_TIMEOUT, seconds */
 const mpi_library *mpi;
 
 int32_t world_rank(void) { return place.rank; }
 int32_t world_size(void) { return place.size; }
 bool world_threads(void) { return place.threads; }
 
-/* -- What the launcher says --------------------------------------------------------------------- */
+/* -- The launcher's variables ------------------------------------------------------------------- */
+
+enum { HOST_NAME = 64 };
+
+static void get_host_name(char name[HOST_NAME]) {
+  memset(name, 0, HOST_NAME);
+  gethostname(name, HOST_NAME - 1);
+}
 
 static const char *variable(const char *name) {
   const char *value = getenv(name);
@@ -49,7 +56,7 @@ static status check_slurm(void) {
   if (number_of("SLURM_STEP_NUM_TASKS") < 2) return DLV3_OK;
   return fail(DLV3_ERR_ARG,
               "srun started %s processes without MPI, each of which would do all of the work: start them with "
-              "srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH); srun --mpi=list names what there is",
+              "srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH); srun --mpi=list shows which are available",
               variable("SLURM_STEP_NUM_TASKS"));
 }
 
@@ -78,31 +85,31 @@ static status open_library(void) {
   dlv3_mpi_library_fn *table;
   *(void **)&table = dlsym(library, "dlv3_mpi_library");
   if (!table || table()->abi != MPI_LIBRARY_ABI)
-    return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3; build both anew", path);
+    return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3: run `make` again", path);
   mpi = table();
   return DLV3_OK;
 }
 
-/* The end of the process: in peace with all ranks, or, where this one failed, for all of them. */
+/* Runs when the process exits: finalizes MPI, or, if this rank failed, aborts all ranks. */
 static void at_end(int code, void *unused) {
   (void)unused;
-  behind_stop();
+  asynchronous_stop();
   if (code)
     mpi->abort(code);
   else
     mpi->close();
 }
 
-/* How many ranks of this host may use one of this rank's processors: all of them unless the launcher
- * has bound each to its own. */
+/* How many ranks of this host share processors with this one: all of them, unless the launcher bound
+ * each rank to its own. */
 static status sharing(int32_t *n) {
   cpu_set_t own, *all = calloc((size_t)place.size, sizeof *all);
-  char name[64] = "", *names = calloc((size_t)place.size, sizeof name);
+  char name[HOST_NAME], *names = calloc((size_t)place.size, sizeof name);
   *n = 0;
   status st = all && names ? DLV3_OK : fail(DLV3_ERR_OOM, "out of memory for the world");
   CPU_ZERO(&own);
   sched_getaffinity(0, sizeof own, &own);
-  gethostname(name, sizeof name - 1);
+  get_host_name(name);
   if (st == DLV3_OK) st = world_gather(&own, all, sizeof own);
   if (st == DLV3_OK) st = world_gather(name, names, sizeof name);
   for (int32_t i = 0; i < place.size && st == DLV3_OK; i++) {
@@ -110,23 +117,26 @@ static status sharing(int32_t *n) {
     CPU_AND(&both, &own, &all[i]);
     *n += CPU_COUNT(&both) > 0 && !strcmp(names + (size_t)i * sizeof name, name);
   }
-  free(all), free(names);
+  free(all);
+  free(names);
   return st;
 }
 
-/* The processors of a host are divided among its ranks, unless the number of threads was asked for. */
+/* Divides the processors of a host among its ranks, unless a variable sets the number of threads. */
 static status divide_threads(void) {
   int32_t n;
   TRY(sharing(&n));
   if (variable("DLV3_NUM_THREADS") || variable("OMP_NUM_THREADS")) return DLV3_OK;
-  int32_t threads = processors_shared(n, place.local_size);
-  return dlv3_set_num_threads(threads > 0 ? threads : 1);
+  return dlv3_set_num_threads(processors_shared(n, place.local_size));
 }
 
 status world_open(void) {
   if (opened) return DLV3_OK;
-  if (launched_rank() < 0) return opened = true, check_slurm();
-  if (variable("DLV3_COLLECTIVE_TIMEOUT")) patience = strtod(variable("DLV3_COLLECTIVE_TIMEOUT"), NULL);
+  if (launched_rank() < 0) {
+    opened = true;
+    return check_slurm();
+  }
+  if (variable("DLV3_COLLECTIVE_TIMEOUT")) timeout = strtod(variable("DLV3_COLLECTIVE_TIMEOUT"), NULL);
   TRY(open_library());
   const char *wrong = mpi->open(&place);
   if (wrong) return fail(DLV3_ERR_DEVICE, "MPI did not start: %s", wrong);
@@ -140,16 +150,16 @@ status world_open(void) {
 DLV3_API dlv3_status dlv3_world_open(dlv3_world *out) {
   TRY(world_open());
   *out = (dlv3_world){place.rank, place.size, place.local_rank, place.local_size, ""};
-  gethostname(out->host, sizeof out->host - 1);
+  get_host_name(out->host);
   return DLV3_OK;
 }
 
 DLV3_API const char *dlv3_world_label(void) {
   static char text[120];
-  char host[64] = "";
+  char host[HOST_NAME];
   int32_t rank = launched_rank();
   if (rank < 0 || (opened && place.size == 1)) return "";
-  gethostname(host, sizeof host - 1);
+  get_host_name(host);
   snprintf(text, sizeof text, "rank %d on %s: ", (int)rank, host);
   return text;
 }
@@ -172,7 +182,7 @@ DLV3_API const char *dlv3_mpi_state(void) {
     if (find_part(path, sizeof path, names[i][0]))
       used += snprintf(text + used, sizeof text - (size_t)used, "%s%s%s%s", used ? ", " : "", names[i][1],
                        *names[i][2] ? " " : "", names[i][2]);
-  return used ? text : "not available: libopenmpi-dev or libmpich-dev was not there";
+  return used ? text : "not available: libopenmpi-dev or libmpich-dev was not installed when dlv3 was built";
 }
 
 /* -- Collectives --------------------------------------------------------------------------------- */
@@ -181,40 +191,36 @@ status world_failed(const char *what, const char *wrong) {
   return fail(DLV3_ERR_DEVICE, "%s over all ranks: %s", what, wrong);
 }
 
-/* A pause between looks at a request: none at first, then the processor is offered to others. */
-static void pause_after(int64_t looks) {
+/* A pause between two polls of a request: none at first, then a yield, then a short sleep. */
+static void pause_after(int64_t polls) {
   struct timespec short_time = {0, 20000};
-  if (looks > 20000)
+  if (polls > 20000)
     nanosleep(&short_time, NULL);
-  else if (looks > 100)
+  else if (polls > 100)
     sched_yield();
 }
 
-status world_wait(mpi_request *r, const char *what, bool patiently) {
+status world_wait(mpi_request *r, const char *what, bool sleeping) {
   const double begin = dlv3_now();
-  for (int64_t looks = 0;; looks++) {
+  for (int64_t polls = 0;; polls++) {
     bool done = false;
     const char *wrong = mpi->test(r, &done);
     if (wrong) return world_failed(what, wrong);
     if (done) return DLV3_OK;
-    pause_after(patiently ? 1 << 20 : looks);
-    if (looks % 64 == 0 && dlv3_now() - begin > patience)
+    pause_after(sleeping ? 1 << 20 : polls);
+    if (polls % 64 == 0 && dlv3_now() - begin > timeout)
       return fail(DLV3_ERR_DEVICE,
                   "%s: the other ranks did not answer for %.0f s: one of them was killed, hangs or can not be reached. "
                   "DLV3_COLLECTIVE_TIMEOUT=SECONDS allows more",
-                  what, patience);
+                  what, timeout);
   }
 }
-
-enum { PIECE = 1 << 28 }; /* MPI counts with an int */
-
-#define PIECES(bytes, at, m) for (int64_t at = 0, m; m = (bytes) - at < PIECE ? (bytes) - at : PIECE, m > 0; at += m)
 
 status world_sum(void *x, int64_t n, int32_t dtype) {
   if (place.size == 1) return DLV3_OK;
   mpi_request r;
   PIECES(n, at, m) {
-    const char *wrong = mpi->sum(&r, MPI_NOW, (char *)x + at * dtype_bytes(dtype), m, dtype);
+    const char *wrong = mpi->sum(&r, CHANNEL_BLOCKING, (char *)x + at * dtype_bytes(dtype), m, dtype);
     if (wrong) return world_failed("all_reduce_", wrong);
     TRY(world_wait(&r, "all_reduce_", false));
   }
@@ -222,10 +228,13 @@ status world_sum(void *x, int64_t n, int32_t dtype) {
 }
 
 status world_gather(const void *x, void *all, int64_t bytes) {
-  if (place.size == 1) return memcpy(all, x, (size_t)bytes), DLV3_OK;
+  if (place.size == 1) {
+    memcpy(all, x, (size_t)bytes);
+    return DLV3_OK;
+  }
   if (bytes > PIECE) return fail(DLV3_ERR_ARG, "all_gather: %lld bytes a rank, at most %d", (long long)bytes, PIECE);
   mpi_request r;
-  const char *wrong = mpi->gather(&r, MPI_NOW, x, all, bytes);
+  const char *wrong = mpi->gather(&r, CHANNEL_BLOCKING, x, all, bytes);
   return wrong ? world_failed("all_gather", wrong) : world_wait(&r, "all_gather", false);
 }
 
@@ -233,7 +242,7 @@ status world_broadcast(void *x, int64_t bytes, int32_t root) {
   if (place.size == 1) return DLV3_OK;
   mpi_request r;
   PIECES(bytes, at, m) {
-    const char *wrong = mpi->broadcast(&r, MPI_NOW, (char *)x + at, m, root);
+    const char *wrong = mpi->broadcast(&r, CHANNEL_BLOCKING, (char *)x + at, m, root);
     if (wrong) return world_failed("broadcast_", wrong);
     TRY(world_wait(&r, "broadcast_", false));
   }
@@ -243,7 +252,7 @@ status world_broadcast(void *x, int64_t bytes, int32_t root) {
 status world_barrier(void) {
   if (place.size == 1) return DLV3_OK;
   mpi_request r;
-  const char *wrong = mpi->barrier(&r, MPI_NOW);
+  const char *wrong = mpi->barrier(&r, CHANNEL_BLOCKING);
   return wrong ? world_failed("barrier", wrong) : world_wait(&r, "barrier", false);
 }
 

@@ -12,16 +12,16 @@ extern "C" {
 status world_open(void);
 int32_t world_rank(void);
 int32_t world_size(void);
-bool world_threads(void); /* sums may run behind the caller's back */
+bool world_threads(void); /* the MPI library allows calls from two threads */
 
-/* Host memory, over all ranks; they return when it is done. */
+/* Collectives on host memory; they return when the result is there. */
 status world_sum(void *x, int64_t n, int32_t dtype);
 status world_gather(const void *x, void *all, int64_t bytes);
 status world_broadcast(void *x, int64_t bytes, int32_t root);
 status world_barrier(void);
 
-/* world_sum behind the caller's back (behind.c): x is not to be touched until finish, which waits
- * for all sums of the memory that x lies in. */
+/* world_sum that runs while the caller computes (asynchronous.c): x must not be read or written until
+ * finish, which waits for every sum that overlaps [x, x + bytes). */
 status world_sum_start(void *x, int64_t n, int32_t dtype);
 status world_sum_finish(const void *x, int64_t bytes);
 

@@ -132,6 +132,7 @@ static inline int64_t numel(const tensor *t) {
   for (int32_t i = 0; i < t->ndim; i++) n *= t->size[i];
   return n;
 }
+static inline int64_t tensor_bytes(const tensor *t) { return numel(t) * dtype_bytes(t->dtype); }
 static inline void *data_of(const tensor *t) { return t->st->data + t->offset * dtype_bytes(t->dtype); }
 bool same_sizes(const tensor *a, const tensor *b);
 /* Row-major strides, or channels-last for 4 dimensions: what "dense" means here. */

@@ -91,12 +91,9 @@ DLV3_API double dlv3_cpu_quota(const char *root) {
   return least;
 }
 
-int32_t processors_allowed(void) {
-  double n = fmin(affinity(), ceil(dlv3_cpu_quota("")));
-  return (int32_t)fmax(1, fmin(n, dlv3_processors()));
-}
-
 int32_t processors_shared(int32_t sharing, int32_t local) {
   double own = fmin(affinity(), dlv3_processors()) / sharing, quota = ceil(dlv3_cpu_quota("")) / local;
   return (int32_t)fmax(1, floor(fmin(own, quota)));
 }
+
+int32_t processors_allowed(void) { return processors_shared(1, 1); }

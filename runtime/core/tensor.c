@@ -378,7 +378,7 @@ status tensor_to_device(tensor **out, const tensor *t, int32_t device) {
   }
   status st = tensor_new(out, t->dtype, t->ndim, t->size, device);
   if (st == DLV3_OK) {
-    st = device_copy(data_of(*out), data_of(t), numel(t) * dtype_bytes(t->dtype), device, t->st->device);
+    st = device_copy(data_of(*out), data_of(t), tensor_bytes(t), device, t->st->device);
     if (st != DLV3_OK) tensor_drop(*out);
   }
   tensor_drop(dense);

@@ -399,6 +399,7 @@ static void set_libraries(char **argv) {
     const bool given = getenv(settings[i].name) || (settings[i].other && getenv(settings[i].other));
     ours[i] = !given && !setenv(settings[i].name, settings[i].value, 1) ? 'y' : 'n';
   }
+  if (!strchr(ours, 'y')) return; /* the user has set all of them: no restart */
   if (executable[0] && !setenv(restarted, ours, 1)) execv(executable, argv);
   for (int i = 0; i < SETTINGS; i++) /* it could not be started: on as we are */
     if (ours[i] == 'y') unsetenv(settings[i].name);

@@ -28,4 +28,7 @@ status broadcast__infer(op_call *c) {
   return fail_call(c, DLV3_ERR_ARG, "root %lld: expected a rank from 0 to %d", (long long)a->root, world_size() - 1);
 }
 
-status barrier_infer(op_call *c) { return (void)c, world_open(); }
+status barrier_infer(op_call *c) {
+  (void)c;
+  return world_open();
+}

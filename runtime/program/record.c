@@ -217,7 +217,7 @@ static const struct {
   int32_t op, out, in;
 } overwriting[] = {{OP_batch_norm_backward, 0, 1}, {OP_batch_norm_backward, 1, 0}};
 
-static bool fills_storage(const tensor *t) { return !t->offset && numel(t) * dtype_bytes(t->dtype) == t->st->bytes; }
+static bool fills_storage(const tensor *t) { return !t->offset && tensor_bytes(t) == t->st->bytes; }
 
 /* Output `out` of step k lies where its input `in` did, if that is an intermediate that is read
  * here for the last time. */

@@ -5,15 +5,18 @@
 -- 4 classes), ./photos, ./dlv3, ./scripts, and a weight file under the name of torchvision's. Shell blocks train one epoch on
 -- pictures of 65 pixels instead of what they say. cuda_kernels.md needs a device: test_cuda_kernel.lua runs its blocks.
 
+local files = require 'dlv3.io.files'
+
 return function(t)
   local binary = require('dlv3.host').executable
   local root = t.directory:sub(1, 1) == '/' and t.directory or os.getenv 'PWD' .. '/' .. t.directory
   root = root .. '/..'
 
-  local function write(path, text)
-    local file = assert(io.open(path, 'w'))
-    file:write(text)
+  local function read(path)
+    local file = assert(io.open(path))
+    local text = file:read '*a'
     file:close()
+    return text
   end
 
   local prepare = [[
@@ -34,31 +37,32 @@ dlv3.save('deeplabv3_mobilenet_v3_large-fc3c493d.pth',
     return copy
   end
 
-  local small = {[' %-%-epochs 20 '] = ' --epochs 1 --base-size 65 --crop-size 65 ', ['(%-%-weights out/best%.pth)'] = '%1 --base-size 65'}
+  local small = {
+    [' %-%-epochs 20 '] = ' --epochs 1 --base-size 65 --crop-size 65 ',
+    ['(%-%-weights out/best%.pth)'] = '%1 --base-size 65',
+  }
 
   local run = {
     lua = function(block)
       local place = folder()
-      write(place .. '/block.lua', block)
+      files.save_text(place .. '/block.lua', block)
       return t.run(('cd %s && ./dlv3 block.lua'):format(place))
     end,
     sh = function(block)
       local place = folder()
       for from, to in pairs(small) do block = block:gsub(from, to) end
-      write(place .. '/block.sh', 'set -e\n' .. block)
+      files.save_text(place .. '/block.sh', 'set -e\n' .. block)
       return t.run(('cd %s && sh block.sh'):format(place))
     end,
   }
 
-  local files = {'README.md'}
+  local pages = {'README.md'}
   for name in t.run(('cd %s && ls docs'):format(root)):gmatch '([%w_]+%.md)' do
-    if name ~= 'cuda_kernels.md' then files[#files + 1] = 'docs/' .. name end
+    if name ~= 'cuda_kernels.md' then pages[#pages + 1] = 'docs/' .. name end
   end
 
-  for _, name in ipairs(files) do
-    local file = assert(io.open(root .. '/' .. name))
-    local text = file:read '*a'
-    file:close()
+  for _, name in ipairs(pages) do
+    local text = read(root .. '/' .. name)
     for language, block in ('\n' .. text):gmatch '\n```(%a+)\n(.-)```' do
       local title = block:match '^%-%-%s*([^\n]*)' or block:match '^[^\n]*'
       t.case(name .. ': ' .. title, function()
@@ -70,9 +74,9 @@ dlv3.save('deeplabv3_mobilenet_v3_large-fc3c493d.pth',
   end
 
   t.case('every page of docs/ is linked from README.md', function()
-    local file = assert(io.open(root .. '/README.md'))
-    local text = file:read '*a'
-    file:close()
-    for i = 2, #files do t.ok(text:find('(' .. files[i] .. ')', 1, true), 'README.md has no link to ' .. files[i]) end
+    local text = read(root .. '/README.md')
+    for i = 2, #pages do
+      t.ok(text:find('(' .. pages[i] .. ')', 1, true), 'README.md has no link to ' .. pages[i])
+    end
   end)
 end

@@ -22,7 +22,9 @@ return function(t)
       local x = dlv3.arange(0, n - 1):to('f64') * 7 + r * 3
       return (x - (x / 11):floor() * 11):to(device, dtype)
     end
-    local function same(a, b, what) if a:tobytes() ~= b:tobytes() then error(('%s on rank %d: %s, expected %s'):format(what, rank, a, b)) end end
+    local function same(a, b, what)
+      if a:tobytes() ~= b:tobytes() then error(('%s on rank %d: %s, expected %s'):format(what, rank, a, b)) end
+    end
     for _, n in ipairs {0, 1, 5, 100003} do
       for _, dtype in ipairs {'u8', 'i32', 'i64', 'f16', 'bf16', 'f32', 'f64'} do
         local sum, joined = dlv3.zeros({n}, {dtype = 'f64', device = device}), {}
@@ -32,7 +34,9 @@ return function(t)
         end
         same(of(rank, n, dtype):all_reduce_(), sum:to(dtype), 'all_reduce_ ' .. dtype)
         same(of(rank, n, dtype):all_gather(), dlv3.cat(joined, 1), 'all_gather ' .. dtype)
-        for root = 0, size - 1 do same(of(rank, n, dtype):broadcast_{root = root}, of(root, n, dtype), 'broadcast_ ' .. dtype) end
+        for root = 0, size - 1 do
+          same(of(rank, n, dtype):broadcast_{root = root}, of(root, n, dtype), 'broadcast_ ' .. dtype)
+        end
         local a, b = of(rank, n, dtype), of(rank, n, dtype)
         a:all_reduce_start_()
         b:all_reduce_start_()
@@ -58,14 +62,18 @@ return function(t)
       y:all_reduce_finish_()
       return y + z
     end)
-    for i = 1, 4 do same(step(dlv3.tensor({rank, i}, {device = device})), dlv3.tensor{3 * (size * (size - 1) / 2) + size, (3 * i + 1) * size}, 'compiled') end
+    for i = 1, 4 do
+      local expected = dlv3.tensor{3 * (size * (size - 1) / 2) + size, (3 * i + 1) * size}
+      same(step(dlv3.tensor({rank, i}, {device = device})), expected, 'compiled')
+    end
     if device ~= 'cpu' then
       local C, want = require 'dlv3.core.ffi'.C, arg[2]
       for _, name in ipairs {'all_reduce_', 'all_reduce_start_', 'all_reduce_finish_', 'all_gather', 'broadcast_'} do
         local ran = require 'dlv3.core.ffi'.string(C.dlv3_op_chosen(dlv3.ops[name].id))
         assert(ran == want, name .. ' ran by ' .. ran)
       end
-      assert(tonumber(C.dlv3_graph_launches()) == (want == 'nccl' and 3 or 0), 'graphs: ' .. tonumber(C.dlv3_graph_launches()))
+      local launches = tonumber(C.dlv3_graph_launches())
+      assert(launches == (want == 'nccl' and 3 or 0), 'graphs: ' .. launches)
     end
     local texts = world:gather_text(('x'):rep(rank * 3))
     for r = 0, size - 1 do assert(texts[r + 1] == ('x'):rep(r * 3)) end
@@ -78,19 +86,24 @@ return function(t)
   for _, mpi in ipairs {'openmpi', 'mpich'} do
     for n = 1, 4 do
       t.case(('%s, %d ranks: every collective against a loop'):format(mpi, n), function()
-        if not table.concat(mpis, ' '):find(mpi) then t.skip(why_not or mpi .. ' is not here (packages: install_packages.sh mpi)') end
+        if not table.concat(mpis, ' '):find(mpi) then
+          t.skip(why_not or mpi .. ' is not installed (packages: install_packages.sh mpi)')
+        end
         local output, status = ranks.run_code(t, mpi, n, collectives)
         t.ok(output:find('ranks that are right: ' .. n, 1, true) and status == 0, output)
       end)
     end
   end
 
-  for _, road in ipairs {'nccl', 'mpi'} do
-    t.case('two ranks on the emulated device, by ' .. road, function()
+  for _, implementation in ipairs {'nccl', 'mpi'} do
+    t.case('two ranks on the emulated device, by ' .. implementation, function()
       if #mpis == 0 then t.skip(why_not) end
       local library = require 'dlv3.host'.root .. '/build/cuda_host/libdlv3_cuda.so'
-      if require 'dlv3.core.ffi'.C.dlv3_path_kind(library) ~= 1 then t.skip('no emulated device was built (make CUDA=0, or no C++ compiler)') end
-      local output, status = ranks.run_code(t, mpis[1], 2, collectives, 'cuda ' .. road, {DLV3_CUDA_LIBRARY = library, DLV3_NCCL = road == 'nccl' and 1 or 0})
+      if require 'dlv3.core.ffi'.C.dlv3_path_kind(library) ~= 1 then
+        t.skip 'no emulated device was built (make CUDA=0, or no C++ compiler)'
+      end
+      local environment = {DLV3_CUDA_LIBRARY = library, DLV3_NCCL = implementation == 'nccl' and 1 or 0}
+      local output, status = ranks.run_code(t, mpis[1], 2, collectives, 'cuda ' .. implementation, environment)
       t.ok(output:find('ranks that are right: 2', 1, true) and status == 0, output)
     end)
   end
@@ -108,7 +121,8 @@ return function(t)
       world:check_same{{'--lr', '0.1'}, {'--epochs', world.rank == 2 and '3' or '4'}}
     ]])
     t.ok(status ~= 0)
-    t.ok(output:find 'rank 0 on [^:]+: .-all ranks must be started alike: %-%-epochs is 3 on rank 2 %([^)]+%) and 4 on rank 0 %(', output)
+    local message = 'all ranks must be started alike: %-%-epochs is 3 on rank 2 %([^)]+%) and 4 on rank 0 %('
+    t.ok(output:find('rank 0 on [^:]+: .-' .. message), output)
     t.eq(select(2, output:gsub('all ranks must be started alike', '')), 1, 'said once')
   end)
 
@@ -124,7 +138,8 @@ return function(t)
   end)
 
   case('a rank that does not answer is given up', function(mpi)
-    local output, status = t.run('DLV3_COLLECTIVE_TIMEOUT=1 ' .. ranks.command(mpi, 2, [[-e 'if dlv3.world().rank == 0 then dlv3.barrier() else os.execute("sleep 20") end']]))
+    local code = [[-e 'if dlv3.world().rank == 0 then dlv3.barrier() else os.execute("sleep 20") end']]
+    local output, status = t.run('DLV3_COLLECTIVE_TIMEOUT=1 ' .. ranks.command(mpi, 2, code))
     t.ok(status ~= 0 and output:find 'barrier: the other ranks did not answer for 1 s', output)
   end)
 

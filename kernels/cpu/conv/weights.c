@@ -49,7 +49,7 @@ static status packed_restore(const prepared *p, void *dst) {
 }
 
 void packed_only(tensor *w, const void *packed, unpack_weight unpack) {
-  if (!w->st->frozen || !w->st->data || w->ndim != 4 || w->offset || numel(w) * dtype_bytes(w->dtype) != w->st->bytes)
+  if (!w->st->frozen || !w->st->data || w->ndim != 4 || w->offset || tensor_bytes(w) != w->st->bytes)
     return;
   for (prepared *p = w->st->prepared; p; p = p->next) {
     packed_weight *form = (packed_weight *)p;

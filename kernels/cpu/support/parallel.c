@@ -34,11 +34,17 @@ typedef struct {
   int64_t next;
 } __attribute__((aligned(64))) share;
 
-void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begin, int64_t end), void *ctx) {
+typedef void loop_body(void *ctx, int64_t begin, int64_t end);
+
+static void run_chunk(int64_t i, int64_t n, int64_t grain, loop_body *body, void *ctx) {
+  body(ctx, i * grain, i * grain + grain < n ? i * grain + grain : n);
+}
+
+void parallel_for(int64_t n, int64_t grain, loop_body *body, void *ctx) {
   if (grain < 1) grain = 1;
   int64_t chunks = (n + grain - 1) / grain;
   if (chunks <= 1 || threads == 1 || omp_in_parallel()) {
-    for (int64_t i = 0; i < chunks; i++) body(ctx, i * grain, i * grain + grain < n ? i * grain + grain : n);
+    for (int64_t i = 0; i < chunks; i++) run_chunk(i, n, grain, body, ctx);
     return;
   }
   share shares[MOST_SHARES];
@@ -48,7 +54,7 @@ void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begi
   for (int64_t t = 0; t < count; t++) {
     const int64_t at = (omp_get_thread_num() + t) % count, end = chunks * (at + 1) / count;
     for (int64_t i; (i = __atomic_fetch_add(&shares[at].next, 1, __ATOMIC_RELAXED)) < end;)
-      body(ctx, i * grain, i * grain + grain < n ? i * grain + grain : n);
+      run_chunk(i, n, grain, body, ctx);
   }
 }
 

@@ -103,18 +103,13 @@ typedef struct {
 static device_state devices[MOST_DEVICES];
 static int32_t current = -1;
 
-static status cuda_failed(cudaError_t e, const char *what) {
+status cuda_failed(cudaError_t e, const char *what) {
   /* reported now: the next launch is not to report it again (a fault of a kernel stays all the same) */
   cudaGetLastError();
   const bool memory = e == cudaErrorMemoryAllocation;
   return fail(memory ? DLV3_ERR_OOM : DLV3_ERR_DEVICE, "cuda: %s: %s (%s, %d)", what, cudaGetErrorString(e),
               cudaGetErrorName(e), (int)e);
 }
-#define CHECK(call, what) \
-  do { \
-    cudaError_t check_error_ = (call); \
-    if (check_error_ != cudaSuccess) return cuda_failed(check_error_, what); \
-  } while (0)
 
 static status make_current(int32_t device) {
   if (current == device) return DLV3_OK;

@@ -51,6 +51,13 @@ extern "C" {
  * its commas together. */
 #define LAUNCHED(c) launched(c)
 status launched(const op_call *c);
+/* Returns from a function with the error of a call of CUDA's runtime; what was to be done begins the message. */
+status cuda_failed(cudaError_t e, const char *what);
+#define CHECK(call, what) \
+  do { \
+    cudaError_t check_error_ = (call); \
+    if (check_error_ != cudaSuccess) return cuda_failed(check_error_, what); \
+  } while (0)
 
 enum { BLOCK = 256, MOST_DEVICES = 17 /* numbered from 1 */ };
 BOTH int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

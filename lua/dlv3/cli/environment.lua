@@ -16,7 +16,7 @@ local function one_of(list)
   end
 end
 
-local function thread_count(value)
+local function from_one(value)
   if not value:find '^%s*%d+%s*$' or tonumber(value) < 1 then return 'a whole number from 1' end
 end
 
@@ -24,9 +24,10 @@ local function any() end
 
 local switch = one_of{'0', '1'}
 M.variables = {
-  DLV3_NUM_THREADS = thread_count, DLV3_VERBOSE = one_of{'0', '1', '2'}, DLV3_IMPL = one_of(M.implementations),
+  DLV3_NUM_THREADS = from_one, DLV3_VERBOSE = one_of{'0', '1', '2'}, DLV3_IMPL = one_of(M.implementations),
   DLV3_SYNC = switch, DLV3_GRAPH = switch, DLV3_TF32 = switch, DLV3_CUDNN_BENCHMARK = switch, DLV3_NONDETERMINISTIC = switch,
-  DLV3_CACHE = any, DLV3_MPI = any, DLV3_NCCL = switch, DLV3_COLLECTIVE_TIMEOUT = thread_count, DLV3_TRACE = any, DLV3_CUDA_LIBRARY = any, DLV3_TEST_DATA = any, DLV3_FUZZ = any,
+  DLV3_CACHE = any, DLV3_MPI = any, DLV3_NCCL = switch, DLV3_COLLECTIVE_TIMEOUT = from_one, DLV3_CUDA_LIBRARY = any,
+  DLV3_TEST_DATA = any, DLV3_FUZZ = any,
 }
 
 local function names()

@@ -129,13 +129,13 @@ local function check_escaped(program)
         'return it, or make it before (an optimiser makes the gradients of its parameters)')
 end
 
--- look: whether to search for tensors that the function keeps, which needs the garbage to be collected first.
-local function record(fn, tensors, look, ...)
+-- search: whether to look for tensors that the function keeps, which needs a garbage collection first.
+local function record(fn, tensors, search, ...)
   call.default_rng(tensors[1] and C.dlv3_tensor_device(tensors[1].p)) -- is made, and moved, on first use, which must not be inside
   local compiling = jit.status() -- a trace could keep handles that it saw
   jit.off()
   local ok, program = pcall(recorded, fn, tensors, ...)
-  if ok and look then
+  if ok and search then
     local good, message = pcall(check_escaped, program)
     ok, program = good, good and program or message
   end
@@ -188,7 +188,7 @@ end
 function M.compile(fn)
   local mt = type(fn) == 'table' and getmetatable(fn)
   if type(fn) ~= 'function' and not (mt and mt.__call) then raise('compile: takes a function, as in dlv3.compile(function(x) ... end)') end
-  local programs, clock, looked = {}, 0, nil
+  local programs, clock, searched_mode = {}, 0, nil
   return function(...)
     if C.dlv3_recording() == 1 then return fn(...) end -- a part of another program
     local tensors, parts = {}, {C.dlv3_grad_enabled(), C.dlv3_tf32_allowed(), C.dlv3_cudnn_benchmark(), M.modes}
@@ -201,9 +201,10 @@ function M.compile(fn)
     if program and not still_holds(program) then program, programs[key] = nil, nil end
     if not program then
       make_room(programs, M.modes)
-      local way = parts[1] .. ',' .. M.modes -- other sizes are recorded in the same way, and a tensor kept then is an error where it is used
-      program = record(fn, tensors, looked ~= way, ...)
-      looked = way
+      -- Once a mode is enough: other sizes run the same code, and a tensor kept then is an error where it is used.
+      local mode = parts[1] .. ',' .. M.modes
+      program = record(fn, tensors, searched_mode ~= mode, ...)
+      searched_mode = mode
       program.modes = M.modes
       programs[key] = program
       still_holds(program)

@@ -16,19 +16,22 @@ World.__index = World
 
 local opened
 
--- {rank = from 0, size =, local_rank =, local_size = (of the ranks of this host), host =}. Opens MPI on first use, where a
--- launcher started this process.
+-- {rank = from 0, size =, local_rank =, local_size =, host =}; local: among the ranks of this host. Opens MPI on
+-- first use, where a launcher started this process.
 function M.world()
   if opened then return opened end
   local info = F.new 'dlv3_world'
   F.check(F.C.dlv3_world_open(info))
-  opened = setmetatable({rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size, host = F.string(info.host)}, World)
+  opened = setmetatable({
+    rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
+    host = F.string(info.host),
+  }, World)
   return opened
 end
 
 function World:__tostring() return ('rank %d of %d on %s'):format(self.rank, self.size, self.host) end
 
--- Waits until all ranks have come here.
+-- Waits until all ranks have called it.
 function M.barrier() tensor.zeros{0}:barrier() end
 
 local function bytes_tensor(text, n) return tensor.frombytes(text .. ('\0'):rep(n - #text), {n}, {dtype = 'u8'}) end
@@ -42,8 +45,8 @@ function World:gather_text(text)
   return list
 end
 
--- Raises on every rank unless all of them have the same texts under the same names: list = {{name, text}, ...}. The message
--- names the rank, its host and what differs.
+-- Raises on every rank unless all of them have the same texts under the same names: list = {{name, text}, ...}. The
+-- message names the rank, its host and what differs.
 function World:check_same(list)
   if self.size == 1 then return end
   local lines = {self.host}

@@ -281,8 +281,12 @@ function Module:to(device, dtype)
     local _, values = parts(self, kind)
     for _, t in ipairs(values) do
       local is_float = t.dtype == 'f32' or t.dtype == 'f64'
-      local stays = (not id or C.dlv3_tensor_device(t.p) == id) and not (dtype_id and is_float and C.dlv3_tensor_dtype(t.p) ~= dtype_id)
-      if not stays then check(C.dlv3_tensor_assign(t.p, t:detach():to(device or t.device, is_float and dtype or t.dtype).p)) end
+      local same_device = not id or C.dlv3_tensor_device(t.p) == id
+      local same_dtype = not dtype_id or not is_float or C.dlv3_tensor_dtype(t.p) == dtype_id
+      if not (same_device and same_dtype) then
+        local moved = t:detach():to(device or t.device, is_float and dtype or t.dtype)
+        check(C.dlv3_tensor_assign(t.p, moved.p))
+      end
     end
   end
   return self

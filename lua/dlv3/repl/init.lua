@@ -1,4 +1,4 @@
--- repl.lua - the prompt: reads, runs, prints, and goes on whatever happens.
+-- init.lua - the prompt: reads, runs, prints, and goes on whatever happens.
 --
 -- Lines come from libedit on a terminal (runtime/host/repl.c), else from standard input, without prompts. A line is an
 -- expression, a statement, the beginning of one, or ?name.

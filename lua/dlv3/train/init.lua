@@ -1,4 +1,4 @@
--- train.lua - what the scripts share: evaluation, checkpoints that remember their options, models from files.
+-- init.lua - what the scripts share: evaluation, checkpoints that remember their options, models from files.
 
 local F = require 'dlv3.core.ffi'
 local dlv3 = require 'dlv3'

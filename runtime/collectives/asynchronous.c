@@ -1,15 +1,16 @@
-/* behind.c - sums over all ranks while the caller computes on: gradients behind the backward pass.
+/* asynchronous.c - sums over all ranks that run while the caller computes: gradients during the
+ * backward pass.
  *
- * One thread takes them in the order in which they were started, which is the same on all ranks.
- * Before each it waits until every rank has come to it, asleep between two looks, so that a rank
- * that is early loses no processor time to one that is late; then the sum itself runs at full
- * speed. The time of both is what a trace shows. */
+ * One thread runs them in the order in which they were started, which is the same on all ranks.
+ * Before each sum it waits in a barrier until every rank has reached it, and sleeps between two
+ * polls, so that a rank that waits takes no processor time from one that computes; then the sum
+ * itself runs at full speed. */
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "waiting.h"
+#include "mpi_wait.h"
 
-enum { ROOM = 1024, PIECE = 1 << 28 };
+enum { ROOM = 1024 };
 
 typedef struct {
   char *x;
@@ -24,17 +25,16 @@ static struct {
   bool running, stopping;
   sum_job jobs[ROOM];
   int64_t first, end; /* jobs [first, end) are not done; modulo ROOM */
-  char failure[600];  /* of the first that failed; the later ones are not begun */
+  char failure[600];  /* message of the first that failed; later ones are not started */
 } queue = {.lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER};
 
 static status sum_job_run(const sum_job *job) {
   mpi_request r;
-  const char *wrong = mpi->barrier(&r, MPI_BEHIND);
+  const char *wrong = mpi->barrier(&r, CHANNEL_ASYNCHRONOUS);
   if (wrong) return world_failed("all_reduce_start_", wrong);
   TRY(world_wait(&r, "all_reduce_start_", true));
-  for (int64_t at = 0; at < job->n; at += PIECE) {
-    int64_t m = job->n - at < PIECE ? job->n - at : PIECE;
-    wrong = mpi->sum_and_wait(MPI_BEHIND, job->x + at * dtype_bytes(job->dtype), m, job->dtype);
+  PIECES(job->n, at, m) {
+    wrong = mpi->sum_and_wait(CHANNEL_ASYNCHRONOUS, job->x + at * dtype_bytes(job->dtype), m, job->dtype);
     if (wrong) return world_failed("all_reduce_start_", wrong);
   }
   return DLV3_OK;
@@ -85,7 +85,7 @@ status world_sum_start(void *x, int64_t n, int32_t dtype) {
   if (world_size() == 1 || !n) return DLV3_OK;
   if (!world_threads()) return world_sum(x, n, dtype);
   if (!queue.running && pthread_create(&queue.thread, NULL, work, NULL))
-    return fail(DLV3_ERR_OOM, "all_reduce_start_: no thread could be made");
+    return fail(DLV3_ERR_OOM, "all_reduce_start_: a thread could not be created");
   queue.running = true;
   TRY(wait_while(full, NULL, 0));
   pthread_mutex_lock(&queue.lock);
@@ -99,8 +99,8 @@ status world_sum_finish(const void *x, int64_t bytes) {
   return queue.running ? wait_while(touched, x, bytes) : DLV3_OK;
 }
 
-/* A process that ends while a sum is on its way leaves the thread where it is: all ranks end. */
-void behind_stop(void) {
+/* Does not wait for a sum that is still running: the process is ending, and so do all ranks. */
+void asynchronous_stop(void) {
   pthread_mutex_lock(&queue.lock);
   bool idle = queue.running && queue.first == queue.end;
   queue.stopping = true;
