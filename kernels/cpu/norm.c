@@ -10,8 +10,8 @@
 #include "cpu/support/activation.h"
 #include "cpu/support/ref.h"
 
-enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL, SUMS };                                              /* forward  */
-enum { RSTD = VAR };                                                                              /* elemt    */
+enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL, SUMS };                                                     /* forward  */
+enum { RSTD = VAR };                                                                                     /* elemt    */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS, BSUMS }; /* backward */
 
 /* d act(z) / d z, from the result y where that says enough. */
@@ -200,12 +200,16 @@ static void repeat_channels(const norm_job *j, float *v) {
   for (int64_t i = j->channels; i < j->period; i++) v[i] = v[i - j->channels];
 }
 
-/* The two sums of channel k over all blocks, in their order. */
-static void combine(const norm_job *j, int64_t k, double *a, double *b) {
-  *a = *b = 0;
+/* totals: the two sums of each channel over all blocks, in their order. */
+CLONES static void combine(const norm_job *j) {
+  const int64_t channels = j->channels;
+  memset(j->totals, 0, (size_t)(2 * channels) * sizeof *j->totals);
   for (int64_t block = 0; block < j->n_blocks; block++)
-    for (int64_t i = k; i < j->period; i += j->channels)
-      *a += j->sums[2 * block * j->period + i], *b += j->sums[(2 * block + 1) * j->period + i];
+    for (int64_t row = 0; row < j->repeat; row++) {
+      const double *a = j->sums + 2 * block * j->period + row * channels, *b = a + j->period;
+      for (int64_t k = 0; k < channels; k++) j->totals[k] += a[k];
+      for (int64_t k = 0; k < channels; k++) j->totals[channels + k] += b[k];
+    }
 }
 
 /* v or 0; v is computed either way, which lets the loop vectorise. */
@@ -216,6 +220,11 @@ INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
 
 /* The kernels below, for an element type: each takes blocks [begin, end). */
 #define NORM_KERNELS(T, suffix, LOAD, STORE) \
+  /* totals += a row of x */ \
+  CLONES static void add_row_##suffix(const norm_job *j, int64_t row) { \
+    const T *x = (const T *)j->x + row * j->channels; \
+    for (int64_t k = 0; k < j->channels; k++) j->totals[k] += (double)LOAD(x[k]); \
+  } \
   /* sums of x - shift and its square, shift in j->mean */ \
   CLONES static void moments_##suffix(void *ctx, int64_t begin, int64_t end) { \
     const norm_job *j = ctx; \
@@ -352,16 +361,16 @@ static void set_channels(norm_job *j, const float *mean, const float *rstd, cons
 
 /* -- Vectorised: forward ----------------------------------------------------------------------- */
 
-/* The sums of x about a shift, j->mean, which is the mean of a few rows. */
+/* totals: the sums of x about a shift, j->mean, which is the mean of a few rows, and of the squares. */
 static void sums_about_shift(norm_job *j, const tensor *x) {
   const int64_t rows = j->rows, sampled = SMALLER(SHIFT_ROWS, rows);
-  for (int64_t k = 0; k < j->channels; k++) {
-    double sum = 0;
-    for (int64_t r = 0; r < sampled; r++) sum += at(x, (r * rows / sampled) * j->channels + k);
-    j->mean[k] = (float)(sum / (double)sampled);
-  }
+  const bool f32 = x->dtype == DLV3_F32;
+  memset(j->totals, 0, (size_t)j->channels * sizeof *j->totals);
+  for (int64_t r = 0; r < sampled; r++) (f32 ? add_row_f32 : add_row_bf16)(j, r * rows / sampled);
+  for (int64_t k = 0; k < j->channels; k++) j->mean[k] = (float)(j->totals[k] / (double)sampled);
   repeat_channels(j, j->mean);
-  parallel_for(j->n_blocks, 1, x->dtype == DLV3_F32 ? moments_f32 : moments_bf16, j);
+  parallel_for(j->n_blocks, 1, f32 ? moments_f32 : moments_bf16, j);
+  combine(j);
 }
 
 /* mean[k] and rstd[k] of the batch. */
@@ -369,12 +378,12 @@ static void batch_statistics(norm_job *j, const tensor *x, float *save_mean, flo
   const int64_t rows = j->rows;
   sums_about_shift(j, x);
   for (int64_t k = 0; k < j->channels; k++) {
-    double sum, sum2;
-    combine(j, k, &sum, &sum2);
-    const double off = sum / (double)rows, var = sum2 / (double)rows - off * off, mean = (double)j->mean[k] + off;
-    update_running(j->c, k, mean, var > 0 || var != var ? var : 0, (double)rows);
+    const double off = j->totals[k] / (double)rows, mean = (double)j->mean[k] + off;
+    double var = j->totals[j->channels + k] / (double)rows - off * off;
+    if (var < 0) var = 0;
+    update_running(j->c, k, mean, var, (double)rows);
     save_mean[k] = (float)mean;
-    save_rstd[k] = (float)(1 / sqrt((var > 0 || var != var ? var : 0) + eps));
+    save_rstd[k] = (float)(1 / sqrt(var + eps));
   }
 }
 
@@ -445,9 +454,9 @@ static status vec_batch_norm_stats(op_call *c) {
   TRY(scratch_of(&j, &scratch));
   sums_about_shift(&j, x);
   for (int64_t k = 0; k < j.channels; k++) {
-    double sum, sum2, shift = (double)j.mean[k], n = (double)j.rows;
-    combine(&j, k, &sum, &sum2);
-    sums[k] = n * shift + sum, sums[j.channels + k] = sum2 + 2 * shift * sum + n * shift * shift;
+    const double sum = j.totals[k], sum2 = j.totals[j.channels + k], shift = (double)j.mean[k], n = (double)j.rows;
+    sums[k] = n * shift + sum;
+    sums[j.channels + k] = sum2 + 2 * shift * sum + n * shift * shift;
   }
   sums[2 * j.channels] = (double)j.rows;
   storage_drop(scratch);
@@ -456,15 +465,15 @@ static status vec_batch_norm_stats(op_call *c) {
 
 /* -- Vectorised: backward ---------------------------------------------------------------------- */
 
-/* This part's sums, combined: [2][channels]; they are added to the parameters' gradients. */
-static void own_sums(norm_job *j, bool f32, const float *rstd, double *sums) {
+/* totals: the sums over x, which are added to the parameters' gradients. */
+static void gradient_sums(norm_job *j, bool f32, const float *rstd) {
   const op_call *c = j->c;
+  const double *sum = j->totals, *sum_x = sum + j->channels;
   parallel_for(j->n_blocks, 1, f32 ? gradient_sums_f32 : gradient_sums_bf16, j);
+  combine(j);
   for (int64_t k = 0; k < j->channels; k++) {
-    combine(j, k, &sums[k], &sums[j->channels + k]);
-    if (c->in[GRAD_WEIGHT])
-      set(c->in[GRAD_WEIGHT], k, at(c->in[GRAD_WEIGHT], k) + sums[j->channels + k] * (double)rstd[k]);
-    if (c->in[GRAD_BIAS]) set(c->in[GRAD_BIAS], k, at(c->in[GRAD_BIAS], k) + sums[k]);
+    if (c->in[GRAD_WEIGHT]) set(c->in[GRAD_WEIGHT], k, at(c->in[GRAD_WEIGHT], k) + sum_x[k] * (double)rstd[k]);
+    if (c->in[GRAD_BIAS]) set(c->in[GRAD_BIAS], k, at(c->in[GRAD_BIAS], k) + sum[k]);
   }
 }
 
@@ -502,7 +511,8 @@ static status vec_batch_norm_backward_reduce(op_call *c) {
   storage *scratch;
   double *sums = data_of(c->out[0]);
   TRY(backward_job(&j, c, ((const batch_norm_backward_reduce_attr *)c->attr)->activation, &scratch));
-  own_sums(&j, c->in[BX]->dtype == DLV3_F32, data_of(c->in[SAVE_RSTD]), sums);
+  j.totals = sums;
+  gradient_sums(&j, c->in[BX]->dtype == DLV3_F32, data_of(c->in[SAVE_RSTD]));
   sums[2 * j.channels] = (double)j.rows;
   storage_drop(scratch);
   return DLV3_OK;
@@ -520,7 +530,7 @@ static status vec_batch_norm_backward(op_call *c) {
     const double *sums = data_of(c->in[BSUMS]);
     spread_sums(&j, rstd, sums, sums[2 * j.channels]);
   } else if (a->training || c->in[GRAD_WEIGHT] || c->in[GRAD_BIAS]) {
-    own_sums(&j, f32, rstd, j.totals);
+    gradient_sums(&j, f32, rstd);
     spread_sums(&j, rstd, j.totals, (double)j.rows);
   }
   parallel_for(j.n_blocks, 1, f32 ? gradient_f32 : gradient_bf16, &j);

@@ -11,8 +11,8 @@
  * write it, and the pass reads it in place of all that dz is made of. */
 #include "cuda/support/common.h"
 
-enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL, SUMS };                                              /* forward  */
-enum { RSTD = VAR };                                                                              /* elemt    */
+enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL, SUMS };                                                     /* forward  */
+enum { RSTD = VAR };                                                                                     /* elemt    */
 enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS, BSUMS }; /* backward */
 enum { ROWS = 8, COMBINED = 8 };                /* a run; channels of a block that combines */
 enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 }; /* three, eight a multiprocessor of an H100 */
@@ -29,10 +29,10 @@ template <class T, class P> struct norm_job {
   T *out, *grad_residual;
   const P *weight, *bias;
   P *running_mean, *running_var, *save_mean, *save_rstd, *grad_weight, *grad_bias;
-  double *sums;    /* [segments][2][channels]                                 */
+  double *sums;        /* [segments][2][channels]                                 */
   const double *given; /* [2][channels], and the number of values: of the whole batch; NULL: x is all of it */
   double *kept;        /* the same of this part, where that is what is wanted */
-  P *coefficients; /* [COEFFICIENTS][channels], backward                      */
+  P *coefficients;     /* [COEFFICIENTS][channels], backward                      */
   int64_t rows, channels;
   int32_t segments, act;
   double momentum, eps;
