@@ -88,10 +88,10 @@ for _, shape in ipairs {{2,5,7,6}, {4,2}, {2,132,5,3}, {0,5,7,6}} do
   for _, activation in ipairs {'none', 'relu', 'hardswish'} do
     add{op = 'batch_norm', inputs = {shape, channels(c, positive), channels(c, centred), channels(c, centred), channels(c, positive), shape, sums(c, 50)},
         attrs = {training = true, activation = activation}, grad = false, rtol = 1e-4, atol = 1e-4}
-    local backward = {shape, shape, false, channels(c, positive), channels(c, centred), shape, channels(c, centred), channels(c, positive)}
+    local inputs = {shape, shape, false, channels(c, positive), channels(c, centred), shape, channels(c, centred), channels(c, positive)}
     local function with(...)
       local list = {}
-      for k = 1, 8 do list[k] = backward[k] end
+      for k = 1, 8 do list[k] = inputs[k] end
       for k = 1, select('#', ...) do list[8 + k] = (select(k, ...)) end
       return list
     end
