@@ -294,7 +294,8 @@ return function(t)
     local spec = {{'base-size', 520, ''}, {'aux', true, ''}, {'model', 'deeplabv3_resnet50', '', choices = train.model_names}, {'lr', 0.1, '', type = 'number'}}
     local function options() return {base_size = 520, aux = true, model = 'deeplabv3_resnet50', lr = 0.1, resume = sound} end
     for _, case in ipairs{{'base_size', 'abc', "--base-size: expected a whole number, got 'abc'"}, {'base_size', {1}, '--base-size: expected a whole number, got a list'},
-                          {'aux', 1, '--aux: expected true or false, got 1'}, {'lr', '1', "--lr: expected a number, got '1'"}, {'model', 3, '--model: expected one of deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, got 3'}} do
+                          {'aux', 1, '--aux: expected true or false, got 1'}, {'lr', '1', "--lr: expected a number, got '1'"},
+                          {'model', 3, '--model: expected one of deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, got 3'}} do
       saved = train.load(sound)
       saved.args[case[1]] = case[2]
       local ok, message = pcall(train.inherit, options(), {}, saved, spec)
