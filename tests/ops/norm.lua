@@ -74,4 +74,35 @@ for i, activation in ipairs{'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'}
 end
 add{op = 'batch_norm_elemt', inputs = {{2,3,4,4}, false, false, parameter(3), parameter(4), false}, error = 'rstd must be %[3%]'}
 
+
+-- Parts of a batch: sums of the whole, which x is a part of.
+local dlv3 = require 'dlv3'
+local function sums(c, values)
+  return function() return dlv3.cat({dlv3.empty{c}:uniform_(-9, 9), dlv3.empty{c}:uniform_(60, 90), dlv3.full({1}, values)}, 1):to 'f64' end
+end
+local positive, centred = {low = 0.5, high = 1.5}, {low = -1, high = 1}
+local function channels(n, of) return function(dtype) return parameter(n, of.low, of.high)(dtype) end end
+for _, shape in ipairs {{2,5,7,6}, {4,2}, {2,132,5,3}, {0,5,7,6}} do
+  local c = shape[2]
+  add{op = 'batch_norm_stats', inputs = {shape}, rtol = 1e-5, atol = 1e-4}
+  for _, activation in ipairs {'none', 'relu', 'hardswish'} do
+    add{op = 'batch_norm', inputs = {shape, channels(c, positive), channels(c, centred), channels(c, centred), channels(c, positive), shape, sums(c, 50)},
+        attrs = {training = true, activation = activation}, grad = false, rtol = 1e-4, atol = 1e-4}
+    local inputs = {shape, shape, false, channels(c, positive), channels(c, centred), shape, channels(c, centred), channels(c, positive)}
+    local function with(...)
+      local list = {}
+      for k = 1, 8 do list[k] = inputs[k] end
+      for k = 1, select('#', ...) do list[8 + k] = (select(k, ...)) end
+      return list
+    end
+    add{op = 'batch_norm_backward_reduce', inputs = with(channels(c, centred), channels(c, centred)), attrs = {activation = activation}, rtol = 1e-4, atol = 1e-3}
+    add{op = 'batch_norm_backward', inputs = with(false, false, sums(c, 50)), rtol = 1e-4, atol = 1e-4,
+        attrs = {training = true, activation = activation, need_residual = true}}
+    add{op = 'batch_norm_backward', inputs = with(false, false, sums(c, 50)), rtol = 1e-4, atol = 1e-4, attrs = {training = true, activation = activation}}
+  end
+end
+add{op = 'batch_norm_stats', inputs = {{2, 3, 4}}, error = 'batch_norm_stats: x must be %[n,c,h,w%] or %[n,c%]'}
+add{op = 'batch_norm_backward_reduce', inputs = {{2, 3}, {2, 4}, false, false, false, false, {4}, {4}}, error = 'grad_y must be %[2, 4%]'}
+add{op = 'batch_norm', inputs = {{2, 3}, false, false, {3}, {3}, false, sums(3, 9)}, error = 'sums are of a batch, which counts in training only'}
+
 return samples

@@ -398,7 +398,7 @@ return function(t)
     cudnn_engines(t, gpu.library)
   end
   local harness = dofile(t.directory .. '/harness.lua')
-  local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', not gpu.sanitized and 'conv' or nil}
+  local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', 'collective', not gpu.sanitized and 'conv' or nil}
   harness.run_device(t, families, 'cuda:0')
   dlv3.allow_tf32(tf32)
 end
