@@ -5,12 +5,12 @@
  * tensor, so there is no cycle. Nodes are numbered as they are made; walking in falling numbers
  * visits every consumer before its producer. After its rule has run a node gives up what it saved.
  *
- * What ops/saves.c says can be made again is not kept by those that need it: they ask the node that
- * made it, when backward gets there.
+ * An output that can_recompute (ops/saves.c) names is not saved by the nodes that need it: during
+ * backward the node that made it recomputes it.
  *
  * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns
  * DLV3_PENDING and is resumed when the caller has run the function. */
-#include "ops/rules.h"
+#include "core.h"
 #include "record.h"
 
 #include <stdlib.h>
@@ -54,7 +54,7 @@ static void node_finish(node *n) {
     tensor_drop(n->out[i].t), n->out[i].t = NULL;
     tensor_drop(n->grad_out[i]), n->grad_out[i] = NULL;
   }
-  tensor_drop(n->remade), n->remade = NULL;
+  tensor_drop(n->recomputed), n->recomputed = NULL;
   if (n->op == OP_COUNT) note_freed(n->custom_id);
 }
 
@@ -111,16 +111,16 @@ static void attach(node *n, tensor *const *out) {
   }
 }
 
-bool is_remade(const tensor *t) {
-  return t->node && t->node->can_be_remade && !t->node->done && t->node_out == 0
+bool is_recomputable(const tensor *t) {
+  return t->node && t->node->can_recompute && !t->node->done && t->node_out == 0
          && t->node->out[0].version == storage_version(t->st);
 }
 
 static status keep(saved *s, const tensor *t) {
   if (!t) return DLV3_OK;
-  s->remade = is_remade(t);
+  s->recomputed = is_recomputable(t);
   s->version = storage_version(t->st);
-  return s->remade ? DLV3_OK : tensor_alias(&s->t, t);
+  return s->recomputed ? DLV3_OK : tensor_alias(&s->t, t);
 }
 
 status node_record(op_call *c, tensor *const *original_in) {
@@ -130,13 +130,13 @@ status node_record(op_call *c, tensor *const *original_in) {
   memcpy(n->attr, c->attr, (size_t)info->attr_slots * sizeof *n->attr);
   status st = DLV3_OK;
   uint32_t unused_in, unused_out;
-  n->can_be_remade = can_be_remade(c);
+  n->can_recompute = can_recompute(c);
   unused_saves(c, n, &unused_in, &unused_out);
   for (int32_t i = 0; i < c->n_in && st == DLV3_OK; i++)
     if ((info->in_saved & ~unused_in) >> i & 1) st = keep(&n->in[i], c->in[i]);
   for (int32_t i = 0; i < c->n_out && st == DLV3_OK; i++)
     if ((info->out_saved & ~unused_out) >> i & 1) st = keep(&n->out[i], c->out[i]);
-  if (n->can_be_remade) n->out[0].version = storage_version(c->out[0]->st);
+  if (n->can_recompute) n->out[0].version = storage_version(c->out[0]->st);
   if (st == DLV3_OK) attach(n, c->out);
   node_drop(n); /* the outputs hold it now */
   return st;
@@ -427,18 +427,18 @@ static status check_all_saved(const node *n) {
 
 /* Input i as the tape knows it, borrowed. */
 static status saved_input(const node *n, int32_t i, tensor **out) {
-  node *maker = n->in[i].remade ? n->edges[i].node : NULL;
+  node *maker = n->in[i].recomputed ? n->edges[i].node : NULL;
   *out = n->in[i].t;
   if (!maker) return DLV3_OK;
   if (maker->done)
     return fail(DLV3_ERR_AUTOGRAD, "backward: a backward pass inside of this one has freed what %s needs",
                 op_table[n->op].name);
-  if (!maker->remade) {
+  if (!maker->recomputed) {
     TRY(check_all_saved(maker));
-    status st = remake(maker, &maker->remade);
-    if (st != DLV3_OK) return fail_more(st, "\n  made again for the backward pass of %s", op_table[n->op].name);
+    status st = recompute(maker, &maker->recomputed);
+    if (st != DLV3_OK) return fail_more(st, "\n  recomputed for the backward pass of %s", op_table[n->op].name);
   }
-  *out = maker->remade;
+  *out = maker->recomputed;
   return DLV3_OK;
 }
 
@@ -448,7 +448,7 @@ static status run_rule(node *n) {
   bool needs[DLV3_MAX_INPUTS];
   backward_call b = {
       .n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
-  tensor_drop(n->remade), n->remade = NULL; /* whoever needed it has run */
+  tensor_drop(n->recomputed), n->recomputed = NULL; /* whoever needed it has run */
   TRY(check_all_saved(n));
   for (int32_t i = 0; i < n->n_in; i++) {
     TRY(saved_input(n, i, &in[i]));
@@ -513,7 +513,7 @@ DLV3_API void dlv3_backward_end(dlv3_backward_run *run) {
   for (int64_t i = 0; i < run->n; i++) {
     node *n = run->nodes[i];
     for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) tensor_drop(n->grad_out[k]), n->grad_out[k] = NULL;
-    tensor_drop(n->remade), n->remade = NULL;
+    tensor_drop(n->recomputed), n->recomputed = NULL;
     node_drop(n);
   }
   free(run->nodes);

@@ -84,6 +84,17 @@ void tuning_keep(const char *file, const char *key, const char *value);
 /* Called by an implementation that has several engines: the number of the one that runs this call. */
 void ran_by(int64_t number);
 
+/* Collectives on host memory for a plug-in: collectives/world.h says what they do. The table is
+ * defined in runtime/collectives/world.c. */
+typedef struct world_api {
+  int32_t (*rank)(void), (*size)(void);
+  status (*sum)(void *x, int64_t n, int32_t dtype);
+  status (*gather)(const void *x, void *all, int64_t bytes);
+  status (*broadcast)(void *x, int64_t bytes, int32_t root);
+  status (*barrier)(void);
+} world_api;
+extern const world_api world_functions;
+
 /* What a plug-in may call. */
 typedef struct {
   int32_t abi;
@@ -98,7 +109,7 @@ typedef struct {
   bool (*tuning_find)(char *value, size_t n, const char *file, const char *key);
   void (*tuning_keep)(const char *file, const char *key, const char *value);
   void (*ran_by)(int64_t number);
-  const struct world_api *world; /* collectives/world.h: host memory, over all ranks */
+  const world_api *world;
 } runtime_api;
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */

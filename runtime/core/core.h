@@ -247,7 +247,7 @@ static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t 
 typedef struct {
   tensor *t;       /* a detached alias, NULL if not kept                     */
   int64_t version; /* of its storage when it was kept                        */
-  bool remade;     /* not kept: the node that made this input makes it again */
+  bool recomputed; /* not kept: backward has the node that made this input recompute it */
 } saved;
 
 typedef struct edge {
@@ -268,8 +268,8 @@ typedef struct node {
   saved *in; /* [n_in]                                                 */
   saved out[DLV3_MAX_OUTPUTS];
   bool recorded;      /* made while a program was recorded                      */
-  bool can_be_remade; /* output 0, from what this node saved                    */
-  tensor *remade;     /* while backward runs: for all that need it              */
+  bool can_recompute; /* output 0, from what this node saved                    */
+  tensor *recomputed; /* output 0 again, while backward runs                    */
   dlv3_attr attr[DLV3_MAX_SLOTS];
   tensor *grad_out[DLV3_MAX_OUTPUTS]; /* filled while backward runs                            */
   struct node *visit;                 /* list of a backward run                                 */
@@ -294,6 +294,19 @@ static inline bool needs_grad(const node *n, int32_t i) { return n->edges[i].lea
 
 status node_record(op_call *c, tensor *const *original_in);
 void node_drop(node *n);
+/* Whether t is the recomputable output of a node that still has what it saved, and unchanged. */
+bool is_recomputable(const tensor *t);
+
+/* What the tape asks of the ops, as it asks for their shape and backward rules; defined in
+ * runtime/ops/saves.c. Whether the first output of a call is recomputed in backward from what its
+ * own node saves, so that other nodes need not save it. */
+bool can_recompute(const op_call *c);
+/* Recomputes that output: a new reference in y. */
+status recompute(const node *n, tensor **y);
+/* The inputs and outputs, one bit each, that the signature marks as saved for backward but that this
+ * call does not need. n: the call's node. */
+void unused_saves(const op_call *c, const node *n, uint32_t *in, uint32_t *out);
+
 /* The tensor that the gradient of input i is to be added to in place: the leaf's .grad or a zero
  * tensor of this run. Borrowed. For kernels that accumulate (gradients of parameters). */
 status grad_into(backward_call *b, int32_t i, tensor **out);

@@ -5,7 +5,6 @@
  * One program runs with and without it; what is missing (the library, one of those it needs, the
  * driver, a device) is kept as a sentence. */
 #include "backend.h"
-#include "collectives/world.h"
 
 #include <dlfcn.h>
 #include <stdio.h>

@@ -36,6 +36,8 @@ wide=$(files '*.c' '*.h' '*.inc' '*.cu' '*.cpp' | xargs awk 'length > 120 {print
 odd=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' '*.md' Makefile | grep -v golden | xargs grep -nE '[[:space:]]+$' /dev/null | head -n 20)
 [ -z "$odd" ] || broken 'spaces at the end of lines' "$odd"
 
+upward=$(sh scripts/build/rooms.sh) || broken 'includes between rooms point one way (scripts/build/rooms.sh lists them)' "$upward"
+
 if command -v luacheck >/dev/null 2>&1; then
   # shellcheck disable=SC2046
   report=$(luacheck --quiet --no-color $(files '*.lua') 2>&1) || broken 'luacheck:' "$report"
