@@ -40,7 +40,10 @@ function ASPP:fused()
   if not self.project['1'].folded then return end
   self.split = true
   local cout = project.weight:size(1)
-  for i = 1, #self.convs do self:buffer('part_' .. i, project.weight:detach():narrow(2, (i - 1) * cout + 1, cout):clone()) end
+  for i = 1, #self.convs do
+    local part = project.weight:detach():narrow(2, (i - 1) * cout + 1, cout):clone()
+    self:buffer('part_' .. i, part, project.weight)
+  end
   rawset(project, 'weight', nil)
 end
 

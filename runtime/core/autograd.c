@@ -187,6 +187,7 @@ DLV3_API dlv3_status dlv3_tensor_set_grad(dlv3_tensor *t, dlv3_tensor *grad) {
     return fail(DLV3_ERR_SHAPE, "grad: must have the tensor's sizes and dtype\n  %s   %s", tensor_text(a, "tensor", t),
                 tensor_text(b, "grad", grad));
   if (grad) tensor_retain(grad);
+  if (grad) scope_inherit(grad->st, t->st);
   tensor_drop(t->grad);
   t->grad = grad;
   return DLV3_OK;

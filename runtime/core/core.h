@@ -78,6 +78,7 @@ typedef struct storage {
 
 status storage_new(storage **out, int64_t bytes, int32_t device);
 status storage_slice(storage **out, storage *parent, int64_t byte_offset, int64_t bytes);
+void scope_inherit(storage *s, const storage *owner); /* s leaves the scopes that owner is not in */
 storage *storage_retain(storage *s);
 void storage_drop(storage *s);    /* one reference less                                  */
 void storage_release(storage *s); /* the bytes go now, whoever still holds a reference   */
@@ -222,6 +223,7 @@ extern op_info op_table[OP_COUNT];
 /* Calls an op from C. in: array of n_in tensors; out: receives the new references (NULL if the op
  * has none). */
 status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out);
+status op_run_untracked(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out); /* off the tape */
 #define IN(...) ((tensor *[]){__VA_ARGS__}), (int32_t)(sizeof((tensor *[]){__VA_ARGS__}) / sizeof(tensor *))
 
 /* Helpers of infer functions: all name the op, the tensors and what was expected. */

@@ -188,17 +188,13 @@ static status promote(op_call *c, tensor **owned) {
 /* Dense copies for kernels that want them; not on the tape, since they change nothing but the
  * layout. */
 static status densify(op_call *c, tensor **owned) {
-  bool grad = dlv3_grad_enabled();
   for (int32_t i = 0; i < c->n_in; i++) {
     if (!c->in[i] || is_dense(c->in[i])) continue;
     if (c->info->in_place >> i & 1)
       return fail_call(c, DLV3_ERR_ARG, "%s is changed in place and must be dense; it is a strided view",
                        c->info->in_name[i]);
     tensor *dense;
-    dlv3_set_grad_enabled(false);
-    status st = op_run(OP_contiguous, IN(c->in[i]), NULL, &dense);
-    dlv3_set_grad_enabled(grad);
-    TRY(st);
+    TRY(op_run_untracked(OP_contiguous, IN(c->in[i]), NULL, &dense));
     c->in[i] = owned[i] = dense;
   }
   return DLV3_OK;
@@ -241,7 +237,6 @@ static bool overlap(const tensor *x, const tensor *y) {
 /* What is changed in place must not be read through another window on the way: such operands are
  * copied first. */
 static status separate(op_call *c, tensor **owned) {
-  bool grad = dlv3_grad_enabled();
   for (int32_t i = 0; i < c->n_in; i++) {
     const tensor *x = c->in[i];
     if (!x || !(c->info->in_place >> i & 1)) continue;
@@ -253,10 +248,7 @@ static status separate(op_call *c, tensor **owned) {
     for (int32_t k = 0; k < c->n_in; k++) {
       if (k == i || !c->in[k] || c->info->in_place >> k & 1 || !overlap(x, c->in[k])) continue;
       tensor *copy;
-      dlv3_set_grad_enabled(false);
-      status st = op_run(OP_contiguous, IN(c->in[k]), NULL, &copy);
-      dlv3_set_grad_enabled(grad);
-      TRY(st);
+      TRY(op_run_untracked(OP_contiguous, IN(c->in[k]), NULL, &copy));
       tensor_drop(owned[k]);
       c->in[k] = owned[k] = copy;
     }
@@ -372,6 +364,14 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
     else
       tensor_drop(c.out[i]);
   }
+  return st;
+}
+
+status op_run_untracked(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out) {
+  bool grad = dlv3_grad_enabled();
+  dlv3_set_grad_enabled(false);
+  status st = op_run(op, in, n_in, attr, out);
+  dlv3_set_grad_enabled(grad);
   return st;
 }
 

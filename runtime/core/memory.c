@@ -297,6 +297,14 @@ DLV3_API void dlv3_scope_leave(dlv3_tensor *t) {
   for (storage *s = t->st; s; s = s->parent) s->scope = 0;
 }
 
+/* s takes the place of what `owner` holds, or belongs to it: it must not end before. */
+void scope_inherit(storage *s, const storage *owner) {
+  for (; s; s = s->parent)
+    if (s->scope > owner->scope) s->scope = owner->scope;
+}
+
+DLV3_API void dlv3_scope_inherit(dlv3_tensor *t, const dlv3_tensor *owner) { scope_inherit(t->st, owner->st); }
+
 DLV3_API void dlv3_scope_pop(int32_t depth) {
   if (depth < 0 || depth >= scope_depth) return;
   /* Releasing a slice may drop its arena's header, which may be the next in the list: hold it

@@ -260,11 +260,8 @@ DLV3_API void dlv3_later_free(dlv3_later *l) {
 /* The content of `from`, a tensor on the cpu of t's sizes, becomes t's, cast. */
 static status write_tensor(tensor *t, tensor *from) {
   tensor *there;
-  bool grad = dlv3_grad_enabled();
   TRY(tensor_to_device(&there, from, t->st->device));
-  dlv3_set_grad_enabled(false);
-  status st = op_run(OP_copy_, IN(t, there), NULL, NULL);
-  dlv3_set_grad_enabled(grad);
+  status st = op_run_untracked(OP_copy_, IN(t, there), NULL, NULL);
   tensor_drop(there);
   return st;
 }
@@ -369,11 +366,7 @@ status tensor_to_device(tensor **out, const tensor *t, int32_t device) {
   if (device == t->st->device) return *out = tensor_retain(self), DLV3_OK;
   TRY(check_host_access("to"));
   if (!is_dense(t)) {
-    bool grad = dlv3_grad_enabled();
-    dlv3_set_grad_enabled(false);
-    status st = op_run(OP_contiguous, IN(self), NULL, &dense);
-    dlv3_set_grad_enabled(grad);
-    TRY(st);
+    TRY(op_run_untracked(OP_contiguous, IN(self), NULL, &dense));
     t = dense;
   }
   status st = tensor_new(out, t->dtype, t->ndim, t->size, device);
@@ -411,16 +404,14 @@ DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int6
   dense_strides(t->ndim, t->size, moved.stride);
   tensor *target = &moved;
   if (n) { /* the content moves with it; layouts may differ */
-    bool grad = dlv3_grad_enabled();
-    dlv3_set_grad_enabled(false);
     moved.requires_grad = false, moved.grad = NULL;
-    status st = op_run(OP_copy_, IN(target, t), NULL, NULL);
-    dlv3_set_grad_enabled(grad);
+    status st = op_run_untracked(OP_copy_, IN(target, t), NULL, NULL);
     if (st != DLV3_OK) {
       storage_drop(slice);
       return st;
     }
   }
+  scope_inherit(slice, t->st);
   storage_drop(t->st);
   t->st = slice, t->offset = 0;
   memcpy(t->stride, moved.stride, sizeof t->stride);
@@ -435,6 +426,7 @@ DLV3_API dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from) {
     return fail(DLV3_ERR_SHAPE, "assign: a leaf and a tensor of its sizes are needed\n  %s   %s",
                 tensor_text(a, "t", t), tensor_text(b, "from", from));
   storage_retain(from->st);
+  scope_inherit(from->st, t->st);
   storage_drop(t->st);
   t->st = from->st, t->offset = from->offset, t->dtype = from->dtype;
   memcpy(t->stride, from->stride, sizeof t->stride);

@@ -163,13 +163,10 @@ static void tame_bools(char *p, int64_t n) {
 /* Read here, sent there, put where t has its elements. */
 static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
   tensor *here = NULL, *there = NULL;
-  bool grad = dlv3_grad_enabled();
-  dlv3_set_grad_enabled(false);
   status st = tensor_new(&here, t->dtype, t->ndim, t->size, 0);
   if (st == DLV3_OK) st = dlv3_file_read_tensor(f, here, offset);
   if (st == DLV3_OK) st = tensor_to_device(&there, here, t->st->device);
-  if (st == DLV3_OK) st = op_run(OP_copy_, (tensor *[]){t, there}, 2, NULL, NULL);
-  dlv3_set_grad_enabled(grad);
+  if (st == DLV3_OK) st = op_run_untracked(OP_copy_, (tensor *[]){t, there}, 2, NULL, NULL);
   tensor_drop(here), tensor_drop(there);
   return st;
 }

@@ -33,7 +33,7 @@ return function(t)
     t.eq({tonumber(output) ~= nil, status}, {true, 0}, output)
     output, status = t.run('env DLV3_NUM_THREAD=1' .. show_threads)
     t.eq(status, 0, output)
-    t.ok(output:find("DLV3_NUM_THREAD is not one that dlv3 knows, and has no effect; did you mean 'DLV3_NUM_THREADS'? (there are: DLV3_CACHE ", 1, true), output)
+    t.ok(output:find("DLV3_NUM_THREAD is unknown to dlv3 and has no effect; did you mean 'DLV3_NUM_THREADS'? (known are: DLV3_CACHE ", 1, true), output)
   end)
 
   t.case('settings of libraries are for dlv3 alone: programs that it starts inherit only what the user set', function()

@@ -294,7 +294,8 @@ return function(t)
     local spec = {{'base-size', 520, ''}, {'aux', true, ''}, {'model', 'deeplabv3_resnet50', '', choices = train.model_names}, {'lr', 0.1, '', type = 'number'}}
     local function options() return {base_size = 520, aux = true, model = 'deeplabv3_resnet50', lr = 0.1, resume = sound} end
     for _, case in ipairs{{'base_size', 'abc', "--base-size: expected a whole number, got 'abc'"}, {'base_size', {1}, '--base-size: expected a whole number, got a list'},
-                          {'aux', 1, '--aux: expected true or false, got 1'}, {'lr', '1', "--lr: expected a number, got '1'"}, {'model', 3, '--model: expected a text, got 3'}} do
+                          {'aux', 1, '--aux: expected true or false, got 1'}, {'lr', '1', "--lr: expected a number, got '1'"},
+                          {'model', 3, '--model: expected one of deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, got 3'}} do
       saved = train.load(sound)
       saved.args[case[1]] = case[2]
       local ok, message = pcall(train.inherit, options(), {}, saved, spec)
@@ -327,7 +328,7 @@ return function(t)
     local path = t.folder() .. '/args.pth'
     local weights = models.deeplabv3_mobilenet_v3_large{num_classes = 2}:state_dict()
     for _, case in ipairs{{'base_size', 'abc', "args.base_size: expected a whole number from 8, got 'abc'; give --base-size, or"}, {'base_size', {1, 2}, 'got a list; give --base-size, or'},
-                          {'atrous_rates', 3, 'args.atrous_rates: expected a list, got 3; or save the weights alone'}, {'output_stride', 5, 'output_stride must be one of 16'}} do
+                          {'atrous_rates', 3, 'args.atrous_rates: expected a list, got 3; or save the weights alone'}, {'output_stride', 5, 'output_stride: expected 16 or 32, got 5'}} do
       dlv3.save(path, {model = weights, args = {[case[1]] = case[2]}})
       local ok, message = pcall(train.model_from, path)
       t.ok(not ok and message:find('args.pth: ', 1, true) and message:find(case[3], 1, true), tostring(message))

@@ -116,7 +116,7 @@ return function(t)
   t.case('what is refused', function()
     local net = settled(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))):fuse()
     local v = dlv3.ones{1, 4, 2, 2}
-    t.error(function() return net[2](net[1](v), v) end, 'a residual can not be added after it was folded into its convolution: write bn:after')
+    t.error(function() return net[2](net[1](v), v) end, 'it was folded into its convolution, which has to add the residual: write bn:after')
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 3}
     t.error(function() model:fuse() end, "test_fuse.lua:%d+: fuse: 'backbone.0.1' is in training mode, .*model:eval%(%):fuse%(%)")
     model:eval():fuse()

@@ -9,7 +9,7 @@ local dict = require 'dlv3.core.dict'
 local log = require 'dlv3.train.log'
 local metrics = require 'dlv3.vision.metrics'
 local files = require 'dlv3.io.files'
-local schema = require 'dlv3.io.schema'
+local expect = require 'dlv3.core.expect'
 local misfit = require 'dlv3.cli.options'.misfit
 local init = require 'dlv3.nn.initialise'
 
@@ -116,20 +116,20 @@ function M.save(path, model, sgd, state, options, scaler)
 end
 
 -- What every checkpoint to resume from has, and what one of dlv3 has beside: it resumes to the step.
-local optional, count = schema.optional, schema.whole(0)
-local group = schema.fields{
-  {'lr', schema.number}, {'momentum', schema.number}, {'weight_decay', schema.number}, {'initial_lr', optional(schema.number)},
-  {'nesterov', optional(schema.flag)}, {'dampening', optional(schema.number)}, {'maximize', optional(schema.flag)}, {'params', schema.list_of(count)},
+local optional, count = expect.optional, expect.whole(0)
+local group = expect.fields{
+  {'lr', expect.finite}, {'momentum', expect.finite}, {'weight_decay', expect.finite}, {'initial_lr', optional(expect.finite)},
+  {'nesterov', optional(expect.flag)}, {'dampening', optional(expect.finite)}, {'maximize', optional(expect.flag)}, {'params', expect.list_of(count)},
 }
-local optimizer = schema.fields{{'param_groups', schema.list_of(group)}, {'state', schema.map_of(schema.fields{{'momentum_buffer', optional(schema.tensor)}})}}
-local whole_epochs = schema.fields{
-  {'model', schema.map_of(schema.tensor)}, {'optimizer', optimizer}, {'epoch', optional(schema.whole(-1))},
-  {'scaler', optional(schema.map_of(schema.number))},
+local optimizer = expect.fields{{'param_groups', expect.list_of(group)}, {'state', expect.map_of(expect.fields{{'momentum_buffer', optional(expect.tensor)}})}}
+local whole_epochs = expect.fields{
+  {'model', expect.map_of(expect.tensor)}, {'optimizer', optimizer}, {'epoch', optional(expect.whole(-1))},
+  {'scaler', optional(expect.map_of(expect.finite))},
 }
-local figures = schema.fields{{'epoch', count}, {'loss', schema.number_or_nan}, {'miou', schema.number_or_nan}}
-local steps = schema.fields{
-  {'epoch', count}, {'next_epoch', count}, {'next_step', count}, {'steps_per_epoch', schema.whole(1)}, {'loss_sum', schema.number}, {'best', schema.number_or_nan},
-  {'history', schema.list_of(figures)}, {'args', schema.map_of(schema.any)}, {'rng', optional(schema.list_of(schema.whole(), 2))},
+local figures = expect.fields{{'epoch', count}, {'loss', expect.number_or_nan}, {'miou', expect.number_or_nan}}
+local steps = expect.fields{
+  {'epoch', count}, {'next_epoch', count}, {'next_step', count}, {'steps_per_epoch', expect.whole(1)}, {'loss_sum', expect.finite}, {'best', expect.number_or_nan},
+  {'history', expect.list_of(figures)}, {'args', expect.map_of(expect.any)}, {'rng', optional(expect.list_of(expect.whole(), 2))},
 }
 
 local function is_there(v) return v ~= nil and v ~= dict.none end
@@ -242,8 +242,8 @@ function M.check_finite(model, path)
 end
 
 -- What is used of the options that a file of weights remembers.
-local model_args = schema.fields{
-  {'output_stride', optional(schema.whole(1))}, {'atrous_rates', optional(schema.list_of(schema.whole(1)))}, {'base_size', optional(schema.whole(8))},
+local model_args = expect.fields{
+  {'output_stride', optional(expect.whole(1))}, {'atrous_rates', optional(expect.list_of(expect.whole(1)))}, {'base_size', optional(expect.whole(8))},
 }
 local MAX_CLASSES = 256
 
@@ -267,7 +267,7 @@ local function architecture(weights, path, value)
   local classes = F.is_tensor(head) and head:dim() == 4 and head:size(1) or 0
   if classes < 1 or classes > MAX_CLASSES then
     F.raise(('%s: classifier.4.weight: expected sizes [classes, 256, 1, 1] with 1 to %d classes (a pixel of a class map is a byte), got %s; '
-             .. 'a script of your own can load other heads (checkpoint.load_weights)'):format(path, MAX_CLASSES, schema.shown(head)))
+             .. 'a script of your own can load other heads (checkpoint.load_weights)'):format(path, MAX_CLASSES, expect.shown(head)))
   end
   return name, classes, aux or false
 end
