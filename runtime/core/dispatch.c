@@ -288,7 +288,8 @@ static status run_impl(op_call *c, const impl *i, int32_t device) {
   }
   chosen[c->op] = i->name, engines[c->op] = engine;
   if (st == DLV3_OK) st = after_kernel(device);
-  if (verbose_level && st == DLV3_OK && current_executor->synchronizes) verbose_call(c, i->name, engine, dlv3_now() - begin);
+  if (verbose_level && st == DLV3_OK && current_executor->synchronizes)
+    verbose_call(c, i->name, engine, dlv3_now() - begin);
   return st;
 }
 

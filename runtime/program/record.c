@@ -257,8 +257,7 @@ static bool fills_storage(const tensor *t) { return !t->offset && tensor_bytes(t
 static void overwrite(dlv3_program *p, int64_t k, int32_t out, int32_t in) {
   const step *s = &p->steps[k];
   const tensor *x = s->in[in], *y = s->out[out];
-  if (!x || !y || !is_promised(x->st) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes)
-    return;
+  if (!x || !y || !is_promised(x->st) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes) return;
   for (int32_t i = 0; i < s->n_in; i++)
     if (i != in && s->in[i] && s->in[i]->st == x->st) return;
   promise *from = promise_of(p, x->st->data), *to = promise_of(p, y->st->data);
