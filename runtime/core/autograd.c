@@ -11,7 +11,7 @@
  * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns
  * DLV3_PENDING and is resumed when the caller has run the function. */
 #include "core.h"
-#include "record.h"
+#include "executor.h"
 
 #include <stdlib.h>
 
@@ -78,7 +78,7 @@ void node_drop(node *n) {
 static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out) {
   node *n = calloc(1, sizeof *n);
   if (!n) return NULL;
-  n->refs = 1, n->op = op, n->n_in = n_in, n->n_out = n_out, n->seq = ++next_seq, n->recorded = recording();
+  n->refs = 1, n->op = op, n->n_in = n_in, n->n_out = n_out, n->seq = ++next_seq, n->executor = current_executor;
   n->edges = calloc((size_t)n_in + 1, sizeof *n->edges);
   n->in_spec = calloc((size_t)n_in + 1, sizeof *n->in_spec);
   n->in = calloc((size_t)n_in + 1, sizeof *n->in);
@@ -199,7 +199,7 @@ DLV3_API dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor *t) { ret
 
 /* Nobody else sees t's elements, and it covers them without overlap. */
 static bool owned_alone(const tensor *t) {
-  return t->refs == 1 && t->st->refs - recorded_references(t->st) == 1 && !t->st->parent && is_dense(t);
+  return t->refs == 1 && t->st->refs - current_executor->references(t->st) == 1 && !t->st->parent && is_dense(t);
 }
 
 /* Adds g, which is consumed, to *slot. */
@@ -312,12 +312,7 @@ static status collect(dlv3_backward_run *run, node *root) {
           "backward: the graph was already used; what %s saved is freed after one backward. Compute the loss again "
           "(double backward is not offered)",
           name);
-    if (recording() && !n->recorded) /* the program would go back through the first call's for ever */
-      return fail(DLV3_ERR_AUTOGRAD,
-                  "backward: dlv3.compile records the function, but the result of %s, which the loss was computed "
-                  "from, was made before: "
-                  "make it inside of the function too, or detach() it",
-                  name);
+    TRY(current_executor->backward_through(n, name));
     for (int32_t k = 0; k < n->n_in; k++) {
       node *p = n->edges[k].node;
       if (!p || p->mark == mark) continue;

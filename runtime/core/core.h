@@ -71,6 +71,7 @@ typedef struct storage {
   struct storage *parent;             /* a slice of an arena: data points into the parent's     */
   struct prepared *prepared;
   bool frozen;                 /* see storage_surrender                                  */
+  bool borrowed;               /* data belongs to an executor, not to the allocator      */
   int32_t scope;               /* depth of the scope that frees it; 0 = none             */
   struct storage *next, *prev; /* all live storages: scopes and the out-of-memory report */
 } storage;
@@ -267,7 +268,7 @@ typedef struct node {
   int32_t device;
   saved *in; /* [n_in]                                                 */
   saved out[DLV3_MAX_OUTPUTS];
-  bool recorded;      /* made while a program was recorded                      */
+  const struct executor *executor; /* the one that was current when it was made         */
   bool can_recompute; /* output 0, from what this node saved                    */
   tensor *recomputed; /* output 0 again, while backward runs                    */
   dlv3_attr attr[DLV3_MAX_SLOTS];

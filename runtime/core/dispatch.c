@@ -5,13 +5,14 @@
  *
  * Backward rules and the optimiser come this way too (op_run), so that one place can profile,
  * check, record, replay. */
-#include "backend.h"
+#include "dispatch.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "record.h"
+#include "backend.h"
+#include "executor.h"
 #include "verbose.h"
 
 static _Thread_local const char *declined_reason;
@@ -29,7 +30,7 @@ DLV3_API dlv3_status dlv3_set_impl(const char *name) {
   return DLV3_OK;
 }
 
-int64_t impl_preference(void) { return preference; }
+int64_t implementation_preference(void) { return preference; }
 
 __attribute__((constructor)) static void read_environment(void) {
   const char *name = getenv("DLV3_IMPL");
@@ -38,14 +39,14 @@ __attribute__((constructor)) static void read_environment(void) {
   sync_each = sync && *sync && strcmp(sync, "0");
 }
 
-bool ops_apart(void) { return sync_each || verbose_level; }
+bool ops_synchronized(void) { return sync_each || verbose_level; }
 
 status before_kernel(int32_t device) {
   const backend *b = backend_of(device);
-  return b->check && !capturing() ? b->check(device) : DLV3_OK;
+  return b->check && current_executor->synchronizes ? b->check(device) : DLV3_OK;
 }
 status after_kernel(int32_t device) {
-  return device && ops_apart() && !capturing() ? backend_of(device)->sync(device) : DLV3_OK;
+  return device && ops_synchronized() && current_executor->synchronizes ? backend_of(device)->sync(device) : DLV3_OK;
 }
 
 status declined(const char *why) {
@@ -287,12 +288,13 @@ static status run_impl(op_call *c, const impl *i, int32_t device) {
   }
   chosen[c->op] = i->name, engines[c->op] = engine;
   if (st == DLV3_OK) st = after_kernel(device);
-  if (verbose_level && st == DLV3_OK && !capturing()) verbose_call(c, i->name, engine, dlv3_now() - begin);
+  if (verbose_level && st == DLV3_OK && current_executor->synchronizes)
+    verbose_call(c, i->name, engine, dlv3_now() - begin);
   return st;
 }
 
 /* The implementations in their order, a forced one first. */
-static status run_impls(op_call *c) {
+status run_implementations(op_call *c) {
   const int32_t device = device_of(c);
   const impl *list = impls_of(c->op, device), *forced = NULL;
   TRY(before_kernel(device));
@@ -312,9 +314,8 @@ static status run_impls(op_call *c) {
                              : st;
 }
 
-/* While a program is recorded the call is noted instead, and its outputs are promises (record.c). */
 status op_execute(op_call *c) {
-  TRY(recording() ? record_call(c) : run_impls(c));
+  TRY(current_executor->execute(c));
   for (int32_t i = 0; i < c->n_in && c->info->in_place; i++)
     if (c->in[i] && (c->info->in_place >> i & 1)) storage_changed(c->in[i]->st, 1);
   return DLV3_OK;

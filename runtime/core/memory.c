@@ -16,9 +16,10 @@
  * Scopes are a depth: a storage remembers the depth it was made at, and popping a depth releases
  * its storages, whoever still holds a reference. The headers stay, so that a stale handle is an
  * error and never dangles. */
-#include "backend.h"
+#include "memory.h"
 
-#include "record.h"
+#include "backend.h"
+#include "executor.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -208,10 +209,12 @@ static void storage_forget(storage *s) {
   free(s);
 }
 
+status storage_allocate(storage *s) { return take(&s->data, s->bytes, s->device); }
+
 status storage_new(storage **out, int64_t bytes, int32_t device) {
   storage *s;
   TRY(storage_header(&s, bytes, device));
-  status st = recording() ? record_storage(s) : take(&s->data, bytes, device);
+  status st = current_executor->allocate(s);
   if (st != DLV3_OK) {
     storage_forget(s);
     return st;
@@ -241,7 +244,7 @@ void storage_release(storage *s) {
     p->destroy(p);
   }
   s->prepared = NULL;
-  if (s->data && !s->parent && !is_promised(s->data)) give(s->data, s->bytes, s->device);
+  if (s->data && !s->parent && !s->borrowed) give(s->data, s->bytes, s->device);
   s->data = NULL;
   if (s->parent) {
     storage *parent = s->parent;

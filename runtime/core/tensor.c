@@ -4,7 +4,7 @@
  * arithmetic, layout changes and casts are ops. The element loops below serve printing, tables and
  * files. */
 #include "backend.h"
-#include "record.h"
+#include "executor.h"
 #include "row_iterator.h"
 
 #include <math.h>
@@ -176,7 +176,7 @@ static double get_element(const char *p, int32_t dtype) {
 }
 
 DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
-  TRY(not_recording("totable"));
+  TRY(check_host_access("totable"));
   TRY(check_alive(t, "totable"));
   if (numel(t) == 0) return DLV3_OK;
   if (t->st->device) {
@@ -197,7 +197,7 @@ DLV3_API dlv3_status dlv3_tensor_to_f64(double *dst, const dlv3_tensor *t) {
 }
 
 DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t position) {
-  TRY(not_recording("item"));
+  TRY(check_host_access("item"));
   TRY(check_alive(t, "element"));
   if (position < 0 || position >= numel(t))
     return fail(DLV3_ERR_ARG, "no element %lld among %lld", (long long)position, (long long)numel(t));
@@ -223,7 +223,7 @@ struct dlv3_later {
 };
 
 DLV3_API dlv3_status dlv3_later_begin(dlv3_later **out, const dlv3_tensor *t) {
-  TRY(not_recording("item_later"));
+  TRY(check_host_access("item_later"));
   TRY(check_alive(t, "item_later"));
   if (numel(t) != 1)
     return fail(DLV3_ERR_ARG, "item_later: the tensor must have one element, it has %lld", (long long)numel(t));
@@ -269,7 +269,7 @@ static status write_tensor(tensor *t, tensor *from) {
 /* Through an f64 tensor and copy_, so that rounding is the kernels' own. */
 DLV3_API dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src) {
   tensor *f64;
-  TRY(not_recording("tensor"));
+  TRY(check_host_access("tensor"));
   TRY(check_alive(t, "tensor"));
   TRY(tensor_new(&f64, DLV3_F64, t->ndim, t->size, 0));
   status st = dlv3_tensor_from_bytes(f64, src, numel(t) * 8);
@@ -281,7 +281,7 @@ DLV3_API dlv3_status dlv3_tensor_from_f64(dlv3_tensor *t, const double *src) {
 static status copy_bytes(const tensor *t, char *flat, int64_t n_bytes, bool to_tensor) {
   char text[TEXT];
   int64_t width = dtype_bytes(t->dtype);
-  TRY(not_recording("bytes"));
+  TRY(check_host_access("bytes"));
   TRY(check_alive(t, "bytes"));
   if (n_bytes != numel(t) * width)
     return fail(DLV3_ERR_ARG, "%lld bytes do not fill %s, which has %lld", (long long)n_bytes, tensor_text(text, "", t),
@@ -364,7 +364,7 @@ DLV3_API int64_t dlv3_tensor_address(const dlv3_tensor *t) {
 status tensor_to_device(tensor **out, const tensor *t, int32_t device) {
   tensor *self = (tensor *)(uintptr_t)t, *dense = NULL; /* only its count of references changes */
   if (device == t->st->device) return *out = tensor_retain(self), DLV3_OK;
-  TRY(not_recording("to"));
+  TRY(check_host_access("to"));
   if (!is_dense(t)) {
     TRY(op_run_untracked(OP_contiguous, IN(self), NULL, &dense));
     t = dense;
@@ -387,7 +387,7 @@ DLV3_API dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor 
 DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset) {
   char a[TEXT], b[TEXT];
   int64_t n = numel(t), width = dtype_bytes(t->dtype);
-  TRY(not_recording("rebase"));
+  TRY(check_host_access("rebase"));
   TRY(check_alive(t, "rebase"));
   TRY(check_alive(arena, "rebase"));
   if (t->dtype != arena->dtype || t->st->device != arena->st->device || arena->ndim != 1 || !is_dense(arena) || t->node)
@@ -420,7 +420,7 @@ DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int6
 
 DLV3_API dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from) {
   char a[TEXT], b[TEXT];
-  TRY(not_recording("assign"));
+  TRY(check_host_access("assign"));
   TRY(check_alive(from, "assign"));
   if (!same_sizes(t, from) || t->node)
     return fail(DLV3_ERR_SHAPE, "assign: a leaf and a tensor of its sizes are needed\n  %s   %s",

@@ -5,7 +5,7 @@
  * two agree. Reading is by pread, not mmap: a file that another program cuts short must give an
  * error, not a signal. What the bytes mean (containers, headers) is Lua's: lua/dlv3/io/files.lua.
  * Every message begins with the path. */
-#include "core/record.h"
+#include "core/executor.h"
 #include "core/row_iterator.h"
 
 #include <dirent.h>
@@ -149,7 +149,7 @@ static bool one_run(const row_iterator *w) { return w->ndim == 1 && (w->stride[0
 
 static status check_tensor(const dlv3_file *f, const tensor *t) {
   char text[TEXT];
-  TRY(not_recording(f->path));
+  TRY(check_host_access(f->path));
   if (!t->st->data)
     return fail(DLV3_ERR_RELEASED, "%s: the tensor was released\n  %s", f->path, tensor_text(text, "", t));
   return DLV3_OK;

@@ -4,7 +4,7 @@
  * A file is read whole and recognised by its content. Pictures are plain memory (image.h); only the
  * functions of dlv3.h at the end know tensors. */
 #include "image.h"
-#include "core/record.h"
+#include "core/executor.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -158,7 +158,7 @@ status picture_read_mask(picture *out, const char *path, byte_buffer *file) {
 static status to_tensor(tensor **out, const picture *p) {
   tensor *t;
   int64_t h = p->h, w = p->w, c = p->channels;
-  TRY(not_recording("image"));
+  TRY(check_host_access("image"));
   TRY(tensor_new(&t, DLV3_U8, c == 1 ? 2 : 3, (int64_t[]){h, w, c}, 0));
   memcpy(data_of(t), p->data, (size_t)picture_bytes(p));
   if (c > 1) {
@@ -172,7 +172,7 @@ static status to_tensor(tensor **out, const picture *p) {
 /* The reverse, for any strides. channels: those allowed, a bit each (1: [h,w]). */
 static status from_tensor(picture *p, const tensor *t, const char *what, int32_t channels) {
   char text[TEXT];
-  TRY(not_recording(what));
+  TRY(check_host_access(what));
   if (!t->st->data)
     return fail(DLV3_ERR_RELEASED, "%s: the tensor was released, by release() or when its scope ended", what);
   if (t->st->device)

@@ -7,7 +7,7 @@
  * the functions of dlv3.h. Random draws depend on (seed, epoch, index) alone, so batches are equal
  * for any number of workers and after a resume. The transforms are the reference's (Pillow's). */
 #include "image.h"
-#include "core/record.h"
+#include "core/executor.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -419,7 +419,7 @@ static status wait_for(dlv3_loader *l, int64_t n) {
 static status make_batch(dlv3_loader *l, int64_t n, tensor **image, tensor **target) {
   batch_writer b = {.l = l};
   const slot *first = &l->slots[l->delivered % l->capacity];
-  TRY(not_recording("the data loader"));
+  TRY(check_host_access("the data loader"));
   for (int64_t i = 0; i < n; i++) {
     const slot *s = &l->slots[(l->delivered + i) % l->capacity];
     if (s->has_mask != first->has_mask)

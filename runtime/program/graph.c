@@ -21,8 +21,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "program.h"
+#include "core/dispatch.h"
+#include "core/executor.h"
+#include "core/memory.h"
 #include "core/verbose.h"
+#include "program.h"
 
 enum { ALIGN = 64, MOST_FAILURES = 2 }; /* what a kernel made and kept in the first attempt is there in the second */
 
@@ -49,7 +52,6 @@ struct graph {
 };
 
 static bool wanted = true; /* DLV3_GRAPH                                              */
-static bool in_capture;
 static int32_t n_handles;
 static int64_t captures, launches;
 static char refused[1000];
@@ -59,7 +61,6 @@ __attribute__((constructor)) static void read_environment(void) {
   wanted = !text || strcmp(text, "0");
 }
 
-bool capturing(void) { return in_capture; }
 DLV3_API int64_t dlv3_graph_captures(void) { return captures; }
 DLV3_API int64_t dlv3_graph_launches(void) { return launches; }
 DLV3_API const char *dlv3_graph_refused(void) { return refused; }
@@ -92,15 +93,15 @@ static status watch(graph *g, storage *st, bool changed) {
   return DLV3_OK;
 }
 
-/* All storages that steps read or write and the program does not bring itself. Headers lie on
- * nothing and promises have their recorded addresses meanwhile, which tells those apart. */
+/* All storages that steps read or write and the program does not bring itself. Headers of arguments
+ * lie on p->nothing meanwhile, which tells them from outside tensors. */
 static status watch_steps(dlv3_program *p, graph *g) {
   for (int64_t k = 0; k < p->n_steps; k++) {
     const step *s = &p->steps[k];
     for (int32_t i = 0; i < s->n_in; i++) {
       const bool changed = s->launch ? s->launch->kind[i] != 0 : (op_table[s->op].in_place >> i & 1) != 0;
       storage *st = s->in[i] ? s->in[i]->st : NULL;
-      if (!st || is_promised(st->data)) continue;
+      if (!st || st->borrowed) continue;
       if (st == p->nothing && changed)
         return fail(DLV3_ERR_ARG, "%s changes an argument in place",
                     s->launch ? s->launch->kernel->name : op_table[s->op].name);
@@ -159,10 +160,8 @@ static status make_ready(dlv3_program *p, graph *g) {
   }
   g->n_watched = 0;
   bind_headers(p, NULL);
-  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = (char *)(uintptr_t)p->promises[i].address;
   status st = watch_steps(p, g);
   bind_headers(p, p->given);
-  bind_promises(p, false);
   g->ready = st == DLV3_OK;
   return st;
 }
@@ -231,9 +230,12 @@ static status capture(dlv3_program *p, graph *g) {
   bind_headers(p, g->args);
   bind_promises(p, true);
   memory_capture_begin(g->device);
-  in_capture = true;
+  const executor *before = current_executor;
+  executor capturing = eager_executor;
+  capturing.synchronizes = false;
+  current_executor = &capturing;
   st = run_steps(p);
-  in_capture = false;
+  current_executor = before;
   if (!memory_capture_end() && st == DLV3_OK) st = fail(DLV3_ERR_INTERNAL, "a kernel kept memory");
   bind_headers(p, p->given);
   bind_promises(p, false);
@@ -248,7 +250,7 @@ static status capture(dlv3_program *p, graph *g) {
     w->renewed = form && w->changed;
     if (w->renewed) w->form = form;
   }
-  g->arena = arena_address(), g->generation = memory_generation(g->device), g->preference = impl_preference();
+  g->arena = arena_address(), g->generation = memory_generation(g->device), g->preference = implementation_preference();
   n_handles++, g->captures++, captures++;
   return DLV3_OK;
 }
@@ -276,7 +278,7 @@ static status tell(dlv3_program *p, graph *g) {
 /* Whether everything is where the graph has it. A weight whose version moved is outdated by every
  * later capture. */
 static bool holds(const dlv3_program *p, graph *g) {
-  bool same = g->generation == memory_generation(g->device) && g->preference == impl_preference()
+  bool same = g->generation == memory_generation(g->device) && g->preference == implementation_preference()
               && (!p->arena_bytes || g->arena == arena_address());
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
@@ -326,7 +328,7 @@ status graph_run(dlv3_program *p) {
   }
   graph *g = p->graph;
   if (!g->handle && g->failures >= MOST_FAILURES) return DLV3_DECLINED;
-  if (ops_apart()) return verbose_level && !g->handle && !g->told ? tell(p, g) : DLV3_DECLINED;
+  if (ops_synchronized()) return verbose_level && !g->handle && !g->told ? tell(p, g) : DLV3_DECLINED;
   if (!fits(p, g)) return DLV3_DECLINED;
   if (g->handle && !holds(p, g)) discard(g), g->wait = g->captures; /* what moves often is not captured as often */
   if (!g->handle && g->wait > 0) return g->wait--, DLV3_DECLINED;

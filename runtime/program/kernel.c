@@ -5,12 +5,12 @@
  * that are there. What it shares with ops is written here once more: tensors must be alive and on
  * one device, versions move, DLV3_VERBOSE and DLV3_SYNC see it, dlv3.compile records it. What the
  * text of a kernel means is the backend's to know. */
-#include "core/backend.h"
-
 #include <stdio.h>
 
-#include "core/record.h"
+#include "core/dispatch.h"
+#include "core/executor.h"
 #include "core/verbose.h"
+#include "program.h"
 
 DLV3_API dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, const char *name, int32_t device) {
   if (!device_known(device)) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
@@ -69,7 +69,7 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
     if (in[i] && l->kind[i]) storage_changed(in[i]->st, 1);
   const status st = after_kernel(l->kernel->device);
   if (st != DLV3_OK) return fail_more(st, "\n  after the kernel %s", l->kernel->name);
-  if (verbose_level && !capturing()) verbose_call(&c, "source", -1, dlv3_now() - begin);
+  if (verbose_level && current_executor->synchronizes) verbose_call(&c, "source", -1, dlv3_now() - begin);
   return DLV3_OK;
 }
 

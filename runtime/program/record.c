@@ -1,10 +1,11 @@
 /* record.c - record and replay: a function's op calls as a program that runs without Lua and
  * without allocating.
  *
- * Recording computes nothing. Between dlv3_record_begin and dlv3_record_end every call passes
- * dispatch.c as ever - shapes, dtypes, the tape, backward rules - but its kernel is not run: the
- * call is noted, and its outputs are promises, storages with an address of their own and no memory.
- * So recording costs no memory, and no value can be read meanwhile.
+ * Recording computes nothing. dlv3_record_begin installs an executor (core/executor.h) and
+ * dlv3_record_end removes it. Between them every call passes dispatch.c as usual - shapes, dtypes,
+ * the tape, backward rules - but the executor appends it to the program instead of running its
+ * kernel. Its outputs are promises: storages with a unique address and no memory. Recording
+ * therefore takes no memory for tensors, and no value can be read meanwhile.
  *
  * A program knows four kinds of storages: its arguments, which every run brings anew; outside ones
  * (parameters, running statistics, random state), which are held; results, which every run
@@ -16,14 +17,16 @@
  * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes
  * as without a program, hence the same bits. On a device that can launch all of them as one graph,
  * graph.c captures the second run of a program and launches it from then on. */
-#include "program.h"
-
 #include <stdlib.h>
+
+#include "core/dispatch.h"
+#include "core/executor.h"
+#include "program.h"
 
 enum { ALIGN = 64 };
 
 static dlv3_program *current;
-static const uintptr_t PROMISED = (uintptr_t)1 << 62; /* is_promised */
+static const uintptr_t PROMISED = (uintptr_t)1 << 62; /* no process has memory there */
 static uintptr_t next_promise;
 static storage *arena;
 static int32_t n_programs;
@@ -31,13 +34,8 @@ static int32_t n_programs;
 bool recording(void) { return current != NULL; }
 DLV3_API int32_t dlv3_recording(void) { return current != NULL; }
 
-status not_recording(const char *what) {
-  if (!current) return DLV3_OK;
-  return fail(DLV3_ERR_ARG,
-              "%s: no value can be read or written on the host while dlv3.compile records the function; give it as an "
-              "argument, or return the tensor and read it outside",
-              what);
-}
+/* Whether st is a promise of the program that is being recorded. */
+static bool is_promised(const storage *st) { return (uintptr_t)st->data >= PROMISED; }
 
 /* Room for one more element in a growing array. */
 static status grow(void *array, int64_t n, int64_t *room, size_t width) {
@@ -51,11 +49,12 @@ static status grow(void *array, int64_t n, int64_t *room, size_t width) {
 
 /* -- Recording --------------------------------------------------------------------------------- */
 
-status record_storage(storage *s) {
+static status record_storage(storage *s) {
   TRY(grow(&current->promises, current->n_promises, &current->promise_room, sizeof *current->promises));
   if ((uintptr_t)s->bytes > PROMISED / 2 || next_promise > PROMISED + PROMISED / 2)
     return fail(DLV3_ERR_OOM, "out of memory: compile: a tensor of %lld bytes", (long long)s->bytes);
   s->data = (char *)next_promise;
+  s->borrowed = true;
   next_promise += ((uintptr_t)s->bytes + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
   current->promises[current->n_promises++] =
       (promise){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
@@ -92,7 +91,7 @@ static status note(tensor **out, tensor *t) {
   *out = NULL;
   if (!t) return DLV3_OK;
   TRY(tensor_alias(out, t));
-  if (is_promised(t->st->data)) {
+  if (is_promised(t->st)) {
     promise *a = promise_of(p, t->st->data);
     if (a->first < 0) a->first = p->n_steps - 1;
     a->last = p->n_steps - 1;
@@ -133,7 +132,7 @@ static status take_down_call(const op_call *c) {
   for (int32_t i = 0; i < c->n_out; i++) TRY(note(&s->out[i], c->out[i]));
   return DLV3_OK;
 }
-status record_call(const op_call *c) { return taken_down(take_down_call(c)); }
+static status record_call(op_call *c) { return taken_down(take_down_call(c)); }
 
 static status take_down_launch(const kernel_launch *l, tensor *const *in) {
   dlv3_program *p = current;
@@ -148,6 +147,40 @@ static status take_down_launch(const kernel_launch *l, tensor *const *in) {
   return DLV3_OK;
 }
 status record_launch(const kernel_launch *l, tensor *const *in) { return taken_down(take_down_launch(l, in)); }
+
+/* -- The executor while a function is recorded --------------------------------------------------- */
+
+static status refuse_host_access(const char *what) {
+  return fail(DLV3_ERR_ARG,
+              "%s: no value can be read or written on the host while dlv3.compile records the function; give it as an "
+              "argument, or return the tensor and read it outside",
+              what);
+}
+
+/* A node of another executor was made before the recording began: a program with it would go back
+ * through the first call's node in every run. */
+static status refuse_foreign_node(const node *n, const char *op) {
+  if (n->executor == current_executor) return DLV3_OK;
+  return fail(DLV3_ERR_AUTOGRAD,
+              "backward: dlv3.compile records the function, but the result of %s, which the loss was computed from, "
+              "was made before: make it inside of the function too, or detach() it",
+              op);
+}
+
+/* References that promises and steps of the program hold. */
+static int32_t recorded_references(const storage *st) {
+  if (!is_promised(st)) return 0;
+  return 1 + promise_of(current, st->data)->headers;
+}
+
+static const executor recorder = {
+    .allocate = record_storage,
+    .execute = record_call,
+    .host_access = refuse_host_access,
+    .backward_through = refuse_foreign_node,
+    .references = recorded_references,
+    .synchronizes = true,
+};
 
 DLV3_API void dlv3_program_free(dlv3_program *p) {
   if (!p) return;
@@ -181,7 +214,7 @@ DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args)
   for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
     if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
   if (st == DLV3_OK)
-    current = p, next_promise = PROMISED;
+    current = p, next_promise = PROMISED, current_executor = &recorder;
   else
     dlv3_program_free(p);
   return st;
@@ -206,7 +239,7 @@ DLV3_API void dlv3_record_abort(void) {
   if (!current) return;
   withdraw(current);
   dlv3_program_free(current);
-  current = NULL;
+  current = NULL, current_executor = &eager_executor;
 }
 
 /* -- The plan ---------------------------------------------------------------------------------- */
@@ -224,8 +257,7 @@ static bool fills_storage(const tensor *t) { return !t->offset && tensor_bytes(t
 static void overwrite(dlv3_program *p, int64_t k, int32_t out, int32_t in) {
   const step *s = &p->steps[k];
   const tensor *x = s->in[in], *y = s->out[out];
-  if (!x || !y || !is_promised(x->st->data) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes)
-    return;
+  if (!x || !y || !is_promised(x->st) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes) return;
   for (int32_t i = 0; i < s->n_in; i++)
     if (i != in && s->in[i] && s->in[i]->st == x->st) return;
   promise *from = promise_of(p, x->st->data), *to = promise_of(p, y->st->data);
@@ -293,7 +325,7 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
                 (int)i + 1);
     if (st == DLV3_OK) st = note(&p->results[i], results[i]);
     p->n_results += p->results[i] != NULL;
-    if (st == DLV3_OK && is_promised(results[i]->st->data)) promise_of(p, results[i]->st->data)->result = true;
+    if (st == DLV3_OK && is_promised(results[i]->st)) promise_of(p, results[i]->st->data)->result = true;
   }
   if (st == DLV3_OK) overwrite_inputs(p);
   if (st == DLV3_OK) place(p, order, order + p->n_promises);
@@ -304,14 +336,9 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
   }
   withdraw(p);
   bind_headers(p, NULL);
-  current = NULL;
+  current = NULL, current_executor = &eager_executor;
   *out = p;
   return DLV3_OK;
-}
-
-int32_t recorded_references(const storage *st) {
-  if (!current || !is_promised(st->data)) return 0;
-  return 1 + promise_of(current, st->data)->headers;
 }
 
 static const tensor *header_on(const dlv3_program *p, const storage *st) {
