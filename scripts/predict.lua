@@ -1,6 +1,7 @@
 -- predict.lua - class maps of photos: a palette PNG for each, at the photo's own size, and an overlay if wanted.
 
 local dlv3 = require 'dlv3'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local options = require 'dlv3.cli.options'
 local log = require 'dlv3.train.log'
@@ -58,7 +59,7 @@ local overlay = opt.overlay and require 'dlv3.vision.overlay'
 local photos, empty, others = photos_of.find(opt.photo)
 for _, line in ipairs(others) do print(F.printable(line)) end
 if #photos == 0 then F.raise('no JPEG or PNG files in ' .. table.concat(opt.photo, ', ')) end
-F.check(F.C.dlv3_make_dir(opt.output_dir))
+system.make_directory(opt.output_dir)
 local probe, reason = io.open(opt.output_dir .. '/.dlv3_probe', 'w') -- before a minute is spent on what can not be written
 if not probe then F.raise('no picture can be written: ' .. reason) end
 probe:close()

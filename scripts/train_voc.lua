@@ -1,6 +1,7 @@
 -- train_voc.lua - trains DeepLabV3 on data in PASCAL VOC's layout: the reference's recipe, in a loop to read and change.
 
 local dlv3 = require 'dlv3'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local models = require 'models'
 local optim = require 'dlv3.optim'
@@ -123,7 +124,7 @@ local results = log.start_results(folder.path):match '[^/]*$'
 log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
       opt.model, classes, model:num_parameters(), train_set.size, val_set.size, #loader, opt.batch_size,
       leftover and ' (the last single image is left out)' or ''))
-F.C.dlv3_signals_catch(0, (F.C.dlv3_is_terminal(2) == 1 and '\n' or '') .. 'finishing this step, then saving; Ctrl-C again ends without saving\n')
+system.catch_signals((system.is_terminal 'stderr' and '\n' or '') .. 'finishing this step, then saving; Ctrl-C again ends without saving\n')
 
 -- -- One step ----------------------------------------------------------------------------------------------------------
 

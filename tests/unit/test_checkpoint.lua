@@ -1,6 +1,7 @@
 -- test_checkpoint.lua - load_weights: wrappers, prefixes, other classes, ImageNet backbones, the report; training checkpoints.
 
 local dlv3 = require 'dlv3'
+local system = require 'dlv3.os'
 local checkpoint = require 'dlv3.checkpoint'
 local dict = require 'dlv3.core.dict'
 local models = require 'models'
@@ -311,7 +312,7 @@ return function(t)
     local head = weights['classifier.4.weight']
     for _, case in ipairs{{head:sum(), '[]'}, {dlv3.zeros{0, 256, 1, 1}, '[0, 256, 1, 1]'}, {head:narrow(1, 1, 1):expand(1000000, 256, 1, 1), '[1000000, 256, 1, 1]'},
                           {dlv3.zeros{300, 256, 1, 1}, '[300, 256, 1, 1]'}, {3, '3'}} do
-      local before = require 'dlv3.core.ffi'.C.dlv3_peak_rss()
+      local before = system.peak_memory()
       weights['classifier.4.weight'] = case[1]
       -- saved whole, a million classes would take a gigabyte: the reader is given what it makes of an expanded tensor
       local load = require 'dlv3.io.files'.load
@@ -320,7 +321,7 @@ return function(t)
       require 'dlv3.io.files'.load = load
       t.ok(not ok and message:find('head.pth: classifier.4.weight: expected sizes [classes, 256, 1, 1] with 1 to 256 classes (a pixel of a class map is a byte), got ', 1, true), tostring(message))
       t.ok(message:find(case[2], 1, true), message)
-      t.ok(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss() - before) < 2 ^ 27)
+      t.ok(tonumber(system.peak_memory() - before) < 2 ^ 27)
     end
   end)
 

@@ -2,7 +2,6 @@
 -- what is particular to devices.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
 
 -- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, the last parameter, and the loss scale of f16.
 local function train(training_step, device, dtype, compiled)
@@ -392,7 +391,7 @@ return function(t)
   if t.own_kernels then return dofile(t.directory .. '/harness.lua').run_own_kernels(t, {'conv', 'norm', 'loss', 'pool', 'reduce'}, 'cuda:0') end
   local tf32 = dlv3.allow_tf32()
   dlv3.allow_tf32(false) -- results are compared to the digits of f32
-  devices(t, gpu, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
+  devices(t, gpu, dlv3.devices().cuda:find 'playing' ~= nil)
   if gpu.library_exists then
     other_machines(t, gpu.library)
     cudnn_engines(t, gpu.library)

@@ -176,7 +176,7 @@ return function(t)
       local set = data.voc{root = "%s", split = "million"}
       local loader = data.loader(set, {train = true, batch_size = 4, base_size = 32, crop_size = 32, workers = 1})
       local batch = loader:epoch(0)()
-      print(set.size, #batch.indices, dlv3.now() - begin, tonumber(require "dlv3.core.ffi".C.dlv3_peak_rss()) / 1e6)' </dev/null]]):format(require('dlv3.host').executable, root))
+      print(set.size, #batch.indices, dlv3.now() - begin, require "dlv3.os".peak_memory() / 1e6)' </dev/null]]):format(require('dlv3.host').executable, root))
     t.eq(status, 0, output)
     local size, n, seconds, megabytes = output:match '(%d+)%s(%d+)%s(%S+)%s(%S+)'
     t.eq({size, n}, {'1000000', '4'})

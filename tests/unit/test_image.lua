@@ -2,6 +2,7 @@
 -- against Pillow itself where it is there.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local F = require 'dlv3.core.ffi'
 local image = require 'dlv3.vision.image'
 
@@ -285,12 +286,12 @@ return function(t)
     return whole:sub(1, 33) .. more .. whole:sub(34)
   end
 
-  local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) -- they need memory of their own
+  local sanitized = runtime.is_sanitized() -- they need memory of their own
 
   -- Reads a file in a process of its own: what it says, and its peak memory in bytes (0 under sanitizers).
   local function read_apart(path)
     local program = t.folder() .. '/read.lua'
-    write_file(program, ("print(pcall(require 'dlv3.vision.image'.read, %q)) print(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss()))"):format(path))
+    write_file(program, ("print(pcall(require 'dlv3.vision.image'.read, %q)) print(require 'dlv3.os'.peak_memory())"):format(path))
     local output = t.run(("'%s' %s"):format(require('dlv3.host').executable, program))
     return output, sanitized and 0 or tonumber(output:match '(%d+)\n$')
   end
@@ -451,8 +452,7 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
 
   t.case('counting labels', function()
     local mask = dlv3.tensor({{0, 3, 3}, {255, 3, 0}}, {dtype = 'u8'})
-    local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
-    F.check(F.C.dlv3_mask_count(counts, first, mask.p))
+    local counts, first = image.count_labels(mask)
     t.eq({tonumber(counts[0]), tonumber(counts[3]), tonumber(counts[255]), tonumber(counts[7])}, {2, 3, 1, 0})
     t.eq({tonumber(first[0]), tonumber(first[3]), tonumber(first[255]), tonumber(first[7])}, {0, 1, 3, -1})
   end)

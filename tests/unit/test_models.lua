@@ -2,6 +2,7 @@
 -- test_golden.lua, torchvision beside them in test_parity.lua.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local models = require 'models'
 
 return function(t)
@@ -43,7 +44,7 @@ return function(t)
       for key in dlv3.items(sd) do
         if not key:find 'running_' and not key:find 'num_batches' then
           p = p + 1
-          t.eq(tonumber(require 'dlv3.core.ffi'.C.dlv3_tensor_address(model:parameters()[p].p)), tonumber(require 'dlv3.core.ffi'.C.dlv3_tensor_address(sd[key].p)), key)
+          t.eq(runtime.address(model:parameters()[p]), runtime.address(sd[key]), key)
         end
         if p > 12 then break end
       end

@@ -1,9 +1,9 @@
 -- test_optim.lua - SGD over arenas and learning-rate schedules.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local nn = require 'dlv3.nn'
 local optim = require 'dlv3.optim'
-local F = require 'dlv3.core.ffi'
 
 return function(t)
   local function parameter(...) return nn.Parameter(dlv3.tensor({...}, {dtype = 'f64'})) end
@@ -61,8 +61,8 @@ return function(t)
     for name, v in dlv3.items(net:state_dict()) do t.eq(v, before[name], name) end
     t.eq(net(x), y)
     for _, p in ipairs(net:parameters()) do
-      t.eq(tonumber(F.C.dlv3_tensor_address(p.p)) % 64, 0)
-      t.eq(tonumber(F.C.dlv3_tensor_address(p.grad.p)) % 64, 0)
+      t.eq(runtime.address(p) % 64, 0)
+      t.eq(runtime.address(p.grad) % 64, 0)
     end
     sgd:zero_grad()
     net(x):sum():backward()
