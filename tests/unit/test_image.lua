@@ -235,7 +235,7 @@ return function(t)
     t.error(function() image.read(write_file(folder .. '/a.jpg', '<html>')) end, '/a.jpg: expected a JPEG or PNG file; this looks like a web page')
     t.error(function() image.read(write_file(folder .. '/b.jpg', 'GIF89a')) end, 'this looks like a GIF')
     t.error(function() image.read(write_file(folder .. '/c.jpg', 'abcdefgh')) end, 'this begins with the bytes 61 62 63 64')
-    t.error(function() image.read_mask(folder .. '/c.jpg') end, 'it begins with the bytes 61 62 63 64')
+    t.error(function() image.read_mask(folder .. '/c.jpg') end, 'this begins with the bytes 61 62 63 64')
     t.error(function() image.read(nil) end, 'a file name was expected, a nil came')
     write_file(folder .. '/png.jpg', read_file(golden .. 'rgb.png'))
     t.eq(image.read(folder .. '/png.jpg'), image.read(golden .. 'rgb.png')) -- by content
