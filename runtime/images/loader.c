@@ -6,8 +6,11 @@
  * pass, writes them normalised into a new tensor. Only the host thread touches tensors and calls
  * the functions of dlv3.h. Random draws depend on (seed, epoch, index) alone, so batches are equal
  * for any number of workers and after a resume. The transforms are the reference's (Pillow's). */
-#include "image.h"
 #include "core/executor.h"
+#include "image.h"
+#include "image_file.h"
+#include "normalize.h"
+#include "resize.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -6,7 +6,7 @@
  * reciprocal and one correction, which is not always the correctly rounded quotient: the table's
  * maker compares all 768 results and looks up where one differs. */
 #include "core/isa_clones.h"
-#include "image.h"
+#include "normalize.h"
 
 /* -- Computed ---------------------------------------------------------------------------------- */
 

@@ -3,7 +3,7 @@
  *
  * EXIF goes before XMP, which counts only where EXIF has no orientation at all. Everything is read
  * within bounds from bytes in memory; what is damaged counts as absent. */
-#include "image.h"
+#include "codecs.h"
 
 #include <stdlib.h>
 #include <zlib.h>

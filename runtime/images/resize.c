@@ -6,7 +6,7 @@
  * is rounded to 8 bits. NEAREST samples at pixel centres, summed up in double. Each output pixel
  * depends on its own taps only, so a window of the result can be computed alone. */
 #include "core/isa_clones.h"
-#include "image.h"
+#include "resize.h"
 
 #include <math.h>
 #include <stdlib.h>
