@@ -72,69 +72,6 @@ DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device) {
   return text;
 }
 
-/* -- Messages ---------------------------------------------------------------------------------- */
-
-const char *call_text(char *buf, size_t n, const op_call *c) {
-  char one[TEXT];
-  int used = 0;
-  buf[0] = 0;
-  for (int32_t i = 0; i < c->n_in && i < 12; i++) {
-    char name[24];
-    if (!c->in[i]) continue;
-    if (c->info->variadic)
-      snprintf(name, sizeof name, "%d:", (int)i + 1);
-    else
-      snprintf(name, sizeof name, "%s", c->info->in_name[i]);
-    used += snprintf(buf + used, n - (size_t)used, "%s%s", used ? "   " : "", tensor_text(one, name, c->in[i]));
-    if ((size_t)used + 200 > n) return buf;
-  }
-  attrs_text(buf + used, n - (size_t)used, c->info, c->attr);
-  return buf;
-}
-
-status fail_call(const op_call *c, status code, const char *format, ...) {
-  char message[600], tensors[1200];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(message, sizeof message, format, args);
-  va_end(args);
-  return fail(code, "%s: %s\n  %s", c->info->name, message, call_text(tensors, sizeof tensors, c));
-}
-
-status check_ndim(const op_call *c, int32_t i, int32_t ndim) {
-  if (c->in[i]->ndim == ndim) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must have %d dimensions, it has %d", c->info->in_name[i], (int)ndim,
-                   (int)c->in[i]->ndim);
-}
-
-status check_float(const op_call *c, int32_t i) {
-  if (is_float(c->in[i]->dtype)) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be a float tensor (f16, bf16, f32, f64), it is %s", c->info->in_name[i],
-                   dtype_name(c->in[i]->dtype));
-}
-
-status check_dtype(const op_call *c, int32_t i, int32_t dtype) {
-  if (c->in[i]->dtype == dtype) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s, it is %s", c->info->in_name[i], dtype_name(dtype),
-                   dtype_name(c->in[i]->dtype));
-}
-
-status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size) {
-  char want[TEXT];
-  const tensor *t = c->in[i];
-  if (t->ndim == ndim && (!ndim || !memcmp(t->size, size, (size_t)ndim * sizeof *size))) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must be %s", c->info->in_name[i], sizes_text(want, ndim, size));
-}
-
-status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim) {
-  int64_t a = *axis < 0 ? *axis + ndim : *axis;
-  if (a < 0 || a >= ndim)
-    return fail_call(c, DLV3_ERR_ARG, "no axis %lld in a tensor of %d dimensions",
-                     (long long)(*axis < 0 ? *axis : *axis + 1), (int)ndim);
-  *axis = a;
-  return DLV3_OK;
-}
-
 /* -- The steps --------------------------------------------------------------------------------- */
 
 static bool wants_grad(const tensor *t) { return t && (t->requires_grad || t->node); }

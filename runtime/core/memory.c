@@ -24,7 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CLASSES = 400, MAX_DEVICES = 17 };
+enum { CLASSES = 400, MAX_DEVICES = 1 + MOST_PLUGIN_DEVICES };
 
 typedef struct block { /* lies in memory of the host: the host can not write into a device's */
   struct block *next;

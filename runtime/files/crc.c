@@ -5,6 +5,8 @@
  * 2009: lanes of 128 bits are folded over 1024 bits a step, then into one, which a Barrett
  * reduction brings to 32 bits. The constants for a distance of d bits are x^(d+32) and x^(d-32)
  * modulo the polynomial, bit-reflected and shifted by one. */
+#include "crc.h"
+
 #include "core/core.h"
 
 #include <zlib.h>

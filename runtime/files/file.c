@@ -7,6 +7,7 @@
  * Every message begins with the path. */
 #include "core/executor.h"
 #include "core/row_iterator.h"
+#include "crc.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 -- autograd.lua - backward, no_grad, scope, and ops written in Lua.
 --
--- The tape is C's (runtime/core/autograd.c). A Lua function on it is a number there; its closure waits here until the node
+-- The tape is C's (runtime/core/tape.c, backward.c). A Lua function on it is a number there; its closure waits here until the node
 -- is gone. C never calls Lua: backward hands the gradients over and is resumed.
 
 local F = require 'dlv3.core.ffi'
