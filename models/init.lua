@@ -2,7 +2,8 @@
 --
 --   models.deeplabv3_resnet50{num_classes = 21, aux = true, output_stride = 8, atrous_rates = {12, 24, 36}}
 --
--- num_classes counts the background. Pure: no device, no data, no files; weights come from dlv3.checkpoint.
+-- num_classes counts the background. Pure: no device, no data, no files; weights come from dlv3.checkpoint, whole models
+-- from models/from_file.lua.
 
 local expect = require 'dlv3.core.expect'
 local names = require 'dlv3.core.names'

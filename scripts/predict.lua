@@ -6,6 +6,7 @@ local F = require 'dlv3.core.ffi'
 local options = require 'dlv3.cli.options'
 local log = require 'dlv3.train.log'
 local train = require 'dlv3.train'
+local from_file = require 'models.from_file'
 local photos_of = require 'dlv3.data.photos'
 local voc = require 'dlv3.data.voc'
 local image = require 'dlv3.vision.image'
@@ -48,7 +49,7 @@ local function network_size(photo)
   return {math.max(1, math.floor(h * scale)), math.max(1, math.floor(w * scale))}
 end
 
-local model, args, classes, name = train.model_from(opt.weights, given, opt.weights_key)
+local model, args, classes, name = from_file.load(opt.weights, given, opt.weights_key)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end

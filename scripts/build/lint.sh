@@ -26,6 +26,7 @@ rule 'runtime and kernels report by status: no abort, exit, longjmp or printing'
 rule 'the FFI is used in lua/dlv3/core/ffi.lua and lua/dlv3/vision/cairo.lua only' "require *\\(? *['\"]ffi['\"]" $lua
 rule 'the functions of the runtime are called in lua/dlv3 only (dlv3.os, dlv3.core.runtime, ...)' '(^|[^a-zA-Z_])C\.dlv3_' \
   $(files 'scripts/*.lua' 'models/*.lua' 'bench/*.lua' 'tests/*.lua' | grep -vE '^tests/unit/test_(pointwise|damaged_files)\.lua$') # these test C itself
+rule 'the library requires nothing of models/ and scripts/' "require *\\(? *['\"](models|scripts)" $(files 'lua/dlv3/*.lua')
 rule 'vendor headers belong into kernels/' '#include *[<"](dnnl|oneapi|cuda|cublas|cudnn|cblas|mkl)' $(files 'runtime/*.c' 'runtime/*.h')
 rule 'CUDA headers and CUDA-only lines belong into kernels/cuda/' '#include *[<"](cuda|cublas|cudnn|nvrtc)|#if.*CUDA' $(files 'runtime/*.c' 'runtime/*.h' 'kernels/cpu/*.c' 'kernels/cpu/*.h')
 rule 'unbounded string functions' '(^|[^a-z_])(strcat|sprintf|vsprintf|gets) *\(' $c_core

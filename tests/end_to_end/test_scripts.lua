@@ -335,12 +335,12 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
   end)
 
   t.case('the rates of the ASPP and the year of the data come from where they are given', function()
-    local models, train = require 'models', require 'dlv3.train'
+    local models, from_file = require 'models', require 'models.from_file'
     local path = folder .. '/rates.pth'
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, atrous_rates = {1, 2, 3}}
     dlv3.save(path, require 'dlv3.core.dict'.from{{'model', model:state_dict()}, {'args', require 'dlv3.core.dict'.from{{'atrous_rates', {1, 2, 3}}}}})
     local x = dlv3.randn{1, 3, 65, 65}
-    local y = dlv3.no_grad(function() return train.model_from(path):eval()(x).out end)
+    local y = dlv3.no_grad(function() return from_file.load(path):eval()(x).out end)
     t.eq(y, dlv3.no_grad(function() return model:eval()(x).out end))
     local output, status = script('validate', '--weights ' .. path .. ' --year 2007 --data-path ' .. data())
     t.eq(status, 1)

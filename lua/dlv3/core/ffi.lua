@@ -40,6 +40,7 @@ function M.user_line()
     if not info then return nil end
     local source = info.source
     local library = source:find('lua/dlv3/', 1, true) or source:find('models/init.lua', 1, true)
+                    or source:find('models/from_file.lua', 1, true)
     if info.currentline > 0 and not library then
       return M.short(source) .. ':' .. info.currentline
     end

@@ -1,5 +1,5 @@
--- runtime.lua - what the runtime reports of itself and how it is steered, for tests and benchmarks. Ops are entries of
--- dlv3.ops or their numbers.
+-- runtime.lua - what the runtime reports of itself and how it is steered, for tests, benchmarks and tools. Ops are entries
+-- of dlv3.ops or their numbers.
 
 local F = require 'dlv3.core.ffi'
 local tensor = require 'dlv3.core.tensor'

@@ -342,9 +342,15 @@ end
 
 -- -- Training checkpoints -------------------------------------------------------------------------------------------------
 
--- Everything to go on from: any dict of values and tensors, usually with the keys model, optimizer, lr_scheduler, epoch
--- and args, as PyTorch scripts have them. The path holds the old checkpoint or the new one at any moment.
-function M.save(path, value) files.save(path, value) end
+-- The options that a checkpoint remembers (`args`), without those that are None: a dict, empty where there are none.
+function M.options_of(value)
+  local args = dict.new()
+  if not (dict.is(value) and dict.is(value.args)) then return args end
+  for name, v in dict.items(value.args) do
+    if v ~= dict.none then args[name] = v end
+  end
+  return args
+end
 
 -- A training checkpoint: a dict with at least `model`. A file of bare weights is an error that says so.
 function M.load(path)

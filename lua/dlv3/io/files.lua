@@ -197,6 +197,13 @@ function M.fit_name(folder, name, ending, more)
   return name:sub(1, room) .. ending
 end
 
+-- fn(...), with the file's name in front of what it raises.
+function M.about(path, fn, ...)
+  local ok, result = pcall(fn, ...)
+  if ok then return result end
+  F.raise(path .. ': ' .. F.without_place(result))
+end
+
 -- Text as a file, atomically.
 function M.save_text(path, text)
   check_path('save_text', path)
