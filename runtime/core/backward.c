@@ -28,7 +28,10 @@ static status add_to(tensor **slot, tensor *g) {
   else {
     tensor *total = NULL;
     st = op_run(OP_add, IN(*slot, g), NULL, &total);
-    if (st == DLV3_OK) tensor_drop(*slot), *slot = total;
+    if (st == DLV3_OK) {
+      tensor_drop(*slot);
+      *slot = total;
+    }
   }
   tensor_drop(g);
   return st;
@@ -61,7 +64,10 @@ static status zeros_of(tensor **out, const spec *s, int32_t device) {
   fill__attr zero = {0};
   TRY(tensor_new(out, s->dtype, s->ndim, s->size, device));
   status st = op_run(OP_fill_, IN(*out), &zero, NULL);
-  if (st != DLV3_OK) tensor_drop(*out), *out = NULL;
+  if (st != DLV3_OK) {
+    tensor_drop(*out);
+    *out = NULL;
+  }
   return st;
 }
 
@@ -119,7 +125,8 @@ static status collect(dlv3_backward_run *run, node *root) {
   int64_t room = 256, mark = ++next_mark;
   if (!(run->nodes = malloc((size_t)room * sizeof *run->nodes))) return fail(DLV3_ERR_OOM, "backward: out of memory");
   run->nodes[run->n++] = root;
-  root->mark = mark, root->refs++;
+  root->mark = mark;
+  root->refs++;
   for (int64_t i = 0; i < run->n; i++) {
     node *n = run->nodes[i];
     const char *name = n->op == OP_COUNT ? "a Function" : op_table[n->op].name;
@@ -138,7 +145,8 @@ static status collect(dlv3_backward_run *run, node *root) {
         if (!grown) return fail(DLV3_ERR_OOM, "backward: out of memory");
         run->nodes = grown;
       }
-      p->mark = mark, p->refs++;
+      p->mark = mark;
+      p->refs++;
       run->nodes[run->n++] = p;
     }
   }
@@ -177,8 +185,10 @@ DLV3_API dlv3_status dlv3_backward_begin(dlv3_backward_run **out, dlv3_tensor *l
   if (st == DLV3_OK && loss->node) {
     node *n = loss->node;
     for (int64_t i = 0; i < run->n; i++)
-      for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++)
-        tensor_drop(run->nodes[i]->grad_out[k]), run->nodes[i]->grad_out[k] = NULL;
+      for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) {
+        tensor_drop(run->nodes[i]->grad_out[k]);
+        run->nodes[i]->grad_out[k] = NULL;
+      }
     n->grad_out[loss->node_out] = g;
   } else if (st == DLV3_OK)
     st = add_to_leaf(loss, g);
@@ -260,13 +270,17 @@ static status run_rule(node *n) {
   bool needs[DLV3_MAX_INPUTS];
   backward_call b = {
       .n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
-  tensor_drop(n->recomputed), n->recomputed = NULL; /* whoever needed it has run */
+  tensor_drop(n->recomputed);
+  n->recomputed = NULL; /* whoever needed it has run */
   TRY(check_all_saved(n));
   for (int32_t i = 0; i < n->n_in; i++) {
     TRY(saved_input(n, i, &in[i]));
     needs[i] = needs_grad(n, i);
   }
-  for (int32_t i = 0; i < n->n_out; i++) b.out[i] = n->out[i].t, b.grad_y[i] = n->grad_out[i];
+  for (int32_t i = 0; i < n->n_out; i++) {
+    b.out[i] = n->out[i].t;
+    b.grad_y[i] = n->grad_out[i];
+  }
   status st = info->backward(&b);
   if (st == DLV3_OK) return deliver(n, grad_x);
   for (int32_t i = 0; i < n->n_in; i++) tensor_drop(grad_x[i]);
@@ -281,7 +295,8 @@ DLV3_API dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_
     bool any = false;
     for (int32_t i = 0; i < n->n_out; i++) any |= n->grad_out[i] != NULL;
     if (any && n->op == OP_COUNT) {
-      *custom_id = n->custom_id, *n_grads = n->n_out;
+      *custom_id = n->custom_id;
+      *n_grads = n->n_out;
       for (int32_t i = 0; i < n->n_out; i++) grads[i] = n->grad_out[i] ? tensor_retain(n->grad_out[i]) : NULL;
       run->waiting = true;
       return DLV3_PENDING;
@@ -324,8 +339,12 @@ DLV3_API void dlv3_backward_end(dlv3_backward_run *run) {
   if (!run) return;
   for (int64_t i = 0; i < run->n; i++) {
     node *n = run->nodes[i];
-    for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) tensor_drop(n->grad_out[k]), n->grad_out[k] = NULL;
-    tensor_drop(n->recomputed), n->recomputed = NULL;
+    for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) {
+      tensor_drop(n->grad_out[k]);
+      n->grad_out[k] = NULL;
+    }
+    tensor_drop(n->recomputed);
+    n->recomputed = NULL;
     node_drop(n);
   }
   free(run->nodes);

@@ -17,23 +17,28 @@ static void attrs_text(char *buf, size_t n, const op_info *info, const void *att
   int eaten;
   while (sscanf(p, "%31[^:]:%15[^=]=%*[^ ] %n", name, type, &eaten) == 2 && (size_t)used + 120 < n) {
     used += snprintf(buf + used, n - (size_t)used, "%s%s ", used ? "  " : "   ", name);
-    if (!strcmp(type, "pair"))
-      used += snprintf(buf + used, n - (size_t)used, "%lld,%lld", (long long)slot[0].i, (long long)slot[1].i),
-          slot += 2;
-    else if (!strcmp(type, "real"))
-      used += snprintf(buf + used, n - (size_t)used, "%g", slot->f), slot++;
-    else if (!strcmp(type, "dtype"))
-      used += snprintf(buf + used, n - (size_t)used, "%s", dtype_name((int32_t)slot->i)), slot++;
-    else if (!strcmp(type, "axis") || !strcmp(type, "position"))
-      used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)(slot->i < 0 ? slot->i : slot->i + 1)), slot++;
-    else if (!strcmp(type, "dims") || !strcmp(type, "axes")) {
+    if (!strcmp(type, "pair")) {
+      used += snprintf(buf + used, n - (size_t)used, "%lld,%lld", (long long)slot[0].i, (long long)slot[1].i);
+      slot += 2;
+    } else if (!strcmp(type, "real")) {
+      used += snprintf(buf + used, n - (size_t)used, "%g", slot->f);
+      slot++;
+    } else if (!strcmp(type, "dtype")) {
+      used += snprintf(buf + used, n - (size_t)used, "%s", dtype_name((int32_t)slot->i));
+      slot++;
+    } else if (!strcmp(type, "axis") || !strcmp(type, "position")) {
+      used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)(slot->i < 0 ? slot->i : slot->i + 1));
+      slot++;
+    } else if (!strcmp(type, "dims") || !strcmp(type, "axes")) {
       char list[TEXT];
       int64_t v[DLV3_MAX_DIMS], count = slot[0].i < 0 || slot[0].i > DLV3_MAX_DIMS ? 0 : slot[0].i;
       for (int64_t i = 0; i < count; i++) v[i] = slot[1 + i].i + (!strcmp(type, "axes") && slot[1 + i].i >= 0);
       used += snprintf(buf + used, n - (size_t)used, "%s", sizes_text(list, (int32_t)count, v));
       slot += 1 + DLV3_MAX_DIMS;
-    } else
-      used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)slot->i), slot++;
+    } else {
+      used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)slot->i);
+      slot++;
+    }
     p += eaten;
   }
 }

@@ -238,11 +238,15 @@ status check_dtype(const op_call *c, int32_t i, int32_t dtype);
 status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size);
 status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim); /* negative -> from the end  */
 static inline void spec_like(spec *s, const tensor *t) {
-  s->none = false, s->dtype = t->dtype, s->ndim = t->ndim;
+  s->none = false;
+  s->dtype = t->dtype;
+  s->ndim = t->ndim;
   memcpy(s->size, t->size, sizeof s->size);
 }
 static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t *size) {
-  s->none = false, s->dtype = dtype, s->ndim = ndim;
+  s->none = false;
+  s->dtype = dtype;
+  s->ndim = ndim;
   if (ndim) memcpy(s->size, size, (size_t)ndim * sizeof *size);
 }
 
@@ -272,8 +276,8 @@ typedef struct node {
   saved *in; /* [n_in]                                                 */
   saved out[DLV3_MAX_OUTPUTS];
   const struct executor *executor; /* the one that was current when it was made         */
-  bool can_recompute; /* output 0, from what this node saved                    */
-  tensor *recomputed; /* output 0 again, while backward runs                    */
+  bool can_recompute;              /* output 0, from what this node saved                    */
+  tensor *recomputed;              /* output 0 again, while backward runs                    */
   dlv3_attr attr[DLV3_MAX_SLOTS];
   tensor *grad_out[DLV3_MAX_OUTPUTS]; /* filled while backward runs                            */
   struct node *visit;                 /* list of a backward run                                 */

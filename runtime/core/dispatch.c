@@ -204,7 +204,8 @@ static status make_outputs(op_call *c) {
   if (c->is_view) {
     TRY(tensor_alias(&c->out[0], c->in[0]));
     tensor *y = c->out[0];
-    y->ndim = c->spec[0].ndim, y->offset = c->view_offset;
+    y->ndim = c->spec[0].ndim;
+    y->offset = c->view_offset;
     memcpy(y->size, c->spec[0].size, sizeof y->size);
     memcpy(y->stride, c->view_stride, sizeof y->stride);
     return DLV3_OK;
@@ -223,7 +224,8 @@ static status run_impl(op_call *c, const impl *i, int32_t device) {
     if (verbose_level > 1) verbose_declined(c, i->name, declined_reason);
     return st;
   }
-  chosen[c->op] = i->name, engines[c->op] = engine;
+  chosen[c->op] = i->name;
+  engines[c->op] = engine;
   if (st == DLV3_OK) st = after_kernel(device);
   if (verbose_level && st == DLV3_OK && current_executor->synchronizes)
     verbose_call(c, i->name, engine, dlv3_now() - begin);
@@ -293,7 +295,12 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
   if (info->attr_slots) memcpy(slots, attr, (size_t)info->attr_slots * sizeof *slots);
   op_call c;
   memset(&c, 0, sizeof c);
-  c.op = op, c.info = info, c.n_in = n_in, c.in = inputs, c.attr = slots, c.n_out = info->n_out;
+  c.op = op;
+  c.info = info;
+  c.n_in = n_in;
+  c.in = inputs;
+  c.attr = slots;
+  c.n_out = info->n_out;
   status st = run_call(&c, owned);
   for (int32_t i = 0; i < n_in; i++) tensor_drop(owned[i]);
   for (int32_t i = 0; i < c.n_out; i++) {

@@ -105,7 +105,10 @@ DLV3_API dlv3_status dlv3_later_begin(dlv3_later **out, const dlv3_tensor *t) {
   const status st = device ? backend_of(device)->read_begin(&l->read, t->st->data + t->offset * dtype_bytes(t->dtype),
                                                             dtype_bytes(t->dtype), device)
                            : dlv3_tensor_at(&l->value, t, 0);
-  if (st != DLV3_OK) return free(l), st;
+  if (st != DLV3_OK) {
+    free(l);
+    return st;
+  }
   return *out = l, DLV3_OK;
 }
 
@@ -233,11 +236,13 @@ DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int6
   storage *slice;
   TRY(storage_slice(&slice, arena->st, at * width, n * width));
   tensor moved = *t;
-  moved.st = slice, moved.offset = 0;
+  moved.st = slice;
+  moved.offset = 0;
   dense_strides(t->ndim, t->size, moved.stride);
   tensor *target = &moved;
   if (n) { /* the content moves with it; layouts may differ */
-    moved.requires_grad = false, moved.grad = NULL;
+    moved.requires_grad = false;
+    moved.grad = NULL;
     status st = op_run_untracked(OP_copy_, IN(target, t), NULL, NULL);
     if (st != DLV3_OK) {
       storage_drop(slice);
@@ -246,7 +251,8 @@ DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int6
   }
   scope_inherit(slice, t->st);
   storage_drop(t->st);
-  t->st = slice, t->offset = 0;
+  t->st = slice;
+  t->offset = 0;
   memcpy(t->stride, moved.stride, sizeof t->stride);
   return DLV3_OK;
 }
@@ -261,7 +267,9 @@ DLV3_API dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from) {
   storage_retain(from->st);
   scope_inherit(from->st, t->st);
   storage_drop(t->st);
-  t->st = from->st, t->offset = from->offset, t->dtype = from->dtype;
+  t->st = from->st;
+  t->offset = from->offset;
+  t->dtype = from->dtype;
   memcpy(t->stride, from->stride, sizeof t->stride);
   tensor_drop(t->grad);
   t->grad = NULL;

@@ -38,7 +38,8 @@ DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t 
       memcpy(out + used, s + i, length);
     else
       snprintf(out + used, 5, "\\x%02x", (unsigned char)s[i]);
-    used += put, i += length ? (int64_t)length : 1;
+    used += put;
+    i += length ? (int64_t)length : 1;
   }
   out[used] = 0;
   return used;

@@ -27,7 +27,8 @@ static void note_freed(int64_t id) {
     int32_t room = freed_room ? 2 * freed_room : 64;
     int64_t *grown = realloc(freed_ids, (size_t)room * sizeof *grown);
     if (!grown) return; /* the Lua side keeps one closure too long: no harm */
-    freed_ids = grown, freed_room = room;
+    freed_ids = grown;
+    freed_room = room;
   }
   freed_ids[n_freed++] = id;
 }
@@ -44,12 +45,18 @@ DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max) {
 void node_finish(node *n) {
   if (n->done) return;
   n->done = true;
-  for (int32_t i = 0; i < n->n_in && n->in; i++) tensor_drop(n->in[i].t), n->in[i].t = NULL;
-  for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) {
-    tensor_drop(n->out[i].t), n->out[i].t = NULL;
-    tensor_drop(n->grad_out[i]), n->grad_out[i] = NULL;
+  for (int32_t i = 0; i < n->n_in && n->in; i++) {
+    tensor_drop(n->in[i].t);
+    n->in[i].t = NULL;
   }
-  tensor_drop(n->recomputed), n->recomputed = NULL;
+  for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) {
+    tensor_drop(n->out[i].t);
+    n->out[i].t = NULL;
+    tensor_drop(n->grad_out[i]);
+    n->grad_out[i] = NULL;
+  }
+  tensor_drop(n->recomputed);
+  n->recomputed = NULL;
   if (n->op == OP_COUNT) note_freed(n->custom_id);
 }
 
@@ -64,16 +71,27 @@ void node_drop(node *n) {
     for (int32_t i = 0; i < dead->n_in; i++) {
       edge *e = &dead->edges[i];
       tensor_drop(e->leaf);
-      if (e->node && --e->node->refs == 0) e->node->visit = todo, todo = e->node;
+      if (e->node && --e->node->refs == 0) {
+        e->node->visit = todo;
+        todo = e->node;
+      }
     }
-    free(dead->edges), free(dead->in_spec), free(dead->in), free(dead);
+    free(dead->edges);
+    free(dead->in_spec);
+    free(dead->in);
+    free(dead);
   }
 }
 
 static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out) {
   node *n = calloc(1, sizeof *n);
   if (!n) return NULL;
-  n->refs = 1, n->op = op, n->n_in = n_in, n->n_out = n_out, n->seq = ++next_seq, n->executor = current_executor;
+  n->refs = 1;
+  n->op = op;
+  n->n_in = n_in;
+  n->n_out = n_out;
+  n->seq = ++next_seq;
+  n->executor = current_executor;
   n->edges = calloc((size_t)n_in + 1, sizeof *n->edges);
   n->in_spec = calloc((size_t)n_in + 1, sizeof *n->in_spec);
   n->in = calloc((size_t)n_in + 1, sizeof *n->in);
@@ -88,9 +106,10 @@ static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out
     spec_like(&n->in_spec[i], t);
     n->device = t->st->device;
     if (!is_float(t->dtype)) continue;
-    if (t->node)
-      n->edges[i] = (edge){t->node, t->node_out, NULL}, t->node->refs++;
-    else if (t->requires_grad)
+    if (t->node) {
+      n->edges[i] = (edge){t->node, t->node_out, NULL};
+      t->node->refs++;
+    } else if (t->requires_grad)
       n->edges[i].leaf = tensor_retain(t);
   }
   return n;
@@ -101,7 +120,8 @@ static void attach(node *n, tensor *const *out) {
     if (!out[i]) continue;
     spec_like(&n->out_spec[i], out[i]);
     if (!is_float(out[i]->dtype)) continue;
-    out[i]->node = n, out[i]->node_out = i;
+    out[i]->node = n;
+    out[i]->node_out = i;
     n->refs++;
   }
 }

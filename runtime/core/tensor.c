@@ -36,7 +36,9 @@ bool same_sizes(const tensor *a, const tensor *b) {
 static status header_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size) {
   tensor *t = calloc(1, sizeof *t);
   if (!t) return fail(DLV3_ERR_OOM, "out of memory for a tensor header");
-  t->refs = 1, t->dtype = dtype, t->ndim = ndim;
+  t->refs = 1;
+  t->dtype = dtype;
+  t->ndim = ndim;
   if (ndim) memcpy(t->size, size, (size_t)ndim * sizeof *size);
   *out = t;
   return DLV3_OK;
@@ -174,7 +176,8 @@ DLV3_API dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t,
     return fail(DLV3_ERR_SHAPE, "window: %s at %lld with strides %s reaches past %lld elements",
                 sizes_text(a, ndim, size), (long long)offset, sizes_text(b, ndim, stride), (long long)t->size[0]);
   TRY(tensor_alias(out, t));
-  (*out)->ndim = ndim, (*out)->offset = t->offset + offset;
+  (*out)->ndim = ndim;
+  (*out)->offset = t->offset + offset;
   if (ndim) memcpy((*out)->size, size, (size_t)ndim * sizeof *size);
   dense_strides(ndim, (*out)->size, (*out)->stride); /* stay where an axis has nothing to step to */
   for (int32_t i = 0; i < ndim && !empty; i++)
