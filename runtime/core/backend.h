@@ -4,7 +4,7 @@
  * {0}; on the cpu the last is always "ref". An implementation may return DECLINED("why") before it
  * touches an output; the next is tried.
  *
- * The cpu's is linked in. That of cuda is a library opened on first use (device.c): it exports
+ * The cpu's is linked in. That of cuda is a library opened on first use (plugin/plugin.c): it exports
  * dlv3_backend_open alone and reaches the runtime through runtime_api, so that neither needs the
  * other to be linked. C++ reads this file too. */
 #ifndef DLV3_BACKEND_H
@@ -65,12 +65,15 @@ typedef struct {
   void (*graph_free)(int32_t device, void *graph);
 } backend;
 
+enum { MOST_PLUGIN_DEVICES = 16 };
+
 extern const backend cpu_backend;
 
-/* The backend of a device that is known to be there, and bytes from one device to another.
- * device.c. */
+/* device.c. The backend of a device that is known to be there; copying bytes between devices. */
 const backend *backend_of(int32_t device);
 bool device_known(int32_t device);
+/* Sets the backend of devices 1 to n_devices. */
+void devices_install(const backend *b, int32_t n_devices);
 bool tf32_allowed(void);    /* whether f32 convolutions may round their inputs to TF32 */
 bool cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing */
 status device_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);

@@ -1,7 +1,8 @@
-/* core.h - what the files of the runtime share: tensors, storages, ops, the tape, errors.
+/* core.h - what the rooms of the runtime and the kernels share: errors, storages, tensors, ops, the
+ * tape. The layers of this room are in docs/architecture.md.
  *
  * Private: kernels see backend.h (which includes this), users see dlv3.h. One host thread calls
- * ops, so reference counts are plain integers; data workers (loader.c) touch no tensor. */
+ * ops, so reference counts are plain integers; data workers (images/loader.c) touch no tensor. */
 #ifndef DLV3_CORE_H
 #define DLV3_CORE_H
 
@@ -125,7 +126,9 @@ typedef struct spec {
 status tensor_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device);
 /* A header on the same storage, no gradient, no node. */
 status tensor_alias(tensor **out, const tensor *t);
-/* A dense copy on another device, no gradient; on t's own device t itself, retained. */
+/* Restores a surrendered storage; fails where t was released. `what` begins the message. */
+status check_alive(const tensor *t, const char *what);
+/* host_access.c. A dense copy on another device, no gradient; on t's own device t itself, retained. */
 status tensor_to_device(tensor **out, const tensor *t, int32_t device);
 tensor *tensor_retain(tensor *t);
 void tensor_drop(tensor *t); /* NULL is fine */
@@ -235,11 +238,15 @@ status check_dtype(const op_call *c, int32_t i, int32_t dtype);
 status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size);
 status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim); /* negative -> from the end  */
 static inline void spec_like(spec *s, const tensor *t) {
-  s->none = false, s->dtype = t->dtype, s->ndim = t->ndim;
+  s->none = false;
+  s->dtype = t->dtype;
+  s->ndim = t->ndim;
   memcpy(s->size, t->size, sizeof s->size);
 }
 static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t *size) {
-  s->none = false, s->dtype = dtype, s->ndim = ndim;
+  s->none = false;
+  s->dtype = dtype;
+  s->ndim = ndim;
   if (ndim) memcpy(s->size, size, (size_t)ndim * sizeof *size);
 }
 
@@ -269,8 +276,8 @@ typedef struct node {
   saved *in; /* [n_in]                                                 */
   saved out[DLV3_MAX_OUTPUTS];
   const struct executor *executor; /* the one that was current when it was made         */
-  bool can_recompute; /* output 0, from what this node saved                    */
-  tensor *recomputed; /* output 0 again, while backward runs                    */
+  bool can_recompute;              /* output 0, from what this node saved                    */
+  tensor *recomputed;              /* output 0 again, while backward runs                    */
   dlv3_attr attr[DLV3_MAX_SLOTS];
   tensor *grad_out[DLV3_MAX_OUTPUTS]; /* filled while backward runs                            */
   struct node *visit;                 /* list of a backward run                                 */
@@ -321,15 +328,14 @@ tensor *grad_so_far(const backward_call *b, int32_t i);
 void philox(uint32_t out[4], uint64_t key, uint64_t counter_low, uint64_t counter_high);
 static inline float philox_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; } /* [0,1) */
 
-/* -- The interrupt flag of dlv3_signals_catch -------------------------------------------------- */
+/* -- The process ------------------------------------------------------------------------------- */
+
+/* interrupt.c. The flag that runtime/host sets at a signal; each call polls it. */
+void interrupt_set(bool on);
 bool interrupt_wanted(void);
 
-/* CRC-32 of bytes behind those whose CRC-32 is crc (0: none), runtime/files/crc.c. */
-uint32_t crc_of(uint32_t crc, const void *bytes, int64_t n_bytes);
-uint32_t crc_joined(uint32_t first, uint32_t second, int64_t second_bytes); /* of two pieces one after the other */
-
-/* device.c. A part of dlv3 that is a library of its own: beside the program, in the build, or where
- * `make install` puts it. NULL: nowhere. */
+/* parts.c. The path of a part of dlv3 that is a library of its own: beside the program, in the build,
+ * or where `make install` puts it. NULL: none of them. */
 const char *find_part(char *path, size_t n, const char *name);
 
 /* What this process may use of the machine's processors: its affinity and the quotas of its control

@@ -72,69 +72,6 @@ DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device) {
   return text;
 }
 
-/* -- Messages ---------------------------------------------------------------------------------- */
-
-const char *call_text(char *buf, size_t n, const op_call *c) {
-  char one[TEXT];
-  int used = 0;
-  buf[0] = 0;
-  for (int32_t i = 0; i < c->n_in && i < 12; i++) {
-    char name[24];
-    if (!c->in[i]) continue;
-    if (c->info->variadic)
-      snprintf(name, sizeof name, "%d:", (int)i + 1);
-    else
-      snprintf(name, sizeof name, "%s", c->info->in_name[i]);
-    used += snprintf(buf + used, n - (size_t)used, "%s%s", used ? "   " : "", tensor_text(one, name, c->in[i]));
-    if ((size_t)used + 200 > n) return buf;
-  }
-  attrs_text(buf + used, n - (size_t)used, c->info, c->attr);
-  return buf;
-}
-
-status fail_call(const op_call *c, status code, const char *format, ...) {
-  char message[600], tensors[1200];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(message, sizeof message, format, args);
-  va_end(args);
-  return fail(code, "%s: %s\n  %s", c->info->name, message, call_text(tensors, sizeof tensors, c));
-}
-
-status check_ndim(const op_call *c, int32_t i, int32_t ndim) {
-  if (c->in[i]->ndim == ndim) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must have %d dimensions, it has %d", c->info->in_name[i], (int)ndim,
-                   (int)c->in[i]->ndim);
-}
-
-status check_float(const op_call *c, int32_t i) {
-  if (is_float(c->in[i]->dtype)) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be a float tensor (f16, bf16, f32, f64), it is %s", c->info->in_name[i],
-                   dtype_name(c->in[i]->dtype));
-}
-
-status check_dtype(const op_call *c, int32_t i, int32_t dtype) {
-  if (c->in[i]->dtype == dtype) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s, it is %s", c->info->in_name[i], dtype_name(dtype),
-                   dtype_name(c->in[i]->dtype));
-}
-
-status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size) {
-  char want[TEXT];
-  const tensor *t = c->in[i];
-  if (t->ndim == ndim && (!ndim || !memcmp(t->size, size, (size_t)ndim * sizeof *size))) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must be %s", c->info->in_name[i], sizes_text(want, ndim, size));
-}
-
-status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim) {
-  int64_t a = *axis < 0 ? *axis + ndim : *axis;
-  if (a < 0 || a >= ndim)
-    return fail_call(c, DLV3_ERR_ARG, "no axis %lld in a tensor of %d dimensions",
-                     (long long)(*axis < 0 ? *axis : *axis + 1), (int)ndim);
-  *axis = a;
-  return DLV3_OK;
-}
-
 /* -- The steps --------------------------------------------------------------------------------- */
 
 static bool wants_grad(const tensor *t) { return t && (t->requires_grad || t->node); }
@@ -267,7 +204,8 @@ static status make_outputs(op_call *c) {
   if (c->is_view) {
     TRY(tensor_alias(&c->out[0], c->in[0]));
     tensor *y = c->out[0];
-    y->ndim = c->spec[0].ndim, y->offset = c->view_offset;
+    y->ndim = c->spec[0].ndim;
+    y->offset = c->view_offset;
     memcpy(y->size, c->spec[0].size, sizeof y->size);
     memcpy(y->stride, c->view_stride, sizeof y->stride);
     return DLV3_OK;
@@ -286,7 +224,8 @@ static status run_impl(op_call *c, const impl *i, int32_t device) {
     if (verbose_level > 1) verbose_declined(c, i->name, declined_reason);
     return st;
   }
-  chosen[c->op] = i->name, engines[c->op] = engine;
+  chosen[c->op] = i->name;
+  engines[c->op] = engine;
   if (st == DLV3_OK) st = after_kernel(device);
   if (verbose_level && st == DLV3_OK && current_executor->synchronizes)
     verbose_call(c, i->name, engine, dlv3_now() - begin);
@@ -356,7 +295,12 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
   if (info->attr_slots) memcpy(slots, attr, (size_t)info->attr_slots * sizeof *slots);
   op_call c;
   memset(&c, 0, sizeof c);
-  c.op = op, c.info = info, c.n_in = n_in, c.in = inputs, c.attr = slots, c.n_out = info->n_out;
+  c.op = op;
+  c.info = info;
+  c.n_in = n_in;
+  c.in = inputs;
+  c.attr = slots;
+  c.n_out = info->n_out;
   status st = run_call(&c, owned);
   for (int32_t i = 0; i < n_in; i++) tensor_drop(owned[i]);
   for (int32_t i = 0; i < c.n_out; i++) {

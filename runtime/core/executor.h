@@ -1,5 +1,5 @@
 /* executor.h - how calls are executed: the one interface through which other rooms change what
- * memory.c, dispatch.c and autograd.c do.
+ * memory.c, dispatch.c, tape.c and backward.c do.
  *
  * Core goes through current_executor and does not know who installed it. While nothing else is
  * installed calls run eagerly. runtime/program installs one that records calls, and one that lets a

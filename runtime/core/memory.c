@@ -24,7 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CLASSES = 400, MAX_DEVICES = 17 };
+enum { CLASSES = 400, MAX_DEVICES = 1 + MOST_PLUGIN_DEVICES };
 
 typedef struct block { /* lies in memory of the host: the host can not write into a device's */
   struct block *next;
@@ -73,7 +73,8 @@ static bool empty(block **lists, int32_t device) {
       next = b->next;
       backend_of(device)->free(b->data, b->bytes, device);
       pools[device].reserved -= b->bytes;
-      b->next = spare_blocks, spare_blocks = b;
+      b->next = spare_blocks;
+      spare_blocks = b;
       any = true;
     }
     lists[c] = NULL;
@@ -115,7 +116,8 @@ static status take(char **out, int64_t bytes, int32_t device) {
     block *b = *at;
     data = b->data;
     *at = b->next;
-    b->next = spare_blocks, spare_blocks = b;
+    b->next = spare_blocks;
+    spare_blocks = b;
   } else {
     if (over_limit(device, rounded)) flush(device);
     if (over_limit(device, rounded))
@@ -165,12 +167,16 @@ static void give_back(char *data, int64_t bytes, int32_t device) {
   int64_t rounded;
   size_class(bytes, &rounded);
   backend_of(device)->free(data, rounded, device);
-  pools[device].live -= rounded, pools[device].reserved -= rounded;
+  pools[device].live -= rounded;
+  pools[device].reserved -= rounded;
 }
 
 /* -- Memory of captured graphs ----------------------------------------------------------------- */
 
-void memory_capture_begin(int32_t device) { capture_device = device, captured_out = 0; }
+void memory_capture_begin(int32_t device) {
+  capture_device = device;
+  captured_out = 0;
+}
 
 /* What stays with somebody is no graph's: those that had it for scratch must be captured anew. */
 bool memory_capture_end(void) {
@@ -197,7 +203,8 @@ static status storage_header(storage **out, int64_t bytes, int32_t device) {
   storage *s = calloc(1, sizeof *s);
   if (!s) return fail(DLV3_ERR_OOM, "out of memory for a storage header");
   *s = (storage){.refs = 1, .device = device, .bytes = bytes, .scope = scope_depth};
-  s->next = live_storages.next, s->prev = &live_storages;
+  s->next = live_storages.next;
+  s->prev = &live_storages;
   s->next->prev = s->prev->next = s;
   *out = s;
   return DLV3_OK;
@@ -274,7 +281,10 @@ status storage_restore(storage *s) {
   if (!p) return fail(DLV3_ERR_RELEASED, "the tensor was released");
   TRY(take(&s->data, s->bytes, s->device));
   status st = p->restore(p, s->data);
-  if (st != DLV3_OK) give(s->data, s->bytes, s->device), s->data = NULL;
+  if (st != DLV3_OK) {
+    give(s->data, s->bytes, s->device);
+    s->data = NULL;
+  }
   return st;
 }
 

@@ -240,7 +240,8 @@ DLV3_API dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config
   if (n < 0) return fail(DLV3_ERR_ARG, "loader: %lld samples", (long long)n);
   dlv3_loader *l = calloc(1, sizeof *l);
   if (!l) return fail(DLV3_ERR_OOM, "loader: out of memory");
-  l->config = *config, l->n = n;
+  l->config = *config;
+  l->n = n;
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->work, NULL);
   pthread_cond_init(&l->done, NULL);
@@ -266,7 +267,8 @@ static void free_slots(dlv3_loader *l) {
     free(s->mask_path);
   }
   free(l->slots);
-  l->slots = NULL, l->capacity = 0;
+  l->slots = NULL;
+  l->capacity = 0;
 }
 
 DLV3_API void dlv3_loader_free(dlv3_loader *l) {
@@ -306,7 +308,9 @@ static status begin(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t
   if (!l->order) return fail(DLV3_ERR_OOM, "loader: out of memory for %lld indices", (long long)n);
   memcpy(l->order, order, (size_t)n * sizeof *order);
   for (int64_t i = 0; i < l->capacity; i++) l->slots[i].state = EMPTY;
-  l->epoch = epoch, l->n_order = n, l->batch = batch;
+  l->epoch = epoch;
+  l->n_order = n;
+  l->batch = batch;
   l->claimed = l->filled = l->delivered = first;
   l->running = true;
   return DLV3_OK;
@@ -396,7 +400,10 @@ static void wait_a_moment(dlv3_loader *l) { /* so that an interrupt is seen whil
   struct timespec until;
   clock_gettime(CLOCK_REALTIME, &until);
   until.tv_nsec += 50000000;
-  if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+  if (until.tv_nsec >= 1000000000) {
+    until.tv_sec++;
+    until.tv_nsec -= 1000000000;
+  }
   pthread_cond_timedwait(&l->done, &l->lock, &until);
 }
 

@@ -2,7 +2,7 @@
  * gradients need less.
  *
  * The output of a batch norm is cheap to recompute from the input, which its backward reads anyway:
- * no node saves it, and backward recomputes it where it is needed (core/autograd.c). This holds only
+ * no node saves it, and backward recomputes it where it is needed (core/backward.c). This holds only
  * where input and residual are themselves saved, so that no recomputation depends on another: of
  * consecutive norms, and of a chain of residual blocks, every other output is recomputed. */
 #include "rules.h"

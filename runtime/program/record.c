@@ -43,7 +43,8 @@ static status grow(void *array, int64_t n, int64_t *room, size_t width) {
   int64_t more = *room ? 2 * *room : 64;
   void *grown = realloc(*(void **)array, (size_t)more * width);
   if (!grown) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
-  *(void **)array = grown, *room = more;
+  *(void **)array = grown;
+  *room = more;
   return DLV3_OK;
 }
 
@@ -188,17 +189,34 @@ DLV3_API void dlv3_program_free(dlv3_program *p) {
     step *s = &p->steps[k];
     for (int32_t i = 0; i < s->n_in && s->in; i++) tensor_drop(s->in[i]);
     for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) tensor_drop(s->out[i]);
-    free(s->in), free(s->attr), free(s->launch);
+    free(s->in);
+    free(s->attr);
+    free(s->launch);
   }
   for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->args[i]);
   for (int32_t i = 0; i < p->n_results; i++) tensor_drop(p->results[i]);
   graph_drop(p);
-  for (int64_t i = 0; i < p->n_outsides; i++) tensor_drop(p->outsides[i].t), storage_drop(p->outsides[i].st);
-  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, storage_drop(p->promises[i].st);
+  for (int64_t i = 0; i < p->n_outsides; i++) {
+    tensor_drop(p->outsides[i].t);
+    storage_drop(p->outsides[i].st);
+  }
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    p->promises[i].st->data = NULL;
+    storage_drop(p->promises[i].st);
+  }
   if (p->nothing) storage_drop(p->nothing);
-  free(p->steps), free(p->promises), free(p->bindings), free(p->outsides), free(p->args), free(p->given),
-      free(p->results), free(p);
-  if (--n_programs == 0 && arena) storage_drop(arena), arena = NULL;
+  free(p->steps);
+  free(p->promises);
+  free(p->bindings);
+  free(p->outsides);
+  free(p->args);
+  free(p->given);
+  free(p->results);
+  free(p);
+  if (--n_programs == 0 && arena) {
+    storage_drop(arena);
+    arena = NULL;
+  }
 }
 
 DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args) {
@@ -207,22 +225,30 @@ DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args)
   if (!p) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   n_programs++;
   status st = storage_new(&p->nothing, 0, 0);
-  if (st == DLV3_OK) storage_release(p->nothing), p->nothing->scope = 0;
+  if (st == DLV3_OK) {
+    storage_release(p->nothing);
+    p->nothing->scope = 0;
+  }
   p->args = calloc((size_t)n_args + 1, sizeof *p->args);
   p->given = calloc((size_t)n_args + 1, sizeof *p->given);
   if (st == DLV3_OK && (!p->args || !p->given)) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
     if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
-  if (st == DLV3_OK)
-    current = p, next_promise = PROMISED, current_executor = &recorder;
-  else
+  if (st == DLV3_OK) {
+    current = p;
+    next_promise = PROMISED;
+    current_executor = &recorder;
+  } else
     dlv3_program_free(p);
   return st;
 }
 
 /* Promises have no memory until a run lends them some; handles that stay behind are stale. */
 static void withdraw(dlv3_program *p) {
-  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, p->promises[i].st->scope = 0;
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    p->promises[i].st->data = NULL;
+    p->promises[i].st->scope = 0;
+  }
 }
 
 void bind_headers(dlv3_program *p, tensor *const *args) {
@@ -239,7 +265,8 @@ DLV3_API void dlv3_record_abort(void) {
   if (!current) return;
   withdraw(current);
   dlv3_program_free(current);
-  current = NULL, current_executor = &eager_executor;
+  current = NULL;
+  current_executor = &eager_executor;
 }
 
 /* -- The plan ---------------------------------------------------------------------------------- */
@@ -336,7 +363,8 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
   }
   withdraw(p);
   bind_headers(p, NULL);
-  current = NULL, current_executor = &eager_executor;
+  current = NULL;
+  current_executor = &eager_executor;
   *out = p;
   return DLV3_OK;
 }
@@ -379,9 +407,15 @@ static void unbind(dlv3_program *p) {
   for (int64_t i = 0; i < p->n_promises; i++) {
     promise *a = &p->promises[i];
     a->st->data = NULL;
-    if (a->lent) storage_drop(a->lent), a->lent = NULL;
+    if (a->lent) {
+      storage_drop(a->lent);
+      a->lent = NULL;
+    }
   }
-  for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->given[i]), p->given[i] = NULL;
+  for (int32_t i = 0; i < p->n_args; i++) {
+    tensor_drop(p->given[i]);
+    p->given[i] = NULL;
+  }
   bind_headers(p, NULL);
 }
 
@@ -402,7 +436,10 @@ static status lend(dlv3_program *p) {
   if (!p->n_promises) return DLV3_OK;
   int32_t device = p->promises[0].st->device;
   if (p->arena_bytes && (!arena || arena->bytes < p->arena_bytes || arena->device != device)) {
-    if (arena) storage_drop(arena), arena = NULL;
+    if (arena) {
+      storage_drop(arena);
+      arena = NULL;
+    }
     dlv3_memory_flush(device); /* what was kept for another way of working */
     TRY(storage_new(&arena, p->arena_bytes, device));
     arena->scope = 0; /* it outlives the scope that a run is in */
@@ -427,7 +464,12 @@ status run_steps(dlv3_program *p) {
       continue;
     }
     memset(&c, 0, sizeof c);
-    c.op = s->op, c.info = &op_table[s->op], c.n_in = s->n_in, c.in = s->in, c.attr = s->attr, c.n_out = c.info->n_out;
+    c.op = s->op;
+    c.info = &op_table[s->op];
+    c.n_in = s->n_in;
+    c.in = s->in;
+    c.attr = s->attr;
+    c.n_out = c.info->n_out;
     memcpy(c.out, s->out, sizeof s->out);
     if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
     for (int32_t i = 0; i < s->n_in; i++) {
