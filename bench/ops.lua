@@ -3,18 +3,15 @@
 -- that memory bounds: gigabytes a second of what they must read and write. With --only nothing but some convolutions.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 local models = require 'models'
 local convolutions = require 'bench.convolutions'
 local work = require 'bench.work'
-local tensor = require 'dlv3.core.tensor'
 
 local M = {}
 
 local directions = {'forward', 'backward_input', 'backward_weight'}
 local op_name = {forward = 'conv2d', backward_input = 'conv2d_backward_input', backward_weight = 'conv2d_backward_weight'}
-local op_id = {}
-for id = 0, F.C.dlv3_op_count() - 1 do op_id[F.string(F.C.dlv3_op_name(id))] = id end
 
 -- The three directions of a convolution as functions, of operands drawn on the device.
 local function calls_of(c, precision, device)
@@ -50,19 +47,19 @@ end
 -- Of the implementation `first` before others, with its name and the engine of a library that told which; nil where another
 -- one takes the call.
 local function measure(call, direction, first, o)
-  local id = op_id[op_name[direction]]
-  F.check(F.C.dlv3_set_impl(first))
+  local op = dlv3.ops[op_name[direction]]
+  runtime.set_implementation(first)
   dlv3.scope(call)
-  local chosen, engine = F.string(F.C.dlv3_op_chosen(id)), tonumber(F.C.dlv3_op_engine(id))
+  local chosen, engine = runtime.chosen(op), runtime.engine(op)
   local time = (first == '' or chosen == first) and least_time(call, o) or nil
-  F.check(F.C.dlv3_set_impl '')
+  runtime.set_implementation('')
   return time, chosen, engine >= 0 and chosen .. ' ' .. engine or chosen
 end
 
 -- The machine's measured operations a second. bf16 can also be computed in f32, where that is faster; f16 always is.
 function M.peaks()
-  local f32 = F.C.dlv3_measure_peak(F.dtype_id.f32)
-  return {f32 = f32, f16 = f32, bf16 = math.max(f32, F.C.dlv3_measure_peak(F.dtype_id.bf16))}
+  local f32 = runtime.measure_peak('f32')
+  return {f32 = f32, f16 = f32, bf16 = math.max(f32, runtime.measure_peak('bf16'))}
 end
 
 local function cell(time, flops, peak) return ('%9.3f %6.0f %4.0f%%'):format(time * 1e3, flops / time / 1e9, 100 * flops / time / peak) end
@@ -73,7 +70,7 @@ local function is_plain(name, o) return name == 'ref' or name == 'pairs' or name
 -- "direct 1.23 ms 61%, onednn ...": the implementations that were not chosen, and could have been.
 local function others(c, call, direction, chosen, o, peak)
   local list = {}
-  for name in F.string(F.C.dlv3_op_impls(op_id[op_name[direction]], tensor.device_id(o.device))):gmatch '%S+' do
+  for _, name in ipairs(runtime.implementations(dlv3.ops[op_name[direction]], o.device)) do
     if name ~= chosen and not is_plain(name, o) then
       local time, _, shown = measure(call, direction, name, o)
       if time then list[#list + 1] = ('%s %.3f %.0f%%'):format(shown, time * 1e3, 100 * c.flops / time / peak) end

@@ -1,7 +1,7 @@
 -- report.lua - the measured rows as tables (Markdown, readable as they are) and as a bar chart.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 local compare = require 'bench.compare'
 local processor = require 'bench.processor'
 
@@ -93,7 +93,7 @@ function M.section(rows, share, about)
     about.peaks and ('- Its peak, by multiply-adds on registers alone: %.0f GFLOP/s f32, %.0f bf16.'):format(about.peaks.f32 / 1e9, about.peaks.bf16 / 1e9) or
       '- Ten steps in a row to one wait for the device. Memory: what the allocator took from the device, at its largest. Targets are of an H200.\n' ..
       '- cuDNN\'s engines are chosen by timing on both sides: PyTorch with cudnn.benchmark, dlv3 with DLV3_CUDNN_BENCHMARK=1, by a process before the measured one.',
-    '- dlv3 ' .. dlv3.version .. ': ' .. F.string(F.C.dlv3_build_info()):gsub('%s*\n', '; '):gsub('; $', ''):gsub('  +', ' ') .. '.',
+    '- dlv3 ' .. dlv3.version .. ': ' .. runtime.build_info():gsub('%s*\n', '; '):gsub('; $', ''):gsub('  +', ' ') .. '.',
     '- Peers: ' .. versions(rows) .. '.',
     ('- Both sides alternately, each in a process of its own, %d rounds; a figure is the median of the rounds\' medians, in brackets least and most of all runs.'):format(about.rounds),
     '  From the second round on only the peer\'s modes run that came within 20 % of its best one. Same model, size and heads (training: with the auxiliary one, SGD step',

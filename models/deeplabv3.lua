@@ -21,7 +21,9 @@ end)
 
 ImagePooling.folds = {{'1', '2'}}
 
+-- x [n, cin, h, w] -> [n, cout, 1, 1].
 function ImagePooling:pixel(x) return self['2'](self['1'](x:adaptive_avg_pool2d(1))) end
+-- x [n, cin, h, w] -> [n, cout, h, w].
 function ImagePooling:forward(x) return self:pixel(x):expand(-1, -1, x:size(3), x:size(4)) end
 
 -- The map seen at several rates and as a whole, joined and mixed.
@@ -40,7 +42,10 @@ function ASPP:fused()
   if not self.project['1'].folded then return end
   self.split = true
   local cout = project.weight:size(1)
-  for i = 1, #self.convs do self:buffer('part_' .. i, project.weight:detach():narrow(2, (i - 1) * cout + 1, cout):clone()) end
+  for i = 1, #self.convs do
+    local part = project.weight:detach():narrow(2, (i - 1) * cout + 1, cout):clone()
+    self:buffer('part_' .. i, part, project.weight)
+  end
   rawset(project, 'weight', nil)
 end
 
@@ -54,6 +59,7 @@ local function forward_fused(self, x)
   return sum
 end
 
+-- x [n, cin, h, w] -> [n, cout, h, w].
 function ASPP:forward(x)
   if self.split then return forward_fused(self, x) end
   local maps = {}

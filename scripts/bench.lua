@@ -10,7 +10,8 @@
 --   dlv3 bench --threads-curve       a work on 1, 2, ... threads
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local files = require 'dlv3.io.files'
 local options = require 'dlv3.cli.options'
 local processor = require 'bench.processor'
@@ -58,17 +59,17 @@ local on_gpu = work.on_gpu(opt.device)
 -- Why a recorded work was not one launch a step, or ''.
 local function graph_note(launches)
   if not (on_gpu and opt.compile) or launches >= opt.runs * opt.steps then return '' end
-  local reason = F.string(F.C.dlv3_graph_refused()):gsub('[|;%c]', ' ')
+  local reason = runtime.graphs().refused:gsub('[|;%c]', ' ')
   return ('; not one CUDA graph: %s'):format(reason ~= '' and reason or 'none was asked for')
 end
 
 local function work_line()
-  local before = F.C.dlv3_graph_launches()
+  local before = runtime.graphs().launches
   local times = work.times(work.make(opt), opt.runs, opt)
-  local note = graph_note(tonumber(F.C.dlv3_graph_launches() - before))
+  local note = graph_note(runtime.graphs().launches - before)
   local median, least, most = work.median(times)
   local memory = dlv3.memory(opt.device)
-  local peak = on_gpu and math.max(memory.reserved, memory.peak) or tonumber(F.C.dlv3_peak_rss()) -- what other programs can not have meanwhile
+  local peak = on_gpu and math.max(memory.reserved, memory.peak) or system.peak_memory() -- what other programs can not have meanwhile
   return ('dlv3 %s %s%s: %.4f s (%.4f to %.4f), peak %.0f MiB, tensors %.0f MiB%s'):format(
     dlv3.version, opt.precision, on_gpu and ' ' .. opt.device or '', median, least, most, peak / 2 ^ 20, memory.peak / 2 ^ 20, note)
 end
@@ -100,7 +101,7 @@ local PHOTO_SIZES = 30
 -- A folder of photos, each of another size, upright and lying as VOC's: pictures of the data set, resized.
 local function make_photos(folder, set)
   local image = require 'dlv3.vision.image'
-  F.check(F.C.dlv3_make_dir(folder))
+  system.make_directory(folder)
   for i = 0, PHOTO_SIZES - 1 do
     local size = {500, 290 + 7 * i} -- the longer side is VOC's
     if i % 3 > 0 then size = {size[2], size[1]} end
@@ -111,7 +112,7 @@ end
 -- A file with random weights that both sides load, a photo, photos of many sizes, and, unless --data-path names one, a data set.
 local function make_inputs()
   local o = {weights = run.scratch .. '/mobilenet_v3.pth', data_path = opt.data_path or run.scratch .. '/shapes', split = 'train'}
-  F.check(F.C.dlv3_make_dir(run.scratch .. '/predicted'))
+  system.make_directory(run.scratch .. '/predicted')
   o.data_name = opt.data_path and opt.data_path:match '([^/]+)/*$' or 'drawn shapes'
   dlv3.manual_seed(0)
   dlv3.save(o.weights, require 'models'.deeplabv3_mobilenet_v3_large{num_classes = 21}:state_dict())
@@ -201,7 +202,7 @@ local function comparison()
                  kind = on_gpu and 'gpu' or processor.describe().kind}
   if output then check_output(output, about.kind) end
   local done, medians = {}, ('%s/%s.tsv'):format(run.scratch, about.kind) -- what bench_check reads
-  F.check(F.C.dlv3_make_dir(run.scratch))
+  system.make_directory(run.scratch)
   for i, row in ipairs(list) do
     io.stderr:write(('[%d/%d] %s\n'):format(i, #list, row.text))
     if opt.quick then few_runs(row) end

@@ -4,6 +4,7 @@
 -- Exit status 1 when there is a problem.
 
 local F = require 'dlv3.core.ffi'
+local system = require 'dlv3.os'
 local data = require 'dlv3.data'
 local image = require 'dlv3.vision.image'
 local log = require 'dlv3.train.log'
@@ -35,14 +36,13 @@ end
 
 -- -- One mask -------------------------------------------------------------------------------------------------
 
-local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
 local pixels, photos = {}, {}                                   -- over all lists: pixels of a label, masks that have it
 for v = 0, 255 do pixels[v], photos[v] = 0, 0 end
 
 local binary = 0                                                -- masks that hold 0 and 255 alone
 
 local function check_labels(mask, path)
-  F.check(F.C.dlv3_mask_count(counts, first, mask.p))
+  local counts, first = image.count_labels(mask)
   local width, counted = mask:size(2), 0
   if counts[0] > 0 and counts[255] > 0 and counts[0] + counts[255] == mask:numel() then binary = binary + 1 end
   for v = 0, 255 do
@@ -83,8 +83,8 @@ end
 
 local function check_sample(photo_path, mask_path)
   local photo, orientation
-  if F.C.dlv3_path_kind(photo_path) == 1 then photo, orientation = read_photo(photo_path) end
-  local mask = F.C.dlv3_path_kind(mask_path) == 1 and try(image.read_mask, mask_path)
+  if system.is_file(photo_path) then photo, orientation = read_photo(photo_path) end
+  local mask = system.is_file(mask_path) and try(image.read_mask, mask_path)
   if photo and mask and (photo:size(2) ~= mask:size(1) or photo:size(3) ~= mask:size(2)) then
     local swapped = photo:size(2) == mask:size(2) and photo:size(3) == mask:size(1)
     problem('%s: the mask is %dx%d pixels but its photo %dx%d (width x height)%s', mask_path, mask:size(2), mask:size(1), photo:size(3), photo:size(2),

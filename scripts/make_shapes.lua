@@ -4,6 +4,8 @@
 -- gives the same files. `make demo` trains on it and the tests use small ones.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local files = require 'dlv3.io.files'
 local options = require 'dlv3.cli.options'
@@ -30,18 +32,16 @@ local labels, bytes = F.new('uint8_t[?]', w * h), F.new('uint8_t[?]', 3 * w * h)
 -- -- Random numbers of one photo ------------------------------------------------------------------------------
 
 local stream, counter = 0, 0
-local number = F.new 'double[1]'
 
 local function random(low, high)
-  F.C.dlv3_random(number, 1, opt.seed, stream, counter)
+  local number = runtime.random(1, opt.seed, stream, counter)[0]
   counter = counter + 1
-  return low + (high - low) * number[0]
+  return low + (high - low) * number
 end
 
 -- Numbers in [0, 1) on a lattice of rows x columns.
 local function lattice(rows, columns)
-  local values = F.new('double[?]', rows * columns)
-  F.C.dlv3_random(values, rows * columns, opt.seed, stream, counter)
+  local values = runtime.random(rows * columns, opt.seed, stream, counter)
   counter = counter + rows * columns
   return values
 end
@@ -152,7 +152,7 @@ local lists = {'train', 'val', 'trainval'}
 
 -- Raises where a file of this name in the folder has a line that this script did not write: the data set there is another's.
 local function check_own(name, is_own)
-  if F.C.dlv3_path_kind(base .. '/' .. name) == 0 then return end
+  if not system.kind(base .. '/' .. name) then return end
   for line in io.lines(base .. '/' .. name) do
     if line ~= '' and not is_own(line) then
       F.raise(("'%s/%s' belongs to a data set that make_shapes did not draw (its line '%s'): choose another --output-dir")
@@ -168,7 +168,7 @@ for _, list in ipairs(lists) do
 end
 check_own('class_names.txt', function(line) return is_name[line] end)
 
-for _, folder in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do F.check(F.C.dlv3_make_dir(base .. '/' .. folder)) end
+for _, folder in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do system.make_directory(base .. '/' .. folder) end
 
 local function write_lines(name, lines) files.save_text(base .. '/' .. name, table.concat(lines, '\n') .. '\n') end
 

@@ -1,10 +1,12 @@
 -- predict.lua - class maps of photos: a palette PNG for each, at the photo's own size, and an overlay if wanted.
 
 local dlv3 = require 'dlv3'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local options = require 'dlv3.cli.options'
 local log = require 'dlv3.train.log'
 local train = require 'dlv3.train'
+local from_file = require 'models.from_file'
 local photos_of = require 'dlv3.data.photos'
 local voc = require 'dlv3.data.voc'
 local image = require 'dlv3.vision.image'
@@ -47,7 +49,7 @@ local function network_size(photo)
   return {math.max(1, math.floor(h * scale)), math.max(1, math.floor(w * scale))}
 end
 
-local model, args, classes, name = train.model_from(opt.weights, given, opt.weights_key)
+local model, args, classes, name = from_file.load(opt.weights, given, opt.weights_key)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
@@ -58,7 +60,7 @@ local overlay = opt.overlay and require 'dlv3.vision.overlay'
 local photos, empty, others = photos_of.find(opt.photo)
 for _, line in ipairs(others) do print(F.printable(line)) end
 if #photos == 0 then F.raise('no JPEG or PNG files in ' .. table.concat(opt.photo, ', ')) end
-F.check(F.C.dlv3_make_dir(opt.output_dir))
+system.make_directory(opt.output_dir)
 local probe, reason = io.open(opt.output_dir .. '/.dlv3_probe', 'w') -- before a minute is spent on what can not be written
 if not probe then F.raise('no picture can be written: ' .. reason) end
 probe:close()

@@ -5,6 +5,7 @@ local F = require 'dlv3.core.ffi'
 local data = require 'dlv3.data'
 local options = require 'dlv3.cli.options'
 local train = require 'dlv3.train'
+local from_file = require 'models.from_file'
 local metrics = require 'dlv3.vision.metrics'
 
 local opt, given = options.parse({
@@ -25,7 +26,7 @@ local opt, given = options.parse({
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
 
-local model, args, classes, name = train.model_from(opt.weights, given, opt.weights_key)
+local model, args, classes, name = from_file.load(opt.weights, given, opt.weights_key)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end

@@ -19,6 +19,7 @@
 --   except = {direct = true}     implementations that take long over it and are seen on like samples
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local F = require 'dlv3.core.ffi'
 
 local H = {}
@@ -86,9 +87,9 @@ local function run(sample, tensors)
 end
 
 local function with_impl(name, fn)
-  F.check(F.C.dlv3_set_impl(name))
+  runtime.set_implementation(name)
   local ok, a = pcall(fn)
-  F.check(F.C.dlv3_set_impl(''))
+  runtime.set_implementation('')
   if not ok then error(a, 0) end
   return a
 end
@@ -129,7 +130,7 @@ local chosen = {} -- chosen[op][impl]: seen running
 -- Names of the implementations that a sample is run with on a device.
 local function impls_for(sample, device)
   local names = {}
-  for impl in F.string(F.C.dlv3_op_impls(dlv3.ops[sample.op].id, device)):gmatch('%S+') do
+  for _, impl in ipairs(runtime.implementations(dlv3.ops[sample.op], device)) do
     if not (sample.except and sample.except[impl]) then names[#names + 1] = impl end
   end
   return names
@@ -146,7 +147,7 @@ local function check_device(t, sample, dtype, device)
   for _, impl in ipairs(impls_for(sample, id)) do
     local got = with_impl(impl, function() return run(sample, there) end)
     dlv3.synchronize(device)
-    local ran = F.string(F.C.dlv3_op_chosen(op.id))
+    local ran = runtime.chosen(op)
     chosen[device] = chosen[device] or {}
     chosen[device][sample.op .. ' ' .. ran] = true
     if ran == impl then
@@ -176,7 +177,7 @@ local function check_values(t, sample, dtype)
   local op = dlv3.ops[sample.op]
   for _, impl in ipairs(impls_for(sample, 0)) do
     local got = impl == 'ref' and want or with_impl(impl, function() return run(sample, tensors) end)
-    local ran = impl == 'ref' and impl or F.string(F.C.dlv3_op_chosen(op.id))
+    local ran = impl == 'ref' and impl or runtime.chosen(op)
     chosen[sample.op] = chosen[sample.op] or {}
     chosen[sample.op][ran] = true
     if ran == impl then
@@ -301,7 +302,7 @@ function H.run_device(t, families, device)
             for _, dtype in ipairs(dtypes) do check_device(t, s, dtype, device) end
           end
         end
-        F.C.dlv3_memory_flush(require('dlv3.core.tensor').device_id(device)) -- which looks at what lies around each block
+        runtime.flush(device) -- which looks at what lies around each block
       end)
     end
   end
@@ -309,7 +310,7 @@ function H.run_device(t, families, device)
     local missing = {}
     local id = require('dlv3.core.tensor').device_id(device)
     for _, op in ipairs(dlv3.ops) do
-      for impl in F.string(F.C.dlv3_op_impls(op.id, id)):gmatch('%S+') do
+      for _, impl in ipairs(runtime.implementations(op, id)) do
         if seen[op.name] and not op.view and not chosen[device][op.name .. ' ' .. impl] then missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran' end
       end
     end
@@ -376,7 +377,7 @@ function H.run(t, families)
       if not seen[op.name] then missing[#missing + 1] = op.name .. ' has no sample' end
       if not errors[op.name] then missing[#missing + 1] = op.name .. ' has no error case' end
       if op.grad and not grads[op.name] then missing[#missing + 1] = op.name .. ' has no gradcheck' end
-      for impl in F.string(F.C.dlv3_op_impls(op.id, 0)):gmatch('%S+') do
+      for _, impl in ipairs(runtime.implementations(op, 0)) do
         if seen[op.name] and not op.view and not (chosen[op.name] or {})[impl] then missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran' end
       end
     end

@@ -8,6 +8,8 @@
 -- The last line is 'N passed, N failed, N skipped'; the exit status is 0 or 1.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local module_path = require 'dlv3.core.module_path'
 local t = {passed = 0, failed = 0, skipped = 0}
@@ -62,11 +64,8 @@ local function excess(a, b, rtol, atol)
   if a:numel() == 0 then return -1 end
   a, b = a:to('cpu', 'f64'), b:to('cpu', 'f64')
   local worst, where = -math.huge, ''
-  local n = a:numel()
-  local x, y = F.new('double[?]', n), F.new('double[?]', n)
-  F.check(F.C.dlv3_tensor_to_f64(x, a.p))
-  F.check(F.C.dlv3_tensor_to_f64(y, b.p))
-  for i = 0, n - 1 do
+  local x, y = runtime.doubles(a), runtime.doubles(b)
+  for i = 0, a:numel() - 1 do
     local e = math.abs(x[i] - y[i]) - (atol + rtol * math.abs(y[i]))
     if x[i] == y[i] or (x[i] ~= x[i] and y[i] ~= y[i]) then e = -1 elseif e ~= e then e = math.huge end
     if e > worst then worst, where = e, ('element %d: %.9g, expected %.9g'):format(i, x[i], y[i]) end
@@ -102,9 +101,7 @@ local function live()
   jit.flush() -- a compiled trace may hold a tensor as a constant
   collectgarbage()
   collectgarbage()
-  local bytes = 0
-  for id = 0, F.C.dlv3_device_open_count() - 1 do bytes = bytes + tonumber(F.C.dlv3_memory_live(id)) end
-  return bytes
+  return runtime.live_bytes()
 end
 
 -- Runs one test; leaks = false for those that keep something on purpose (a cache filled on first use).
@@ -117,8 +114,7 @@ function t.case(name, fn, options)
     return tostring(e) .. (verbose and debug.traceback('', 2) or '')
   end)
   module_path.reset()
-  F.check(F.C.dlv3_set_impl(''))
-  F.C.dlv3_set_grad_enabled(1)
+  runtime.reset()
   if ok and not (options and options.leaks) then
     fn = nil -- luacheck: ignore (what the test holds is let go)
     local after = live()
@@ -142,7 +138,7 @@ end
 -- The folder of test images that is not part of the project, or nil.
 function t.data()
   for _, candidate in ipairs {os.getenv 'DLV3_TEST_DATA' or '', directory .. '/../../shared/data'} do
-    if candidate ~= '' and F.C.dlv3_path_kind(candidate) == 2 then return candidate end
+    if candidate ~= '' and system.is_directory(candidate) then return candidate end
   end
 end
 

@@ -84,7 +84,8 @@ status batch_norm_infer(op_call *c) {
 
 status batch_norm_stats_infer(op_call *c) {
   TRY(check_x(c, X));
-  return sums_spec(&c->spec[0], c->in[X]), DLV3_OK;
+  sums_spec(&c->spec[0], c->in[X]);
+  return DLV3_OK;
 }
 
 status batch_norm_elemt_infer(op_call *c) {
@@ -151,7 +152,8 @@ static status check_backward(const op_call *c, int64_t activation) {
 
 status batch_norm_backward_reduce_infer(op_call *c) {
   TRY(check_backward(c, ((const batch_norm_backward_reduce_attr *)c->attr)->activation));
-  return sums_spec(&c->spec[0], c->in[BX]), DLV3_OK;
+  sums_spec(&c->spec[0], c->in[BX]);
+  return DLV3_OK;
 }
 
 status batch_norm_backward_infer(op_call *c) {

@@ -1,7 +1,7 @@
 -- test_bench.lua - the benchmark: useful operations counted, one work, the comparison with dlv3 alone.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 local convolutions = require 'bench.convolutions'
 local processor = require 'bench.processor'
 local report = require 'bench.report'
@@ -32,7 +32,7 @@ return function(t)
   end)
 
   t.case('the peak', function()
-    local peak = F.C.dlv3_measure_peak(F.dtype_id.f32)
+    local peak = runtime.measure_peak('f32')
     t.ok(peak == 0 or peak > 1e9 and peak < 1e15, peak)
   end)
 

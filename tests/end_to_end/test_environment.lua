@@ -1,11 +1,12 @@
 -- test_environment.lua - the DLV3_* variables, and how many threads there are by default.
 
-local F = require 'dlv3.core.ffi'
 local environment = require 'dlv3.cli.environment'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 
 return function(t)
   local binary = require('dlv3.host').executable
-  local processors = F.C.dlv3_processors()
+  local processors = system.processors()
   local show_threads = (" %s -e 'print(dlv3.num_threads())' </dev/null"):format(binary)
 
   t.case('wrong values are errors that say what was expected', function()
@@ -33,7 +34,7 @@ return function(t)
     t.eq({tonumber(output) ~= nil, status}, {true, 0}, output)
     output, status = t.run('env DLV3_NUM_THREAD=1' .. show_threads)
     t.eq(status, 0, output)
-    t.ok(output:find("DLV3_NUM_THREAD is not one that dlv3 knows, and has no effect; did you mean 'DLV3_NUM_THREADS'? (there are: DLV3_CACHE ", 1, true), output)
+    t.ok(output:find("DLV3_NUM_THREAD is unknown to dlv3 and has no effect; did you mean 'DLV3_NUM_THREADS'? (known are: DLV3_CACHE ", 1, true), output)
   end)
 
   t.case('settings of libraries are for dlv3 alone: programs that it starts inherit only what the user set', function()
@@ -48,8 +49,8 @@ return function(t)
     local known = {}
     for _, name in ipairs(environment.implementations) do known[name] = true end
     for _, op in ipairs(require('dlv3').ops) do
-      for id = 0, F.C.dlv3_device_open_count() - 1 do
-        for name in F.string(F.C.dlv3_op_impls(op.id, id)):gmatch '%S+' do t.ok(known[name], op.name .. ': ' .. name) end
+      for id = 0, runtime.open_devices() - 1 do
+        for _, name in ipairs(runtime.implementations(op, id)) do t.ok(known[name], op.name .. ': ' .. name) end
       end
     end
   end)
@@ -70,7 +71,7 @@ return function(t)
         file:write(content)
         file:close()
       end
-      return F.C.dlv3_cpu_quota(root)
+      return runtime.cpu_quota(root)
     end
     local self = 'proc/self/cgroup'
     t.eq(quota{}, math.huge)

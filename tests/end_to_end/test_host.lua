@@ -140,20 +140,20 @@ print(os.setlocale(), opt.lr, json.decode '[1.5]'[1], dlv3.load(folder .. '/a.sa
 
   t.case('a script sees SIGINT and SIGTERM as a flag', function()
     local path = script [[
-      local F = require 'dlv3.core.ffi'
-      F.C.dlv3_signals_catch(0, nil)
+      local system = require 'dlv3.os'
+      system.catch_signals()
       for _, name in ipairs {'INT', 'TERM'} do
         io.popen('kill -' .. name .. ' $PPID'):close()
-        print(F.C.dlv3_signal_pending())
-        F.C.dlv3_signal_clear()
+        print(system.pending_signal())
+        system.clear_signal()
       end
-      print(F.C.dlv3_signal_pending())
+      print(system.pending_signal())
       io.stdout:flush()
       io.popen 'kill -INT $PPID':close()
       io.popen 'sleep 0.4; kill -INT $PPID':close() -- the second one ends the process
       print 'not reached']]
     local text, status = dlv3(path)
-    t.eq(text, '2\n15\n0\n')
+    t.eq(text, '2\n15\nnil\n')
     t.eq(status, 130)
   end)
 

@@ -1,7 +1,8 @@
 -- test_predict.lua - predict on what people's folders hold: no photo is written over, names, damaged files, odd kinds of pictures.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local files = require 'dlv3.io.files'
 local image = require 'dlv3.vision.image'
 
@@ -13,7 +14,7 @@ return function(t)
   -- Random weights with 4 classes: what is painted does not matter here.
   local function weights()
     local path = scratch .. '/weights.pth'
-    if F.C.dlv3_path_kind(path) == 0 then
+    if not system.kind(path) then
       dlv3.save(path, require 'models'.deeplabv3_mobilenet_v3_large{num_classes = 4, aux = false}:state_dict())
     end
     return path
@@ -222,7 +223,7 @@ return function(t)
       local output, status = predict(('%s --output-dir %s/out %s/a.png'):format(arguments, folder, folder))
       t.eq(status, 1, output)
       t.ok(output:find(expected, 1, true), output)
-      t.eq(F.C.dlv3_path_kind(folder .. '/out'), 0)
+      t.eq(system.kind(folder .. '/out'), nil)
     end
     files.save_text(names, 'background\ndisc\nsquare\ntriangle\n')
     t.eq(select(2, predict(('--weights %s --output-dir %s/out %s/a.png'):format(trained, folder, folder))), 0)
@@ -241,10 +242,10 @@ return function(t)
     local folder = photos('a.png', 'b.png')
     local hooked = folder .. '/limited.lua'
     files.save_text(hooked, ([[
-local C, image = require 'dlv3.core.ffi'.C, require 'dlv3.vision.image'
+local dlv3, image = require 'dlv3', require 'dlv3.vision.image'
 local read = image.read_with_info
 image.read_with_info = function(path, options)
-  C.dlv3_memory_limit(path:find '/a.png' and C.dlv3_memory_live(0) + 2 ^ 20 or 0)
+  dlv3.memory_limit(path:find '/a.png' and dlv3.memory().live + 2 ^ 20 or 0)
   return read(path, options)
 end
 dofile '%s/scripts/predict.lua'
@@ -259,7 +260,7 @@ dofile '%s/scripts/predict.lua'
 
   -- -- Memory -------------------------------------------------------------------------------------------------------
 
-  local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) -- they need memory of their own
+  local sanitized = runtime.is_sanitized() -- they need memory of their own
 
   -- Runs a script: its peak memory in MiB (0 under sanitizers), and what it prints.
   local function measured(arguments, name)
@@ -267,7 +268,7 @@ dofile '%s/scripts/predict.lua'
     files.save_text(hooked, ([[
 local exit = os.exit
 os.exit = function(code)
-  print(('peak %%d MiB'):format(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss()) / 2 ^ 20))
+  print(('peak %%d MiB'):format(require 'dlv3.os'.peak_memory() / 2 ^ 20))
   exit(code)
 end
 dofile '%s/scripts/%s.lua'
@@ -282,7 +283,7 @@ os.exit(0)
     local folder = t.folder()
     for i = 1, 96 do
       local sub = folder .. (i <= 24 and '/few' or '/many')
-      if i == 1 or i == 25 then F.check(F.C.dlv3_make_dir(sub)) end
+      if i == 1 or i == 25 then system.make_directory(sub) end
       image.write_png(('%s/%d.png'):format(sub, i), dlv3.full({3, 30 + i * 7 % 50, 30 + i}, i, {dtype = 'u8'}))
     end
     local few = measured(('--output-dir %s/out %s/few'):format(folder, folder))
@@ -294,7 +295,7 @@ os.exit(0)
     local folder = t.folder()
     local voc = folder .. '/VOCdevkit/VOC2012'
     for _, sub in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do
-      F.check(F.C.dlv3_make_dir(voc .. '/' .. sub))
+      system.make_directory(voc .. '/' .. sub)
     end
     local ids = {}
     for i = 1, 400 do

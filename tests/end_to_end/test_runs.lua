@@ -1,7 +1,7 @@
 -- test_runs.lua - what may befall a training: it diverges, its folder is taken or removed, its process is ended.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local system = require 'dlv3.os'
 
 return function(t)
   local binary = require('dlv3.host').executable
@@ -17,7 +17,7 @@ return function(t)
 
   local function data()
     local path = folder .. '/data'
-    if F.C.dlv3_path_kind(path) ~= 2 then
+    if not system.is_directory(path) then
       local output, status = t.run(('%s %s/scripts/make_shapes.lua --output-dir %s --train 6 --val 2 --width 64 --height 48'):format(binary, root, path))
       t.eq(status, 0, output)
     end
@@ -43,7 +43,7 @@ return function(t)
   local function train(arguments, hook) return t.run(command(arguments, hook)) end
 
   local function has(output, part) t.ok(output:find(part, 1, true), ('no "%s" in\n%s'):format(part, output)) end
-  local function kind(path) return F.C.dlv3_path_kind(path) end
+  local function kind(path) return system.kind(path) or 'nothing' end
 
   local function is_finite(path)
     for name, tensor in dlv3.items(dlv3.load(path).model) do
@@ -60,7 +60,7 @@ return function(t)
     has(output, 'the training diverged: ')
     has(output, 'after step 3 of epoch 0')
     has(output, 'No checkpoint was saved before; start again with a smaller learning rate, such as --lr 1e+06')
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {0, 0})
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'nothing', 'nothing'})
     t.ok(not output:find 'mean IoU', output)
   end)
 
@@ -109,7 +109,7 @@ train.evaluate = function(model, ...)
 end]])
     t.eq(status, 1, output)
     has(output, 'nan or infinity in the outputs of the evaluation after step 3 of epoch 0')
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {0, 0})
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'nothing', 'nothing'})
   end)
 
   -- -- The folder -------------------------------------------------------------------------------------------------
@@ -135,13 +135,13 @@ end]])
     -- overwritten, nothing of the old run is left to be praised
     output, status = train(short .. '--max-steps 1 --overwrite --output-dir ' .. out, "require 'dlv3.train'.evaluate = function() error('a mask is broken', 0) end")
     t.eq(status, 1, output)
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {1, 0})
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'file', 'nothing'})
     t.eq(dlv3.load(out .. '/last.pth').next_step, 1)
   end)
 
   t.case('the default folder gets a number; a folder that was moved is gone on in', function()
     local place = fresh()
-    F.check(F.C.dlv3_make_dir(place))
+    system.make_directory(place)
     local function train_there(arguments)
       local output, status = t.run(('cd %s && %s %s/scripts/train_voc.lua %s </dev/null'):format(place, binary, root:sub(1, 1) == '/' and root or '"$OLDPWD"/' .. root, arguments))
       t.eq(status, 0, output)
@@ -150,10 +150,10 @@ end]])
     local short = options() .. '--lr 0.01 --max-steps 1 --epochs 1 '
     train_there(short)
     has(train_there(short), 'weights: out_2/best.pth')
-    t.eq({kind(place .. '/out/last.pth'), kind(place .. '/out_2/last.pth'), kind(place .. '/out_3')}, {1, 1, 0})
+    t.eq({kind(place .. '/out/last.pth'), kind(place .. '/out_2/last.pth'), kind(place .. '/out_3')}, {'file', 'file', 'nothing'})
     t.run(('mv %s/out %s/moved'):format(place, place))
     train_there '--quiet --resume moved/last.pth'
-    t.eq({kind(place .. '/out'), dlv3.load(place .. '/moved/last.pth').next_epoch}, {0, 1})
+    t.eq({kind(place .. '/out'), dlv3.load(place .. '/moved/last.pth').next_epoch}, {'nothing', 1})
   end)
 
   t.case('two trainings at once in one folder: the second ends at its start', function()
@@ -190,7 +190,7 @@ end]]):format(inner .. ' 2>&1; echo "inner status $?"'))
     local output, status = train(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out, removed:format('rm -rf ' .. out))
     t.eq(status, 0, output)
     has(output, ("warning: the folder '%s' was removed during the training; it is made again"):format(out))
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {1, 1})
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'file', 'file'})
     has(t.run('cat ' .. out .. '/results*.txt'), '[epoch: 0]')
 
     out = fresh() -- with the best weights: what is left by then is the best of the new folder
@@ -209,13 +209,13 @@ end]]):format(out))
 
     out = fresh() .. '/run' -- a file takes the place of the folder above it
     local elsewhere = fresh()
-    F.check(F.C.dlv3_make_dir(elsewhere))
+    system.make_directory(elsewhere)
     local above = out:match '^(.*)/run$'
     output, status = t.run('TMPDIR=' .. elsewhere .. ' ' .. command(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out, removed:format(('rm -rf %s; touch %s'):format(above, above))))
     t.eq(status, 0, output)
     local place = output:match "files go to '([^']+)'"
     t.ok(place and place:find(elsewhere, 1, true), output)
-    t.eq({kind(place .. '/last.pth'), kind(place .. '/best.pth')}, {1, 1})
+    t.eq({kind(place .. '/last.pth'), kind(place .. '/best.pth')}, {'file', 'file'})
     has(output, place .. '/best.pth')
   end)
 
@@ -235,7 +235,7 @@ dlv3.scope = function(fn)
 end]]):format(code)
   end
 
-  local hang_up = at_step_2 "os.execute(('kill -HUP %d'):format(tonumber(F.C.dlv3_getpid())))"
+  local hang_up = at_step_2 "os.execute(('kill -HUP %d'):format(require 'dlv3.os'.process_id()))"
 
   t.case('a hang-up saves and ends; under nohup the training goes on', function()
     local out, short = fresh(), options() .. '--epochs 1 --lr 0.01 --output-dir '

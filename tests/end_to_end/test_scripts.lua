@@ -1,7 +1,7 @@
 -- test_scripts.lua - the scripts as a user runs them, on a small data set drawn for it.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local system = require 'dlv3.os'
 
 return function(t)
   local binary = require('dlv3.host').executable
@@ -15,7 +15,7 @@ return function(t)
 
   local function data()
     local path = folder .. '/data'
-    if F.C.dlv3_path_kind(path) ~= 2 then
+    if not system.is_directory(path) then
       local output, status = script('make_shapes', '--output-dir ' .. path .. ' --train 16 --val 4')
       t.eq(status, 0, output)
     end
@@ -37,7 +37,7 @@ return function(t)
     t.ok(output:find '\nmean IoU: [%d%.na]+\n', output) -- nan, as the reference has it, where a class does not occur
     local first, last = output:match 'Epoch: %[0%]  %[3/4%].-loss: %S+ %((%S+)%)', output:match 'Epoch: %[2%]  %[3/4%].-loss: %S+ %((%S+)%)'
     t.ok(tonumber(last) < tonumber(first), ('loss %s, then %s'):format(first, last))
-    for _, name in ipairs {'last.pth', 'best.pth'} do t.eq(F.C.dlv3_path_kind(out .. '/' .. name), 1, name) end
+    for _, name in ipairs {'last.pth', 'best.pth'} do t.eq(system.kind(out .. '/' .. name), 'file', name) end
     t.ok(t.run('cat ' .. out .. '/results*.txt'):find '^%[epoch: 0%]\ntrain_loss: %d%.%d%d%d%d\nlr: 0%.%d+\nglobal correct: ')
 
     -- validate gives the logged figure again, without options; predict makes pictures of the photos' own size
@@ -61,7 +61,7 @@ return function(t)
 
     -- a folder without photos is told; a photo in the output folder is not painted over; a narrow strip does no harm
     image.write_png(folder .. '/strip.png', dlv3.full({3, 2, 3000}, 100, {dtype = 'u8'}))
-    F.check(F.C.dlv3_make_dir(folder .. '/nothing'))
+    system.make_directory(folder .. '/nothing')
     report, code = script('predict', ('--quiet --weights %s/best.pth --output-dir %s %s/./strip.png %s/nothing'):format(out, folder, folder, folder))
     t.eq(code, 1, report)
     t.ok(report:find 'nothing: no JPEG or PNG' and report:find '1 photos in', report)
@@ -96,7 +96,7 @@ return function(t)
 
   local function whole_run()
     local path = folder .. '/whole/last.pth'
-    if F.C.dlv3_path_kind(path) ~= 1 then
+    if not system.is_file(path) then
       local output, status = script('train_voc', resumable .. data() .. ' --output-dir ' .. folder .. '/whole')
       t.eq(status, 0, output)
     end
@@ -106,11 +106,11 @@ return function(t)
   t.case('killed in the middle of an epoch and resumed: the same bits', function()
     -- saves: steps 1 to 4 of epoch 0, the best, its end, step 1 of epoch 1; then it dies
     local output = hooked([[
-local train, F, saves = require 'dlv3.train', require 'dlv3.core.ffi', 0
+local train, system, saves = require 'dlv3.train', require 'dlv3.os', 0
 local save = train.save
 train.save = function(...)
   saves = saves + 1
-  if saves == 8 then os.execute(('kill -9 %d'):format(tonumber(F.C.dlv3_getpid()))) end
+  if saves == 8 then os.execute(('kill -9 %d'):format(system.process_id())) end
   return save(...)
 end]], resumable .. data() .. ' --output-dir ' .. folder .. '/cut')
     local cut = dlv3.load(folder .. '/cut/last.pth')
@@ -142,13 +142,13 @@ end]], resumable .. data() .. ' --output-dir ' .. folder .. '/cut')
     local out = folder .. '/signals'
     -- os.execute does not hear SIGINT while it waits
     local output, status = hooked([[
-local dlv3, F, steps = require 'dlv3', require 'dlv3.core.ffi', 0
+local dlv3, system, steps = require 'dlv3', require 'dlv3.os', 0
 local scope = dlv3.scope
 dlv3.scope = function(...)
   steps = steps + 1
   if steps == 2 then
-    os.execute(('(sleep 0.2; kill -INT %d) &'):format(tonumber(F.C.dlv3_getpid())))
-    while F.C.dlv3_signal_pending() == 0 do end
+    os.execute(('(sleep 0.2; kill -INT %d) &'):format(system.process_id()))
+    while not system.pending_signal() do end
   end
   return scope(...)
 end]], resumable .. data() .. ' --output-dir ' .. out)
@@ -157,10 +157,10 @@ end]], resumable .. data() .. ' --output-dir ' .. out)
     t.ok(output:find 'after step 2 of epoch 0; go on with\n  %S*dlv3 %S+hooked.lua %-%-resume .*/signals/last.pth', output)
 
     output, status = hooked([[
-local train, F = require 'dlv3.train', require 'dlv3.core.ffi'
+local train, system = require 'dlv3.train', require 'dlv3.os'
 local evaluate = train.evaluate
 train.evaluate = function(...)
-  os.execute(('kill -TERM %d'):format(tonumber(F.C.dlv3_getpid())))
+  os.execute(('kill -TERM %d'):format(system.process_id()))
   return evaluate(...)
 end]], '--quiet --resume ' .. out .. '/last.pth')
     t.eq(status, 143, output)
@@ -176,13 +176,13 @@ end]], '--quiet --resume ' .. out .. '/last.pth')
     local output, status = hooked("require 'dlv3.train'.evaluate = function() error('a mask is broken', 0) end", small .. '--epochs 2 --lr 0.02 --data-path ' .. data() .. ' --output-dir ' .. out)
     t.eq(status, 1, output)
     t.ok(output:find 'after step 4 of epoch 0; go on with' and output:find 'dlv3: a mask is broken', output)
-    t.eq(F.C.dlv3_path_kind(out .. '/best.pth'), 0)
+    t.eq(system.kind(out .. '/best.pth'), nil)
     output, status = script('train_voc', ('--quiet --resume %s/last.pth --max-steps 4 --output-dir %s/elsewhere'):format(out, out))
     t.eq(status, 0, output)
     t.ok(output:find '4 steps are done: %-%-max%-steps with more' and not output:find 'weights:', output)
     output, status = script('train_voc', ('--quiet --resume %s/last.pth --output-dir %s/elsewhere'):format(out, out))
     t.eq(status, 0, output)
-    t.eq(F.C.dlv3_path_kind(output:match 'weights: (%S+)'), 1)
+    t.eq(system.kind(output:match 'weights: (%S+)'), 'file')
   end)
 
   t.case('options of a checkpoint that do not fit are named', function()
@@ -191,7 +191,7 @@ end]], '--quiet --resume ' .. out .. '/last.pth')
     dlv3.save(folder .. '/odd.pth', saved)
     local output, status = script('train_voc', '--resume ' .. folder .. '/odd.pth')
     t.eq(status, 1)
-    t.ok(output:find('odd.pth was saved with options that do not fit: --epochs: must be at least 1, 0 came', 1, true), output)
+    t.ok(output:find('odd.pth was saved with options that do not fit: --epochs: expected a whole number from 1, got 0', 1, true), output)
   end)
 
   t.case('resuming with other options', function()
@@ -248,7 +248,7 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
     output, status = script('train_voc', '-b 1')
     t.ok(status == 2 and output:find 'two values a channel', output)
     output, status = script('train_voc', '--num-classes 300')
-    t.ok(status == 2 and output:find '%-%-num%-classes: must be at most 255, 300 came', output)
+    t.ok(status == 2 and output:find '%-%-num%-classes: expected a whole number from 1 to 255, got 300', output)
     output, status = script('validate', '--data-path ' .. data())
     t.eq(status, 2)
     t.ok(output:find('--weights', 1, true), output)
@@ -335,12 +335,12 @@ print(sorted(c)[:3], type(c['args']).__name__, c['args']['num_classes'], c['epoc
   end)
 
   t.case('the rates of the ASPP and the year of the data come from where they are given', function()
-    local models, train = require 'models', require 'dlv3.train'
+    local models, from_file = require 'models', require 'models.from_file'
     local path = folder .. '/rates.pth'
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, atrous_rates = {1, 2, 3}}
     dlv3.save(path, require 'dlv3.core.dict'.from{{'model', model:state_dict()}, {'args', require 'dlv3.core.dict'.from{{'atrous_rates', {1, 2, 3}}}}})
     local x = dlv3.randn{1, 3, 65, 65}
-    local y = dlv3.no_grad(function() return train.model_from(path):eval()(x).out end)
+    local y = dlv3.no_grad(function() return from_file.load(path):eval()(x).out end)
     t.eq(y, dlv3.no_grad(function() return model:eval()(x).out end))
     local output, status = script('validate', '--weights ' .. path .. ' --year 2007 --data-path ' .. data())
     t.eq(status, 1)

@@ -74,7 +74,7 @@ return function(t)
     t.error(function() (x * 2):requires_grad_(false) end, 'was computed from others')
   end)
 
-  t.case('a batch norm is made again for those that need its output, to the bit', function()
+  t.case('a batch norm is recomputed for the nodes that need its output, to the bit', function()
     local function gradients(dtype, activation, training, seen) -- through norms with and without a residual, at last norms of norms
       dlv3.manual_seed(1)
       local x = dlv3.randn{2, 6, 7, 5}:to(dtype):detach():requires_grad_()
@@ -121,7 +121,7 @@ return function(t)
     end
   end)
 
-  t.case('a batch norm whose output or input was changed is not made again wrongly', function()
+  t.case('a batch norm whose output or input was changed is not recomputed from the changed values', function()
     local x, w = dlv3.randn({2, 3, 4, 4}), dlv3.randn({2, 3, 1, 1}, {requires_grad = true})
     local scale = dlv3.ones({3}, {requires_grad = true})
     local function norm(v) return v:batch_norm(scale, nil, nil, nil, nil, {training = true, activation = 'relu'}) end

@@ -1,8 +1,10 @@
 -- test_checkpoint.lua - load_weights: wrappers, prefixes, other classes, ImageNet backbones, the report; training checkpoints.
 
 local dlv3 = require 'dlv3'
+local system = require 'dlv3.os'
 local checkpoint = require 'dlv3.checkpoint'
 local dict = require 'dlv3.core.dict'
+local from_file = require 'models.from_file'
 local models = require 'models'
 local train = require 'dlv3.train'
 
@@ -154,7 +156,7 @@ return function(t)
   t.case('training checkpoints', function()
     local folder = t.folder()
     local path = folder .. '/last.pth'
-    checkpoint.save(path, {model = state(names_and_shapes(21), 1), epoch = 2, rng = {5, 77}, args = {lr = 0.1}, optimizer = {state = dict.from {{0, {momentum_buffer = filled({4}, 2)}}}}})
+    dlv3.save(path, {model = state(names_and_shapes(21), 1), epoch = 2, rng = {5, 77}, args = {lr = 0.1}, optimizer = {state = dict.from {{0, {momentum_buffer = filled({4}, 2)}}}}})
     local value = checkpoint.load(path)
     t.eq(value.epoch, 2)
     t.eq(value.rng, {5, 77})
@@ -249,7 +251,7 @@ return function(t)
 
   t.case('no value of any field ends in an error without the file', function()
     local sound, model, sgd = training()
-    local spec = {{'base-size', 520, ''}, {'aux', true, ''}, {'model', 'deeplabv3_resnet50', '', choices = train.model_names}, {'lr', 0.1, '', type = 'number'}}
+    local spec = {{'base-size', 520, ''}, {'aux', true, ''}, {'model', 'deeplabv3_resnet50', '', choices = models.architectures}, {'lr', 0.1, '', type = 'number'}}
     local fields = {}
     local function collect(value, name)
       for k, v in dict.items(value) do
@@ -284,6 +286,23 @@ return function(t)
     t.ok(tried > 600, tried)
   end)
 
+  t.case('--lr beside --resume is the rate of each parameter group as it was made', function()
+    local optim = require 'dlv3.optim'
+    local sound, _, saved_sgd = training()
+    local function resumed(given)
+      local list = {}
+      for i, group in ipairs(saved_sgd.groups) do list[i] = {params = group.params, lr = 0.25 * 10 ^ i} end
+      local sgd = optim.SGD(list, {momentum = 0.5})
+      local progress = {next_epoch = 0, next_step = 0, steps_per_epoch = 4, loss_sum = 0, best = -1, history = {}}
+      train.restore(progress, sgd, train.load(sound), {resume = sound, lr = 0.25, momentum = 0.75}, given)
+      return sgd.groups[1].initial_lr, sgd.groups[1].momentum
+    end
+    local saved = train.load(sound).optimizer.param_groups[1]
+    t.eq({resumed{}}, {saved.initial_lr, saved.momentum})
+    t.eq({resumed{lr = true}}, {2.5, saved.momentum})
+    t.eq({resumed{momentum = true}}, {saved.initial_lr, 0.75})
+  end)
+
   t.case('what does not fit the model, the optimiser or the options names the file', function()
     local sound, model, sgd = training()
     local saved = train.load(sound)
@@ -291,10 +310,11 @@ return function(t)
     t.error(function() train.restore_model(model, saved, sound) end, 'sound.pth: load_state_dict: .*weight: the file has %[2, 4%], the model %[2, 3%]')
     saved.optimizer.param_groups[2] = saved.optimizer.param_groups[1]
     t.error(function() train.restore({}, sgd, saved, {resume = sound}, {}) end, 'sound.pth: SGD: the state has 2 parameter groups')
-    local spec = {{'base-size', 520, ''}, {'aux', true, ''}, {'model', 'deeplabv3_resnet50', '', choices = train.model_names}, {'lr', 0.1, '', type = 'number'}}
+    local spec = {{'base-size', 520, ''}, {'aux', true, ''}, {'model', 'deeplabv3_resnet50', '', choices = models.architectures}, {'lr', 0.1, '', type = 'number'}}
     local function options() return {base_size = 520, aux = true, model = 'deeplabv3_resnet50', lr = 0.1, resume = sound} end
     for _, case in ipairs{{'base_size', 'abc', "--base-size: expected a whole number, got 'abc'"}, {'base_size', {1}, '--base-size: expected a whole number, got a list'},
-                          {'aux', 1, '--aux: expected true or false, got 1'}, {'lr', '1', "--lr: expected a number, got '1'"}, {'model', 3, '--model: expected a text, got 3'}} do
+                          {'aux', 1, '--aux: expected true or false, got 1'}, {'lr', '1', "--lr: expected a number, got '1'"},
+                          {'model', 3, '--model: expected one of deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, got 3'}} do
       saved = train.load(sound)
       saved.args[case[1]] = case[2]
       local ok, message = pcall(train.inherit, options(), {}, saved, spec)
@@ -310,16 +330,16 @@ return function(t)
     local head = weights['classifier.4.weight']
     for _, case in ipairs{{head:sum(), '[]'}, {dlv3.zeros{0, 256, 1, 1}, '[0, 256, 1, 1]'}, {head:narrow(1, 1, 1):expand(1000000, 256, 1, 1), '[1000000, 256, 1, 1]'},
                           {dlv3.zeros{300, 256, 1, 1}, '[300, 256, 1, 1]'}, {3, '3'}} do
-      local before = require 'dlv3.core.ffi'.C.dlv3_peak_rss()
+      local before = system.peak_memory()
       weights['classifier.4.weight'] = case[1]
       -- saved whole, a million classes would take a gigabyte: the reader is given what it makes of an expanded tensor
       local load = require 'dlv3.io.files'.load
       require 'dlv3.io.files'.load = function() return weights end
-      local ok, message = pcall(train.model_from, path)
+      local ok, message = pcall(from_file.load, path)
       require 'dlv3.io.files'.load = load
       t.ok(not ok and message:find('head.pth: classifier.4.weight: expected sizes [classes, 256, 1, 1] with 1 to 256 classes (a pixel of a class map is a byte), got ', 1, true), tostring(message))
       t.ok(message:find(case[2], 1, true), message)
-      t.ok(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss() - before) < 2 ^ 27)
+      t.ok(tonumber(system.peak_memory() - before) < 2 ^ 27)
     end
   end)
 
@@ -327,13 +347,13 @@ return function(t)
     local path = t.folder() .. '/args.pth'
     local weights = models.deeplabv3_mobilenet_v3_large{num_classes = 2}:state_dict()
     for _, case in ipairs{{'base_size', 'abc', "args.base_size: expected a whole number from 8, got 'abc'; give --base-size, or"}, {'base_size', {1, 2}, 'got a list; give --base-size, or'},
-                          {'atrous_rates', 3, 'args.atrous_rates: expected a list, got 3; or save the weights alone'}, {'output_stride', 5, 'output_stride must be one of 16'}} do
+                          {'atrous_rates', 3, 'args.atrous_rates: expected a list, got 3; or save the weights alone'}, {'output_stride', 5, 'output_stride: expected 16 or 32, got 5'}} do
       dlv3.save(path, {model = weights, args = {[case[1]] = case[2]}})
-      local ok, message = pcall(train.model_from, path)
+      local ok, message = pcall(from_file.load, path)
       t.ok(not ok and message:find('args.pth: ', 1, true) and message:find(case[3], 1, true), tostring(message))
     end
     dlv3.save(path, {model = weights, args = {base_size = 'abc', year = dlv3.none}})
-    local _, args = train.model_from(path, {base_size = true})
+    local _, args = from_file.load(path, {base_size = true})
     t.eq(dict.size(args), 0)
   end)
 
@@ -387,11 +407,11 @@ return function(t)
     local path, weights = t.folder() .. '/prefixed.pth', dict.new()
     for name, x in dict.items(small:state_dict()) do weights['net.module.' .. name] = x end
     dlv3.save(path, {model = dict.from{{'unet.weight', filled({1}, 1)}, {'unet.bias', filled({1}, 1)}}, model_ema = weights})
-    t.error(function() train.model_from(path) end,
+    t.error(function() from_file.load(path) end,
             'not the weights of a DeepLabV3.*the file has unet.weight, unet.bias.*%-%-weights%-key NAME takes another part of it; weights are in model, model_ema')
     local print_, printed = print, nil
     rawset(_G, 'print', function(report) printed = tostring(report) end)
-    local ok, model = pcall(train.model_from, path, nil, 'model_ema')
+    local ok, model = pcall(from_file.load, path, nil, 'model_ema')
     rawset(_G, 'print', print_)
     t.ok(ok, tostring(model))
     t.ok(printed:find("its 'model_ema', without the prefix 'net.module.'", 1, true), printed)

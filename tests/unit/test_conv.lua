@@ -2,13 +2,13 @@
 -- weight, kernels cropped to the taps that meet the map, gradients of frozen layers, numbers of threads.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 
 return function(t)
   local function reference(fn)
-    F.check(F.C.dlv3_set_impl('ref'))
+    runtime.set_implementation('ref')
     local y = fn()
-    F.check(F.C.dlv3_set_impl(''))
+    runtime.set_implementation('')
     return y
   end
 
@@ -25,12 +25,12 @@ return function(t)
       w:mul_(2)
       agrees(x, w, {padding = 1}, 'changed in place')
       local bytes = dlv3.randn({6, 8, 3, 3}):to(dtype):tobytes()
-      F.check(F.C.dlv3_tensor_from_bytes(w.p, bytes, #bytes))
+      runtime.set_bytes(w, bytes)
       agrees(x, w, {padding = 1}, 'read from bytes')
       w:narrow(1, 1, 3):fill_(1)
       agrees(x, w, {padding = 1}, 'changed through a view')
       local arena = dlv3.zeros({1000}, {dtype = dtype})
-      F.check(F.C.dlv3_tensor_rebase(w.p, arena.p, 64))
+      runtime.rebase(w, arena, 64)
       agrees(x, w, {padding = 1}, 'moved into an arena')
       arena:add_(0.5)
       agrees(x, w, {padding = 1}, 'changed through its arena')
@@ -132,13 +132,13 @@ return function(t)
                          {height = 40, width = 40, c = 520, k = 40, dilation = 24, most = 2e-6}} do
     t.case(('winograd, %d channels, dilation %d: error below %g of the norm'):format(case.c, case.dilation, case.most), function()
       local function all(impl, dtype)
-        F.check(F.C.dlv3_set_impl(impl))
+        runtime.set_implementation(impl)
         dlv3.manual_seed(5)
         local h, w = case.height, case.width
         local x, taps, g = dlv3.randn{2, case.c, h, w}:to(dtype), dlv3.randn{case.k, case.c, 3, 3}:to(dtype), dlv3.randn{2, case.k, h, w}:to(dtype)
         local grad_w, attrs = dlv3.zeros_like(taps), {padding = case.dilation, dilation = case.dilation}
         local function ran(op, y)
-          t.eq(F.string(F.C.dlv3_op_chosen(dlv3.ops[op].id)), impl, op)
+          t.eq(runtime.chosen(dlv3.ops[op]), impl, op)
           return y
         end
         x:conv2d_backward_weight(g, grad_w, nil, attrs)
@@ -156,7 +156,7 @@ return function(t)
   end
 
   t.case('another number of threads gives the same bits', function()
-    local threads = F.C.dlv3_num_threads()
+    local threads = dlv3.num_threads()
     -- {x, w, options}: tiles, windows of few channels, Winograd, pixels in parts, atrous, Winograd of 5 x 5 outputs, strided, depthwise
     local convs = {
       {{2, 24, 17, 15}, {40, 24, 3, 3}, {padding = 1}}, {{2, 3, 33, 31}, {16, 3, 3, 3}, {stride = 2, padding = 1}}, {{2, 48, 40, 40}, {48, 48, 3, 3}, {padding = 2, dilation = 2}},
@@ -170,7 +170,7 @@ return function(t)
         local x, w = dlv3.randn(c[1]):to(dtype), dlv3.randn(c[2])
         local first
         for _, n in ipairs{1, 3, 2} do
-          F.check(F.C.dlv3_set_num_threads(n))
+          dlv3.num_threads(n)
           local x2, w2 = x:clone():requires_grad_(), w:clone():requires_grad_()
           local y = x2:conv2d(w2, c[3])
           y:backward(y:detach())
@@ -180,7 +180,7 @@ return function(t)
         end
       end
     end
-    F.check(F.C.dlv3_set_num_threads(threads))
+    dlv3.num_threads(threads)
   end)
 
   t.case('matmul of the same data in every form', function()

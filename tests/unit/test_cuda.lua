@@ -2,7 +2,6 @@
 -- what is particular to devices.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
 
 -- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, the last parameter, and the loss scale of f16.
 local function train(training_step, device, dtype, compiled)
@@ -151,11 +150,11 @@ local function devices(t, gpu, library_played)
         if library_played then t.ok(rounded > 1e-3 and rounded < 5e-2, 'off by ' .. rounded) end
       end
     end
-    t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: must be true or false, 1 came')
+    t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: expected true or false, got 1')
     local benchmark = dlv3.cudnn_benchmark()
     t.eq({dlv3.cudnn_benchmark(true), dlv3.cudnn_benchmark(), dlv3.cudnn_benchmark(false), dlv3.cudnn_benchmark()}, {true, true, false, false})
     dlv3.cudnn_benchmark(benchmark)
-    t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: must be true or false, on came')
+    t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: expected true or false, got on')
   end)
 
   t.case('--own-kernels: of no library', function()
@@ -392,7 +391,7 @@ return function(t)
   if t.own_kernels then return dofile(t.directory .. '/harness.lua').run_own_kernels(t, {'conv', 'norm', 'loss', 'pool', 'reduce'}, 'cuda:0') end
   local tf32 = dlv3.allow_tf32()
   dlv3.allow_tf32(false) -- results are compared to the digits of f32
-  devices(t, gpu, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
+  devices(t, gpu, dlv3.devices().cuda:find 'playing' ~= nil)
   if gpu.library_exists then
     other_machines(t, gpu.library)
     cudnn_engines(t, gpu.library)

@@ -2,6 +2,7 @@
 
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 local models = require 'models'
 local optim = require 'dlv3.optim'
 local host = require 'dlv3.host'
@@ -20,7 +21,10 @@ return function(t)
     return
   end
 
-  local function graphs() return {captures = tonumber(F.C.dlv3_graph_captures()), launches = tonumber(F.C.dlv3_graph_launches())} end
+  local function graphs()
+    local now = runtime.graphs()
+    return {captures = now.captures, launches = now.launches}
+  end
   -- Captures and launches of fn().
   local function counted(fn)
     local before = graphs()
@@ -126,7 +130,7 @@ return function(t)
     for _ = 1, 5 do same 'the arena moved' end
     captures, launches = counted(function()
       for _ = 1, 12 do same 'again' end
-      F.C.dlv3_memory_flush(1)
+      runtime.flush(1)
       for _ = 1, 12 do same 'after a flush' end
     end)
     t.ok(captures >= 1 and launches > 12, ('%d captures, %d launches'):format(captures, launches))
@@ -154,7 +158,7 @@ return function(t)
     local a = dlv3.zeros({3}, {device = 'cuda'})
     local captures, launches = counted(function() for i = 1, 4 do t.eq(add(a):to('cpu'), dlv3.full({3}, 2 * i)) end end)
     t.eq({captures, launches}, {0, 0})
-    t.ok(F.string(F.C.dlv3_graph_refused()):find 'changes an argument in place', F.string(F.C.dlv3_graph_refused()))
+    t.ok(runtime.graphs().refused:find 'changes an argument in place', runtime.graphs().refused)
     local both = dlv3.compile(function(p, q) return p - q end)
     local x = dlv3.arange(0, 60):float():to('cuda')
     captures, launches = counted(function()
@@ -301,7 +305,7 @@ return function(t)
   -- Other work with the model between the steps: prepared weights are made outside of the graph too.
   local function forward(i, model, x)
     dlv3.no_grad(function() model:logits(x) end)
-    if i == 4 then F.C.dlv3_memory_flush(1) end
+    if i == 4 then runtime.flush(1) end
   end
 
   t.case('a step is queued without a wait, from the second replay on, and its loss read later', function()
@@ -348,10 +352,10 @@ return function(t)
   local function apart(environment)
     if gpu then t.skip 'only on the played device' end
     local code = [[
-local F, x, w = require "dlv3.core.ffi", dlv3.randn{1, 3, 9, 9}:to "cuda", dlv3.randn{4, 3, 3, 3}:to "cuda"
+local runtime, x, w = require "dlv3.core.runtime", dlv3.randn{1, 3, 9, 9}:to "cuda", dlv3.randn{4, 3, 3, 3}:to "cuda"
 local fast, right = dlv3.compile(function(v) return v:conv2d(w) end), true
 for i = 1, 4 do right = right and fast(x + i):to("cpu"):equal((x + i):conv2d(w):to("cpu")) end
-print(right, tonumber(F.C.dlv3_graph_captures()), tonumber(F.C.dlv3_graph_launches()), F.string(F.C.dlv3_graph_refused()))]]
+print(right, runtime.graphs().captures, runtime.graphs().launches, runtime.graphs().refused)]]
     return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s' -e '%s' 2>&1"):format(device.library, environment, host.executable, code))
   end
 

@@ -2,13 +2,13 @@
 -- which it has only the properties (tests/cudnn/plans.cpp). Nothing is run.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local system = require 'dlv3.os'
 local models = require 'models'
 local convolutions = require 'bench.convolutions'
 
 return function(t)
   local program = t.directory .. '/../build/cudnn_plans'
-  local missing = F.C.dlv3_path_kind(program) ~= 1 and 'no cuDNN from 9.8 on' or nil
+  local missing = not system.is_file(program) and 'no cuDNN from 9.8 on' or nil
   local FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT = 0, 1, 2
 
   -- Every problem's answer: {engine =, workspace = bytes}, or {} where cuDNN has none.

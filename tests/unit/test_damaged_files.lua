@@ -1,6 +1,8 @@
 -- test_damaged_files.lua - weight files that are damaged, absurd or made to do harm: the message, and what it costs to get there.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
 local zip = require 'dlv3.io.zip'
@@ -51,7 +53,7 @@ return function(t)
     refused('c__builtin__\n__import__\n.', 'refuses __builtin__.__import__')
     refused('ctorch._utils\n_rebuild_tensor_v2\n.', 'holds an object of the class torch._utils._rebuild_tensor_v2')
     refused('\130\1.', 'an extension registry')
-    t.eq(require 'dlv3.core.ffi'.C.dlv3_path_kind(mark), 0)
+    t.eq(system.kind(mark), nil)
   end)
 
   t.case('any nan of a file is a number', function() -- LuaJIT takes the bits of some for nil, or for objects
@@ -160,10 +162,10 @@ return function(t)
   t.case('small files take little memory and time, whatever they say', function()
     local folder, binary = t.folder(), require('dlv3.host').executable
     write(folder .. '/load.lua', [==[
-local dlv3, F = require 'dlv3', require 'dlv3.core.ffi'
-local base, begin = tonumber(F.C.dlv3_peak_rss()), dlv3.now()
+local dlv3, system = require 'dlv3', require 'dlv3.os'
+local base, begin = system.peak_memory(), dlv3.now()
 local ok, result = pcall(dlv3.load, arg[1])
-local bytes = tonumber(F.C.dlv3_peak_rss()) - base
+local bytes = system.peak_memory() - base
 print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv3.now() - begin))
 ]==])
     -- mebibytes: what was measured, and half of it again
@@ -301,7 +303,7 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
     local x = dlv3.empty({1300000}, {dtype = 'u8'})
     reader:read_tensor(x, 0)
     t.eq(reader:crc(), whole)
-    t.eq(F.string(F.cast('char *', F.C.dlv3_tensor_address(x.p)), 1300000), text:rep(1000))
+    t.eq(F.string(F.cast('char *', runtime.address(x)), 1300000), text:rep(1000))
     reader:close()
   end)
 

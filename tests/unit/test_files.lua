@@ -1,6 +1,7 @@
 -- test_files.lua - dlv3.load and dlv3.save: the containers of PyTorch, safetensors, torch itself (golden/make_files.py makes the fixtures).
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
 local json = require 'dlv3.io.json'
@@ -67,8 +68,7 @@ return function(t)
 
   t.case('tensors of one storage share it', function()
     for _, name in ipairs {'files_zip.pth', 'files_stream.pth'} do
-      local F, d = require 'dlv3.core.ffi', dlv3.load(golden .. name)
-      local function address(x) return tonumber(F.C.dlv3_tensor_address(x.p)) end
+      local d, address = dlv3.load(golden .. name), runtime.address
       t.eq(address(d.view) - address(d.base), 16)
       t.eq(address(d.strided) - address(d.base), 4)
       t.eq(address(d.tied), address(d['conv.weight']))

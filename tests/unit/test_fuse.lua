@@ -1,9 +1,9 @@
 -- test_fuse.lua - model:fuse(): the same results, the weights in memory once, and what it refuses.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local nn = require 'dlv3.nn'
 local models = require 'models'
-local F = require 'dlv3.core.ffi'
 
 return function(t)
   -- Statistics and factors as after a training, so that folding has something to do.
@@ -61,9 +61,9 @@ return function(t)
     t.eq(conv.weight, plain)
     net(x)
     for _, impl in ipairs {'direct', 'ref', 'onednn', 'direct'} do
-      F.check(F.C.dlv3_set_impl(impl))
+      runtime.set_implementation(impl)
       local again = net(x)
-      F.check(F.C.dlv3_set_impl '')
+      runtime.set_implementation('')
       t.close(again, y, 1e-5, 1e-4, impl)
       t.eq(conv.weight, plain, impl)
     end
@@ -116,7 +116,7 @@ return function(t)
   t.case('what is refused', function()
     local net = settled(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))):fuse()
     local v = dlv3.ones{1, 4, 2, 2}
-    t.error(function() return net[2](net[1](v), v) end, 'a residual can not be added after it was folded into its convolution: write bn:after')
+    t.error(function() return net[2](net[1](v), v) end, 'it was folded into its convolution, which has to add the residual: write bn:after')
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 3}
     t.error(function() model:fuse() end, "test_fuse.lua:%d+: fuse: 'backbone.0.1' is in training mode, .*model:eval%(%):fuse%(%)")
     model:eval():fuse()

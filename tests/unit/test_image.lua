@@ -2,6 +2,7 @@
 -- against Pillow itself where it is there.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local F = require 'dlv3.core.ffi'
 local image = require 'dlv3.vision.image'
 
@@ -106,7 +107,7 @@ return function(t)
     t.error(function() image.read_mask(golden .. 'rgb16.png') end, 'rgb16.png: an RGB mask')
     t.error(function() image.read_mask(golden .. 'grey16.png') end, 'grey16.png: a grey mask of 16 bits; labels have 8.-Image.fromarray')
     t.error(function() image.read_mask(golden .. 'grey_alpha.png') end, 'grey_alpha.png: a grey mask with transparency')
-    t.error(function() image.read_mask(golden .. '420.jpg') end, '420.jpg: a JPEG as mask: its compression changes the class numbers')
+    t.error(function() image.read_mask(golden .. '420.jpg') end, '420.jpg: the mask is a JPEG, whose compression changes the class numbers')
   end)
 
   t.case('resizing as Pillow does', function()
@@ -219,7 +220,7 @@ return function(t)
     t.close(image.read(folder .. '/a.jpg'):to('f32'):mean(), x:to('f32'):mean(), 0, 3)
     t.eq((t.run('ls -A ' .. folder)), 'a.jpg\na.png\ngrey.png\np.png\nq.png\n') -- no temporary files
     t.error(function() image.write_png(folder .. '/none/a.png', x) end, '/none/a.png')
-    t.error(function() image.write_jpeg(folder .. '/a.jpg', x, {quality = 0}) end, 'quality must be within 1..100, 0 came')
+    t.error(function() image.write_jpeg(folder .. '/a.jpg', x, {quality = 0}) end, 'expected a quality of 1 to 100, got 0')
     t.error(function() image.write_jpeg(folder .. '/a.jpg', labels) end, 'expected u8 %[3,h,w%]')
     t.error(function() image.write_png(folder .. '/b.png', x, image.voc_palette()) end, 'expected u8 %[h,w%]')
     t.error(function() image.write_png(folder .. '/b.png', labels, {{1, 2, 256}}) end, 'color 1 is not {r, g, b} of 0..255')
@@ -231,10 +232,10 @@ return function(t)
     t.error(function() image.read(folder .. '/none.jpg') end, '/none.jpg: can not be read: No such file')
     t.error(function() image.read(folder) end, ': is a folder')
     t.error(function() image.read(write_file(folder .. '/empty.jpg', '')) end, '/empty.jpg: the file is empty')
-    t.error(function() image.read(write_file(folder .. '/a.jpg', '<html>')) end, '/a.jpg: neither JPEG nor PNG; it looks like a web page')
-    t.error(function() image.read(write_file(folder .. '/b.jpg', 'GIF89a')) end, 'it looks like a GIF')
-    t.error(function() image.read(write_file(folder .. '/c.jpg', 'abcdefgh')) end, 'it begins with the bytes 61 62 63 64')
-    t.error(function() image.read_mask(folder .. '/c.jpg') end, 'it begins with the bytes 61 62 63 64')
+    t.error(function() image.read(write_file(folder .. '/a.jpg', '<html>')) end, '/a.jpg: expected a JPEG or PNG file; this looks like a web page')
+    t.error(function() image.read(write_file(folder .. '/b.jpg', 'GIF89a')) end, 'this looks like a GIF')
+    t.error(function() image.read(write_file(folder .. '/c.jpg', 'abcdefgh')) end, 'this begins with the bytes 61 62 63 64')
+    t.error(function() image.read_mask(folder .. '/c.jpg') end, 'this begins with the bytes 61 62 63 64')
     t.error(function() image.read(nil) end, 'a file name was expected, a nil came')
     write_file(folder .. '/png.jpg', read_file(golden .. 'rgb.png'))
     t.eq(image.read(folder .. '/png.jpg'), image.read(golden .. 'rgb.png')) -- by content
@@ -285,12 +286,12 @@ return function(t)
     return whole:sub(1, 33) .. more .. whole:sub(34)
   end
 
-  local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) -- they need memory of their own
+  local sanitized = runtime.is_sanitized() -- they need memory of their own
 
   -- Reads a file in a process of its own: what it says, and its peak memory in bytes (0 under sanitizers).
   local function read_apart(path)
     local program = t.folder() .. '/read.lua'
-    write_file(program, ("print(pcall(require 'dlv3.vision.image'.read, %q)) print(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss()))"):format(path))
+    write_file(program, ("print(pcall(require 'dlv3.vision.image'.read, %q)) print(require 'dlv3.os'.peak_memory())"):format(path))
     local output = t.run(("'%s' %s"):format(require('dlv3.host').executable, program))
     return output, sanitized and 0 or tonumber(output:match '(%d+)\n$')
   end
@@ -451,8 +452,7 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
 
   t.case('counting labels', function()
     local mask = dlv3.tensor({{0, 3, 3}, {255, 3, 0}}, {dtype = 'u8'})
-    local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
-    F.check(F.C.dlv3_mask_count(counts, first, mask.p))
+    local counts, first = image.count_labels(mask)
     t.eq({tonumber(counts[0]), tonumber(counts[3]), tonumber(counts[255]), tonumber(counts[7])}, {2, 3, 1, 0})
     t.eq({tonumber(first[0]), tonumber(first[3]), tonumber(first[255]), tonumber(first[7])}, {0, 1, 3, -1})
   end)

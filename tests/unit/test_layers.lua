@@ -200,8 +200,7 @@ return function(t)
   end)
 
   t.case('results do not depend on the number of threads', function()
-    local F = require 'dlv3.core.ffi'
-    local threads = F.C.dlv3_num_threads()
+    local threads = dlv3.num_threads()
     local function everything()
       dlv3.manual_seed(5)
       local x = dlv3.randn({2, 19, 37, 41}, {requires_grad = true})
@@ -216,14 +215,14 @@ return function(t)
       dlv3.no_grad(function() z:upsample_argmax{size = {150, 170}}:confusion_matrix(target, hist) end)
       return {loss:detach(), x.grad, w.grad, mean, var, hist}
     end
-    F.check(F.C.dlv3_set_num_threads(1))
+    dlv3.num_threads(1)
     local one = everything()
     for _, n in ipairs{2, 5} do
-      F.check(F.C.dlv3_set_num_threads(n))
+      dlv3.num_threads(n)
       local several = everything()
       for i = 1, #one do t.eq(several[i], one[i], 'result ' .. i .. ' with ' .. n .. ' threads') end
     end
-    F.check(F.C.dlv3_set_num_threads(threads))
+    dlv3.num_threads(threads)
     t.eq(one[6]:sum():item(), 2 * 150 * 170)
   end)
 end

@@ -3,6 +3,7 @@
 -- strides and overlapping operands must not change.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local F = require 'dlv3.core.ffi'
 
 return function(t)
@@ -265,11 +266,7 @@ return function(t)
 
   -- The vectors of the paper's authors (Random123 kat_vectors): counter, key, the first two words as 53 bits.
   t.case('Philox 4x32-10 gives its published numbers', function()
-    local out = F.new('double[1]')
-    local function first(key, low, high)
-      F.C.dlv3_random(out, 1, key, high, low)
-      return out[0]
-    end
+    local function first(key, low, high) return runtime.random(1, key, high, low)[0] end
     local function of_words(a, b) return (a * 2 ^ 21 + math.floor(b / 2 ^ 11)) / 2 ^ 53 end
     t.eq(first(0, 0, 0), of_words(0x6627e8d5, 0xe169c58d))
     t.eq(first(-1ULL, -1ULL, -1ULL), of_words(0x408f276d, 0x41c83b0e))
@@ -304,21 +301,21 @@ return function(t)
   end)
 
   t.case('fills and dropout: by seed and position alone, whatever layout, dtype, threads', function()
-    local threads = F.C.dlv3_num_threads()
+    local threads = dlv3.num_threads()
     local function all()
       dlv3.manual_seed(9)
       local x = dlv3.randn{2, 5, 67, 31}
       local y = x:dropout{p = .3}
       return {x, y, y:gt(0), dlv3.rand{100001}, dlv3.randint(0, 1000, {5, 7, 13}), x:sum(), x:mean{axes = {3, 4}}, x:var{axes = 2}}
     end
-    F.check(F.C.dlv3_set_num_threads(1))
+    dlv3.num_threads(1)
     local one = all()
     for _, n in ipairs{2, 5} do
-      F.check(F.C.dlv3_set_num_threads(n))
+      dlv3.num_threads(n)
       local several = all()
       for i = 1, #one do t.eq(several[i], one[i], 'result ' .. i) end
     end
-    F.check(F.C.dlv3_set_num_threads(threads))
+    dlv3.num_threads(threads)
     dlv3.manual_seed(9)
     t.eq(dlv3.empty{2, 31, 67, 5}:permute(1, 4, 3, 2):normal_():clone(), one[1], 'a strided view, the same numbers')
     local function mask(dtype)

@@ -1,7 +1,7 @@
 -- autograd.lua - backward, no_grad, scope, and ops written in Lua.
 --
--- The tape is C's (runtime/core/autograd.c). A Lua function on it is a number there; its closure waits here until the node
--- is gone. C never calls Lua: backward hands the gradients over and is resumed.
+-- The tape is C's (runtime/core/tape.c, backward.c). A Lua function on it is a number there; its closure is kept here
+-- until the node is freed. C never calls Lua: backward returns the gradients and is resumed.
 
 local F = require 'dlv3.core.ffi'
 local module_path = require 'dlv3.core.module_path'

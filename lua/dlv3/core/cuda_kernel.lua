@@ -5,7 +5,7 @@
 -- template's T, a macro) is left to the caller and the compiler. The rest is C's: runtime/program/kernel.c, kernels/cuda/nvrtc.cu.
 
 local F = require 'dlv3.core.ffi'
-local options_table = require 'dlv3.core.options_table'
+local expect = require 'dlv3.core.expect'
 local suggest = require 'dlv3.core.suggest'
 local tensor = require 'dlv3.core.tensor'
 local C, raise, is_tensor = F.C, F.raise, F.is_tensor
@@ -126,7 +126,7 @@ local function extent(what, name, v)
   local out, list = F.new('int64_t[3]', 1, 1, 1), type(v) == 'number' and {v} or v
   if type(list) ~= 'table' or #list < 1 or #list > 3 then raise(('%s: %s is a number or {x, y, z}'):format(what, name)) end
   for i, n in ipairs(list) do
-    options_table.count(what, name, n, name == 'grid' and 0 or 1)
+    expect.argument(what, name, n, expect.whole(name == 'grid' and 0 or 1))
     out[i - 1] = n
   end
   return out
@@ -139,8 +139,7 @@ local most = tonumber(C.DLV3_MAX_SLOTS)
 local function launch(kernel, grid, block, n, args)
   local what, params, options = kernel.name, kernel.parameters, args[n]
   if type(options) == 'table' and options[1] == nil then n = n - 1 else options = nil end
-  local o = options_table(what, {shared = 0}, options)
-  options_table.count(what, 'shared', o.shared, 0)
+  local o = expect.options(what, {shared = {0, expect.whole(0)}}, options)
   if params and n ~= #params then
     local texts = {}
     for i, p in ipairs(params) do texts[i] = p.text end
@@ -170,7 +169,7 @@ end
 -- option device ('cuda'), and for another device when tensors of it come. docs/cuda_kernels.md has examples.
 function M.cuda_kernel(source, name, options)
   if type(source) ~= 'string' or type(name) ~= 'string' then raise "cuda_kernel: takes the source and the kernel's name, as in dlv3.cuda_kernel(source, 'add')" end
-  local o = options_table('cuda_kernel', {device = 'cuda'}, options)
+  local o = expect.options('cuda_kernel', {device = {'cuda', expect.text}}, options)
   local names, found = kernels_of(source)
   local base = name:match '([%a_][%w_]*)%s*$' or name:match '([%a_][%w_]*)%s*<' or name
   if found[base] == nil and not source:find '#%s*define' then

@@ -9,14 +9,12 @@ local M = {}
 
 local most_masks, most_photos, most_seconds = 64, 4, 2
 
-local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
-
 -- 'object': a pixel has the number of a class beside the background; 'void': no pixel counts (255); else 'background'. nil: the
 -- mask can not be read, which the loader reports when its turn comes.
 local function kind_of(path)
   local ok, mask = pcall(image.read_mask, path)
   if not ok then return nil end
-  F.check(C.dlv3_mask_count(counts, first, mask.p))
+  local counts = image.count_labels(mask)
   local others = mask:numel() - tonumber(counts[0]) - tonumber(counts[255])
   mask:release()
   return others > 0 and 'object' or counts[0] == 0 and 'void' or 'background'

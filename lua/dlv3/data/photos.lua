@@ -2,6 +2,7 @@
 
 local F = require 'dlv3.core.ffi'
 local files = require 'dlv3.io.files'
+local system = require 'dlv3.os'
 
 local M = {}
 
@@ -18,7 +19,7 @@ end
 local photo_kinds = {['.jpg'] = true, ['.jpeg'] = true, ['.png'] = true}
 
 local function kind_of(path)
-  if F.C.dlv3_path_kind(path) == 2 then return 'folder' end
+  if system.is_directory(path) then return 'folder' end
   local extension = path:match '%.(%w+)$'
   return extension and '.' .. extension:lower() or 'without extension'
 end
@@ -40,7 +41,7 @@ end
 function M.find(list)
   local photos, empty, others = {}, {}, {}
   for _, path in ipairs(list) do
-    if F.C.dlv3_path_kind(path) == 2 then
+    if system.is_directory(path) then
       local before, left_out = #photos, add_folder(photos, path)
       if next(left_out) then
         others[#others + 1] = ('%s: left out: %s (JPEG and PNG files are read, folders within a folder are not searched)')

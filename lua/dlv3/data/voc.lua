@@ -7,6 +7,7 @@
 --   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (optional; or DIR/)
 
 local F = require 'dlv3.core.ffi'
+local expect = require 'dlv3.core.expect'
 local files = require 'dlv3.io.files'
 local lists = require 'dlv3.data.list'
 local suggest = require 'dlv3.core.suggest'
@@ -222,29 +223,28 @@ function M.is_voc(set)
   return true
 end
 
-local known = {root = true, split = true, year = true, masks = true, check = true}
+local spec = {
+  root = expect.value('the folder that holds VOCdevkit', function(v) return type(v) == 'string' end),
+  split = {'train', expect.text}, masks = true, check = true,
+  year = {'2012', expect.value('a year', function(v) return type(v) == 'string' or type(v) == 'number' end)},
+}
 
--- {root = DIR, split = 'train', year = '2012'}; masks = false: photos only; check = false: without a look whether every
--- file is there. Returns a data set, also with ids, list (its path), base, missing (at most 10000 files, {path, line of the list,
--- what may be wrong with that}), and class_names with class_names_path (nil without the file).
+-- voc{root = DIR, split = 'train', year = '2012', masks = true, check = true}: a data set.
+-- root: the folder that holds VOCdevkit. masks = false: photos only. check = false: without checking that every file is
+-- there. It has size, files(i), ids, list (its path), base, missing (at most 10000 files, {path, line of the list, what may
+-- be wrong with that}), and class_names with class_names_path (nil without the file).
 function M.open(options)
-  if type(options) ~= 'table' then raise("data.voc: takes a table, as in data.voc{root = 'data', split = 'train'}") end
-  local names = {}
-  for name in pairs(known) do names[#names + 1] = name end
-  for name in pairs(options) do
-    if not known[name] then raise(("data.voc: no option '%s'%s (has: root, split, year, masks, check)"):format(tostring(name), suggest.text(tostring(name), names))) end
-  end
-  if type(options.root) ~= 'string' then raise("data.voc: root, the folder that holds VOCdevkit, must be given") end
-  local year = tostring(options.year or '2012')
-  local base, root = find_base(options.root, year)
-  local list, with_masks = split_path(base, options.split or 'train'), options.masks ~= false
+  local o = expect.options('data.voc', spec, options)
+  local year = tostring(o.year)
+  local base, root = find_base(o.root, year)
+  local list, with_masks = split_path(base, o.split), o.masks
   local text, ids = lists.read(list), {}
   for line in lists.lines(text) do ids[#ids + 1] = line end
   if #ids == 0 then raise(("data.voc: the list '%s' is empty"):format(list)) end
   local above = {base, root, root .. '/VOCdevkit'}
   local place = {base = base, photos = {base .. '/JPEGImages', unpack(above)}, masks = {base .. '/SegmentationClass', unpack(above)}}
   local places, missing = locate(place, ids, with_masks)
-  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', missing = missing}
+  local set = {size = #ids, ids = ids, list = list, base = base, split = o.split, missing = missing}
   set.class_names, set.class_names_path = M.names_of(root, year)
   function set.files(i)
     local found = places[i]
@@ -252,7 +252,7 @@ function M.open(options)
     return place.photos[1] .. '/' .. ids[i] .. (found or '.jpg'), with_masks and place.masks[1] .. '/' .. ids[i] .. '.png' or nil
   end
   if #missing > 0 then name_lines(missing, text) end
-  if options.check ~= false and #missing > 0 then
+  if o.check and #missing > 0 then
     local count = #missing < most_missing and '' or 'at least '
     local more = #missing > 1 and (' (and %s%d more; scripts/check_data.lua lists them)'):format(count, #missing - 1) or ''
     raise(("data.voc: '%s' is missing; line %d of '%s' asks for it%s%s"):format(missing[1][1], missing[1][2], list, missing[1][3], more))

@@ -7,6 +7,7 @@
 local F = require 'dlv3.core.ffi'
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
+local expect = require 'dlv3.core.expect'
 local files = require 'dlv3.io.files'
 local suggest = require 'dlv3.core.suggest'
 local opaque = require 'dlv3.io.opaque'
@@ -34,6 +35,7 @@ local function first_keys(d, n)
   return #list > 0 and table.concat(list, ', ') or 'none'
 end
 
+-- The first four names of a dict, for messages.
 function M.first_names(d) return first_keys(d, 4) end
 
 -- The dict of tensors in value, at most `depth` wrappers deep, and the path of keys to it ("model"). A wrapper goes before the
@@ -302,6 +304,9 @@ local function take(model, fitting)
   end
 end
 
+local text = expect.optional(expect.text)
+local load_spec = {prefix = text, name = text, key = text, take = false}
+
 -- Loads weights into a model: source is a file's name or a dict. What fits is copied, the rest is reported.
 -- options: prefix = what to put before the file's names (default: whatever fits best, such as 'backbone.' for the
 -- ImageNet files of classifiers), name = what to call a dict in messages, take = the model may keep the dict's own
@@ -309,10 +314,7 @@ end
 -- Returns a report: loaded, missing, unexpected (lists of names), skipped (list of {name, reason, file, model}); as
 -- text it is one block.
 function M.load_weights(model, source, options)
-  options = options or {}
-  for k in pairs(options) do
-    if k ~= 'prefix' and k ~= 'name' and k ~= 'take' and k ~= 'key' then F.raise(("load_weights: no option '%s' (has: prefix, name, take, key)"):format(tostring(k))) end
-  end
+  options = expect.options('load_weights', load_spec, options)
   local path = type(source) == 'string' and source or options.name or 'the given weights'
   local given, inside = unwrap(type(source) == 'string' and files.load(source) or source, path, options.key)
   local own, names = model:state_dict(), {}
@@ -341,9 +343,15 @@ end
 
 -- -- Training checkpoints -------------------------------------------------------------------------------------------------
 
--- Everything to go on from: any dict of values and tensors, usually with the keys model, optimizer, lr_scheduler, epoch
--- and args, as PyTorch scripts have them. The path holds the old checkpoint or the new one at any moment.
-function M.save(path, value) files.save(path, value) end
+-- The options that a checkpoint remembers (`args`), without those that are None: a dict, empty where there are none.
+function M.options_of(value)
+  local args = dict.new()
+  if not (dict.is(value) and dict.is(value.args)) then return args end
+  for name, v in dict.items(value.args) do
+    if v ~= dict.none then args[name] = v end
+  end
+  return args
+end
 
 -- A training checkpoint: a dict with at least `model`. A file of bare weights is an error that says so.
 function M.load(path)

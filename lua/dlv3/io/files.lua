@@ -197,6 +197,13 @@ function M.fit_name(folder, name, ending, more)
   return name:sub(1, room) .. ending
 end
 
+-- fn(...), with the file's name in front of what it raises.
+function M.about(path, fn, ...)
+  local ok, result = pcall(fn, ...)
+  if ok then return result end
+  F.raise(path .. ': ' .. F.without_place(result))
+end
+
 -- Text as a file, atomically.
 function M.save_text(path, text)
   check_path('save_text', path)
@@ -211,6 +218,8 @@ function M.save_json(path, value)
   with_file(bytes.create(path), path, write_and_commit, value, function(file, v) file:write(json.encode(v) .. '\n') end)
 end
 
+-- The value of a JSON file: objects as dicts, arrays as lists, null as dlv3.none. Raises where it
+-- is none.
 function M.load_json(path)
   check_path('load_json', path)
   return with_file(bytes.open(path), path, function(file)

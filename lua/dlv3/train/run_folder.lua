@@ -8,6 +8,7 @@
 local F = require 'dlv3.core.ffi'
 local bytes = require 'dlv3.io.bytes'
 local files = require 'dlv3.io.files'
+local system = require 'dlv3.os'
 local C = F.C
 
 local M = {}
@@ -20,7 +21,7 @@ local lock_out = F.new 'dlv3_lock *[1]'
 
 -- Makes the folder and locks it; nil where another process has it.
 local function lock_folder(path)
-  F.check(C.dlv3_make_dir(path))
+  system.make_directory(path)
   F.check(C.dlv3_lock_folder(lock_out, path))
   return lock_out[0] ~= nil and F.gc(lock_out[0], C.dlv3_lock_free) or nil
 end
@@ -31,7 +32,7 @@ local function unlock(lock) if lock then C.dlv3_lock_free(F.gc(lock, nil)) end e
 local function run_in(path)
   local found = {}
   for _, name in ipairs(checkpoints) do
-    if C.dlv3_path_kind(path .. '/' .. name) == 1 then found[#found + 1] = name end
+    if system.is_file(path .. '/' .. name) then found[#found + 1] = name end
   end
   return found[1] and table.concat(found, ', ')
 end
@@ -89,7 +90,7 @@ function M.claim(opt, given)
   if not lock then F.raise(same) end
   check_writable(path)
   return setmetatable({path = path, lock = lock, resumed = same, sound = opt.resume,
-                       has_best = same and C.dlv3_path_kind(path .. '/best.pth') == 1}, Folder)
+                       has_best = same and system.is_file(path .. '/best.pth')}, Folder)
 end
 
 -- Removes the checkpoints of the run that is replaced (--overwrite), so that none is taken for one of this run. inputs: files that
@@ -102,7 +103,7 @@ end
 
 -- Another place for a folder that was removed or replaced: the same path, one beside it, or a temporary one.
 local function replacement(path)
-  local temporary = ('%s/dlv3_run_%d'):format(os.getenv 'TMPDIR' or '/tmp', tonumber(C.dlv3_getpid()))
+  local temporary = ('%s/dlv3_run_%d'):format(os.getenv 'TMPDIR' or '/tmp', system.process_id())
   local reasons = {}
   for _, candidate in ipairs {path, path .. '_2', path .. '_3', temporary} do
     local ok, lock = pcall(lock_folder, candidate)
@@ -126,6 +127,7 @@ function Folder:file(name)
   return self.path .. '/' .. name
 end
 
+-- Notes that the file of this name is a sound checkpoint of this run from now on.
 function Folder:saved(name)
   self.sound = self.path .. '/' .. name
   if name == 'best.pth' then self.has_best = true end

@@ -55,6 +55,14 @@ end
 -- A mask PNG as u8 [h,w]: the indices of a palette, or the values of grey, of 1, 2 and 4 bits too: they are not scaled.
 function M.read_mask(path) return make(C.dlv3_mask_read, path_of('read_mask', path)) end
 
+-- Counts the labels of a mask, u8 [h,w]: two C arrays over the labels 0 to 255, how many pixels have it, and the position
+-- of the first one (from 0, in row-major order; -1: none).
+function M.count_labels(mask)
+  local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
+  F.check(C.dlv3_mask_count(counts, first, F.ptr(mask)))
+  return counts, first
+end
+
 local function whole(v) return type(v) == 'number' and v == math.floor(v) and v >= 1 and v < 2 ^ 31 end
 
 -- {h, w}, or a number: the shorter side, the other keeping the aspect (rounded down, as torchvision does).
