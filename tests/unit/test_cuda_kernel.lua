@@ -215,7 +215,7 @@ local function errors(t)
     t.error(function() axpy(1, {1, 1, 65}, x, x, x, 1, 4) end,
             'the block of 1 x 1 x 65 threads is too large.*64 along z')
     t.error(function() axpy({1, 65536}, 1, x, x, x, 1, 4) end, 'the grid of 1 x 65536 x 1 blocks is too large')
-    t.error(function() axpy(1, 0, x, x, x, 1, 4) end, 'block must be a whole number from 1')
+    t.error(function() axpy(1, 0, x, x, x, 1, 4) end, 'block: expected a whole number from 1, got 0')
     t.error(function() axpy('1', 1, x, x, x, 1, 4) end, 'grid is a number or {x, y, z}')
     t.error(function() axpy(1, 4, x, x, x, 1, 4, {shared = 2 ^ 22}) end, 'no 4194304 bytes of shared memory')
   end)
