@@ -29,6 +29,12 @@ OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address$(COMMA)undefined -fn
 ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime -Ikernels $(FEATURE_CFLAGS)
 ALL_LIBS = $(FEATURE_LIBS) -lm -ldl -lpthread $(LDLIBS)
 
+# The headers that the program shares with libraries that are opened at run time. A checksum of them is compiled into
+# either side, so that a library of another version is refused (part_open in runtime/core/parts.c).
+contract = '"$(shell cat $1 | sha256sum | cut -c1-16)"'
+BACKEND_CONTRACT := -DDLV3_BACKEND_CONTRACT=$(call contract,runtime/dlv3.h runtime/ops.def runtime/core/core.h runtime/core/backend.h)
+MPI_CONTRACT := -DDLV3_MPI_CONTRACT=$(call contract,runtime/dlv3.h runtime/collectives/mpi_library.h)
+
 SRC := $(wildcard runtime/*/*.c kernels/cpu/*.c kernels/cpu/*/*.c)
 OBJ := $(SRC:%.c=$(B)/%.o)
 
@@ -57,11 +63,12 @@ $(B)/kernels/%.o: OPT += -O3
 # Hundreds of unrolled tiles: with sanitizers and optimised they take the compiler more than seven minutes.
 build/san/kernels/cpu/conv/tiles.o: OPT += -O0 -fno-sanitize=undefined
 
-$(B)/libdlv3_%.so: kernels/mpi/mpi.c kernels/shared/half.h runtime/collectives/mpi_library.h build/features.mk
+$(B)/libdlv3_%.so: kernels/mpi/mpi.c kernels/shared/half.h runtime/dlv3.h runtime/collectives/mpi_library.h build/features.mk
 	@mkdir -p $(@D)
 	$(call say,MPI,$@)
-	$(Q)$(CC) -std=gnu11 -O3 -g $(WARN) -fPIC -fvisibility=hidden -Iruntime -Ikernels $($*_CFLAGS) -shared -o $@ $< $($*_LIBS)
-$(B)/runtime/collectives/world.o: FEATURE_CFLAGS += -DOPENMPI_VERSION='"$(openmpi_VERSION)"' -DMPICH_VERSION='"$(mpich_VERSION)"'
+	$(Q)$(CC) -std=gnu11 -O3 -g $(WARN) -fPIC -fvisibility=hidden -Iruntime -Ikernels $(MPI_CONTRACT) $($*_CFLAGS) -shared -o $@ $< $($*_LIBS)
+$(B)/runtime/plugin/plugin.o: FEATURE_CFLAGS += $(BACKEND_CONTRACT)
+$(B)/runtime/collectives/world.o: FEATURE_CFLAGS += $(MPI_CONTRACT) -DOPENMPI_VERSION='"$(openmpi_VERSION)"' -DMPICH_VERSION='"$(mpich_VERSION)"'
 
 # Machine code for A100 and H100/H200; newer ones translate the PTX.
 CUDA_ARCHS ?= 80 90
@@ -72,6 +79,7 @@ $(B)/cuda/%.o: kernels/cuda/%.cu build/features.mk
 	@mkdir -p $(@D)
 	$(call say,NVCC,$<)
 	$(Q)$(NVCC) $(NVCC_FLAGS) -MF $(@:.o=.d) -c -o $@ $<
+$(B)/cuda/support/backend.o: NVCC_FLAGS += $(BACKEND_CONTRACT)
 $(B)/libdlv3_cuda.so: $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda/%.o)
 	$(call say,LINK,$@)
 	$(Q)$(NVCC) -shared -cudart shared -Xlinker -z,defs -o $@ $^ $(CUDA_LIBS) -ldl
@@ -88,6 +96,7 @@ $(B)/cuda_host/host/%.o: tests/cuda_host/%.cpp
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)
 	$(Q)$(HOST_CXX) -c -o $@ $<
+$(B)/cuda_host/support/backend.o: HOST_CXX += $(BACKEND_CONTRACT)
 HOST_CUDA_OBJ := $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda_host/%.o) $(HOST_CUDA_SRC:tests/cuda_host/%.cpp=$(B)/cuda_host/host/%.o)
 $(HOST_CUDA): $(HOST_CUDA_OBJ)
 	$(call say,LINK,$@)

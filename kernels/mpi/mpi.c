@@ -131,8 +131,10 @@ static const char *sum_and_wait(int32_t channel, void *x, int64_t n, int32_t dty
   return error_text(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type_of(dtype), op_of(dtype), channels[channel]));
 }
 
-static const mpi_library table = {MPI_LIBRARY_ABI, open_world, close_world, abort_world, sum,
-                                  gather,          broadcast,  barrier,     test,        sum_and_wait};
+static const mpi_library table = {open_world, close_world, abort_world, sum,         gather,
+                                  broadcast,  barrier,     test,        sum_and_wait};
 
+__attribute__((visibility("default"))) extern const char dlv3_contract[];
+const char dlv3_contract[] = DLV3_MPI_CONTRACT;
 __attribute__((visibility("default"))) const mpi_library *dlv3_mpi_library(void);
 const mpi_library *dlv3_mpi_library(void) { return &table; }

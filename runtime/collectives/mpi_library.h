@@ -9,8 +9,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MPI_LIBRARY_ABI = 1 };
-
 typedef struct {
   int32_t rank, size, local_rank, local_size; /* local: among the ranks of this host */
   bool threads;                               /* two threads may call at a time, on channels of their own */
@@ -25,7 +23,6 @@ typedef struct {
 } mpi_request;
 
 typedef struct {
-  int32_t abi;
   const char *(*open)(mpi_place *place);
   void (*close)(void);
   void (*abort)(int32_t code); /* ends all ranks */
@@ -40,7 +37,7 @@ typedef struct {
   const char *(*sum_and_wait)(int32_t channel, void *x, int64_t n, int32_t dtype);
 } mpi_library;
 
-/* The one symbol of such a library. */
+/* What such a library exports, besides dlv3_contract: see part_open in core.h. */
 typedef const mpi_library *dlv3_mpi_library_fn(void);
 
 #endif

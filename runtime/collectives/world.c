@@ -81,12 +81,8 @@ static status open_library(void) {
                 "%s, then `make features` and `make`; or start one process without the launcher",
                 (int)launched_rank(), file, strcmp(name, "mpich") ? "libopenmpi-dev" : "libmpich-dev");
   /* Open MPI opens parts of its own, which look for its symbols among the global ones. */
-  void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-  if (!library) return fail(DLV3_ERR_DEVICE, "%s can not be opened: %s", path, dlerror());
   dlv3_mpi_library_fn *table;
-  *(void **)&table = dlsym(library, "dlv3_mpi_library");
-  if (!table || table()->abi != MPI_LIBRARY_ABI)
-    return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3: run `make` again", path);
+  TRY(part_open((void **)&table, path, RTLD_NOW | RTLD_GLOBAL, "dlv3_mpi_library", DLV3_MPI_CONTRACT));
   mpi = table();
   return DLV3_OK;
 }

@@ -12,8 +12,6 @@
 
 #include "core.h"
 
-enum { DLV3_BACKEND_ABI = 8 };
-
 typedef struct {
   const char *name;
   status (*run)(op_call *c);
@@ -37,7 +35,6 @@ typedef struct kernel_launch {
 
 /* device: as in storage.device; those of a plug-in are numbered from 1. */
 typedef struct {
-  int32_t abi;
   const char *name; /* "cpu", "cuda"                                    */
   status (*alloc)(void **out, int64_t bytes, int32_t device);
   void (*free)(void *p, int64_t bytes, int32_t device);
@@ -100,7 +97,6 @@ extern const world_api world_functions;
 
 /* What a plug-in may call. */
 typedef struct {
-  int32_t abi;
   status (*fail)(status code, const char *format, ...);
   status (*fail_call)(const op_call *c, status code, const char *format, ...);
   status (*declined)(const char *why);
@@ -115,8 +111,8 @@ typedef struct {
   const world_api *world;
 } runtime_api;
 
-/* The one symbol of a plug-in; NULL where abi is not the one it was built for. */
-typedef const backend *dlv3_backend_open_fn(const runtime_api *host, int32_t abi);
+/* What a plug-in exports, besides dlv3_contract: see part_open. */
+typedef const backend *dlv3_backend_open_fn(const runtime_api *host);
 
 /* Why an implementation passes; a static string, shown by DLV3_VERBOSE=2. Returns DLV3_DECLINED. */
 status declined(const char *why);

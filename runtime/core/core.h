@@ -337,6 +337,10 @@ bool interrupt_wanted(void);
 /* parts.c. The path of a part of dlv3 that is a library of its own: beside the program, in the build,
  * or where `make install` puts it. NULL: none of them. */
 const char *find_part(char *path, size_t n, const char *name);
+/* Opens the part at path (flags: dlopen's) and finds its function `entry`. The part exports the string
+ * dlv3_contract, a checksum of the headers that both sides were compiled from (the Makefile makes it):
+ * where it is not `contract`, the part was built for another version of them and is refused. */
+status part_open(void **function, const char *path, int flags, const char *entry, const char *contract);
 
 /* What this process may use of the machine's processors: its affinity and the quotas of its control
  * groups. */

@@ -1,4 +1,5 @@
 /* parts.c - where the parts of dlv3 that are libraries of their own lie. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -21,4 +22,17 @@ const char *find_part(char *path, size_t n, const char *name) {
     if (!access(path, R_OK)) return path;
   }
   return NULL;
+}
+
+status part_open(void **function, const char *path, int flags, const char *entry, const char *contract) {
+  void *library = dlopen(path, flags);
+  if (!library) return fail(DLV3_ERR_DEVICE, "%s can not be opened: %s", path, dlerror());
+  const char *own = dlsym(library, "dlv3_contract");
+  *function = dlsym(library, entry);
+  if (own && *function && !strcmp(own, contract)) return DLV3_OK;
+  const status st = fail(DLV3_ERR_DEVICE,
+                         "%s was built for another version of dlv3 (contract %.16s, this program has %s): run `make`",
+                         path, own ? own : "none", contract);
+  dlclose(library);
+  return st;
 }

@@ -43,9 +43,9 @@ static const char *find_library(char *path, size_t n) {
   return path;
 }
 
-static const runtime_api api = {DLV3_BACKEND_ABI, fail,        fail_call,       declined,        storage_new,
-                                storage_drop,     tensor_text, tf32_allowed,    cudnn_benchmark, tuning_find,
-                                tuning_keep,      ran_by,      &world_functions};
+static const runtime_api api = {fail,         fail_call,   declined,     storage_new,
+                                storage_drop, tensor_text, tf32_allowed, cudnn_benchmark,
+                                tuning_find,  tuning_keep, ran_by,       &world_functions};
 
 static status open_library(void) {
   char path[512];
@@ -53,16 +53,11 @@ static status open_library(void) {
     return fail(
         DLV3_ERR_DEVICE,
         "this build of dlv3 has no CUDA part (libdlv3_cuda.so is not there: nvcc was not found, or make CUDA=0)");
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!library) return fail(DLV3_ERR_DEVICE, "%s can not be opened: %s", path, dlerror());
-  dlv3_backend_open_fn *open_backend;
-  *(void **)&open_backend = dlsym(library, "dlv3_backend_open"); /* an object pointer, by POSIX, holds a function's */
-  const backend *b = open_backend ? open_backend(&api, DLV3_BACKEND_ABI) : NULL;
-  if (!b || b->abi != DLV3_BACKEND_ABI)
-    return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3; build both anew", path);
-  cuda = b;
+  dlv3_backend_open_fn *open_backend; /* an object pointer, by POSIX, holds a function's */
+  TRY(part_open((void **)&open_backend, path, RTLD_NOW | RTLD_LOCAL, "dlv3_backend_open", DLV3_BACKEND_CONTRACT));
+  cuda = open_backend(&api);
   int32_t n = 0;
-  TRY(b->probe(&n));
+  TRY(cuda->probe(&n));
   n_cuda = n < MOST_PLUGIN_DEVICES ? n : MOST_PLUGIN_DEVICES;
   devices_install(cuda, n_cuda);
   return DLV3_OK;

@@ -1,6 +1,8 @@
 -- test_host.lua - the program itself: options, standard input, exit codes, error texts, the REPL
 -- through a pipe.
 
+local files = require 'dlv3.io.files'
+
 return function(t)
   local binary = require('dlv3.host').executable
   local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
@@ -113,6 +115,24 @@ print(os.setlocale(), opt.lr, json.decode '[1.5]'[1], dlv3.load(folder .. '/a.sa
          and status == 1, text)
     text = dlv3(script 'x = 1')
     t.ok(text:find('sets a variable that was never declared: x', 1, true), text)
+  end)
+
+  -- Libraries whose checksum of the shared headers is another one, or that have none, are refused
+  -- before anything of them is called.
+  t.case('a library of another version is refused', function()
+    local folder = t.folder()
+    local function state_of(source)
+      files.save_text(folder .. '/part.c', source)
+      local _, built = t.run(('%s -shared -fPIC -o %s/part.so %s/part.c'):format(os.getenv 'CC' or 'cc', folder, folder))
+      t.eq(built, 0)
+      return (t.run(('DLV3_CUDA_LIBRARY=%s/part.so %s --version'):format(folder, binary)))
+    end
+    local entry = '#include <stdlib.h>\nvoid *dlv3_backend_open(void *api) { abort(); }\n'
+    local text = state_of(entry .. 'const char dlv3_contract[] = "0123456789abcdef";')
+    t.ok(text:find 'part.so was built for another version of dlv3 %(contract 0123456789abcdef, this program has %x+%)',
+         text)
+    text = state_of(entry)
+    t.ok(text:find '%(contract none, this program has', text)
   end)
 
   t.case('--version and --help', function()

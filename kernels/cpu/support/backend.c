@@ -71,10 +71,5 @@ static status cpu_sync(int32_t device) {
   return DLV3_OK;
 }
 
-const backend cpu_backend = {.abi = DLV3_BACKEND_ABI,
-                             .name = "cpu",
-                             .alloc = cpu_alloc,
-                             .free = cpu_free,
-                             .copy = cpu_copy,
-                             .sync = cpu_sync,
-                             .kernels = kernels};
+const backend cpu_backend = {
+    .name = "cpu", .alloc = cpu_alloc, .free = cpu_free, .copy = cpu_copy, .sync = cpu_sync, .kernels = kernels};

@@ -414,14 +414,16 @@ static const impl *const kernels[] = {
 static_assert(sizeof kernels / sizeof *kernels == OP_COUNT, "one list an op");
 
 static char libraries[160];
-static backend table = {DLV3_BACKEND_ABI, "cuda",           cuda_alloc,     cuda_free,         cuda_copy,
-                        cuda_sync,        kernels,          cuda_probe,     cuda_check,        cuda_read_begin,
-                        cuda_read_end,    cuda_memory,      cuda_describe,  libraries,         nvrtc_find,
-                        nvrtc_run,        cuda_graph_begin, cuda_graph_end, cuda_graph_launch, cuda_graph_free};
+static backend table = {"cuda",           cuda_alloc,     cuda_free,         cuda_copy,       cuda_sync,
+                        kernels,          cuda_probe,     cuda_check,        cuda_read_begin, cuda_read_end,
+                        cuda_memory,      cuda_describe,  libraries,         nvrtc_find,      nvrtc_run,
+                        cuda_graph_begin, cuda_graph_end, cuda_graph_launch, cuda_graph_free};
 
-extern "C" __attribute__((visibility("default"))) const backend *dlv3_backend_open(const runtime_api *api,
-                                                                                   int32_t abi) {
-  if (abi != DLV3_BACKEND_ABI || api->abi != DLV3_BACKEND_ABI) return NULL;
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+EXPORTED const char dlv3_contract[sizeof DLV3_BACKEND_CONTRACT];
+const char dlv3_contract[] = DLV3_BACKEND_CONTRACT;
+
+EXPORTED const backend *dlv3_backend_open(const runtime_api *api) {
   int runtime = 0;
   host = api;
   cudaRuntimeGetVersion(&runtime);
