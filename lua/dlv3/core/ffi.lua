@@ -63,8 +63,8 @@ function M.raise(message)
   error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. M.printable(message), 0)
 end
 
--- Raises "what: expected ..., got ..." at the user's line. expected: how a message calls a value that
--- fits; v: what was given.
+-- Raises "what: expected ..., got ..." at the user's line. expected: how a message calls a value
+-- that fits; v: what was given.
 function M.raise_unexpected(what, expected, v)
   M.raise(('%s: expected %s, got %s'):format(what, expected, require 'dlv3.core.expect'.shown(v)))
 end
