@@ -123,7 +123,8 @@ print(os.setlocale(), opt.lr, json.decode '[1.5]'[1], dlv3.load(folder .. '/a.sa
     local folder = t.folder()
     local function state_of(source)
       files.save_text(folder .. '/part.c', source)
-      local _, built = t.run(('%s -shared -fPIC -o %s/part.so %s/part.c'):format(os.getenv 'CC' or 'cc', folder, folder))
+      local compiler = os.getenv 'CC' or 'cc'
+      local _, built = t.run(('%s -shared -fPIC -o %s/part.so %s/part.c'):format(compiler, folder, folder))
       t.eq(built, 0)
       return (t.run(('DLV3_CUDA_LIBRARY=%s/part.so %s --version'):format(folder, binary)))
     end
