@@ -195,7 +195,7 @@ return function(t)
     t.error(function() failing(x):sum():backward() end, 'from backward')
     t.error(function() dlv3.Function{} end, 'needs {forward')
     local twice = dlv3.Function{forward = function(_, a) local b = a * 2 return b, b end, backward = function(_, a, b) return a + b end}
-    t.error(function() twice(dlv3.ones({1}, {requires_grad = true})) end, 'result 2 is result 1 once more')
+    t.error(function() twice(dlv3.ones({1}, {requires_grad = true})) end, 'results 2 and 1 are the same tensor')
   end)
 
   t.case('a long chain neither recurses nor leaks', function()
