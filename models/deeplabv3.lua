@@ -21,7 +21,9 @@ end)
 
 ImagePooling.folds = {{'1', '2'}}
 
+-- x [n, cin, h, w] -> [n, cout, 1, 1].
 function ImagePooling:pixel(x) return self['2'](self['1'](x:adaptive_avg_pool2d(1))) end
+-- x [n, cin, h, w] -> [n, cout, h, w].
 function ImagePooling:forward(x) return self:pixel(x):expand(-1, -1, x:size(3), x:size(4)) end
 
 -- The map seen at several rates and as a whole, joined and mixed.
@@ -57,6 +59,7 @@ local function forward_fused(self, x)
   return sum
 end
 
+-- x [n, cin, h, w] -> [n, cout, h, w].
 function ASPP:forward(x)
   if self.split then return forward_fused(self, x) end
   local maps = {}

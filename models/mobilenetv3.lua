@@ -28,14 +28,17 @@ local SqueezeExcitation = nn.module('SqueezeExcitation', function(self, channels
   self.fc2 = nn.Conv2d(squeezed, channels, 1)
 end)
 
+-- After fusing the convolutions apply their activations themselves.
 function SqueezeExcitation:fused() self.fc1.options.activation, self.fc2.options.activation = 'relu', 'hardsigmoid' end
 
+-- x [n, c, h, w] -> the factors of its channels, [n, c, 1, 1].
 function SqueezeExcitation:factors(x)
   local mean = x:adaptive_avg_pool2d(1)
   if self.is_fused then return self.fc2(self.fc1(mean)) end
   return self.fc2(self.fc1(mean):relu()):hardsigmoid()
 end
 
+-- x [n, c, h, w] -> the same sizes.
 function SqueezeExcitation:forward(x) return x * self:factors(x) end
 
 -- Expand 1x1, depthwise, squeeze and excite, project 1x1; the input is added where sizes agree.
@@ -52,6 +55,7 @@ end)
 
 InvertedResidual.is_block = true -- of deeplabv3.lua's checkpoint_activations
 
+-- x [n, cin, h, w] -> [n, cout, h', w'].
 function InvertedResidual:forward(x)
   local block, y, scale = self.block, x, nil
   for i = 1, #block - 1 do

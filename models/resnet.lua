@@ -23,6 +23,7 @@ end)
 Bottleneck.is_block = true -- of deeplabv3.lua's checkpoint_activations
 Bottleneck.folds = {{'conv1', 'bn1'}, {'conv2', 'bn2'}, {'conv3', 'bn3'}}
 
+-- x [n, cin, h, w] -> [n, 4 width, h', w'].
 function Bottleneck:forward(x)
   local y = self.bn1(self.conv1(x))
   y = self.bn2(self.conv2(y))

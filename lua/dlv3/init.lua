@@ -55,29 +55,31 @@ end
 -- A ceiling for tensors on the cpu, in bytes; 0 takes it away. Past it, an op fails with a message.
 function dlv3.memory_limit(bytes) C.dlv3_memory_limit(bytes) end
 
+-- num_threads(n): sets the number of threads of ops on the cpu, at least 1; without n, returns it.
 function dlv3.num_threads(n)
   if n then F.check(C.dlv3_set_num_threads(n)) end
   return C.dlv3_num_threads()
 end
 
--- A wish that the runtime keeps, as a function: with true or false it is changed from the next call on; it returns what it is.
-local function switch(name, set, get)
-  return function(on)
-    if on ~= nil then
-      if type(on) ~= 'boolean' then F.raise(('%s: must be true or false, %s came'):format(name, tostring(on))) end
-      set(on and 1 or 0)
-    end
-    return get() == 1
-  end
+local function set_flag(name, on, set)
+  if on == nil then return end
+  if type(on) ~= 'boolean' then F.raise(('%s: expected true or false, got %s'):format(name, tostring(on))) end
+  set(on and 1 or 0)
 end
 
 -- Whether convolutions of f32 on a GPU may round their inputs to TF32 (10 bits of fraction, sums in f32), as PyTorch's do:
--- true unless the environment has DLV3_TF32=0.
-dlv3.allow_tf32 = switch('allow_tf32', C.dlv3_allow_tf32, C.dlv3_tf32_allowed)
+-- true unless the environment has DLV3_TF32=0. allow_tf32(true or false) changes it from the next call on.
+function dlv3.allow_tf32(on)
+  set_flag('allow_tf32', on, C.dlv3_allow_tf32)
+  return C.dlv3_tf32_allowed() == 1
+end
 
 -- Whether cuDNN's engines are timed when a convolution is first met, and the fastest is taken, now and in later runs: false
--- unless the environment has DLV3_CUDNN_BENCHMARK=1.
-dlv3.cudnn_benchmark = switch('cudnn_benchmark', C.dlv3_set_cudnn_benchmark, C.dlv3_cudnn_benchmark)
+-- unless the environment has DLV3_CUDNN_BENCHMARK=1. cudnn_benchmark(true or false) changes it from the next call on.
+function dlv3.cudnn_benchmark(on)
+  set_flag('cudnn_benchmark', on, C.dlv3_set_cudnn_benchmark)
+  return C.dlv3_cudnn_benchmark() == 1
+end
 
 -- Waits until a device has done what it was given; without a name, all that are in use. Errors of that work come out here.
 function dlv3.synchronize(device)
@@ -85,6 +87,7 @@ function dlv3.synchronize(device)
   for id = 1, C.dlv3_device_open_count() - 1 do F.check(C.dlv3_device_sync(id)) end
 end
 
+-- Seconds of a clock that only goes forward, for durations.
 function dlv3.now() return C.dlv3_now() end
 
 return dlv3

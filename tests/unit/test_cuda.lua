@@ -150,11 +150,11 @@ local function devices(t, gpu, library_played)
         if library_played then t.ok(rounded > 1e-3 and rounded < 5e-2, 'off by ' .. rounded) end
       end
     end
-    t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: must be true or false, 1 came')
+    t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: expected true or false, got 1')
     local benchmark = dlv3.cudnn_benchmark()
     t.eq({dlv3.cudnn_benchmark(true), dlv3.cudnn_benchmark(), dlv3.cudnn_benchmark(false), dlv3.cudnn_benchmark()}, {true, true, false, false})
     dlv3.cudnn_benchmark(benchmark)
-    t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: must be true or false, on came')
+    t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: expected true or false, got on')
   end)
 
   t.case('--own-kernels: of no library', function()

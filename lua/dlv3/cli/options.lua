@@ -67,13 +67,17 @@ local function number_of(text) return not text:find '^%s*$' and not text:find '[
 -- The value that a text means, of each type; nil where it means none.
 local convert = {}
 
+-- A string as it is.
 function convert.string(text) return text end
 convert.number = number_of
 convert.integer = number_of
+-- true, false, yes, no, on, off, 1, 0, in any case.
 function convert.boolean(text) return words[text:lower()] end
 
 local function has_numbers(o) return o.spec.numbers or type(o.default) == 'table' and type(o.default[1]) == 'number' end
 
+-- Items with commas between them: numbers where the option has numbers, else strings; an empty text
+-- is an empty list.
 function convert.list(text, o)
   local list = {}
   if text == '' then return list end

@@ -57,10 +57,12 @@ local function text(d)
   return #lines == 0 and '{}' or F.printable('{\n' .. table.concat(lines, '\n') .. '\n}')
 end
 
+-- An empty dict.
 function dict.new()
   return setmetatable({}, {dict = dict, keys = {}, position = {}, n = 0, stale = 0, __newindex = append, __tostring = text})
 end
 
+-- Whether d is a dict.
 function dict.is(d)
   if type(d) ~= 'table' then return false end
   local m = getmetatable(d)
@@ -84,12 +86,14 @@ function dict.items(d)
   return following, dict.is(d) and d or dict.from_table(d), nil
 end
 
+-- The number of entries of a dict or of a plain table.
 function dict.size(d)
   local n = 0
   for _ in dict.items(d) do n = n + 1 end
   return n
 end
 
+-- The keys of a dict, in order: a list.
 function dict.keys(d)
   local list = {}
   for k in dict.items(d) do list[#list + 1] = k end

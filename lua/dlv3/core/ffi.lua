@@ -64,6 +64,7 @@ end
 -- A message that was caught, without the place in the code that raise put in front.
 function M.without_place(message) return (tostring(message):gsub('^[^\n]-%.lua:%d+: ', '')) end
 
+-- The message of the runtime's last error, of this thread.
 function M.last_error() return ffi.string(C.dlv3_last_error()) end
 
 -- Raises the runtime's last error unless status is DLV3_OK.
@@ -106,13 +107,17 @@ end
 -- A handle that takes over one reference.
 function M.wrap(pointer) return handle_type(pointer) end
 
+-- A place for the tensor that a C function returns; take gives its handle.
 function M.tensor_out() return ffi.new('dlv3_tensor *[1]') end
 
 -- A handle for what an out-parameter received.
 function M.take(out) return handle_type(out[0]) end
 
+-- Whether x is a tensor.
 function M.is_tensor(x) return type(x) == 'cdata' and ffi.istype(handle_type, x) end
 
+-- The C pointer of a tensor; an error at the user's line where x is none. Keep x alive while the
+-- pointer is used.
 function M.ptr(x)
   if not M.is_tensor(x) then M.raise('a tensor was expected, ' .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came') end
   return x.p

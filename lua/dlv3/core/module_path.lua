@@ -16,6 +16,7 @@ function module_path.push(module)
   return depth - 1
 end
 
+-- The number of modules that are being called now, to pass to reset.
 function module_path.depth() return depth end
 
 -- Forgets everything pushed since depth was d (default: all).

@@ -77,6 +77,7 @@ local function nest(rows, depth, ndim, format, width, indent)
   return '[' .. table.concat(parts, gap) .. ']'
 end
 
+-- What print(t) shows: the elements, three at each end of long axes, and "[dtype device sizes]".
 function M.tensor(t)
   if C.dlv3_tensor_released(t.p) == 1 then return 'released ' .. trailer(t) end
   local sizes, n = t:size(), t:numel()

@@ -4,6 +4,7 @@
 
 local F = require 'dlv3.core.ffi'
 local call = require 'dlv3.core.call'
+local docs = require 'dlv3.core.docs'
 local suggest = require 'dlv3.core.suggest'
 local C, raise, check, is_tensor = F.C, F.raise, F.check, F.is_tensor
 local T = call.methods
@@ -20,6 +21,8 @@ local function dtype_of(name, default)
 end
 
 local device_out = F.new('int32_t[1]')
+-- The runtime's number of a device, 'cpu', 'cuda' or 'cuda:1'; nil: the cpu. Raises where there is
+-- no such device.
 function M.device_id(name)
   if name == nil then return 0 end
   if type(name) ~= 'string' then raise("a device is a name such as 'cpu', a " .. type(name) .. ' came') end
@@ -81,20 +84,31 @@ end
 
 -- -- Constructors ---------------------------------------------------------------------------------------------
 
--- A constructor that makes a tensor and fills it with fn(t).
-local function filled(what, fn)
-  M[what] = function(...)
+-- A constructor of this name, and one with _like, that make a tensor and fill it with fn(t); content: for help.
+local function filled(what, content, fn)
+  M[what] = docs.describe(function(...)
     local sizes, options = sizes_and_options(what, ...)
     return finished(fn(new(what, sizes, options)), options)
-  end
+  end, ("%s{2, 3}, %s({2, 3}, {dtype = 'f32', device = 'cpu', requires_grad = false}): a tensor of these sizes, %s."):format(
+       what, what, content))
+  M[what .. '_like'] = docs.describe(function(t, options)
+    options = options or {}
+    return M[what](T.size(t), {
+      dtype = options.dtype or T.dtype_name(t), device = options.device or T.device_name(t),
+      requires_grad = options.requires_grad,
+    })
+  end, ('%s_like(t, {dtype, device, requires_grad}): a tensor of the sizes, dtype and device of t where the options give no '
+        .. 'others, %s.'):format(what, content))
 end
 
-filled('empty', function(t) return t end)
-filled('zeros', function(t) return T.fill_(t, 0) end)
-filled('ones', function(t) return T.fill_(t, 1) end)
-filled('rand', function(t) return T.uniform_(t) end)
-filled('randn', function(t) return T.normal_(t) end)
+filled('empty', 'its elements whatever the memory held', function(t) return t end)
+filled('zeros', 'all elements 0', function(t) return T.fill_(t, 0) end)
+filled('ones', 'all elements 1', function(t) return T.fill_(t, 1) end)
+filled('rand', 'uniform random numbers in [0, 1)', function(t) return T.uniform_(t) end)
+filled('randn', 'normal random numbers of mean 0 and standard deviation 1', function(t) return T.normal_(t) end)
 
+-- full({2, 3}, value, {dtype = 'f32', device = 'cpu', requires_grad = false}): a tensor of these
+-- sizes, all elements value.
 function M.full(sizes, value, options)
   options = check_options('full', options or {})
   return finished(T.fill_(new('full', sizes, options), value), options)
@@ -122,6 +136,7 @@ function M.arange(first, last, step, options)
   return finished(T.arange_(new('arange', {n}, options), first, step), options)
 end
 
+-- eye(n, {dtype = 'f32', device = 'cpu'}): the identity matrix [n, n].
 function M.eye(n, options)
   local t = M.zeros({n * n}, options)
   if n > 0 then T.fill_(T.narrow(t, 1, 1, n, n + 1), 1) end
@@ -167,15 +182,12 @@ function M.tensor(value, options)
   return finished(t, options)
 end
 
-for _, name in ipairs {'zeros', 'ones', 'rand', 'randn', 'empty'} do
-  M[name .. '_like'] = function(t, options)
-    options = options or {}
-    return M[name](T.size(t), {dtype = options.dtype or T.dtype_name(t), device = options.device or T.device_name(t), requires_grad = options.requires_grad})
-  end
-end
-
+-- cat({a, b, ...}, axis = 1): the tensors joined along an axis, which counts from 1; all other
+-- sizes agree.
 function M.cat(list, axis) return T.cat(list, axis or 1) end
 
+-- stack({a, b, ...}, axis = 1): tensors of the same sizes joined along a new axis, which counts
+-- from 1.
 function M.stack(list, axis)
   if type(list) ~= 'table' or not is_tensor(list[1]) then raise('stack: a table of tensors is expected') end
   local wider = {}
@@ -188,6 +200,8 @@ function M.stack(list, axis)
   return T.cat(wider, axis or 1)
 end
 
+-- where(condition, a, b): a where the condition is not 0, else b; a and b: tensors or numbers,
+-- broadcast.
 function M.where(condition, a, b)
   if not is_tensor(condition) then raise('where: the condition must be a tensor, ' .. (condition == nil and 'nothing' or 'a ' .. type(condition)) .. ' came') end
   return T.where(condition, a, b)
@@ -209,13 +223,16 @@ function call.default_rng(device)
   return rng
 end
 
+-- Seeds the random generator of all devices with a whole number.
 function M.manual_seed(seed)
   if type(seed) ~= 'number' or seed ~= math.floor(seed) then raise('manual_seed: a whole number is expected, ' .. tostring(seed) .. ' came') end
   M.set_rng_state {seed, 0}
 end
 
+-- The state of the random generator, {seed, counter}, for set_rng_state.
 function M.get_rng_state() return T.totable(call.default_rng()) end
 
+-- Sets the random generator to a state that get_rng_state returned.
 function M.set_rng_state(state)
   if type(state) ~= 'table' or type(state[1]) ~= 'number' or type(state[2]) ~= 'number' then raise('set_rng_state: takes what get_rng_state() returned, {seed, counter}') end
   if not rng then
@@ -233,6 +250,7 @@ local Sizes = {__metatable = false}
 function Sizes.__tostring(sizes) return '{' .. table.concat(sizes, ', ') .. '}' end
 function Sizes.__concat(a, b) return tostring(a) .. tostring(b) end
 
+-- x:size(): the sizes, a list; x:size(axis): that of an axis, from 1 (negative: from the end).
 function T.size(t, axis)
   if axis then
     if type(axis) ~= 'number' then raise('size: an axis is a number, ' .. tostring(axis) .. ' came') end
@@ -246,18 +264,26 @@ function T.size(t, axis)
   return setmetatable(sizes, Sizes)
 end
 
+-- The strides in elements, a list, an entry an axis. Feature maps are physically channels-last.
 function T.stride(t)
   local strides = {}
   for i = 1, C.dlv3_tensor_ndim(t.p) do strides[i] = tonumber(C.dlv3_tensor_stride(t.p, i - 1)) end
   return setmetatable(strides, Sizes)
 end
 
+-- The number of dimensions.
 function T.dim(t) return C.dlv3_tensor_ndim(t.p) end
+-- The number of elements.
 function T.numel(t) return tonumber(C.dlv3_tensor_numel(t.p)) end
+-- The dtype's name, such as 'f32'; also x.dtype.
 function T.dtype_name(t) return F.dtypes[C.dlv3_tensor_dtype(t.p) + 1] end
+-- The device's name, such as 'cuda:0'; also x.device.
 function T.device_name(t) return F.string(C.dlv3_device_name(C.dlv3_tensor_device(t.p))) end
+-- Whether the elements are dense in memory: without gaps, of 4-d tensors channels-last.
 function T.is_contiguous(t) return C.dlv3_tensor_is_dense(t.p) == 1 end
+-- Whether the memory was released, by release() or at the end of a scope.
 function T.is_released(t) return C.dlv3_tensor_released(t.p) == 1 end
+-- Releases the memory now, also that of views of it; later uses are errors.
 function T.release(t) C.dlv3_tensor_release(t.p) end
 
 local function tensor_or_nil(p) if p ~= nil then return F.wrap(p) end end
@@ -270,8 +296,16 @@ local properties = {
 }
 M.properties = properties
 
+-- What ?name prints of each.
+M.property_docs = {
+  shape = 'the sizes, a list', dtype = "the dtype's name, such as 'f32'", device = "the device's name, such as 'cuda:0'",
+  ndim = 'the number of dimensions', grad = "the gradient, a tensor of x's sizes, or nil; can be set",
+  requires_grad = 'whether backward gives x a gradient; can be set', is_leaf = 'whether no operation made x on the tape',
+}
+
 -- -- To and from Lua -------------------------------------------------------------------------------------------
 
+-- The element of a tensor of one element, as a Lua number; waits for the device.
 function T.item(t)
   local n = T.numel(t)
   if n ~= 1 then raise(('item: the tensor must have one element, it has %d'):format(n)) end
@@ -292,6 +326,8 @@ function T.item_later(t)
   end
 end
 
+-- The elements as nested Lua tables of numbers (a number where there are no dimensions); waits for
+-- the device.
 function T.totable(t)
   local sizes, n = T.size(t), T.numel(t)
   local flat = F.new('double[?]', math.max(n, 1))
@@ -317,6 +353,8 @@ function T.tobytes(t)
   return F.string(bytes, n)
 end
 
+-- frombytes(bytes, sizes, {dtype = 'f32'}): a tensor of the little-endian elements in a string, in
+-- row-major order.
 function M.frombytes(bytes, sizes, options)
   if type(bytes) ~= 'string' then raise('frombytes: takes a string, ' .. (bytes == nil and 'nothing' or 'a ' .. type(bytes)) .. ' came') end
   local t = new('frombytes', sizes, check_options('frombytes', options or {}))
@@ -362,9 +400,14 @@ function T.to(t, a, b)
   return t
 end
 
-for name, dtype in pairs {float = 'f32', double = 'f64', half = 'f16', bfloat16 = 'bf16', long = 'i64', int = 'i32', byte = 'u8', bool = 'bool'} do
-  T[name] = function(t) return T.to(t, dtype) end
+local casts = {
+  float = 'f32', double = 'f64', half = 'f16', bfloat16 = 'bf16', long = 'i64', int = 'i32', byte = 'u8', bool = 'bool',
+}
+for name, dtype in pairs(casts) do
+  T[name] = docs.describe(function(t) return T.to(t, dtype) end, ("x:to('%s'): itself where it is of that dtype."):format(dtype))
 end
+
+-- A copy on the cpu; itself where it is there.
 function T.cpu(t) return T.to(t, 'cpu') end
 
 -- -- Autograd on a tensor ----------------------------------------------------------------------------------------
@@ -375,8 +418,11 @@ local function set_requires_grad(t, on)
   return t
 end
 
+-- requires_grad_(on = true): whether backward gives x a gradient; returns x. Of leaves of a float
+-- dtype only.
 function T.requires_grad_(t, on) return set_requires_grad(t, on == nil or on) end
 
+-- A view of the same memory that is not on the tape.
 function T.detach(t)
   local out = F.tensor_out()
   check(C.dlv3_tensor_detach(out, t.p))
@@ -386,13 +432,20 @@ end
 -- -- Methods made of ops -----------------------------------------------------------------------------------------
 
 local copy = T.contiguous
-T.clone = copy
+T.clone = docs.describe(copy, 'A copy, on the tape: gradients flow through it.')
+
+-- A dense copy; itself where it is dense.
 function T.contiguous(t) return T.is_contiguous(t) and t or copy(t) end
 
+-- Sets all elements to 0; returns x.
 function T.zero_(t) return T.fill_(t, 0) end
-T.view = T.reshape
+T.view = docs.describe(T.reshape, 'The same as reshape: other sizes for the same elements; -1 stands for the rest.')
+
+-- select(axis, index): the slice at an index (from 1) of an axis (from 1), without that axis: a
+-- view.
 function T.select(t, axis, index) return T.squeeze(T.narrow(t, axis, index, 1), axis) end
 
+-- transpose(a, b): the axes a and b (from 1, negative: from the end) change places: a view.
 function T.transpose(t, a, b)
   local n, axes = T.dim(t), {}
   a, b = a < 0 and a + n + 1 or a, b < 0 and b + n + 1 or b
@@ -402,11 +455,13 @@ function T.transpose(t, a, b)
   return T.permute(t, axes)
 end
 
+-- The transposed matrix: a view.
 function T.t(t)
   if T.dim(t) ~= 2 then raise(('t: a matrix is expected, the tensor has %d dimensions'):format(T.dim(t))) end
   return T.transpose(t, 1, 2)
 end
 
+-- flatten(first = 1, last = -1): the axes from first to last joined into one.
 function T.flatten(t, first, last)
   local sizes, out = T.size(t), {}
   first, last = first or 1, last or #sizes
@@ -442,6 +497,8 @@ function T.tile(t, ...)
   return T.reshape(T.expand(T.reshape(t, split), wide), joined)
 end
 
+-- split(length, axis = 1): parts of this length along an axis, the last one shorter where it does
+-- not divide: a list of views.
 function T.split(t, length, axis)
   axis = axis or 1
   if type(length) ~= 'number' or length < 1 or length ~= math.floor(length) then raise('split: the length of a part must be a whole number from 1, ' .. tostring(length) .. ' came') end
@@ -450,6 +507,7 @@ function T.split(t, length, axis)
   return parts
 end
 
+-- chunk(count, axis = 1): at most count parts of equal length along an axis, as split.
 function T.chunk(t, count, axis)
   if type(count) ~= 'number' or count < 1 then raise('chunk: the number of parts must be a whole number from 1, ' .. tostring(count) .. ' came') end
   return T.split(t, math.max(1, math.ceil(T.size(t, axis or 1) / count)), axis)
@@ -483,17 +541,19 @@ local function whole(op, t)
   return (share(t, op))
 end
 
--- max() is one element; max(axis, keepdim) the values and their positions (from 0); likewise min, argmax, argmin.
+-- max and argmax, or min and argmin.
 local function extreme(name, op)
-  T[name] = function(t, axis, keepdim)
+  T[name] = docs.describe(function(t, axis, keepdim)
     if is_tensor(axis) or type(axis) == 'table' then raise(name .. ': takes an axis; for two tensors use maximum and minimum') end
     if axis then return op(t, axis, {keepdim = keepdim or false}) end
     return whole(op, t)
-  end
-  T['arg' .. name] = function(t, axis, keepdim)
+  end, ('%s(): the %simum of all elements, a tensor of one. %s(axis, keepdim = false): the %sima along an axis (from 1) and '
+        .. 'their positions (i64, from 0).'):format(name, name, name, name))
+  T['arg' .. name] = docs.describe(function(t, axis, keepdim)
     local _, index = op(axis and t or T.reshape(t, -1), axis or 1, {keepdim = axis and keepdim or false})
     return index
-  end
+  end, ('arg%s(): the position (i64, from 0) of the %simum among all elements in row-major order. arg%s(axis, keepdim = '
+        .. 'false): the positions along an axis (from 1).'):format(name, name, name))
 end
 extreme('max', T.max_dim)
 extreme('min', T.min_dim)
@@ -505,6 +565,8 @@ local function root(squares)
   return T.where(zero, squares, T.sqrt(T.masked_fill(squares, zero, 1)))
 end
 
+-- std(axes, keepdim): the standard deviation, with the arguments of var. Where it is 0, its
+-- gradient is 0.
 function T.std(t, ...) return root(T.var(t, ...)) end
 
 -- The p-norm of all elements, or along axes: p = 2 (default), 1 or math.huge.
@@ -517,6 +579,7 @@ end
 
 -- A bool tensor of one element: whether any (every) element is not 0. A tensor is always true to Lua's if: x:any():item() == 1.
 function T.any(t) return T.max(T.cast(T.ne(t, 0), 'bool')) end
+-- A bool tensor of one element: whether every element is not 0.
 function T.all(t) return T.min(T.cast(T.ne(t, 0), 'bool')) end
 
 -- Same sizes and the same elements: a Lua boolean.
@@ -528,13 +591,17 @@ function T.equal(a, b)
   return T.numel(a) == 0 or T.item(T.all(T.eq(a, b))) == 1
 end
 
--- A Lua boolean, as torch.allclose.
 local allclose = T.allclose
+
+-- A bool tensor of one element: whether every element is not 0.
+-- allclose(y, {rtol, atol}): whether all |x - y| <= atol + rtol |y|: a Lua boolean, as
+-- torch.allclose.
 function T.allclose(...) return T.item(allclose(...)) == 1 end
 
--- a where condition is not 0, else b: tensors of one dtype, or numbers; a number that the other's integers do not hold makes
--- the result wider.
 local where = T.where
+
+-- where(condition, a, b): a where the condition is not 0, else b: tensors of one dtype, or numbers; a number that the other's
+-- integers do not hold makes the result wider.
 function T.where(condition, a, b)
   if type(a) == 'number' and type(b) == 'number' then
     local like = M.zeros({}, {dtype = a == math.floor(a) and b == math.floor(b) and 'i64' or 'f32', device = T.device_name(condition)})
@@ -549,11 +616,17 @@ function T.where(condition, a, b)
   return where(condition, a, b)
 end
 
+-- masked_fill(mask, value): value (a number) where the mask is not 0, else x.
 function T.masked_fill(t, mask, value) return T.where(mask, value, t) end
+-- full_like(value): a tensor of the sizes, dtype and device of x, all elements value.
 function T.full_like(t, value) return M.full(T.size(t), value, {dtype = T.dtype_name(t), device = T.device_name(t)}) end
+-- 1 / x.
 function T.reciprocal(t) return T.div(1, t) end
+-- 1 / sqrt(x).
 function T.rsqrt(t) return T.div(1, T.sqrt(t)) end
+-- x sigmoid(x).
 function T.silu(t) return T.mul(t, T.sigmoid(t)) end
+-- leaky_relu(slope = 0.01): x where it is above 0, else slope x.
 function T.leaky_relu(t, slope) return T.where(T.gt(t, 0), t, T.mul(t, slope or 0.01)) end
 
 -- -- Indexing ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ function M.fault(format, ...)
   error(setmetatable({text = select('#', ...) > 0 and format:format(...) or format}, fault_mt), 0)
 end
 
+-- Whether an error that was caught is a fault of a content.
 function M.is_fault(e) return type(e) == 'table' and getmetatable(e) == fault_mt end
 
 -- Bytes of a file in a message, on one line: what can not be shown is escaped, long text is cut.
@@ -29,16 +30,19 @@ end
 
 -- -- Numbers -----------------------------------------------------------------------------------------------------
 
+-- The unsigned number in 2 little-endian bytes of s from position i (from 1).
 function M.u16(s, i)
   local a, b = s:byte(i, i + 1)
   return a + b * 256
 end
 
+-- The same of 4 bytes.
 function M.u32(s, i)
   local a, b, c, d = s:byte(i, i + 3)
   return a + b * 256 + c * 65536 + d * 16777216
 end
 
+-- The signed number in 4 little-endian bytes of s from position i.
 function M.i32(s, i)
   local n = M.u32(s, i)
   return n >= 2147483648 and n - 4294967296 or n
@@ -64,22 +68,28 @@ function M.number(s, type)
   return buffer[type]
 end
 
+-- The 8 bytes of a number as f64.
 function M.f64_bytes(x)
   buffer.f64 = x
   return F.string(buffer.b, 8)
 end
 
+-- The 8 bytes of a whole number as i64.
 function M.i64_bytes(x)
   buffer.i64 = x
   return F.string(buffer.b, 8)
 end
 
+-- 2 little-endian bytes of a whole number from 0.
 function M.le16(n) return string.char(n % 256, math.floor(n / 256) % 256) end
+-- 4 little-endian bytes.
 function M.le32(n) return M.le16(n % 65536) .. M.le16(math.floor(n / 65536)) end
+-- 8 little-endian bytes, of numbers to 2^53.
 function M.le64(n) return M.le32(n % 4294967296) .. M.le32(math.floor(n / 4294967296)) end
 
 -- -- Text --------------------------------------------------------------------------------------------------------
 
+-- The UTF-8 bytes of a code point.
 function M.utf8(code)
   local char = string.char
   if code < 0x80 then return char(code) end
@@ -103,6 +113,7 @@ local function utf8_length(s, i)
   return 4
 end
 
+-- Whether a string is valid UTF-8.
 function M.is_utf8(s)
   local i = s:find '[\128-\255]'
   while i and i <= #s do
@@ -149,6 +160,8 @@ function Reader:check(offset, n, what)
   end
 end
 
+-- n bytes from offset (from 0) on, as a string; what: how a message calls the part. A fault where
+-- the file ends before.
 function Reader:read(offset, n, what)
   self:check(offset, n, what or 'a part')
   local bytes = F.new('uint8_t[?]', math.max(n, 1))
@@ -156,15 +169,24 @@ function Reader:read(offset, n, what)
   return F.string(bytes, n)
 end
 
+-- Reads n bytes from offset on, for crc alone.
 function Reader:skim(offset, n) F.check(C.dlv3_file_read(self.p, nil, offset, n)) end
+-- The CRC-32 of what was read since the last call.
 function Reader:crc() return C.dlv3_file_crc(self.p) end
+-- Fills a tensor with little-endian elements of its dtype from offset on, in row-major order.
 function Reader:read_tensor(t, offset) F.check(C.dlv3_file_read_tensor(self.p, t.p, offset)) end
 
+-- Appends a string.
 function Writer:write(s) F.check(C.dlv3_file_write(self.p, s, #s)) end
+-- Appends a tensor's elements, little-endian, in row-major order.
 function Writer:write_tensor(t) F.check(C.dlv3_file_write_tensor(self.p, t.p)) end
+-- The number of bytes written so far.
 function Writer:position() return tonumber(C.dlv3_file_position(self.p)) end
+-- The CRC-32 of what was written since the last call.
 function Writer:crc() return C.dlv3_file_crc(self.p) end
+-- Writes a string over what was written at offset.
 function Writer:patch(offset, s) F.check(C.dlv3_file_patch(self.p, offset, s, #s)) end
+-- Syncs the file and renames it to its path: from now on it is there, whole.
 function Writer:commit() F.check(C.dlv3_file_commit(self.p)) end
 
 return M

@@ -35,6 +35,7 @@ local function first_keys(d, n)
   return #list > 0 and table.concat(list, ', ') or 'none'
 end
 
+-- The first four names of a dict, for messages.
 function M.first_names(d) return first_keys(d, 4) end
 
 -- The dict of tensors in value, at most `depth` wrappers deep, and the path of keys to it ("model"). A wrapper goes before the

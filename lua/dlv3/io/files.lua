@@ -218,6 +218,8 @@ function M.save_json(path, value)
   with_file(bytes.create(path), path, write_and_commit, value, function(file, v) file:write(json.encode(v) .. '\n') end)
 end
 
+-- The value of a JSON file: objects as dicts, arrays as lists, null as dlv3.none. Raises where it
+-- is none.
 function M.load_json(path)
   check_path('load_json', path)
   return with_file(bytes.open(path), path, function(file)

@@ -159,6 +159,7 @@ local function write(v, out, depth)
   end
 end
 
+-- A value as JSON text: dicts and tables with names as objects, lists as arrays, dlv3.none as null.
 function M.encode(v)
   local out = {}
   write(v, out, 1)

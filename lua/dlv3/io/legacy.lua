@@ -30,6 +30,7 @@ local function check_machine(info)
   if dict.is(info) and info.little_endian == false then fault 'was written on a big-endian machine, which is not supported' end
 end
 
+-- The value of a legacy stream, PyTorch's format before 1.6: several pickles, then the storages.
 function M.read_stream(file)
   local magic, version, info, value, keys, session
   local at = 0
@@ -56,6 +57,7 @@ end
 
 -- -- The tar ---------------------------------------------------------------------------------------------------------
 
+-- Whether a file is a tar, PyTorch's first format.
 function M.is_tar(file)
   return file.size >= 512 and file:read(257, 5) == 'ustar'
 end
@@ -149,6 +151,7 @@ local function persistent(found, id)
   return v or fault('a tensor that is not in the tar: %s', bytes.shown(key_text(id)))
 end
 
+-- The value of a tar file: the members pickle, storages and tensors.
 function M.read_tar(file)
   local members = tar_members(file)
   for _, name in ipairs {'storages', 'tensors', 'pickle'} do

@@ -9,14 +9,17 @@ local M = {}
 local Opaque = {}
 local classes = setmetatable({}, {__mode = 'k'}) -- the values themselves are empty tables
 
+-- A value that stands for an object of the class of this name.
 function M.new(class)
   local v = setmetatable({}, Opaque)
   classes[v] = class
   return v
 end
 
+-- Whether v stands for an object that was not read.
 function M.is(v) return type(v) == 'table' and getmetatable(v) == Opaque end
 
+-- The name of its class.
 function M.class(v) return classes[v] end
 
 -- "an object of the class numpy.ndarray"

@@ -19,6 +19,8 @@ local DICT, OPAQUE = 16, 8 -- objects that these count as: their share of the me
 -- What a name stands for: call(args) runs it; without one, or off the allow-list, calls give opaque values. Never visible outside.
 local Global = {}
 M.Global = Global
+-- What a global name of a pickle stands for; call(args): what calling it gives, nil: an opaque
+-- value.
 function M.global(name, call) return setmetatable({name = name, call = call}, Global) end
 
 local NEED_MORE = {} -- raised where the text at hand ends before the file does

@@ -60,6 +60,7 @@ local function read_narrow(file, kind, shape, at, count)
   return t
 end
 
+-- The tensors of a safetensors file: a dict by name, in the order of the header.
 function M.read(file)
   local length = bytes.u64(file:read(0, 8), 1)
   if length > MAX_HEADER then fault('a header of %.0f bytes; at most %.0f are read', length, MAX_HEADER) end

@@ -122,6 +122,7 @@ local DATE = le16(0) .. le16(0x21) -- midnight of 1980-01-01: equal contents giv
 local Archive = {}
 Archive.__index = Archive
 
+-- An archive that is written to a file from bytes.create; add members, then finish.
 function M.create(file) return setmetatable({file = file, entries = {}}, Archive) end
 
 -- put(file, content) writes the size bytes of the member.
@@ -152,6 +153,7 @@ local function central_entry(e)
          le16(0) .. le16(0) .. le16(0) .. le32(0) .. le32(math.min(e.start, FULL32)) .. e.name .. extra
 end
 
+-- Writes the directory of the archive; the file is not committed.
 function Archive:finish()
   local file, start, n = self.file, self.file:position(), #self.entries
   for _, e in ipairs(self.entries) do file:write(central_entry(e)) end

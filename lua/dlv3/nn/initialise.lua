@@ -3,17 +3,18 @@
 
 local F = require 'dlv3.core.ffi'
 local autograd = require 'dlv3.core.autograd'
+local docs = require 'dlv3.core.docs'
 local expect = require 'dlv3.core.expect'
 
 local M = {}
 
--- fn(t, ...), which fills a tensor, as a function that fills a parameter and returns it.
-local function in_place(name, fn)
-  return function(t, ...)
+-- Adds fn(t, ...), which fills a tensor, as a function of this name that fills a parameter and returns it; text: for help.
+local function in_place(name, text, fn)
+  M[name] = docs.describe(function(t, ...)
     expect.argument('init.' .. name, 't', t, expect.tensor)
     if not M.off then autograd.no_grad(fn, t:detach(), ...) end
     return t
-  end
+  end, text)
 end
 
 -- fn(...) without initialising anything: for a model whose weights are all read from a file. Memory that was never written
@@ -44,23 +45,25 @@ local function fan_of(t, mode)
   return mode == 'fan_out' and fan_out or fan_in
 end
 
--- constant_(t, value)
-M.constant_ = in_place('constant_', function(t, value) t:fill_(value) end)
--- zeros_(t)
-M.zeros_ = in_place('zeros_', function(t) t:fill_(0) end)
--- ones_(t)
-M.ones_ = in_place('ones_', function(t) t:fill_(1) end)
--- normal_(t, mean = 0, std = 1)
-M.normal_ = in_place('normal_', function(t, mean, std) t:normal_(mean or 0, std or 1) end)
--- uniform_(t, low = 0, high = 1)
-M.uniform_ = in_place('uniform_', function(t, low, high) t:uniform_(low or 0, high or 1) end)
+in_place('constant_', 'constant_(t, value): all elements value.', function(t, value) t:fill_(value) end)
+in_place('zeros_', 'zeros_(t): all elements 0.', function(t) t:fill_(0) end)
+in_place('ones_', 'ones_(t): all elements 1.', function(t) t:fill_(1) end)
 
--- kaiming_normal_(t, mode = 'fan_in'): normal with std = sqrt(2 / fan), for layers before a ReLU.
-M.kaiming_normal_ = in_place('kaiming_normal_', function(t, mode) t:normal_(0, math.sqrt(2 / fan_of(t, mode))) end)
+in_place('normal_', 'normal_(t, mean = 0, std = 1): normal random numbers.', function(t, mean, std)
+  t:normal_(mean or 0, std or 1)
+end)
 
--- kaiming_uniform_(t, a = 0, mode = 'fan_in'): uniform within sqrt(6 / ((1 + a^2) fan)); a = sqrt(5) gives
--- 1 / sqrt(fan_in), the default of layers. He et al., 2015.
-M.kaiming_uniform_ = in_place('kaiming_uniform_', function(t, a, mode)
+in_place('uniform_', 'uniform_(t, low = 0, high = 1): uniform random numbers in [low, high).', function(t, low, high)
+  t:uniform_(low or 0, high or 1)
+end)
+
+in_place('kaiming_normal_', "kaiming_normal_(t, mode = 'fan_in' or 'fan_out'): normal with std = sqrt(2 / fan), for layers "
+                            .. 'before a ReLU. He et al., 2015.', function(t, mode)
+  t:normal_(0, math.sqrt(2 / fan_of(t, mode)))
+end)
+
+in_place('kaiming_uniform_', "kaiming_uniform_(t, a = 0, mode = 'fan_in' or 'fan_out'): uniform within sqrt(6 / ((1 + a^2) "
+                             .. 'fan)); a = sqrt(5) gives 1 / sqrt(fan_in), the default of layers.', function(t, a, mode)
   local bound = math.sqrt(6 / ((1 + (a or 0) ^ 2) * fan_of(t, mode)))
   t:uniform_(-bound, bound)
 end)

@@ -18,6 +18,7 @@ local C, check, raise, is_tensor = F.C, F.check, F.raise, F.is_tensor
 local Module = {}
 local method_names = {} -- for the completion of containers, whose fields are found by a function
 
+-- Whether v is a module.
 local function is_module(v) return type(v) == 'table' and rawget(v, '_kinds') ~= nil end
 Module.is = is_module
 

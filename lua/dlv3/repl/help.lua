@@ -3,6 +3,7 @@
 
 local F = require 'dlv3.core.ffi'
 local call = require 'dlv3.core.call'
+local docs = require 'dlv3.core.docs'
 local suggest = require 'dlv3.core.suggest'
 local tensor = require 'dlv3.core.tensor'
 local text = require 'dlv3.core.text'
@@ -70,8 +71,10 @@ end
 
 local function uncomment(line) return (line:gsub('^%s*%-%- ?', '  ')) end
 
--- The function's first line and the comment right above it.
+-- The function's first line and the comment right above it, or what describes it (docs.lua).
 local function function_text(name, f)
+  local described = docs.text_of(f)
+  if described then return name .. '\n' .. wrap(described, '  ') end
   local info = debug.getinfo(f, 'S')
   if info.what == 'C' then return name .. ': a built-in function of Lua' end
   local path = info.source:match '^@(.*)$'
@@ -191,10 +194,13 @@ function M.text(name)
   local short = name:match '^[%w_]+$' and name or name:match '^.*[:%.]([%w_]+)$' or name
   local value = lookup(name)
   local op, method = call.ops[short], tensor.methods[short]
+  local stands_alone = name == short or name == 'x:' .. short and value == nil
   if value ~= nil and not (op and F.is_tensor(lookup(name:match '^(.*)[:%.]' or '') or 0)) and name ~= short then return value_text(name, value) end
-  if op and (name == short or value ~= nil) then return op_text(op) end
-  if method and (name == short or value ~= nil) then return function_text('x:' .. short, method) end
-  if tensor.properties[short] and name == short then return 'x.' .. short .. ': a property of every tensor' end
+  if op and (stands_alone or value ~= nil) then return op_text(op) end
+  if method and (stands_alone or value ~= nil) then return function_text('x:' .. short, method) end
+  if tensor.properties[short] and name == short then
+    return ('x.%s: %s; a property of every tensor'):format(short, tensor.property_docs[short])
+  end
   if value ~= nil then return value_text(name, value) end
   for _, module in ipairs(name == short and module_names or {}) do -- ?SGD
     local member = lookup(module .. '.' .. name)

@@ -2,6 +2,8 @@
 
 local suggest = require 'dlv3.core.suggest'
 
+-- A message with the nearest method of modules, where it says that there is no such method; else
+-- the message itself.
 return function(message)
   local name = message:match "attempt to call method '([%w_]+)' %(a nil value%)"
   local module, names = package.loaded['dlv3.nn.module'], {}

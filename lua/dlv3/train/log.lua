@@ -29,9 +29,12 @@ function Meter:update(value, n)
   self.total, self.count = self.total + value * n, self.count + n
 end
 
+-- The last value; nan before the first.
 function Meter:value() return self.values[self.at] or 0 / 0 end
+-- The mean of all values.
 function Meter:global_avg() return self.total / self.count end
 
+-- The mean of the window.
 function Meter:avg()
   local sum = 0
   for _, v in ipairs(self.values) do sum = sum + v end
@@ -45,6 +48,7 @@ function Meter:median()
   return sorted[math.floor((#sorted + 1) / 2)] or 0 / 0
 end
 
+-- The largest value of the window.
 function Meter:max()
   local most = -math.huge
   for _, v in ipairs(self.values) do most = math.max(most, v) end
@@ -74,6 +78,7 @@ function M.line(line)
   io.stdout:flush()
 end
 
+-- Adds a meter of this name at the end of the line, with the options of M.meter; returns it.
 function Logger:add(name, options)
   if not self.meters[name] then self.order[#self.order + 1] = name end
   self.meters[name] = M.meter(options)

@@ -79,8 +79,8 @@ local function set_rates(self)
   for _, group in ipairs(self.sgd.groups) do group.lr = group.initial_lr * factor end
 end
 
--- One step: loss = fn(image, target), which changes the weights, with a batch on the device; then the checkpoint of
--- --save-every, and the end of the script where a signal asked for it.
+-- One step: loss = fn(image, target), which changes the weights, with a batch on the device; then a checkpoint where
+-- --save-every says so, and the end of the script where a signal asked for it.
 function Loop:step(fn, batch)
   local state, opt = self.state, self.opt
   set_rates(self)

@@ -127,6 +127,7 @@ function Folder:file(name)
   return self.path .. '/' .. name
 end
 
+-- Notes that the file of this name is a sound checkpoint of this run from now on.
 function Folder:saved(name)
   self.sound = self.path .. '/' .. name
   if name == 'best.pth' then self.has_best = true end

@@ -57,6 +57,7 @@ end
 
 local function color(self, c) cairo.cairo_set_source_rgba(self.cr, c[1], c[2], c[3], c[4] or 1) end
 
+-- Fills a rectangle, in pixels, with a color {r, g, b, a = 1} of numbers from 0 to 1.
 function Canvas:area(x, y, w, h, c)
   color(self, c)
   cairo.cairo_rectangle(self.cr, x, y, w, h)
@@ -74,6 +75,7 @@ function Canvas:line(points, c, width, dashes)
   cairo.cairo_stroke(self.cr)
 end
 
+-- The width of a text in pixels at this size.
 function Canvas:text_width(s, size)
   cairo.cairo_set_font_size(self.cr, size)
   local e = ffi.new 'cairo_text_extents_t'

@@ -152,8 +152,10 @@ function M.draw_bars(groups, options)
   return canvas:tensor()
 end
 
+-- Draws bars (draw_bars) to a PNG at path.
 function M.write_bars(path, groups, options) image.write_png(path, M.draw_bars(groups, options)) end
 
+-- Draws curves (draw) to a PNG at path.
 function M.write(path, series, options) image.write_png(path, M.draw(series, options)) end
 
 return M
