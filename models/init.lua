@@ -2,8 +2,8 @@
 --
 --   models.deeplabv3_resnet50{num_classes = 21, aux = true, output_stride = 8, atrous_rates = {12, 24, 36}}
 --
--- num_classes counts the background. Pure: no device, no data, no files; weights come from dlv3.checkpoint, whole models
--- from models/from_file.lua.
+-- num_classes counts the background. Pure: no device, no data, no files; weights come from
+-- dlv3.checkpoint, whole models from models/from_file.lua.
 
 local expect = require 'dlv3.core.expect'
 local names = require 'dlv3.core.names'
@@ -23,8 +23,9 @@ local function constructor(name, family, backbone)
     atrous_rates = {{12, 24, 36}, expect.list_of(expect.whole(1))},
   }
   architectures[#architectures + 1] = name
-  -- {num_classes = 21 (with the background), aux = false, output_stride = 8 (MobileNetV3: 16), atrous_rates = {12, 24, 36}}
-  -- A call, model(x [n, 3, h, w]), returns {out = logits [n, k, h, w], aux = ...}. ?models says more.
+  -- {num_classes = 21 (with the background), aux = false, output_stride = 8 (MobileNetV3: 16),
+  -- atrous_rates = {12, 24, 36}} A call, model(x [n, 3, h, w]), returns {out = logits [n, k, h, w],
+  -- aux = ...}. ?models says more.
   models[name] = function(options)
     local o = expect.options(name, spec, options)
     local body, channels, aux_channels = backbone(o.output_stride)

@@ -1,4 +1,5 @@
--- train_voc.lua - trains DeepLabV3 on data in PASCAL VOC's layout: the reference's recipe, to read and change.
+-- train_voc.lua - trains DeepLabV3 on data in PASCAL VOC's layout: the reference's recipe, to read
+-- and change.
 
 local dlv3 = require 'dlv3'
 local models = require 'models'
@@ -9,7 +10,7 @@ local run_folder = require 'dlv3.train.run_folder'
 local setup = require 'dlv3.train.setup'
 local training = require 'dlv3.train.run'
 
--- -- Options ----------------------------------------------------------------------------------------------------------
+-- -- Options --------------------------------------------------------------------------------------
 
 local opt, given, resumed = setup.parse({
   doc = 'Trains DeepLabV3 on data in PASCAL VOC layout and evaluates it after every epoch.',
@@ -32,7 +33,8 @@ local opt, given, resumed = setup.parse({
   {'lr', 1e-4, 'learning rate, warmed up for an epoch, then falling as (1 - done)^0.9', type = 'number', min = 0},
   {'momentum', 0.9, 'of SGD', type = 'number', min = 0},
   {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number', min = 0},
-  {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs some "
+  {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs "
+                     .. "some "
                      .. 'hundred steps)', type = 'number', min = 0, max = 1},
   {'checkpoint-activations', false, 'keep less for backward and make it again there: less memory, more time'},
   {'precision', 'f32', 'of the activations; f16 comes with a loss scale and is for GPUs, slow on a CPU',
@@ -43,7 +45,8 @@ local opt, given, resumed = setup.parse({
   {'workers', 2, 'threads that prepare batches', short = 'j', min = 1},
   {'max-steps', 0, 'stop after so many steps in all (0: no limit)', min = 0},
   'output',
-  {'output-dir', 'out', 'folder for checkpoints, results and curves; out_2, ... where out holds a run and no other is given',
+  {'output-dir', 'out', 'folder for checkpoints, results and curves; out_2, ... where out holds a run and no other '
+                        .. 'is given',
    value = 'DIR'},
   {'overwrite', false, 'replace the run that the folder holds'},
   {'print-freq', 10, 'steps between log lines', min = 1},
@@ -53,7 +56,7 @@ local opt, given, resumed = setup.parse({
   {'quiet', false, 'no progress line'},
 }, arg)
 
--- -- Data, model, optimiser -------------------------------------------------------------------------------------------
+-- -- Data, model, optimiser -----------------------------------------------------------------------
 
 local classes = opt.num_classes + 1
 local train_set, val_set = setup.data_sets(opt)
@@ -85,7 +88,7 @@ local sgd = optim.SGD(groups, {lr = opt.lr, momentum = opt.momentum, weight_deca
 local scaler = opt.precision == 'f16' and optim.LossScaler{device = opt.device} or nil
 local schedule = optim.poly{steps_per_epoch = #loader, epochs = opt.epochs}
 
--- -- The loop ---------------------------------------------------------------------------------------------------------
+-- -- The loop -------------------------------------------------------------------------------------
 
 local function step(image, target)
   local out = model:logits(image)
@@ -104,7 +107,8 @@ end
 if opt.compile then step = dlv3.compile(step) end
 
 local run = training.start{
-  opt = opt, given = given, resumed = resumed, folder = folder, model = model, sgd = sgd, scaler = scaler, schedule = schedule,
+  opt = opt, given = given, resumed = resumed, folder = folder, model = model, sgd = sgd, scaler = scaler,
+  schedule = schedule,
   loader = loader, val_loader = val_loader,
 }
 run:train(function()

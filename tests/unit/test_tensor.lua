@@ -216,7 +216,7 @@ return function(t)
     t.error(function() pairs(x) end, 'pairs: a tensor is no table')
     t.error(function() x:gather(1, one) end, 'gather: axis must be an integer, a tensor came; tensors come first: x index, then axis')
     t.error(function() x:cross_entropy(dlv3.zeros({2}, {dtype = 'u8'}), {1, 2, 3}) end, 'weight must be a tensor, a table came: dlv3.tensor')
-    t.error(function() dlv3.stack{x, dlv3.ones{2, 4}} end, 'the first is {2, 3}, number 2 is {2, 4}')
+    t.error(function() dlv3.stack{x, dlv3.ones{2, 4}} end, 'stack: expected tensors of the same sizes, got {2, 3} first and {2, 4} as number 2')
     t.error(function() dlv3.zeros{2 ^ 60} end, 'size 1 must be a whole number from 0 to 2^53')
   end)
 

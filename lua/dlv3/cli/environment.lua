@@ -1,5 +1,5 @@
--- environment.lua - checks the DLV3_* variables once, when the program starts: a wrong value ends it with status 2, an
--- unknown name is a warning (other programs may have variables that begin so).
+-- environment.lua - checks the DLV3_* variables once, when the program starts: a wrong value ends
+-- it with status 2, an unknown name is a warning (other programs may have variables that begin so).
 
 local expect = require 'dlv3.core.expect'
 local host = require 'dlv3.host'
@@ -8,7 +8,8 @@ local M = {}
 
 -- All implementations of ops, on the cpu and on a GPU: what DLV3_IMPL may be.
 M.implementations = {
-  'ref', 'vec', 'onednn', 'winograd', 'direct', 'pairs', 'depthwise', 'atrous', 'cudnn', 'cublaslt', 'own', 'nccl', 'mpi',
+  'ref', 'vec', 'onednn', 'winograd', 'direct', 'pairs', 'depthwise', 'atrous', 'cudnn', 'cublaslt', 'own', 'nccl',
+  'mpi',
 }
 
 local function is_whole_from_one(value) return value:find '^%s*%d+%s*$' ~= nil and tonumber(value) >= 1 end
@@ -32,8 +33,8 @@ local function names()
   return list
 end
 
--- Checks variables ({NAME = value}) on a machine with so many processors. Returns two lists of messages: errors and
--- warnings. An empty value counts as unset.
+-- Checks variables ({NAME = value}) on a machine with so many processors. Returns two lists of
+-- messages: errors and warnings. An empty value counts as unset.
 function M.check(variables, processors)
   local errors, warnings = {}, {}
   for name, value in pairs(variables) do

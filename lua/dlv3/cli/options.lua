@@ -12,9 +12,10 @@
 --     {'photo',        nil,    'JPEG or PNG files', positional = true, min = 1}, -- a list of what is left
 --   }, arg)
 --
--- The type is the default's: a whole number makes an integer (type = 'number' where fractions are meant), nil a string;
--- or type = 'number', 'integer', 'boolean', 'string', 'list'. A string in the table is a heading of --help.
--- opt has the values, opt.batch_size; given says which of them came from the command line.
+-- The type is the default's: a whole number makes an integer (type = 'number' where fractions are
+-- meant), nil a string; or type = 'number', 'integer', 'boolean', 'string', 'list'. A string in the
+-- table is a heading of --help. opt has the values, opt.batch_size; given says which of them came
+-- from the command line.
 
 local F = require 'dlv3.core.ffi'
 local expect = require 'dlv3.core.expect'
@@ -31,7 +32,9 @@ local function key_of(name) return (name:gsub('-', '_')) end
 local function type_of(option)
   local default = option[2]
   if option.type then return option.type end
-  if type(default) == 'number' then return default == math.floor(default) and math.abs(default) < 2 ^ 53 and 'integer' or 'number' end
+  if type(default) == 'number' then
+    return default == math.floor(default) and math.abs(default) < 2 ^ 53 and 'integer' or 'number'
+  end
   return ({boolean = 'boolean', table = 'list'})[type(default)] or 'string'
 end
 
@@ -40,14 +43,17 @@ local function read(spec)
   local s = {list = {}, by_name = {}, names = {}}
   for _, option in ipairs(spec) do
     if type(option) == 'table' then
-      local o = {name = option[1], key = key_of(option[1]), default = option[2], doc = option[3] or '', type = type_of(option), spec = option,
+      local o = {name = option[1], key = key_of(option[1]), default = option[2], doc = option[3] or '',
+                 type = type_of(option), spec = option,
                  spellings = {}}
       if option.positional then s.positional = o
       else
         local alias = option.alias or {}
         if option.short then o.spellings[1] = (#option.short == 1 and '-' or '--') .. option.short end
         o.spellings[#o.spellings + 1] = '--' .. o.name
-        for _, name in ipairs(type(alias) == 'table' and alias or {alias}) do o.spellings[#o.spellings + 1] = '--' .. name end
+        for _, name in ipairs(type(alias) == 'table' and alias or {alias}) do
+          o.spellings[#o.spellings + 1] = '--' .. name
+        end
         for _, spelling in ipairs(o.spellings) do
           if s.by_name[spelling] then error("options: '" .. spelling .. "' is there twice", 3) end
           s.by_name[spelling] = o
@@ -60,7 +66,7 @@ local function read(spec)
   return s
 end
 
--- -- Values ---------------------------------------------------------------------------------------------------
+-- -- Values ---------------------------------------------------------------------------------------
 
 local function number_of(text) return not text:find '^%s*$' and not text:find '[xX]' and tonumber(text) or nil end
 
@@ -118,14 +124,15 @@ local function value_of(o, text, spelling)
   return v
 end
 
--- What is wrong with a value of the option with this key that is not from the command line; nil where it fits.
+-- What is wrong with a value of the option with this key that is not from the command line; nil
+-- where it fits.
 function M.misfit(spec, key, v)
   for _, o in ipairs(read(spec).list) do
     if o.key == key then return check_of(o)(v, '--' .. o.name) end
   end
 end
 
--- -- The command line -----------------------------------------------------------------------------------------
+-- -- The command line -----------------------------------------------------------------------------
 
 -- "--lr=1" -> --lr, 1; "-b4" -> -b, 4; "--no-aux" -> --aux, nil, true
 local function split(word, s)
@@ -159,7 +166,8 @@ local function unknown(name, s)
 end
 
 local function looks_like_option(text, s)
-  return text ~= nil and #text > 1 and text:sub(1, 1) == '-' and not number_of(text) and (text:sub(1, 2) == '--' or s.by_name[text] ~= nil)
+  return text ~= nil and #text > 1 and text:sub(1, 1) == '-' and not number_of(text)
+      and (text:sub(1, 2) == '--' or s.by_name[text] ~= nil)
 end
 
 -- Takes the option at words[i] into opt. Returns the index after it, or nil, message.
@@ -177,7 +185,8 @@ local function take_option(words_, i, s, opt, given)
       i = i + 1
       value = words_[i]
       if value == nil or looks_like_option(value, s) then
-        local what = ({number = 'a number', integer = 'a whole number', list = 'a list, with commas'})[o.type] or 'a value'
+        local what = ({number = 'a number', integer = 'a whole number', list = 'a list, with commas'})[o.type]
+            or 'a value'
         return nil, ('%s: expected %s after it'):format(name, what)
       end
     end
@@ -216,7 +225,8 @@ function M.try(spec, arg)
   local opt, given, i, only_positional = with_defaults(s), {}, 1, false
   while i <= #arg do
     local word = arg[i]
-    if only_positional or word == '-' or word:sub(1, 1) ~= '-' or (number_of(word) and not s.by_name[word:sub(1, 2)]) then
+    if only_positional or word == '-' or word:sub(1, 1) ~= '-'
+        or (number_of(word) and not s.by_name[word:sub(1, 2)]) then
       if not s.positional then
         return nil, ("'%s' is not understood here: options begin with -- (--help lists them)"):format(word)
       end
@@ -236,7 +246,7 @@ function M.try(spec, arg)
   return opt, given
 end
 
--- -- Help -----------------------------------------------------------------------------------------------------
+-- -- Help -----------------------------------------------------------------------------------------
 
 local function default_text(o)
   local d = o.default
@@ -252,7 +262,8 @@ local function left_column(o)
   if o.spellings[1]:sub(1, 2) == '--' then spelling = '    ' .. spelling end
   if o.type == 'boolean' and not o.default then return spelling end
   if o.type == 'boolean' then return (spelling:gsub('%-%-' .. o.name:gsub('%-', '%%-'), '--[no-]' .. o.name, 1)) end
-  return spelling .. ' ' .. (o.spec.value or ({number = 'X', integer = 'N', list = 'A,B,...'})[o.type] or o.spec.choices and 'NAME' or 'TEXT')
+  return spelling .. ' ' .. (o.spec.value or ({number = 'X', integer = 'N', list = 'A,B,...'})[o.type]
+                             or o.spec.choices and 'NAME' or 'TEXT')
 end
 
 local function wrap(text, width)

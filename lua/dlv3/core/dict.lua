@@ -1,8 +1,10 @@
--- dict.lua - a table that remembers the order in which its keys came: state dicts, checkpoints, what files hold.
+-- dict.lua - a table that remembers the order in which its keys came: state dicts, checkpoints,
+-- what files hold.
 --
--- d[key] reads and writes as with any table; a new key goes to the end, d[key] = nil takes one out. Values lie in the
--- table itself, so reading costs nothing extra; the order lies in its metatable. Keys are strings, numbers or booleans.
--- A dict has no methods, since every name may be a key: dict.items(d) iterates, dict.size(d) counts.
+-- d[key] reads and writes as with any table; a new key goes to the end, d[key] = nil takes one out.
+-- Values lie in the table itself, so reading costs nothing extra; the order lies in its metatable.
+-- Keys are strings, numbers or booleans. A dict has no methods, since every name may be a key:
+-- dict.items(d) iterates, dict.size(d) counts.
 
 local F = require 'dlv3.core.ffi'
 local opaque = require 'dlv3.io.opaque'
@@ -10,7 +12,8 @@ local opaque = require 'dlv3.io.opaque'
 local dict = {}
 
 -- Stands for Python's None in what a file held and in what is saved: a nil can not be an element.
-dict.none = setmetatable({}, {__tostring = function() return 'none' end, __newindex = function() error('none has no fields', 2) end})
+dict.none = setmetatable({}, {__tostring = function() return 'none' end,
+                              __newindex = function() error('none has no fields', 2) end})
 
 local allowed = {string = true, number = true, boolean = true}
 
@@ -50,7 +53,8 @@ local function text(d)
       lines[#lines + 1] = '  ... ' .. dict.size(d) .. ' in all'
       break
     end
-    local s = type(v) == 'string' and ('%q'):format(v) or dict.is(v) and 'a dict of ' .. dict.size(v) or type(v) == 'table' and #v > 0 and 'an array of ' .. #v or
+    local s = type(v) == 'string' and ('%q'):format(v) or dict.is(v) and 'a dict of ' .. dict.size(v)
+        or type(v) == 'table' and #v > 0 and 'an array of ' .. #v or
               type(v) == 'cdata' and tostring(v):match('(%[[^%[%]]*%])%s*$') or tostring(v)
     lines[#lines + 1] = '  ' .. tostring(k) .. ' = ' .. s
   end
@@ -59,7 +63,8 @@ end
 
 -- An empty dict.
 function dict.new()
-  return setmetatable({}, {dict = dict, keys = {}, position = {}, n = 0, stale = 0, __newindex = append, __tostring = text})
+  return setmetatable({}, {dict = dict, keys = {}, position = {}, n = 0, stale = 0, __newindex = append,
+                           __tostring = text})
 end
 
 -- Whether d is a dict.
@@ -69,7 +74,8 @@ function dict.is(d)
   return type(m) == 'table' and rawget(m, 'dict') == dict
 end
 
--- The key and value after `key`. No closure: what a compiled trace keeps alive must not hold the values.
+-- The key and value after `key`. No closure: what a compiled trace keeps alive must not hold the
+-- values.
 local function following(d, key)
   local m = getmetatable(d)
   local keys, position = m.keys, m.position
@@ -80,8 +86,8 @@ local function following(d, key)
   end
 end
 
--- for key, value in dict.items(d) do: in order. A plain table gives its array part, then its named fields sorted.
--- Fields may be changed and taken out on the way, not added.
+-- for key, value in dict.items(d) do: in order. A plain table gives its array part, then its named
+-- fields sorted. Fields may be changed and taken out on the way, not added.
 function dict.items(d)
   return following, dict.is(d) and d or dict.from_table(d), nil
 end

@@ -1,4 +1,5 @@
--- docs.lua - help texts of functions that other functions make, so that no comment of their own stands above them.
+-- docs.lua - help texts of functions that other functions make, so that no comment of their own
+-- stands above them.
 
 local M = {}
 

@@ -1,4 +1,5 @@
--- expect.lua - what a value must be, described once: options in tables, command lines, environment, fields of files.
+-- expect.lua - what a value must be, described once: options in tables, command lines, environment,
+-- fields of files.
 --
 -- A check is a function(v, name) that returns nil where v fits, else a line such as
 -- "lr: expected a number from 0, got 'abc'". Larger checks are composed of smaller ones.
@@ -45,9 +46,10 @@ local function range_text(low, high)
   return (low and ' from ' .. text(low) or '') .. (high and ' to ' .. text(high) or '')
 end
 
--- -- Single values ---------------------------------------------------------------------------------------------------
+-- -- Single values --------------------------------------------------------------------------------
 
--- A check made of a condition: fits(v) is true where v fits; what: how a message calls such a value.
+-- A check made of a condition: fits(v) is true where v fits; what: how a message calls such a
+-- value.
 function M.value(what, fits)
   return function(v, name)
     if not fits(v) then return unexpected(name, what, v) end
@@ -94,14 +96,15 @@ function M.one_of(list)
 end
 
 M.finite = M.value('a finite number', function(v) return type(v) == 'number' and v - v == 0 end)
-M.number_or_nan = M.value('a number', function(v) return type(v) == 'number' end) -- a result is nan where nothing was counted
+-- a result is nan where nothing was counted
+M.number_or_nan = M.value('a number', function(v) return type(v) == 'number' end)
 M.flag = M.value('true or false', function(v) return type(v) == 'boolean' end)
 M.text = M.value('a string', function(v) return type(v) == 'string' end)
 M.list = M.value('a list', is_list)
 M.callable = M.value('a function', function(v) return type(v) == 'function' end)
 M.tensor = M.value('a tensor', F.is_tensor)
 
--- -- Composed of others ----------------------------------------------------------------------------------------------
+-- -- Composed of others ---------------------------------------------------------------------------
 
 -- What the check says of a value that is there and not None.
 function M.optional(check)
@@ -133,7 +136,8 @@ function M.map_of(check)
   end
 end
 
--- A dict with these fields, a list of {key, check}; it may have others too. name: nil for a file's outermost value.
+-- A dict with these fields, a list of {key, check}; it may have others too. name: nil for a file's
+-- outermost value.
 function M.fields(list)
   return function(v, name)
     if not dict.is(v) then return unexpected(name or 'the file', 'a dict', v) end
@@ -144,9 +148,10 @@ function M.fields(list)
   end
 end
 
--- -- Arguments and options -------------------------------------------------------------------------------------------
+-- -- Arguments and options ------------------------------------------------------------------------
 
--- v where it passes the check, else an error "what: name: expected ..., got ..." at the line of the library's caller.
+-- v where it passes the check, else an error "what: name: expected ..., got ..." at the line of the
+-- library's caller.
 function M.argument(what, name, v, check)
   local message = check(v, name)
   if message then F.raise(what .. ': ' .. message) end
@@ -168,9 +173,10 @@ local function entry_of(entry)
   return entry[1], entry[2]
 end
 
--- Options laid over their defaults: a new table. spec: by name {default, check}, a boolean (the default of a flag), or a
--- check alone, which then decides whether the option may be left out. Names that the spec lacks and values that do not
--- fit are errors at the line of the library's caller; what: who takes the options, for messages.
+-- Options laid over their defaults: a new table. spec: by name {default, check}, a boolean (the
+-- default of a flag), or a check alone, which then decides whether the option may be left out.
+-- Names that the spec lacks and values that do not fit are errors at the line of the library's
+-- caller; what: who takes the options, for messages.
 function M.options(what, spec, options)
   options = options == nil and {} or options
   if type(options) ~= 'table' then

@@ -1,8 +1,8 @@
 -- ffi.lua - the only door to C: the runtime's functions, status to error, tensor handles.
 --
--- The declarations come from the binary itself (dlv3.h, preprocessed and embedded at build time), so they can not
--- drift. Nothing in the API calls back into Lua. A handle is a struct around a dlv3_tensor pointer and owns one
--- reference to it; its methods are attached by tensor.lua.
+-- The declarations come from the binary itself (dlv3.h, preprocessed and embedded at build time),
+-- so they can not drift. Nothing in the API calls back into Lua. A handle is a struct around a
+-- dlv3_tensor pointer and owns one reference to it; its methods are attached by tensor.lua.
 
 local ffi = require 'ffi'
 local suggest = require 'dlv3.core.suggest'
@@ -21,7 +21,7 @@ local M = {
   typeof = ffi.typeof, istype = ffi.istype, load = ffi.load, gc = ffi.gc, cdef = ffi.cdef,
 }
 
--- -- Errors ---------------------------------------------------------------------------------------------------
+-- -- Errors ---------------------------------------------------------------------------------------
 
 local root = debug.getinfo(1, 'S').source:match('^@(.*)lua/dlv3/core/ffi%.lua$') or ''
 
@@ -47,14 +47,16 @@ function M.user_line()
   end
 end
 
--- A text that may hold anything, such as a name from a file, for a message: what a terminal would obey and what is no UTF-8 as \xNN.
+-- A text that may hold anything, such as a name from a file, for a message: what a terminal would
+-- obey and what is no UTF-8 as \xNN.
 function M.printable(s)
   if not s:find '[%c\127-\255]' then return s end
   local out = ffi.new('char[?]', 4 * #s + 1)
   return ffi.string(out, C.dlv3_printable(out, 4 * #s + 1, s, #s))
 end
 
--- Raises message at the user's line with the module path in front, its unprintable bytes escaped. Messages are data, never formats.
+-- Raises message at the user's line with the module path in front, its unprintable bytes escaped.
+-- Messages are data, never formats.
 function M.raise(message)
   local line, where = M.user_line(), module_path.text()
   module_path.reset() -- the error leaves all modules that are being called
@@ -93,7 +95,7 @@ function M.relieve()
   if C.dlv3_memory_pressure() == 1 then collectgarbage() end
 end
 
--- -- Handles --------------------------------------------------------------------------------------------------
+-- -- Handles --------------------------------------------------------------------------------------
 
 local handle_type = ffi.typeof('dlv3_handle')
 local metatable = {__gc = function(h) if h.p ~= nil then C.dlv3_tensor_free(h.p) end end}
@@ -119,11 +121,13 @@ function M.is_tensor(x) return type(x) == 'cdata' and ffi.istype(handle_type, x)
 -- The C pointer of a tensor; an error at the user's line where x is none. Keep x alive while the
 -- pointer is used.
 function M.ptr(x)
-  if not M.is_tensor(x) then M.raise('a tensor was expected, ' .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came') end
+  if not M.is_tensor(x) then
+    M.raise('a tensor was expected, ' .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came')
+  end
   return x.p
 end
 
--- -- Dtypes ---------------------------------------------------------------------------------------------------
+-- -- Dtypes ---------------------------------------------------------------------------------------
 
 M.dtypes = {'bool', 'u8', 'i32', 'i64', 'f16', 'bf16', 'f32', 'f64'} -- in the order of dlv3.h
 M.width = {bool = 1, u8 = 1, i32 = 4, i64 = 8, f16 = 2, bf16 = 2, f32 = 4, f64 = 8} -- bytes of an element
@@ -132,7 +136,8 @@ for i, name in ipairs(M.dtypes) do M.dtype_id[name] = i - 1 end
 
 -- What PyTorch calls them.
 M.dtype_elsewhere = {
-  float16 = 'f16', half = 'f16', bfloat16 = 'bf16', float32 = 'f32', float = 'f32', float64 = 'f64', double = 'f64', uint8 = 'u8', byte = 'u8',
+  float16 = 'f16', half = 'f16', bfloat16 = 'bf16', float32 = 'f32', float = 'f32', float64 = 'f64', double = 'f64',
+  uint8 = 'u8', byte = 'u8',
   int32 = 'i32', int = 'i32', int64 = 'i64', long = 'i64', boolean = 'bool',
 }
 
@@ -140,7 +145,8 @@ M.dtype_elsewhere = {
 function M.no_dtype(name)
   name = tostring(name)
   local meant = M.dtype_elsewhere[name:match '[^.]*$']
-  return ("no dtype is called '%s'%s (there are: %s)"):format(name, meant and (": it is '%s' here"):format(meant) or suggest.text(name, M.dtypes), table.concat(M.dtypes, ' '))
+  return ("no dtype is called '%s'%s (there are: %s)"):format(name,
+      meant and (": it is '%s' here"):format(meant) or suggest.text(name, M.dtypes), table.concat(M.dtypes, ' '))
 end
 
 return M

@@ -13,8 +13,8 @@ function M.sorted(t)
   return names
 end
 
--- Makes reading a name that t lacks an error, and returns t. message: its beginning, with a %s for the name, such as
--- "nn has no '%s'"; the nearest names follow, and where list is true all of them.
+-- Makes reading a name that t lacks an error, and returns t. message: its beginning, with a %s for
+-- the name, such as "nn has no '%s'"; the nearest names follow, and where list is true all of them.
 function M.strict(t, message, list)
   return setmetatable(t, {__index = function(_, name)
     local names = M.sorted(t)

@@ -1,5 +1,5 @@
--- runtime.lua - what the runtime reports of itself and how it is steered, for tests, benchmarks and tools. Ops are entries
--- of dlv3.ops or their numbers.
+-- runtime.lua - what the runtime reports of itself and how it is steered, for tests, benchmarks and
+-- tools. Ops are entries of dlv3.ops or their numbers.
 
 local F = require 'dlv3.core.ffi'
 local tensor = require 'dlv3.core.tensor'
@@ -15,7 +15,7 @@ local function words_of(text)
   return list
 end
 
--- -- Ops --------------------------------------------------------------------------------------------------------------
+-- -- Ops ------------------------------------------------------------------------------------------
 
 -- The names of an op's implementations on a device ('cpu', or its number), best first.
 function M.implementations(op, device)
@@ -23,10 +23,12 @@ function M.implementations(op, device)
   return words_of(F.string(C.dlv3_op_impls(id_of(op), id)))
 end
 
--- Ops use the implementation of this name alone, where they have it; '' lets them choose again (DLV3_IMPL).
+-- Ops use the implementation of this name alone, where they have it; '' lets them choose again
+-- (DLV3_IMPL).
 function M.set_implementation(name) check(C.dlv3_set_impl(name)) end
 
--- Ops choose their implementations again, and the tape is on, as at the start: after a test that failed half-way.
+-- Ops choose their implementations again, and the tape is on, as at the start: after a test that
+-- failed half-way.
 function M.reset()
   M.set_implementation ''
   C.dlv3_set_grad_enabled(1)
@@ -38,18 +40,20 @@ function M.chosen(op) return F.string(C.dlv3_op_chosen(id_of(op))) end
 -- The number of cuDNN's engine that the last call of an op ran; -1: none.
 function M.engine(op) return tonumber(C.dlv3_op_engine(id_of(op))) end
 
--- -- Memory -----------------------------------------------------------------------------------------------------------
+-- -- Memory ---------------------------------------------------------------------------------------
 
 -- Where a tensor's first element is: a number of bytes.
 function M.address(t) return tonumber(C.dlv3_tensor_address(F.ptr(t))) end
 
--- Moves t's elements into arena, a flat tensor, from element offset (from 0) on; t shares its memory then.
+-- Moves t's elements into arena, a flat tensor, from element offset (from 0) on; t shares its
+-- memory then.
 function M.rebase(t, arena, offset) check(C.dlv3_tensor_rebase(F.ptr(t), F.ptr(arena), offset)) end
 
 -- Writes the bytes of a string over the elements of t, in row-major order.
 function M.set_bytes(t, bytes) check(C.dlv3_tensor_from_bytes(F.ptr(t), bytes, #bytes)) end
 
--- The elements of t, in row-major order, as a C array of doubles, which begins at 0; for tensors too large for totable.
+-- The elements of t, in row-major order, as a C array of doubles, which begins at 0; for tensors
+-- too large for totable.
 function M.doubles(t)
   local out = F.new('double[?]', math.max(t:numel(), 1))
   check(C.dlv3_tensor_to_f64(out, F.ptr(t)))
@@ -66,15 +70,16 @@ function M.live_bytes()
   return bytes
 end
 
--- Gives back the memory that a device ('cpu', or its number) has cached; checks what lies around each block where the
--- runtime was built with red zones.
+-- Gives back the memory that a device ('cpu', or its number) has cached; checks what lies around
+-- each block where the runtime was built with red zones.
 function M.flush(device)
   C.dlv3_memory_flush(type(device) == 'number' and device or tensor.device_id(device))
 end
 
--- -- Graphs, devices, the build ---------------------------------------------------------------------------------------
+-- -- Graphs, devices, the build -------------------------------------------------------------------
 
--- CUDA graphs so far: {captures =, launches =, refused = why the last recorded step was not captured, or ''}.
+-- CUDA graphs so far: {captures =, launches =, refused = why the last recorded step was not
+-- captured, or ''}.
 function M.graphs()
   return {
     captures = tonumber(C.dlv3_graph_captures()), launches = tonumber(C.dlv3_graph_launches()),
@@ -97,11 +102,12 @@ function M.is_sanitized() return M.build_info():find('sanitizers', 1, true) ~= n
 -- Operations a second that this processor reaches in 'f32' or 'bf16', measured; 0: not known here.
 function M.measure_peak(dtype) return C.dlv3_measure_peak(F.dtype_id[dtype]) end
 
--- The processors that the control groups of this process allow, a fraction too; math.huge: no limit. root: a folder that
--- stands for / ('').
+-- The processors that the control groups of this process allow, a fraction too; math.huge: no
+-- limit. root: a folder that stands for / ('').
 function M.cpu_quota(root) return C.dlv3_cpu_quota(root) end
 
--- n numbers in [0, 1) of the Philox stream (seed, stream), from position counter on: a C array of doubles from 0.
+-- n numbers in [0, 1) of the Philox stream (seed, stream), from position counter on: a C array of
+-- doubles from 0.
 function M.random(n, seed, stream, counter)
   local out = F.new('double[?]', n)
   C.dlv3_random(out, n, seed, stream, counter)

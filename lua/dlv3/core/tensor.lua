@@ -1,6 +1,8 @@
--- tensor.lua - what a tensor is in Lua: constructors, properties, indexing, operators, and the methods made of ops.
+-- tensor.lua - what a tensor is in Lua: constructors, properties, indexing, operators, and the
+-- methods made of ops.
 --
--- The op methods themselves come from call.lua. Nothing here touches elements: every computation is an op.
+-- The op methods themselves come from call.lua. Nothing here touches elements: every computation is
+-- an op.
 
 local F = require 'dlv3.core.ffi'
 local call = require 'dlv3.core.call'
@@ -11,7 +13,7 @@ local T = call.methods
 
 local M = {methods = T}
 
--- -- Arguments ------------------------------------------------------------------------------------------------
+-- -- Arguments ------------------------------------------------------------------------------------
 
 local function dtype_of(name, default)
   if name == nil then return F.dtype_id[default] end
@@ -34,13 +36,15 @@ local known_options = {dtype = true, device = true, requires_grad = true}
 local function check_options(what, options)
   for name in pairs(options) do
     if not known_options[name] then
-      raise(("%s: no option '%s'%s (has: dtype, device, requires_grad)"):format(what, tostring(name), suggest.text(tostring(name), {'dtype', 'device', 'requires_grad'})))
+      raise(("%s: no option '%s'%s (has: dtype, device, requires_grad)"):format(what, tostring(name),
+          suggest.text(tostring(name), {'dtype', 'device', 'requires_grad'})))
     end
   end
   return options
 end
 
--- zeros{2, 3}, zeros(2, 3), zeros({2, 3}, {dtype = 'u8'}), zeros{2, 3, dtype = 'u8'} -> sizes, options
+-- zeros{2, 3}, zeros(2, 3), zeros({2, 3}, {dtype = 'u8'}), zeros{2, 3, dtype = 'u8'} -> sizes,
+-- options
 local function sizes_and_options(what, ...)
   local first, second = ...
   if is_tensor(first) then raise(what .. ': takes sizes, a tensor came') end
@@ -51,7 +55,9 @@ local function sizes_and_options(what, ...)
     return sizes, check_options(what, options)
   end
   local options = {}
-  if second ~= nil and type(second) ~= 'table' then raise(("%s: options stand in a table, as in {dtype = 'f16'}; %s came"):format(what, tostring(second))) end
+  if second ~= nil and type(second) ~= 'table' then
+    raise(("%s: options stand in a table, as in {dtype = 'f16'}; %s came"):format(what, tostring(second)))
+  end
   for k, v in pairs(second or first) do if type(k) == 'string' then options[k] = v end end
   return first, check_options(what, options)
 end
@@ -59,11 +65,17 @@ end
 local size_buf = F.new('int64_t[?]', tonumber(C.DLV3_MAX_DIMS))
 
 local function new(what, sizes, options)
-  if type(sizes) ~= 'table' then raise(('%s: the sizes stand in a table, as in {2, 3}; %s came'):format(what, sizes == nil and 'nothing' or tostring(sizes))) end
-  if #sizes > C.DLV3_MAX_DIMS then raise(('%s: a tensor has at most %d dimensions, %d came'):format(what, tonumber(C.DLV3_MAX_DIMS), #sizes)) end
+  if type(sizes) ~= 'table' then
+    raise(('%s: the sizes stand in a table, as in {2, 3}; %s came'):format(what,
+        sizes == nil and 'nothing' or tostring(sizes)))
+  end
+  if #sizes > C.DLV3_MAX_DIMS then
+    raise(('%s: a tensor has at most %d dimensions, %d came'):format(what, tonumber(C.DLV3_MAX_DIMS), #sizes))
+  end
   for i, n in ipairs(sizes) do
     if type(n) ~= 'number' or n ~= math.floor(n) or n < 0 or n > 2 ^ 53 then
-      raise(('%s: size %d must be a whole number from 0%s, %s came'):format(what, i, type(n) == 'number' and n > 2 ^ 53 and ' to 2^53' or '', tostring(n)))
+      raise(('%s: size %d must be a whole number from 0%s, %s came'):format(what, i,
+          type(n) == 'number' and n > 2 ^ 53 and ' to 2^53' or '', tostring(n)))
     end
     size_buf[i - 1] = n
   end
@@ -82,23 +94,24 @@ local function finished(t, options)
   return t
 end
 
--- -- Constructors ---------------------------------------------------------------------------------------------
+-- -- Constructors ---------------------------------------------------------------------------------
 
--- A constructor of this name, and one with _like, that make a tensor and fill it with fn(t); content: for help.
+-- A constructor of this name, and one with _like, that make a tensor and fill it with fn(t);
+-- content: for help.
 local function filled(what, content, fn)
   M[what] = docs.describe(function(...)
     local sizes, options = sizes_and_options(what, ...)
     return finished(fn(new(what, sizes, options)), options)
-  end, ("%s{2, 3}, %s({2, 3}, {dtype = 'f32', device = 'cpu', requires_grad = false}): a tensor of these sizes, %s."):format(
-       what, what, content))
+  end, ("%s{2, 3}, %s({2, 3}, {dtype = 'f32', device = 'cpu', requires_grad = false}): a tensor of these "
+        .. 'sizes, %s.'):format(what, what, content))
   M[what .. '_like'] = docs.describe(function(t, options)
     options = options or {}
     return M[what](T.size(t), {
       dtype = options.dtype or T.dtype_name(t), device = options.device or T.device_name(t),
       requires_grad = options.requires_grad,
     })
-  end, ('%s_like(t, {dtype, device, requires_grad}): a tensor of the sizes, dtype and device of t where the options give no '
-        .. 'others, %s.'):format(what, content))
+  end, ('%s_like(t, {dtype, device, requires_grad}): a tensor of the sizes, dtype and device of t where the '
+        .. 'options give no others, %s.'):format(what, content))
 end
 
 filled('empty', 'its elements whatever the memory held', function(t) return t end)
@@ -123,10 +136,13 @@ end
 -- first, first + step, ... while not past last, as Lua's for counts (last included).
 function M.arange(first, last, step, options)
   if type(step) == 'table' then step, options = nil, step end
-  for name, v in pairs {first = first == nil and 'nothing' or first, last = last == nil and 'nothing' or last, step = step or 1} do
+  for name, v in pairs {first = first == nil and 'nothing' or first, last = last == nil and 'nothing' or last,
+                        step = step or 1} do
     if type(v) ~= 'number' then
-      local hint = last == nil and type(first) == 'number' and ('; %g numbers from 0 on are arange(0, %g)'):format(first, first - 1) or ''
-      raise(('arange: takes first, last (included) and step as numbers; %s is %s%s'):format(name, v == 'nothing' and 'missing' or 'a ' .. type(v), hint))
+      local hint = last == nil and type(first) == 'number'
+          and ('; %g numbers from 0 on are arange(0, %g)'):format(first, first - 1) or ''
+      raise(('arange: takes first, last (included) and step as numbers; %s is %s%s'):format(name,
+          v == 'nothing' and 'missing' or 'a ' .. type(v), hint))
     end
   end
   options = check_options('arange', options or {})
@@ -158,7 +174,8 @@ local function flatten(v, sizes, depth, out, n)
     return n + 1
   end
   if type(v) ~= 'table' or #v ~= sizes[depth] then
-    raise(('tensor: the tables are uneven: %s where %d elements were expected'):format(type(v) == 'table' and #v or 'a ' .. type(v), sizes[depth]))
+    local got = type(v) == 'table' and #v or 'a ' .. type(v)
+    raise(('tensor: the tables are uneven: expected %d elements, got %s'):format(sizes[depth], got))
   end
   for i = 1, #v do n = flatten(v[i], sizes, depth + 1, out, n) end
   return n
@@ -193,7 +210,8 @@ function M.stack(list, axis)
   local wider = {}
   for i, t in ipairs(list) do
     if is_tensor(t) and tostring(t.shape) ~= tostring(list[1].shape) then
-      raise(('stack: tensors of the same sizes are expected; the first is %s, number %d is %s'):format(tostring(list[1].shape), i, tostring(t.shape)))
+      raise(('stack: expected tensors of the same sizes, got %s first and %s as number %d'):format(
+            tostring(list[1].shape), tostring(t.shape), i))
     end
     wider[i] = T.unsqueeze(t, axis or 1)
   end
@@ -203,11 +221,14 @@ end
 -- where(condition, a, b): a where the condition is not 0, else b; a and b: tensors or numbers,
 -- broadcast.
 function M.where(condition, a, b)
-  if not is_tensor(condition) then raise('where: the condition must be a tensor, ' .. (condition == nil and 'nothing' or 'a ' .. type(condition)) .. ' came') end
+  if not is_tensor(condition) then
+    raise('where: the condition must be a tensor, ' .. (condition == nil and 'nothing' or 'a ' .. type(condition))
+          .. ' came')
+  end
   return T.where(condition, a, b)
 end
 
--- -- The random generator: one i64 [2] tensor, seed and counter ------------------------------------------------
+-- -- The random generator: one i64 [2] tensor, seed and counter -----------------------------------
 
 local rng
 -- There is one generator; it moves to the device that draws from it.
@@ -225,7 +246,9 @@ end
 
 -- Seeds the random generator of all devices with a whole number.
 function M.manual_seed(seed)
-  if type(seed) ~= 'number' or seed ~= math.floor(seed) then raise('manual_seed: a whole number is expected, ' .. tostring(seed) .. ' came') end
+  if type(seed) ~= 'number' or seed ~= math.floor(seed) then
+    raise('manual_seed: a whole number is expected, ' .. tostring(seed) .. ' came')
+  end
   M.set_rng_state {seed, 0}
 end
 
@@ -234,7 +257,9 @@ function M.get_rng_state() return T.totable(call.default_rng()) end
 
 -- Sets the random generator to a state that get_rng_state returned.
 function M.set_rng_state(state)
-  if type(state) ~= 'table' or type(state[1]) ~= 'number' or type(state[2]) ~= 'number' then raise('set_rng_state: takes what get_rng_state() returned, {seed, counter}') end
+  if type(state) ~= 'table' or type(state[1]) ~= 'number' or type(state[2]) ~= 'number' then
+    raise('set_rng_state: takes what get_rng_state() returned, {seed, counter}')
+  end
   if not rng then
     rng = new('rng', {2}, {dtype = 'i64'})
     C.dlv3_scope_leave(rng.p)
@@ -243,7 +268,7 @@ function M.set_rng_state(state)
   check(C.dlv3_tensor_from_f64(rng.p, flat))
 end
 
--- -- Sizes and properties --------------------------------------------------------------------------------------
+-- -- Sizes and properties -------------------------------------------------------------------------
 
 -- A list of sizes is a plain table, but for its text.
 local Sizes = {__metatable = false}
@@ -298,12 +323,14 @@ M.properties = properties
 
 -- What ?name prints of each.
 M.property_docs = {
-  shape = 'the sizes, a list', dtype = "the dtype's name, such as 'f32'", device = "the device's name, such as 'cuda:0'",
+  shape = 'the sizes, a list', dtype = "the dtype's name, such as 'f32'",
+  device = "the device's name, such as 'cuda:0'",
   ndim = 'the number of dimensions', grad = "the gradient, a tensor of x's sizes, or nil; can be set",
-  requires_grad = 'whether backward gives x a gradient; can be set', is_leaf = 'whether no operation made x on the tape',
+  requires_grad = 'whether backward gives x a gradient; can be set',
+  is_leaf = 'whether no operation made x on the tape',
 }
 
--- -- To and from Lua -------------------------------------------------------------------------------------------
+-- -- To and from Lua ------------------------------------------------------------------------------
 
 -- The element of a tensor of one element, as a Lua number; waits for the device.
 function T.item(t)
@@ -314,8 +341,8 @@ function T.item(t)
   return value[0]
 end
 
--- A function that returns the item, and waits no longer than until the work queued so far has made it: asked for later, the device
--- goes on meanwhile.
+-- A function that returns the item, and waits no longer than until the work queued so far has made
+-- it: asked for later, the device goes on meanwhile.
 function T.item_later(t)
   local out, value = F.new('dlv3_later *[1]'), F.new('double[1]')
   check(C.dlv3_later_begin(out, t.p))
@@ -356,7 +383,9 @@ end
 -- frombytes(bytes, sizes, {dtype = 'f32'}): a tensor of the little-endian elements in a string, in
 -- row-major order.
 function M.frombytes(bytes, sizes, options)
-  if type(bytes) ~= 'string' then raise('frombytes: takes a string, ' .. (bytes == nil and 'nothing' or 'a ' .. type(bytes)) .. ' came') end
+  if type(bytes) ~= 'string' then
+    raise('frombytes: takes a string, ' .. (bytes == nil and 'nothing' or 'a ' .. type(bytes)) .. ' came')
+  end
   local t = new('frombytes', sizes, check_options('frombytes', options or {}))
   check(C.dlv3_tensor_from_bytes(t.p, bytes, #bytes))
   return t
@@ -404,13 +433,14 @@ local casts = {
   float = 'f32', double = 'f64', half = 'f16', bfloat16 = 'bf16', long = 'i64', int = 'i32', byte = 'u8', bool = 'bool',
 }
 for name, dtype in pairs(casts) do
-  T[name] = docs.describe(function(t) return T.to(t, dtype) end, ("x:to('%s'): itself where it is of that dtype."):format(dtype))
+  T[name] = docs.describe(function(t) return T.to(t, dtype) end,
+                          ("x:to('%s'): itself where it is of that dtype."):format(dtype))
 end
 
 -- A copy on the cpu; itself where it is there.
 function T.cpu(t) return T.to(t, 'cpu') end
 
--- -- Autograd on a tensor ----------------------------------------------------------------------------------------
+-- -- Autograd on a tensor -------------------------------------------------------------------------
 
 local function set_requires_grad(t, on)
   if type(on) ~= 'boolean' then raise('requires_grad: true or false is expected, ' .. tostring(on) .. ' came') end
@@ -429,7 +459,7 @@ function T.detach(t)
   return F.take(out)
 end
 
--- -- Methods made of ops -----------------------------------------------------------------------------------------
+-- -- Methods made of ops --------------------------------------------------------------------------
 
 local copy = T.contiguous
 T.clone = docs.describe(copy, 'A copy, on the tape: gradients flow through it.')
@@ -450,7 +480,9 @@ function T.transpose(t, a, b)
   local n, axes = T.dim(t), {}
   a, b = a < 0 and a + n + 1 or a, b < 0 and b + n + 1 or b
   for i = 1, n do axes[i] = i end
-  if not axes[a] or not axes[b] then raise(('transpose: axes %d and %d of a tensor of %d dimensions'):format(a, b, n)) end
+  if not axes[a] or not axes[b] then
+    raise(('transpose: axes %d and %d of a tensor of %d dimensions'):format(a, b, n))
+  end
   axes[a], axes[b] = b, a
   return T.permute(t, axes)
 end
@@ -486,7 +518,9 @@ function T.tile(t, ...)
     joined[i] = count * n
   end
   if #split > C.DLV3_MAX_DIMS then -- too many axes at once: one after the other
-    local y = T.reshape(t, (function() local s = {} for i = 1, #counts do s[i] = i > lead and sizes[i - lead] or 1 end return s end)())
+    local s = {}
+    for i = 1, #counts do s[i] = i > lead and sizes[i - lead] or 1 end
+    local y = T.reshape(t, s)
     for axis, count in ipairs(counts) do
       local list = {}
       for i = 1, count do list[i] = y end
@@ -501,7 +535,9 @@ end
 -- not divide: a list of views.
 function T.split(t, length, axis)
   axis = axis or 1
-  if type(length) ~= 'number' or length < 1 or length ~= math.floor(length) then raise('split: the length of a part must be a whole number from 1, ' .. tostring(length) .. ' came') end
+  if type(length) ~= 'number' or length < 1 or length ~= math.floor(length) then
+    raise('split: the length of a part must be a whole number from 1, ' .. tostring(length) .. ' came')
+  end
   local n, parts = T.size(t, axis), {}
   for start = 1, n, length do parts[#parts + 1] = T.narrow(t, axis, start, math.min(length, n - start + 1)) end
   return parts
@@ -509,7 +545,9 @@ end
 
 -- chunk(count, axis = 1): at most count parts of equal length along an axis, as split.
 function T.chunk(t, count, axis)
-  if type(count) ~= 'number' or count < 1 then raise('chunk: the number of parts must be a whole number from 1, ' .. tostring(count) .. ' came') end
+  if type(count) ~= 'number' or count < 1 then
+    raise('chunk: the number of parts must be a whole number from 1, ' .. tostring(count) .. ' came')
+  end
   return T.split(t, math.max(1, math.ceil(T.size(t, axis or 1) / count)), axis)
 end
 
@@ -522,7 +560,8 @@ function T.linear(x, w, b)
   return T.reshape(y, sizes)
 end
 
--- The extreme of all elements; those that are equal to it share the gradient, as in PyTorch. Where one is nan, those are it.
+-- The extreme of all elements; those that are equal to it share the gradient, as in PyTorch. Where
+-- one is nan, those are it.
 local share -- a function with that gradient, made on first use
 local function whole(op, t)
   t = T.reshape(t, -1)
@@ -544,21 +583,24 @@ end
 -- max and argmax, or min and argmin.
 local function extreme(name, op)
   T[name] = docs.describe(function(t, axis, keepdim)
-    if is_tensor(axis) or type(axis) == 'table' then raise(name .. ': takes an axis; for two tensors use maximum and minimum') end
+    if is_tensor(axis) or type(axis) == 'table' then
+      raise(name .. ': takes an axis; for two tensors use maximum and minimum')
+    end
     if axis then return op(t, axis, {keepdim = keepdim or false}) end
     return whole(op, t)
-  end, ('%s(): the %simum of all elements, a tensor of one. %s(axis, keepdim = false): the %sima along an axis (from 1) and '
-        .. 'their positions (i64, from 0).'):format(name, name, name, name))
+  end, ('%s(): the %simum of all elements, a tensor of one. %s(axis, keepdim = false): the %sima along an axis '
+        .. '(from 1) and their positions (i64, from 0).'):format(name, name, name, name))
   T['arg' .. name] = docs.describe(function(t, axis, keepdim)
     local _, index = op(axis and t or T.reshape(t, -1), axis or 1, {keepdim = axis and keepdim or false})
     return index
-  end, ('arg%s(): the position (i64, from 0) of the %simum among all elements in row-major order. arg%s(axis, keepdim = '
-        .. 'false): the positions along an axis (from 1).'):format(name, name, name))
+  end, ('arg%s(): the position (i64, from 0) of the %simum among all elements in row-major order. arg%s(axis, '
+        .. 'keepdim = false): the positions along an axis (from 1).'):format(name, name, name))
 end
 extreme('max', T.max_dim)
 extreme('min', T.min_dim)
 
--- sqrt of a sum of squares. Where that is 0 the slope is infinite, and the squares' 0: the gradient is 0, as PyTorch's, not nan.
+-- sqrt of a sum of squares. Where that is 0 the slope is infinite, and the squares' 0: the gradient
+-- is 0, as PyTorch's, not nan.
 local function root(squares)
   if not tracked(squares) then return T.sqrt(squares) end
   local zero = T.eq(squares, 0)
@@ -574,17 +616,21 @@ function T.norm(t, p, axes)
   if p == nil or p == 2 then return root(T.sum(T.square(t), {axes = axes})) end
   if p == 1 then return T.sum(T.abs(t), {axes = axes}) end
   if p == math.huge and axes == nil then return T.max(T.abs(t)) end
-  raise('norm: p must be 1, 2 or (of all elements) math.huge; ' .. (type(p) == 'table' and 'a table' or tostring(p)) .. ' came')
+  raise('norm: p must be 1, 2 or (of all elements) math.huge; ' .. (type(p) == 'table' and 'a table' or tostring(p))
+        .. ' came')
 end
 
--- A bool tensor of one element: whether any (every) element is not 0. A tensor is always true to Lua's if: x:any():item() == 1.
+-- A bool tensor of one element: whether any (every) element is not 0. A tensor is always true to
+-- Lua's if: x:any():item() == 1.
 function T.any(t) return T.max(T.cast(T.ne(t, 0), 'bool')) end
 -- A bool tensor of one element: whether every element is not 0.
 function T.all(t) return T.min(T.cast(T.ne(t, 0), 'bool')) end
 
 -- Same sizes and the same elements: a Lua boolean.
 function T.equal(a, b)
-  if not is_tensor(b) then raise('equal: b must be a tensor, ' .. (b == nil and 'nothing' or 'a ' .. type(b)) .. ' came') end
+  if not is_tensor(b) then
+    raise('equal: b must be a tensor, ' .. (b == nil and 'nothing' or 'a ' .. type(b)) .. ' came')
+  end
   local sa, sb = T.size(a), T.size(b)
   if #sa ~= #sb then return false end
   for i = 1, #sa do if sa[i] ~= sb[i] then return false end end
@@ -600,11 +646,12 @@ function T.allclose(...) return T.item(allclose(...)) == 1 end
 
 local where = T.where
 
--- where(condition, a, b): a where the condition is not 0, else b: tensors of one dtype, or numbers; a number that the other's
--- integers do not hold makes the result wider.
+-- where(condition, a, b): a where the condition is not 0, else b: tensors of one dtype, or numbers;
+-- a number that the other's integers do not hold makes the result wider.
 function T.where(condition, a, b)
   if type(a) == 'number' and type(b) == 'number' then
-    local like = M.zeros({}, {dtype = a == math.floor(a) and b == math.floor(b) and 'i64' or 'f32', device = T.device_name(condition)})
+    local like = M.zeros({}, {dtype = a == math.floor(a) and b == math.floor(b) and 'i64' or 'f32',
+                              device = T.device_name(condition)})
     a, b = call.scalar(a, like), call.scalar(b, like)
   elseif type(a) == 'number' and is_tensor(b) then
     a = call.scalar(a, b)
@@ -629,14 +676,15 @@ function T.silu(t) return T.mul(t, T.sigmoid(t)) end
 -- leaky_relu(slope = 0.01): x where it is above 0, else slope x.
 function T.leaky_relu(t, slope) return T.where(T.gt(t, 0), t, T.mul(t, slope or 0.01)) end
 
--- -- Indexing ----------------------------------------------------------------------------------------------------
+-- -- Indexing -------------------------------------------------------------------------------------
 
--- x[i]; x[{i, {from, to}, {}, tensor}]: an index drops the axis, {from, to} or {from, to, step} narrows, {} keeps it,
--- an i64 tensor picks (its numbers count from 0, as argmax's do).
+-- x[i]; x[{i, {from, to}, {}, tensor}]: an index drops the axis, {from, to} or {from, to, step}
+-- narrows, {} keeps it, an i64 tensor picks (its numbers count from 0, as argmax's do).
 local function index(t, key)
   local count = type(key) == 'number' and 1 or #key
   if count > T.dim(t) then
-    raise(('%d %s for a tensor of %d dimensions%s'):format(count, count == 1 and 'index' or 'indices', T.dim(t), T.dim(t) == 0 and ': its number is x:item()' or ''))
+    raise(('%d %s for a tensor of %d dimensions%s'):format(count, count == 1 and 'index' or 'indices', T.dim(t),
+        T.dim(t) == 0 and ': its number is x:item()' or ''))
   end
   if type(key) == 'number' then return T.select(t, 1, key) end
   local axis = 1
@@ -670,7 +718,9 @@ local function get(t, key)
   if method then return method end
   local property = properties[key]
   if property then return property(t) end
-  if type(key) == 'number' or type(key) == 'table' or is_tensor(key) then return index(t, is_tensor(key) and {key} or key) end
+  if type(key) == 'number' or type(key) == 'table' or is_tensor(key) then
+    return index(t, is_tensor(key) and {key} or key)
+  end
   raise(("a tensor has no '%s'%s"):format(tostring(key), suggest.text(tostring(key), names_of_methods())))
 end
 
@@ -699,8 +749,10 @@ F.seal {
   __concat = function(a, b) return tostring(a) .. tostring(b) end,
   __mod = function() raise('tensors have no %: the rest of x / n is x - (x / n):floor() * n') end,
   __call = function() raise('a tensor is no function: its elements are x[i] and x[{i, j}], its methods x:name()') end,
-  __ipairs = function() raise('ipairs: a tensor is no table: its rows are x[i], for i = 1, #x; x:totable() makes a table') end,
-  __pairs = function() raise('pairs: a tensor is no table: its rows are x[i], for i = 1, #x; x:totable() makes a table') end,
+  __ipairs = function() raise('ipairs: a tensor is no table: its rows are x[i], for i = 1, #x; x:totable() makes a '
+                              .. 'table') end,
+  __pairs = function() raise('pairs: a tensor is no table: its rows are x[i], for i = 1, #x; x:totable() makes a '
+                             .. 'table') end,
 }
 
 return M

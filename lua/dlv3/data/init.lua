@@ -1,7 +1,8 @@
 -- init.lua - require 'dlv3.data': data sets and the loader.
 --
--- A data set is a table: size, and either files(i) -> image path, mask path (or nil), read and transformed by C worker
--- threads, or get(i) -> image, mask as u8 tensors ([3,h,w], [h,w]) or paths, which runs in Lua. i counts from 1.
+-- A data set is a table: size, and either files(i) -> image path, mask path (or nil), read and
+-- transformed by C worker threads, or get(i) -> image, mask as u8 tensors ([3,h,w], [h,w]) or
+-- paths, which runs in Lua. i counts from 1.
 
 local F = require 'dlv3.core.ffi'
 local expect = require 'dlv3.core.expect'
@@ -19,8 +20,8 @@ function M.permutation(n, seed, stream)
   return list
 end
 
--- The data set without the samples whose photo or mask is damaged, and the messages about those, a list. Every file is read and
--- decoded once for it. options: workers, the threads that do so.
+-- The data set without the samples whose photo or mask is damaged, and the messages about those, a
+-- list. Every file is read and decoded once for it. options: workers, the threads that do so.
 function M.skip_damaged(set, options)
   local looking = loader.new(set, {batch_size = 1, base_size = 8, workers = options and options.workers})
   local skipped, messages, kept = {}, {}, {}

@@ -6,7 +6,8 @@
 --   loader:epoch(e, {skip = 10})          starts after 10 batches, with the same ones as in the whole epoch
 --   loader:close()                        ends the threads now; otherwise they end when the loader is collected
 --
--- The content of a batch depends on seed, epoch and the data set alone, not on the number of workers nor on what ran before.
+-- The content of a batch depends on seed, epoch and the data set alone, not on the number of
+-- workers nor on what ran before.
 
 local F = require 'dlv3.core.ffi'
 local expect = require 'dlv3.core.expect'
@@ -24,11 +25,13 @@ local spec = {
   train = false, -- random resize, flip and crop; false: the shorter side is resized to base_size
   base_size = {520, expect.whole(0, 2 ^ 31 - 1)}, -- 0 without train: the image's own size
   crop_size = {480, expect.whole(1, 2 ^ 31 - 1)},
-  scale = {{0.5, 2.0}, expect.list_of(expect.number(), 2)}, -- train: the shorter side is drawn from base_size times these
+  -- train: the shorter side is drawn from base_size times these
+  scale = {{0.5, 2.0}, expect.list_of(expect.number(), 2)},
   flip = {0.5, expect.number(0, 1)}, -- train: the probability of a mirrored sample
   mean = {image.mean, expect.list_of(expect.number(), 3)},
   std = {image.std, expect.list_of(expect.number(), 3)},
-  num_classes = {0, expect.whole(0, 2 ^ 31 - 1)}, -- labels are checked to be below it (it counts the background); 0: any
+  -- labels are checked to be below it (it counts the background); 0: any
+  num_classes = {0, expect.whole(0, 2 ^ 31 - 1)},
   ignore_index = {255, expect.whole(0, 2 ^ 31 - 1)},
   precision = {'f32', expect.one_of{'f32', 'bf16', 'f16'}}, -- dtype of batch.image
   ahead = {2, expect.whole(1, 2 ^ 31 - 1)}, -- batches kept ready
@@ -58,8 +61,8 @@ local function config_of(o)
   return c
 end
 
--- Of a data set of files either all samples have a mask, or none. The paths are not kept: those of a million samples would
--- take more memory than everything else.
+-- Of a data set of files either all samples have a mask, or none. The paths are not kept: those of
+-- a million samples would take more memory than everything else.
 local function check_files(set)
   local masks
   for i = 1, set.size do
@@ -82,11 +85,12 @@ local function check_set(set)
   end
   expect.argument('data.loader', "the data set's size", set.size, expect.whole(1))
   if type(set.files) ~= 'function' and type(set.get) ~= 'function' then
-    raise('data.loader: the data set has neither files(i), which returns paths, nor get(i), which returns an image and a mask: add one')
+    raise('data.loader: the data set has neither files(i), which returns paths, nor get(i), which returns an image '
+          .. 'and a mask: add one')
   end
 end
 
--- -- The loader -----------------------------------------------------------------------------------------------
+-- -- The loader -----------------------------------------------------------------------------------
 
 local Loader = {}
 
@@ -134,8 +138,9 @@ local function feed_samples(self, order)
   end
 end
 
--- An iterator over the batches of epoch e (from 0; default: the one after the last): tables {image = [n, 3, h, w],
--- target = u8 [n, h, w] or nil without masks, indices = a list, from 1}. options.skip: batches to pass over.
+-- An iterator over the batches of epoch e (from 0; default: the one after the last): tables {image
+-- = [n, 3, h, w], target = u8 [n, h, w] or nil without masks, indices = a list, from 1}.
+-- options.skip: batches to pass over.
 function Loader:epoch(e, options)
   if not self.pointer then raise('data.loader: this loader is closed: make a new one') end
   e = expect.argument('data.loader', 'epoch', e or self.next_epoch or 0, expect.whole(0))
@@ -161,8 +166,8 @@ function Loader:epoch(e, options)
   end
 end
 
--- Reads the samples from position `at` (from 0) on, one a batch: to the end, or to one that fails. Returns the position of
--- that one and its status, or nil.
+-- Reads the samples from position `at` (from 0) on, one a batch: to the end, or to one that fails.
+-- Returns the position of that one and its status, or nil.
 local function first_failing(self, order, at)
   local out = F.new 'dlv3_tensor *[2]'
   F.check(C.dlv3_loader_start(self.pointer, 0, order, self.samples, at, 1))
@@ -177,7 +182,8 @@ local function first_failing(self, order, at)
   end
 end
 
--- The samples whose photo or mask is damaged: a list of {index, message}. Other faults are not checked.
+-- The samples whose photo or mask is damaged: a list of {index, message}. Other faults are not
+-- checked.
 function Loader:damaged()
   local order, list = order_of(self, 0), {}
   local at, status = first_failing(self, order, 0)
@@ -189,10 +195,11 @@ function Loader:damaged()
   return list
 end
 
--- A loader of a data set, for batch in loader:epoch(e) do. Options: batch_size = 4, workers = the cores (at most 8),
--- shuffle (default: as train), drop_last = false, seed = 0, train = false (true: random resize, flip and crop),
--- base_size = 520, crop_size = 480, scale = {0.5, 2}, flip = 0.5, mean, std, num_classes = 0 (labels are checked to be
--- below it; 0: any), ignore_index = 255, precision = 'f32', ahead = 2 (batches kept ready).
+-- A loader of a data set, for batch in loader:epoch(e) do. Options: batch_size = 4, workers = the
+-- cores (at most 8), shuffle (default: as train), drop_last = false, seed = 0, train = false (true:
+-- random resize, flip and crop), base_size = 520, crop_size = 480, scale = {0.5, 2}, flip = 0.5,
+-- mean, std, num_classes = 0 (labels are checked to be below it; 0: any), ignore_index = 255,
+-- precision = 'f32', ahead = 2 (batches kept ready).
 function M.new(set, given)
   check_set(set)
   local o = options_of(given)

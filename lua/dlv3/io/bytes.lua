@@ -1,7 +1,8 @@
--- bytes.lua - little-endian numbers in strings, files as Lua sees them, and the faults of a file's content.
+-- bytes.lua - little-endian numbers in strings, files as Lua sees them, and the faults of a file's
+-- content.
 --
--- Readers of formats raise faults without the file's name (they may not know it); files.lua puts it in front. Every
--- read is checked against the file's size before anything is allocated.
+-- Readers of formats raise faults without the file's name (they may not know it); files.lua puts it
+-- in front. Every read is checked against the file's size before anything is allocated.
 
 local F = require 'dlv3.core.ffi'
 local bit = require 'bit'
@@ -9,7 +10,7 @@ local C = F.C
 
 local M = {}
 
--- -- Faults ------------------------------------------------------------------------------------------------------
+-- -- Faults ---------------------------------------------------------------------------------------
 
 local fault_mt = {__tostring = function(e) return e.text end}
 
@@ -28,7 +29,7 @@ function M.shown(s)
   return (F.printable(s):gsub('[\n\t]', {['\n'] = '\\n', ['\t'] = '\\t'}))
 end
 
--- -- Numbers -----------------------------------------------------------------------------------------------------
+-- -- Numbers --------------------------------------------------------------------------------------
 
 -- The unsigned number in 2 little-endian bytes of s from position i (from 1).
 function M.u16(s, i)
@@ -51,7 +52,9 @@ end
 -- Exact up to 2^53; beyond, still large, so that a check against a file's size refuses it.
 function M.u64(s, i) return M.u32(s, i) + M.u32(s, i + 4) * 4294967296 end
 
-local buffer = F.new 'union { uint8_t b[8]; double f64; float f32; int64_t i64; uint64_t u64; int32_t i32; int16_t i16; int8_t i8; uint8_t u8; }'
+local buffer = F.new [[union {
+  uint8_t b[8]; double f64; float f32; int64_t i64; uint64_t u64; int32_t i32; int16_t i16; int8_t i8; uint8_t u8;
+}]]
 
 -- Whether the little-endian bytes of an f64 or f32 are those of a nan.
 local function is_nan(s, type)
@@ -60,8 +63,9 @@ local function is_nan(s, type)
   return high % 128 == 127 and low >= exponent and (low > exponent or s:sub(1, -3):find '[^%z]' ~= nil)
 end
 
--- The number of a C type ('f64', 'f32', 'i64', ...) whose bytes are s; i64 and u64 come as 64-bit cdata. A nan of a file
--- is never loaded as it is: LuaJIT takes the bits of some for other values, objects at any address among them.
+-- The number of a C type ('f64', 'f32', 'i64', ...) whose bytes are s; i64 and u64 come as 64-bit
+-- cdata. A nan of a file is never loaded as it is: LuaJIT takes the bits of some for other values,
+-- objects at any address among them.
 function M.number(s, type)
   if (type == 'f64' or type == 'f32') and is_nan(s, type) then return 0 / 0 end
   F.copy(buffer.b, s, #s)
@@ -87,7 +91,7 @@ function M.le32(n) return M.le16(n % 65536) .. M.le16(math.floor(n / 65536)) end
 -- 8 little-endian bytes, of numbers to 2^53.
 function M.le64(n) return M.le32(n % 4294967296) .. M.le32(math.floor(n / 4294967296)) end
 
--- -- Text --------------------------------------------------------------------------------------------------------
+-- -- Text -----------------------------------------------------------------------------------------
 
 -- The UTF-8 bytes of a code point.
 function M.utf8(code)
@@ -95,7 +99,8 @@ function M.utf8(code)
   if code < 0x80 then return char(code) end
   if code < 0x800 then return char(0xC0 + bit.rshift(code, 6), 0x80 + code % 64) end
   if code < 0x10000 then return char(0xE0 + bit.rshift(code, 12), 0x80 + bit.rshift(code, 6) % 64, 0x80 + code % 64) end
-  return char(0xF0 + bit.rshift(code, 18), 0x80 + bit.rshift(code, 12) % 64, 0x80 + bit.rshift(code, 6) % 64, 0x80 + code % 64)
+  return char(0xF0 + bit.rshift(code, 18), 0x80 + bit.rshift(code, 12) % 64, 0x80 + bit.rshift(code, 6) % 64,
+              0x80 + code % 64)
 end
 
 -- The length in bytes of the UTF-8 character at i, or nil.
@@ -109,7 +114,9 @@ local function utf8_length(s, i)
     if not (tail(b) and tail(c)) or a == 0xE0 and b < 0xA0 or a == 0xED and b >= 0xA0 then return nil end
     return 3
   end
-  if a > 0xF4 or not (tail(b) and tail(c) and tail(d)) or a == 0xF0 and b < 0x90 or a == 0xF4 and b >= 0x90 then return nil end
+  if a > 0xF4 or not (tail(b) and tail(c) and tail(d)) or a == 0xF0 and b < 0x90 or a == 0xF4 and b >= 0x90 then
+    return nil
+  end
   return 4
 end
 
@@ -124,7 +131,7 @@ function M.is_utf8(s)
   return true
 end
 
--- -- Files -------------------------------------------------------------------------------------------------------
+-- -- Files ----------------------------------------------------------------------------------------
 
 local Reader, Writer = {}, {}
 Reader.__index, Writer.__index = Reader, Writer
@@ -136,15 +143,16 @@ local function owned(status, path, class)
   return setmetatable({path = path, p = F.gc(file_out[0], C.dlv3_file_close)}, class)
 end
 
--- A file to read: .size, read(offset, n) -> string, read_tensor(t, offset), close(). Offsets count from 0. crc(): of what was read since
--- its last call, skim(offset, n) reads for that alone.
+-- A file to read: .size, read(offset, n) -> string, read_tensor(t, offset), close(). Offsets count
+-- from 0. crc(): of what was read since its last call, skim(offset, n) reads for that alone.
 function M.open(path)
   local f = owned(C.dlv3_file_open(file_out, path), path, Reader)
   f.size = tonumber(C.dlv3_file_size(f.p))
   return f
 end
 
--- A file to write: nothing is at the path before commit(); close() without it leaves what was there.
+-- A file to write: nothing is at the path before commit(); close() without it leaves what was
+-- there.
 function M.create(path) return owned(C.dlv3_file_create(file_out, path), path, Writer) end
 
 local function close(f)
@@ -156,7 +164,8 @@ Reader.close, Writer.close = close, close
 -- what names the part of the file that is read, for the message.
 function Reader:check(offset, n, what)
   if not (offset >= 0 and n >= 0 and offset <= self.size and n <= self.size - offset) then
-    M.fault('truncated: %s of %.0f bytes at %.0f ends past the end of the file (%.0f bytes)', what, n, offset, self.size)
+    M.fault('truncated: %s of %.0f bytes at %.0f ends past the end of the file (%.0f bytes)', what, n, offset,
+            self.size)
   end
 end
 

@@ -1,7 +1,7 @@
 -- json.lua - reads and writes JSON: headers of safetensors files, results for other programs.
 --
--- Objects become dicts (order kept, a key twice is a fault), arrays Lua arrays, null dict.none. Depth and size are
--- limited, since headers come from strangers.
+-- Objects become dicts (order kept, a key twice is a fault), arrays Lua arrays, null dict.none.
+-- Depth and size are limited, since headers come from strangers.
 
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
@@ -98,7 +98,9 @@ local words = {['true'] = true, ['false'] = false, null = dict.none}
 function read_value(s, i, depth)
   if depth > MAX_DEPTH then fault('JSON: nested deeper than %d', MAX_DEPTH) end
   left = left - 1
-  if left < 0 then fault('JSON: too many values: what stands behind byte %d is more than is read; split the file', i - 1) end
+  if left < 0 then
+    fault('JSON: too many values: what stands behind byte %d is more than is read; split the file', i - 1)
+  end
   i = skip(s, i)
   local c = s:sub(i, i)
   if c == '{' then return read_object(s, i, depth + 1) end
@@ -122,7 +124,7 @@ function M.decode(s, max_cost)
   return value
 end
 
--- -- Writing -----------------------------------------------------------------------------------------------------
+-- -- Writing --------------------------------------------------------------------------------------
 
 local names = {['"'] = '\\"', ['\\'] = '\\\\', ['\n'] = '\\n', ['\r'] = '\\r', ['\t'] = '\\t'}
 

@@ -25,8 +25,8 @@ local function add_named_parts(self, entries)
   end
 end
 
--- Modules one after the other: Sequential(a, b) names them '0', '1'; Sequential{{'conv', a}, {'bn', b}} as written.
--- The parts are seq[1], seq[2], ... and seq['0'] or seq.conv; #seq is their number.
+-- Modules one after the other: Sequential(a, b) names them '0', '1'; Sequential{{'conv', a}, {'bn',
+-- b}} as written. The parts are seq[1], seq[2], ... and seq['0'] or seq.conv; #seq is their number.
 M.Sequential = Module.class('Sequential', function(self, ...)
   local list, n = {...}, select('#', ...)
   if n == 1 and type(list[1]) == 'table' and not Module.is(list[1]) then return add_named_parts(self, list[1]) end
@@ -41,7 +41,8 @@ function M.Sequential:forward(x)
   return x
 end
 
--- A list of modules, named '0', '1', ...: ModuleList{a, b}. list[i] counts from 1, and list[#list + 1] = m adds one.
+-- A list of modules, named '0', '1', ...: ModuleList{a, b}. list[i] counts from 1, and list[#list +
+-- 1] = m adds one.
 M.ModuleList = Module.class('ModuleList', function(self, list)
   list = list or {}
   if Module.is(list) or type(list) ~= 'table' then

@@ -15,9 +15,10 @@ local spec = {
   groups = {1, expect.whole(1)}, bias = true,
 }
 
--- Conv2d(input channels, output channels, kernel_size, {stride = 1, padding = 0, dilation = 1, groups = 1, bias = true})
--- x [n, in, h, w] -> [n, out, h', w']; kernel_size, stride, padding and dilation are a number or {h, w}.
--- weight [out, in / groups, h, w], bias [out], initialised as PyTorch does.
+-- Conv2d(input channels, output channels, kernel_size, {stride = 1, padding = 0, dilation = 1,
+-- groups = 1, bias = true}) x [n, in, h, w] -> [n, out, h', w']; kernel_size, stride, padding and
+-- dilation are a number or {h, w}. weight [out, in / groups, h, w], bias [out], initialised as
+-- PyTorch does.
 M.Conv2d = Module.class('Conv2d', function(self, cin, cout, kernel_size, options)
   if kernel_size == nil then
     F.raise('Conv2d: expected nn.Conv2d(input channels, output channels, kernel_size, {options}), got no kernel_size')
@@ -31,7 +32,8 @@ M.Conv2d = Module.class('Conv2d', function(self, cin, cout, kernel_size, options
   local k = sizes.argument('Conv2d', 'kernel_size', kernel_size)
   self.channels, self.kernel_size = {cin, cout}, k
   self.options = {
-    stride = sizes.pair(o.stride), padding = sizes.pair(o.padding), dilation = sizes.pair(o.dilation), groups = o.groups,
+    stride = sizes.pair(o.stride), padding = sizes.pair(o.padding), dilation = sizes.pair(o.dilation),
+    groups = o.groups,
   }
   self.weight = Parameter(tensor.empty{cout, cin / o.groups, k[1], k[2]})
   initialise.kaiming_uniform_(self.weight, math.sqrt(5))
@@ -42,7 +44,8 @@ M.Conv2d = Module.class('Conv2d', function(self, cin, cout, kernel_size, options
   end
 end)
 
--- residual [n, out, h', w'] is added to the result; scale [n, in, 1, 1] multiplies x. Fused models give them.
+-- residual [n, out, h', w'] is added to the result; scale [n, in, 1, 1] multiplies x. Fused models
+-- give them.
 function M.Conv2d:forward(x, residual, scale)
   return self:input(x):conv2d(self.weight, self.bias, residual, scale, self.options)
 end

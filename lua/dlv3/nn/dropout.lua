@@ -5,7 +5,8 @@ local expect = require 'dlv3.core.expect'
 
 local M = {}
 
--- Dropout(p = 0.5): in training an element becomes 0 with the probability p, and the others are scaled by 1 / (1 - p).
+-- Dropout(p = 0.5): in training an element becomes 0 with the probability p, and the others are
+-- scaled by 1 / (1 - p).
 M.Dropout = Module.class('Dropout', function(self, p)
   self.p = expect.argument('Dropout', 'p', p or 0.5, expect.number(0, 1))
 end)

@@ -1,10 +1,12 @@
--- fuse.lua - model:fuse(): a model for inference, its batch norms folded into the convolutions before them.
+-- fuse.lua - model:fuse(): a model for inference, its batch norms folded into the convolutions
+-- before them.
 --
--- A class lists what may be folded in `folds`, pairs of names {convolution, batch norm} where only the second reads the
--- first; a Sequential's neighbours are such pairs. After that its method `fused`, where it has one, may change its own
--- form. The batch norm gives its activation to the convolution and returns its input from then on. Residuals reach the
--- convolution by BatchNorm2d's `after`. In place: the weights stay where they are, scaled, and are then frozen, so that
--- kernels may hold them once, in packed form.
+-- A class lists what may be folded in `folds`, pairs of names {convolution, batch norm} where only
+-- the second reads the first; a Sequential's neighbours are such pairs. After that its method
+-- `fused`, where it has one, may change its own form. The batch norm gives its activation to the
+-- convolution and returns its input from then on. Residuals reach the convolution by BatchNorm2d's
+-- `after`. In place: the weights stay where they are, scaled, and are then frozen, so that kernels
+-- may hold them once, in packed form.
 
 local F = require 'dlv3.core.ffi'
 local autograd = require 'dlv3.core.autograd'
@@ -15,7 +17,8 @@ local M = {}
 local function is_conv(m) return type(m) == 'table' and m.class_name == 'Conv2d' and m.weight ~= nil end
 local function is_norm(m) return type(m) == 'table' and m.class_name == 'BatchNorm2d' and m.running_mean ~= nil end
 
--- y = (conv(x) + b - mean) / sqrt(var + eps) * weight + bias, as one convolution. The factors are computed in f64.
+-- y = (conv(x) + b - mean) / sqrt(var + eps) * weight + bias, as one convolution. The factors are
+-- computed in f64.
 local function fold(conv, norm)
   local function wide(t) return t:to 'f64' end
   local w = conv.weight:detach()
@@ -41,7 +44,8 @@ end
 
 local function address(t) return tonumber(F.cast('intptr_t', t.p)) end
 
--- How often each module and weight occurs: a shared one is not folded, since its other use has no batch norm, or another.
+-- How often each module and weight occurs: a shared one is not folded, since its other use has no
+-- batch norm, or another.
 local function uses_of(model)
   local uses = {}
   local function count(key) uses[key] = (uses[key] or 0) + 1 end
@@ -93,7 +97,8 @@ end
 -- Raises where a fused model can no longer do `what`.
 function M.refuse(module, what)
   if module.is_fused then
-    raise(what .. ': a fused model is for inference only, its batch norms are gone: construct the model anew and load its weights')
+    raise(what .. ': a fused model is for inference only, its batch norms are gone: construct the model anew and '
+                  .. 'load its weights')
   end
 end
 

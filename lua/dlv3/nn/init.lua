@@ -1,4 +1,5 @@
--- nn - modules and layers, with PyTorch's names; options in a table: nn.Conv2d(16, 32, 3, {padding = 1, bias = false}).
+-- nn - modules and layers, with PyTorch's names; options in a table: nn.Conv2d(16, 32, 3, {padding
+-- = 1, bias = false}).
 
 local Module = require 'dlv3.nn.module'
 local names = require 'dlv3.core.names'

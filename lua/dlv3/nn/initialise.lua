@@ -1,5 +1,5 @@
--- initialise.lua - nn.init: initial values of parameters, written in place and off the tape, with PyTorch's names and
--- formulas.
+-- initialise.lua - nn.init: initial values of parameters, written in place and off the tape, with
+-- PyTorch's names and formulas.
 
 local F = require 'dlv3.core.ffi'
 local autograd = require 'dlv3.core.autograd'
@@ -8,7 +8,8 @@ local expect = require 'dlv3.core.expect'
 
 local M = {}
 
--- Adds fn(t, ...), which fills a tensor, as a function of this name that fills a parameter and returns it; text: for help.
+-- Adds fn(t, ...), which fills a tensor, as a function of this name that fills a parameter and
+-- returns it; text: for help.
 local function in_place(name, text, fn)
   M[name] = docs.describe(function(t, ...)
     expect.argument('init.' .. name, 't', t, expect.tensor)
@@ -17,8 +18,8 @@ local function in_place(name, text, fn)
   end, text)
 end
 
--- fn(...) without initialising anything: for a model whose weights are all read from a file. Memory that was never written
--- costs nothing.
+-- fn(...) without initialising anything: for a model whose weights are all read from a file. Memory
+-- that was never written costs nothing.
 function M.skipped(fn, ...)
   M.off = true
   local ok, result = pcall(fn, ...)
@@ -27,8 +28,8 @@ function M.skipped(fn, ...)
   return result
 end
 
--- fan_in, fan_out: connections into and out of one unit of a weight [out, in / groups, h, w]; groups do not divide
--- fan_out, as in PyTorch.
+-- fan_in, fan_out: connections into and out of one unit of a weight [out, in / groups, h, w];
+-- groups do not divide fan_out, as in PyTorch.
 function M.fans(t)
   local sizes, window = t:size(), 1
   if #sizes < 2 then
@@ -57,13 +58,16 @@ in_place('uniform_', 'uniform_(t, low = 0, high = 1): uniform random numbers in 
   t:uniform_(low or 0, high or 1)
 end)
 
-in_place('kaiming_normal_', "kaiming_normal_(t, mode = 'fan_in' or 'fan_out'): normal with std = sqrt(2 / fan), for layers "
+in_place('kaiming_normal_', "kaiming_normal_(t, mode = 'fan_in' or 'fan_out'): normal with std = sqrt(2 / fan), "
+                            .. "for layers "
                             .. 'before a ReLU. He et al., 2015.', function(t, mode)
   t:normal_(0, math.sqrt(2 / fan_of(t, mode)))
 end)
 
-in_place('kaiming_uniform_', "kaiming_uniform_(t, a = 0, mode = 'fan_in' or 'fan_out'): uniform within sqrt(6 / ((1 + a^2) "
-                             .. 'fan)); a = sqrt(5) gives 1 / sqrt(fan_in), the default of layers.', function(t, a, mode)
+in_place('kaiming_uniform_', "kaiming_uniform_(t, a = 0, mode = 'fan_in' or 'fan_out'): uniform within sqrt(6 / "
+                             .. "((1 + a^2) "
+                             .. 'fan)); a = sqrt(5) gives 1 / sqrt(fan_in), the default of layers.',
+                                 function(t, a, mode)
   local bound = math.sqrt(6 / ((1 + (a or 0) ^ 2) * fan_of(t, mode)))
   t:uniform_(-bound, bound)
 end)

@@ -8,8 +8,8 @@ local tensor = require 'dlv3.core.tensor'
 
 local M = {}
 
--- Linear(inputs, outputs, {bias = true}): x [..., inputs] -> [..., outputs]; weight [outputs, inputs], bias [outputs],
--- initialised as PyTorch does.
+-- Linear(inputs, outputs, {bias = true}): x [..., inputs] -> [..., outputs]; weight [outputs,
+-- inputs], bias [outputs], initialised as PyTorch does.
 M.Linear = Module.class('Linear', function(self, cin, cout, options)
   local o = expect.options('Linear', {bias = true}, options)
   expect.argument('Linear', 'the number of inputs', cin, expect.whole(1))

@@ -1,8 +1,10 @@
--- module.lua - what every module is: a plain table that knows the order of its parameters, buffers and children.
+-- module.lua - what every module is: a plain table that knows the order of its parameters, buffers
+-- and children.
 --
--- A class is made by nn.module(name, init) and called to make an instance; init(self, ...) assigns the parts. Assigning
--- registers: a module becomes a child, a tensor that requires gradients a parameter; self:buffer() adds buffers.
--- Containers (a class with `indexed`) hold their children at 1, 2, ... and by name too.
+-- A class is made by nn.module(name, init) and called to make an instance; init(self, ...) assigns
+-- the parts. Assigning registers: a module becomes a child, a tensor that requires gradients a
+-- parameter; self:buffer() adds buffers. Containers (a class with `indexed`) hold their children at
+-- 1, 2, ... and by name too.
 -- A module keeps no state of a call: what backward needs is on the tape.
 
 local F = require 'dlv3.core.ffi'
@@ -22,14 +24,15 @@ local method_names = {} -- for the completion of containers, whose fields are fo
 local function is_module(v) return type(v) == 'table' and rawget(v, '_kinds') ~= nil end
 Module.is = is_module
 
--- -- Construction -----------------------------------------------------------------------------------------------
+-- -- Construction ---------------------------------------------------------------------------------
 
 local function kind_of(value)
   if is_module(value) then return 'module' end
   if is_tensor(value) and value.requires_grad and value.is_leaf then return 'parameter' end
 end
 
--- Notes that the field `key` is a part of this kind; it goes to the end of the order where it is new.
+-- Notes that the field `key` is a part of this kind; it goes to the end of the order where it is
+-- new.
 local function enter_part(self, key, kind)
   if not self._kinds[key] then self._order[#self._order + 1] = key end
   self._kinds[key] = kind
@@ -40,7 +43,8 @@ local function check_hidden(self, key, value)
   if type(value) ~= 'table' or is_module(value) then return end
   for _, v in pairs(value) do
     if is_module(v) then
-      raise(("%s: '%s' is a plain table with modules in it, whose parameters would not be found: use nn.ModuleList{...}"):format(
+      raise(("%s: '%s' is a plain table with modules in it, whose parameters would not be found: use "
+             .. "nn.ModuleList{...}"):format(
             self.class_name, tostring(key)))
     end
   end
@@ -50,8 +54,8 @@ end
 local function register(self, key, value)
   local kind = kind_of(value)
   if kind and type(key) ~= 'string' then
-    raise(('%s: expected a name for a part of a module, got the key %s: use nn.ModuleList for a list of modules'):format(
-          self.class_name, tostring(key)))
+    raise(('%s: expected a name for a part of a module, got the key %s: use nn.ModuleList for a list of '
+           .. 'modules'):format(self.class_name, tostring(key)))
   end
   if kind then
     enter_part(self, key, kind)
@@ -62,7 +66,8 @@ local function register(self, key, value)
   rawset(self, key, value)
 end
 
--- The same in a container. Children lie at 1, 2, ..., also when they are assigned by name, so that the two never differ.
+-- The same in a container. Children lie at 1, 2, ..., also when they are assigned by name, so that
+-- the two never differ.
 local function register_child(self, key, value)
   if not is_module(value) then
     if type(key) == 'number' or self._slots[key] then
@@ -102,7 +107,8 @@ module_path.frame = call
 
 local function describe(self) return self:describe() end
 
--- module(name, init): a class of modules; calling it makes one and runs init(self, ...), which assigns the parts.
+-- module(name, init): a class of modules; calling it makes one and runs init(self, ...), which
+-- assigns the parts.
 -- parent: a class to take methods from; indexed: its children are numbered.
 function Module.class(name, init, parent, indexed)
   if type(name) ~= 'string' or type(init) ~= 'function' then
@@ -134,8 +140,8 @@ function Module:forward() raise("module '" .. tostring(self.class_name) .. "' ha
 -- x where it is a tensor, else an error with the module's name: self:input(x):relu() in a forward.
 function Module:input(x) return expect.argument(self.class_name, 'x', x, expect.tensor) end
 
--- Adds a tensor that is saved and moved with the module but not trained: self[name] from then on. owner: a tensor that it
--- is to outlive dlv3.scope with, such as the weight that it is made of.
+-- Adds a tensor that is saved and moved with the module but not trained: self[name] from then on.
+-- owner: a tensor that it is to outlive dlv3.scope with, such as the weight that it is made of.
 function Module:buffer(name, tensor, owner)
   if type(name) ~= 'string' or not is_tensor(tensor) then
     raise(('buffer: expected a name and a tensor, got %s and %s'):format(expect.shown(name), expect.shown(tensor)))
@@ -145,10 +151,10 @@ function Module:buffer(name, tensor, owner)
   if owner then C.dlv3_scope_inherit(tensor.p, owner.p) end
 end
 
--- -- Traversal ----------------------------------------------------------------------------------------------------
+-- -- Traversal ------------------------------------------------------------------------------------
 
--- Registers what took the place of a field that was no part (`self.head = false`, later a module): Lua does not call
--- register for those. Refuses what took the place of a parameter and is none.
+-- Registers what took the place of a field that was no part (`self.head = false`, later a module):
+-- Lua does not call register for those. Refuses what took the place of a parameter and is none.
 local function register_late(self)
   local late
   for key, value in pairs(self) do
@@ -158,7 +164,8 @@ local function register_late(self)
       late[#late + 1] = key
     elseif registered == 'parameter' and not (is_tensor(value) and value.is_leaf) then
       local what = is_tensor(value) and 'the result of an operation' or expect.shown(value)
-      raise(("%s: the parameter '%s' was replaced by %s: change it by self.%s:copy_(...) under dlv3.no_grad, or assign an nn.Parameter(...)"):format(
+      raise(("%s: the parameter '%s' was replaced by %s: change it by self.%s:copy_(...) under dlv3.no_grad, or "
+             .. "assign an nn.Parameter(...)"):format(
             self.class_name, key, what, key))
     end
   end
@@ -212,7 +219,8 @@ function Module:parameters()
   return values
 end
 
--- for name, p in model:named_parameters() do: "layer1.0.conv1.weight" and the parameter, in definition order, each once.
+-- for name, p in model:named_parameters() do: "layer1.0.conv1.weight" and the parameter, in
+-- definition order, each once.
 function Module:named_parameters() return iterate(parts(self, 'parameter')) end
 -- for name, b in model:named_buffers() do: as named_parameters.
 function Module:named_buffers() return iterate(parts(self, 'buffer')) end
@@ -262,7 +270,7 @@ function Module:apply(fn)
   return self
 end
 
--- -- Modes --------------------------------------------------------------------------------------------------------
+-- -- Modes ----------------------------------------------------------------------------------------
 
 -- Batch norm and dropout behave as in training; train(false) is eval(). Returns the model.
 function Module:train(on)
@@ -278,11 +286,13 @@ end
 -- Batch norm and dropout behave as in inference. Returns the model.
 function Module:eval() return self:train(false) end
 
--- Makes a model in eval mode faster and smaller, for inference only: batch norms are folded into the convolutions before
--- them. Changes the model and returns it; results agree within rounding. model:eval():fuse().
+-- Makes a model in eval mode faster and smaller, for inference only: batch norms are folded into
+-- the convolutions before them. Changes the model and returns it; results agree within rounding.
+-- model:eval():fuse().
 function Module:fuse() return fuse.fuse(self) end
 
--- Whether the parameters require gradients (on: true); frozen ones are left alone by an optimiser made afterwards.
+-- Whether the parameters require gradients (on: true); frozen ones are left alone by an optimiser
+-- made afterwards.
 -- Returns the model.
 function Module:requires_grad_(on)
   for _, p in self:named_parameters() do p:requires_grad_(on) end
@@ -294,14 +304,15 @@ function Module:zero_grad()
   for _, p in self:named_parameters() do p.grad = nil end
 end
 
--- Moves parameters and buffers in place: to('cuda:0'), to('f64'), to('cpu', 'f64'). They keep the scope in which they were
--- made (dlv3.scope). Make the optimiser afterwards. Returns the model.
+-- Moves parameters and buffers in place: to('cuda:0'), to('f64'), to('cpu', 'f64'). They keep the
+-- scope in which they were made (dlv3.scope). Make the optimiser afterwards. Returns the model.
 function Module:to(device, dtype)
   if dtype == nil and (F.dtype_id[device] or F.dtype_elsewhere[device]) then device, dtype = nil, device end
   if dtype and dtype ~= 'f32' and dtype ~= 'f64' then
     if F.dtype_elsewhere[dtype] then raise('to: ' .. F.no_dtype(dtype)) end
     if F.dtype_id[dtype] == nil then expect.argument('to', 'the dtype', dtype, expect.one_of{'f32', 'f64'}) end
-    raise(("to: parameters stay f32 (f64 for checks), not %s: the dtype of the images selects the precision: model(x:to('%s'))"):format(
+    raise(("to: parameters stay f32 (f64 for checks), not %s: the dtype of the images selects the precision: "
+           .. "model(x:to('%s'))"):format(
           dtype, dtype))
   end
   local id, dtype_id = device and device_id(device), dtype and F.dtype_id[dtype]
@@ -320,10 +331,10 @@ function Module:to(device, dtype)
   return self
 end
 
--- -- State dicts --------------------------------------------------------------------------------------------------
+-- -- State dicts ----------------------------------------------------------------------------------
 
--- An ordered dict of all parameters and buffers, in PyTorch's order: of each module its parameters, its buffers, then
--- its children. The tensors share the model's memory.
+-- An ordered dict of all parameters and buffers, in PyTorch's order: of each module its parameters,
+-- its buffers, then its children. The tensors share the model's memory.
 function Module:state_dict()
   local sd = dict.new()
   visit_modules(self, '', function(prefix, module)
@@ -343,7 +354,8 @@ local function sizes_text(t) return is_tensor(t) and '[' .. table.concat(t:size(
 -- Files from before 2018 lack these.
 local function is_optional(name) return name:find 'num_batches_tracked$' ~= nil end
 
--- What differs: names that sd lacks, names that the model lacks, and lines on those whose sizes differ.
+-- What differs: names that sd lacks, names that the model lacks, and lines on those whose sizes
+-- differ.
 local function compare(own, sd)
   local missing, unexpected, wrong = {}, {}, {}
   for name, t in dict.items(own) do
@@ -370,10 +382,13 @@ local function with_sizes(names, tensors)
 end
 
 local function section(lines, title, entries)
-  if #entries > 0 then lines[#lines + 1] = ('  %s (%d):\n    %s'):format(title, #entries, table.concat(entries, '\n    ')) end
+  if #entries > 0 then
+    lines[#lines + 1] = ('  %s (%d):\n    %s'):format(title, #entries, table.concat(entries, '\n    '))
+  end
 end
 
--- A dict in which no name of the model occurs is an error of its own, shorter than a list of all that it lacks.
+-- A dict in which no name of the model occurs is an error of its own, shorter than a list of all
+-- that it lacks.
 local function check_any_name(own, sd, missing)
   if #missing == 0 or #missing < dict.size(own) / 2 then return end
   for name in dict.items(own) do
@@ -385,13 +400,14 @@ local function check_any_name(own, sd, missing)
     if n <= 4 then first[n] = tostring(name) .. (is_tensor(v) and '' or ' (a ' .. type(v) .. ')') end
   end
   raise(('load_state_dict: no name of the model is in the state dict '
-         .. "(dlv3.checkpoint's load_weights looks inside checkpoints and under prefixes)\n  it has %s%s\n  the model has %s, ..."):format(
+         .. "(dlv3.checkpoint's load_weights looks inside checkpoints and under prefixes)\n  it has %s%s\n  the "
+            .. "model has %s, ..."):format(
         n > 0 and table.concat(first, ', ') or 'nothing', n > 4 and ', ...' or '', missing[1]))
 end
 
--- load_state_dict(sd, {strict = true}): copies the tensors of sd into the model. strict: every name on both sides must
--- match. Returns two lists: the names that sd lacks and those that the model lacks. Sizes must agree in any case; nothing
--- is copied on an error.
+-- load_state_dict(sd, {strict = true}): copies the tensors of sd into the model. strict: every name
+-- on both sides must match. Returns two lists: the names that sd lacks and those that the model
+-- lacks. Sizes must agree in any case; nothing is copied on an error.
 function Module:load_state_dict(sd, options)
   local strict = expect.options('load_state_dict', {strict = true}, options).strict
   if type(sd) ~= 'table' then
@@ -418,9 +434,10 @@ function Module:load_state_dict(sd, options)
   return missing, unexpected
 end
 
--- -- Text -----------------------------------------------------------------------------------------------------------
+-- -- Text -----------------------------------------------------------------------------------------
 
--- What print shows of a layer between its brackets, "3, 16, kernel_size = 3"; a class writes its own.
+-- What print shows of a layer between its brackets, "3, 16, kernel_size = 3"; a class writes its
+-- own.
 function Module:extra() return '' end
 
 -- The module and all below as text, one a line: what print shows.

@@ -15,9 +15,10 @@ local spec = {
 }
 
 -- BatchNorm2d(channels, {eps = 1e-5, momentum = 0.1, activation = 'none'})
--- x [n, channels, h, w] -> the same sizes. activation (none relu relu6 hardswish hardsigmoid) and a residual,
--- bn(x, residual), are computed in the same pass. In a model that is to be fused the residual is given to
--- bn:after(conv, x, residual).
+-- x [n, channels, h, w] -> the same sizes. activation (none relu relu6 hardswish hardsigmoid) and a
+-- residual,
+-- bn(x, residual), are computed in the same pass. In a model that is to be fused the residual is
+-- given to bn:after(conv, x, residual).
 M.BatchNorm2d = Module.class('BatchNorm2d', function(self, channels, options)
   local o = expect.options('BatchNorm2d', spec, options)
   expect.argument('BatchNorm2d', 'the number of channels', channels, expect.whole(1))
@@ -34,7 +35,8 @@ function M.BatchNorm2d:forward(x, residual)
   self:input(x)
   if self.folded then
     if residual then
-      F.raise 'BatchNorm2d: it was folded into its convolution, which has to add the residual: write bn:after(conv, x, residual) for bn(conv(x), residual)'
+      F.raise('BatchNorm2d: it was folded into its convolution, which has to add the residual: write '
+              .. 'bn:after(conv, x, residual) for bn(conv(x), residual)')
     end
     return x
   end
@@ -42,11 +44,12 @@ function M.BatchNorm2d:forward(x, residual)
   if self.training and is_update then self.num_batches_tracked:add_(1) end
   return x:batch_norm(self.weight, self.bias, is_update and self.running_mean or nil,
                       is_update and self.running_var or nil, residual,
-                      {training = self.training, momentum = self.momentum, eps = self.eps, activation = self.activation})
+                      {training = self.training, momentum = self.momentum, eps = self.eps,
+                       activation = self.activation})
 end
 
--- The result of conv(x), normalised, with the residual added; in a fused model the convolution does all of it. scale, in
--- inference: factors of x's channels.
+-- The result of conv(x), normalised, with the residual added; in a fused model the convolution does
+-- all of it. scale, in inference: factors of x's channels.
 function M.BatchNorm2d:after(conv, x, residual, scale)
   if self.folded then return conv(x, residual, scale) end
   return self(conv(x, nil, scale), residual)

@@ -10,13 +10,14 @@ local spec = {
   stride = expect.optional(expect.pair(1)), padding = {0, expect.pair(0)}, dilation = {1, expect.pair(1)},
 }
 
--- MaxPool2d(kernel_size, {stride = kernel_size, padding = 0, dilation = 1}): x [n, c, h, w] -> [n, c, h', w']; all are a
--- number or {h, w}.
+-- MaxPool2d(kernel_size, {stride = kernel_size, padding = 0, dilation = 1}): x [n, c, h, w] -> [n,
+-- c, h', w']; all are a number or {h, w}.
 M.MaxPool2d = Module.class('MaxPool2d', function(self, kernel_size, options)
   local o = expect.options('MaxPool2d', spec, options)
   local k = sizes.argument('MaxPool2d', 'kernel_size', kernel_size)
   self.options = {
-    kernel_size = k, stride = sizes.pair(o.stride or k), padding = sizes.pair(o.padding), dilation = sizes.pair(o.dilation),
+    kernel_size = k, stride = sizes.pair(o.stride or k), padding = sizes.pair(o.padding),
+    dilation = sizes.pair(o.dilation),
   }
 end)
 

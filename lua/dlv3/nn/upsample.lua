@@ -12,12 +12,15 @@ local function options_of(what, options, align_corners)
     size = expect.optional(expect.pair(1)), scale_factor = expect.optional(expect.number(1e-3, 1e6)),
     mode = {'bilinear', expect.one_of{'bilinear'}}, align_corners = align_corners,
   }, options)
-  if (o.size == nil) == (o.scale_factor == nil) then F.raise(what .. ': expected size or scale_factor, one of the two') end
+  if (o.size == nil) == (o.scale_factor == nil) then
+    F.raise(what .. ': expected size or scale_factor, one of the two')
+  end
   o.size = o.size and sizes.pair(o.size)
   return o
 end
 
--- Where a factor gives no whole size, PyTorch's pixels are 1 / factor apart and ours would be input / output apart.
+-- Where a factor gives no whole size, PyTorch's pixels are 1 / factor apart and ours would be input
+-- / output apart.
 local function scaled_size(x, o)
   local size = {x:size(3) * o.scale_factor, x:size(4) * o.scale_factor}
   if not o.align_corners and (size[1] % 1 ~= 0 or size[2] % 1 ~= 0) then
@@ -27,8 +30,8 @@ local function scaled_size(x, o)
   return {math.floor(size[1]), math.floor(size[2])}
 end
 
--- Upsample{size = {65, 65}} or Upsample{scale_factor = 2}; further options mode = 'bilinear', align_corners = false.
--- x [n, c, h, w] -> [n, c, size].
+-- Upsample{size = {65, 65}} or Upsample{scale_factor = 2}; further options mode = 'bilinear',
+-- align_corners = false. x [n, c, h, w] -> [n, c, size].
 M.Upsample = Module.class('Upsample', function(self, options) self.options = options_of('Upsample', options, false) end)
 
 -- x [n, c, h, w] -> [n, c, h', w'].

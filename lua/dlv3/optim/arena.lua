@@ -1,9 +1,10 @@
 -- arena.lua - flat storage for the parameters that one group of an optimiser trains.
 --
--- The parameters lie one after the other in one tensor, so do their gradients and each state of the optimiser: clearing
--- the gradients is one fill, a step is one pass. The parameters are moved there when the arena is made; to the model they
--- stay what they were, since it shares the memory. Whether a backward pass reached a parameter since zero_grad is read off
--- version counters: the gradient of a slice counts its own changes and those of the whole arena.
+-- The parameters lie one after the other in one tensor, so do their gradients and each state of the
+-- optimiser: clearing the gradients is one fill, a step is one pass. The parameters are moved there
+-- when the arena is made; to the model they stay what they were, since it shares the memory.
+-- Whether a backward pass reached a parameter since zero_grad is read off version counters: the
+-- gradient of a slice counts its own changes and those of the whole arena.
 
 local F = require 'dlv3.core.ffi'
 local tensor = require 'dlv3.core.tensor'
@@ -20,20 +21,23 @@ local function key_of(p) return tonumber(F.cast('intptr_t', p)) end
 M.key_of = key_of
 
 local slices_by_gradient = setmetatable({}, {__mode = 'v'}) -- by the address of the gradient's tensor
-local slices_by_parameter = setmetatable({}, {__mode = 'v'}) -- the newest slice, by the address of the parameter's tensor
+-- the newest slice, by the address of the parameter's tensor
+local slices_by_parameter = setmetatable({}, {__mode = 'v'})
 
 -- How often a slice's gradient was changed by itself, not through its arena.
 local function own_changes(slice)
   return tonumber(C.dlv3_tensor_version(slice.grad.p) - C.dlv3_tensor_version(slice.arena_grad.p))
 end
 
--- Whether grad is a slice of an arena that no backward pass reached since zero_grad: it is present, and zeros.
+-- Whether grad is a slice of an arena that no backward pass reached since zero_grad: it is present,
+-- and zeros.
 function M.is_untouched(grad)
   local slice = slices_by_gradient[key_of(grad.p)]
   return slice ~= nil and own_changes(slice) == slice.seen
 end
 
--- The places of the parameters that require gradients, {p =, offset =, length =} in elements, and the arena's length.
+-- The places of the parameters that require gradients, {p =, offset =, length =} in elements, and
+-- the arena's length.
 local function layout(params)
   local slices, total = {}, 0
   for _, p in ipairs(params) do
@@ -63,8 +67,9 @@ local function place_slice(self, slice)
   p.grad = slice.grad
 end
 
--- An arena of the parameters that require gradients: {p, grad (flat tensors), lr (f64, 0-d, on the same device), slices =
--- {{p, grad, offset, length, ...}, ...}}; nil where none does. It lives as long as its parameters.
+-- An arena of the parameters that require gradients: {p, grad (flat tensors), lr (f64, 0-d, on the
+-- same device), slices = {{p, grad, offset, length, ...}, ...}}; nil where none does. It lives as
+-- long as its parameters.
 function M.new(params)
   local slices, total = layout(params)
   if #slices == 0 then return nil end
@@ -79,7 +84,8 @@ function M.new(params)
   return self
 end
 
--- A state of the optimiser for every element, zeros where it is new: self[name], which lives as long as the parameters.
+-- A state of the optimiser for every element, zeros where it is new: self[name], which lives as
+-- long as the parameters.
 function Arena:add_state(name)
   if self[name] then return end
   self[name] = tensor.zeros_like(self.p)
@@ -105,7 +111,8 @@ local function check_in_place(slice)
         .. 'then make the optimiser')
 end
 
--- Whether a slice has a gradient since zero_grad. One that was put in place of ours is copied to where it belongs.
+-- Whether a slice has a gradient since zero_grad. One that was put in place of ours is copied to
+-- where it belongs.
 local function has_gradient(slice)
   check_in_place(slice)
   local grad = C.dlv3_tensor_grad(slice.p.p)
@@ -119,7 +126,8 @@ local function has_gradient(slice)
   return own_changes(slice) ~= slice.seen
 end
 
--- The runs of elements whose parameters have gradients since zero_grad: {offset, length}, neighbours joined.
+-- The runs of elements whose parameters have gradients since zero_grad: {offset, length},
+-- neighbours joined.
 function Arena:touched_runs()
   local runs, last = {}, nil
   for _, slice in ipairs(self.slices) do

@@ -16,12 +16,14 @@ local function gradients_of(params)
   return grads
 end
 
--- clip_grad_norm_(params, max_norm): between backward and step; where the 2-norm of all the parameters' gradients together
--- is above max_norm, they are scaled to have it. Returns the norm before, a tensor of one element; nothing waits for it.
+-- clip_grad_norm_(params, max_norm): between backward and step; where the 2-norm of all the
+-- parameters' gradients together is above max_norm, they are scaled to have it. Returns the norm
+-- before, a tensor of one element; nothing waits for it.
 -- norm_type: 2 or nil. What no backward pass reached stays so.
 return function(params, max_norm, norm_type)
   if type(params) ~= 'table' or not F.is_tensor(params[1]) then
-    F.raise('clip_grad_norm_: expected a table of parameters, as model:parameters() returns, got ' .. expect.shown(params))
+    F.raise('clip_grad_norm_: expected a table of parameters, as model:parameters() returns, got '
+            .. expect.shown(params))
   end
   expect.argument('clip_grad_norm_', 'max_norm', max_norm, expect.number(0))
   expect.argument('clip_grad_norm_', 'norm_type', norm_type, expect.optional(expect.one_of{2}))

@@ -1,4 +1,5 @@
--- optim - SGD over flat arenas, learning-rate schedules, gradient clipping, and the loss scale of f16 (LossScaler).
+-- optim - SGD over flat arenas, learning-rate schedules, gradient clipping, and the loss scale of
+-- f16 (LossScaler).
 
 local names = require 'dlv3.core.names'
 local schedule = require 'dlv3.optim.schedule'

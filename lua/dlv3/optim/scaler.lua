@@ -1,9 +1,10 @@
 -- scaler.lua - optim.LossScaler: the loss scale that training in f16 needs.
 --
--- Small gradients vanish in f16, so the loss is multiplied by a scale before the backward pass, and the optimiser divides
--- by it. A step with an infinite gradient or a nan is skipped, and the scale falls; it grows after many good steps.
--- The rule and the state are those of PyTorch's GradScaler. Scale, counter and found_inf are tensors that only ops change:
--- a step is recorded once (dlv3.compile), whether it is skipped or not. No clipping in between: gradients stay scaled.
+-- Small gradients vanish in f16, so the loss is multiplied by a scale before the backward pass, and
+-- the optimiser divides by it. A step with an infinite gradient or a nan is skipped, and the scale
+-- falls; it grows after many good steps. The rule and the state are those of PyTorch's GradScaler.
+-- Scale, counter and found_inf are tensors that only ops change: a step is recorded once
+-- (dlv3.compile), whether it is skipped or not. No clipping in between: gradients stay scaled.
 
 local F = require 'dlv3.core.ffi'
 local tensor = require 'dlv3.core.tensor'
@@ -19,14 +20,15 @@ LossScaler.__index = LossScaler
 local smallest, largest = 1e-6, 1e38
 
 local factors = {
-  growth = {2, expect.number(1, largest)}, backoff = {0.5, expect.number(smallest, 1)}, interval = {2000, expect.whole(1)},
+  growth = {2, expect.number(1, largest)}, backoff = {0.5, expect.number(smallest, 1)},
+  interval = {2000, expect.whole(1)},
 }
 local spec = {init = {65536, expect.number(smallest, largest)}, device = {'cpu', expect.text}}
 for name, entry in pairs(factors) do spec[name] = entry end
 
 -- optim.LossScaler{init = 65536, growth = 2, backoff = 0.5, interval = 2000, device = 'cpu'}
--- After interval good steps in a row the scale is multiplied by growth, after a skipped one by backoff. device: where the
--- loss is. A step is
+-- After interval good steps in a row the scale is multiplied by growth, after a skipped one by
+-- backoff. device: where the loss is. A step is
 --   scaler:scale(loss):backward()
 --   scaler:step(sgd)
 local function new(options)
@@ -49,8 +51,8 @@ function LossScaler:scale(loss)
   return loss * self.factor
 end
 
--- The optimiser's step with the gradients divided by the scale, skipped where one is infinite or nan; then the scale is
--- updated.
+-- The optimiser's step with the gradients divided by the scale, skipped where one is infinite or
+-- nan; then the scale is updated.
 function LossScaler:step(sgd)
   if type(sgd) ~= 'table' or not sgd.gradients then
     raise('LossScaler: step: expected an optimiser, as in scaler:step(sgd), got ' .. expect.shown(sgd))
@@ -75,9 +77,10 @@ end
 -- The scale as a number, which waits for the device.
 function LossScaler:get_scale() return self.factor:item() end
 
--- -- State, in PyTorch's form ---------------------------------------------------------------------------------------
+-- -- State, in PyTorch's form ---------------------------------------------------------------------
 
--- {scale, growth_factor, backoff_factor, growth_interval, _growth_tracker}: numbers, which waits for the device.
+-- {scale, growth_factor, backoff_factor, growth_interval, _growth_tracker}: numbers, which waits
+-- for the device.
 function LossScaler:state_dict()
   return dict.from{
     {'scale', self.factor:item()}, {'growth_factor', self.growth}, {'backoff_factor', self.backoff},
@@ -90,7 +93,8 @@ function LossScaler:load_state_dict(sd)
   local names = {'scale', 'growth_factor', 'backoff_factor', 'growth_interval', '_growth_tracker'}
   for _, name in ipairs(names) do
     if type(sd) ~= 'table' or type(sd[name]) ~= 'number' then
-      raise('LossScaler: load_state_dict: expected numbers ' .. table.concat(names, ', ') .. ', got ' .. expect.shown(sd))
+      raise('LossScaler: load_state_dict: expected numbers ' .. table.concat(names, ', ') .. ', got '
+            .. expect.shown(sd))
     end
   end
   local given = {growth = sd.growth_factor, backoff = sd.backoff_factor, interval = sd.growth_interval}

@@ -1,6 +1,8 @@
--- schedule.lua - learning-rate schedules: functions from the number of steps done (from 0) to a factor of the base rate.
+-- schedule.lua - learning-rate schedules: functions from the number of steps done (from 0) to a
+-- factor of the base rate.
 --
--- The operations and their order are those of the reference, so that the factors are equal to the last bit.
+-- The operations and their order are those of the reference, so that the factors are equal to the
+-- last bit.
 
 local expect = require 'dlv3.core.expect'
 
@@ -46,8 +48,8 @@ end
 
 local poly_spec = spec_of{warmup_epochs = {1, expect.number(0)}, power = {0.9, expect.number()}}
 
--- poly{steps_per_epoch =, epochs =, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}: a linear warmup, then
--- (1 - done / all) ^ power; 0 past the end. The reference's.
+-- poly{steps_per_epoch =, epochs =, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}: a linear
+-- warmup, then (1 - done / all) ^ power; 0 past the end. The reference's.
 function M.poly(options)
   local o = options_of('poly', poly_spec, options)
   local first, all = phases(o)
@@ -59,11 +61,12 @@ function M.poly(options)
 end
 
 local multistep_spec = spec_of{
-  epochs = expect.optional(expect.whole(1)), milestones = expect.list_of(expect.number(0)), gamma = {0.1, expect.number()},
+  epochs = expect.optional(expect.whole(1)), milestones = expect.list_of(expect.number(0)),
+  gamma = {0.1, expect.number()},
 }
 
--- multistep{steps_per_epoch =, milestones =, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}: gamma times more at
--- each milestone, a list of epochs.
+-- multistep{steps_per_epoch =, milestones =, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}:
+-- gamma times more at each milestone, a list of epochs.
 function M.multistep(options)
   local o = options_of('multistep', multistep_spec, options)
   local first = o.warmup_epochs * o.steps_per_epoch
@@ -78,8 +81,8 @@ end
 
 local cosine_spec = spec_of{}
 
--- cosine{steps_per_epoch =, epochs =, warmup_epochs = 0, warmup_factor = 1e-3}: half a cosine from 1 to 0 after the
--- warmup.
+-- cosine{steps_per_epoch =, epochs =, warmup_epochs = 0, warmup_factor = 1e-3}: half a cosine from
+-- 1 to 0 after the warmup.
 function M.cosine(options)
   local o = options_of('cosine', cosine_spec, options)
   local first, all = phases(o)

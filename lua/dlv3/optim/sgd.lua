@@ -1,7 +1,8 @@
--- sgd.lua - optim.SGD: stochastic gradient descent with momentum, weight decay and Nesterov's variant, over flat arenas.
+-- sgd.lua - optim.SGD: stochastic gradient descent with momentum, weight decay and Nesterov's
+-- variant, over flat arenas.
 --
--- As in PyTorch, a parameter that no backward pass reached since zero_grad is left alone by step: no weight decay, no
--- momentum.
+-- As in PyTorch, a parameter that no backward pass reached since zero_grad is left alone by step:
+-- no weight decay, no momentum.
 
 local F = require 'dlv3.core.ffi'
 local arenas = require 'dlv3.optim.arena'
@@ -14,13 +15,15 @@ local raise, is_tensor, key_of, run_of, slice_of = F.raise, F.is_tensor, arenas.
 local SGD = {}
 SGD.__index = SGD
 function SGD.__newindex(_, name)
-  raise(("SGD: '%s' can not be set on the optimiser; options belong to its groups: opt.groups[1].lr = 0.1"):format(tostring(name)))
+  raise(("SGD: '%s' can not be set on the optimiser; options belong to its groups: opt.groups[1].lr = 0.1"):format(
+        tostring(name)))
 end
 
--- -- Construction -------------------------------------------------------------------------------------------------
+-- -- Construction ---------------------------------------------------------------------------------
 
 local spec = {
-  lr = {1e-3, expect.number(0)}, momentum = {0, expect.number(0)}, weight_decay = {0, expect.number(0)}, nesterov = false,
+  lr = {1e-3, expect.number(0)}, momentum = {0, expect.number(0)}, weight_decay = {0, expect.number(0)},
+  nesterov = false,
 }
 
 -- The same for a group, with the optimiser's options as defaults.
@@ -38,7 +41,8 @@ end
 
 local function check_params(i, params, seen)
   if type(params) ~= 'table' or getmetatable(params) then
-    raise(('SGD: group %d: expected params, a table as model:parameters() returns, got %s'):format(i, expect.shown(params)))
+    raise(('SGD: group %d: expected params, a table as model:parameters() returns, got %s'):format(i,
+        expect.shown(params)))
   end
   for k, p in ipairs(params) do
     local place = ('parameter %d of group %d'):format(k, i)
@@ -75,10 +79,11 @@ local function add_momentum(group)
   if group.arena and group.momentum ~= 0 then group.arena:add_state 'momentum' end
 end
 
--- optim.SGD({{params = ..., lr = ...}, ...}, {lr = 1e-3, momentum = 0, weight_decay = 0, nesterov = false})
--- params: parameters of one dtype on one device, as model:parameters() returns; a table of parameters alone is one group.
--- The groups are in opt.groups; their options may be changed between steps. Frozen parameters are left alone; after they
--- are set free, make a new optimiser and load the state of the old one. Move the model to its device and dtype first.
+-- optim.SGD({{params = ..., lr = ...}, ...}, {lr = 1e-3, momentum = 0, weight_decay = 0, nesterov =
+-- false}) params: parameters of one dtype on one device, as model:parameters() returns; a table of
+-- parameters alone is one group. The groups are in opt.groups; their options may be changed between
+-- steps. Frozen parameters are left alone; after they are set free, make a new optimiser and load
+-- the state of the old one. Move the model to its device and dtype first.
 local function new(groups, options)
   groups = groups_of(groups)
   local base, seen = options_of(spec, options), {}
@@ -98,7 +103,7 @@ local function new(groups, options)
   return self
 end
 
--- -- Steps --------------------------------------------------------------------------------------------------------
+-- -- Steps ----------------------------------------------------------------------------------------
 
 -- All gradients become 0, and are in their place again where the model's p.grad was changed.
 function SGD:zero_grad()
@@ -111,8 +116,8 @@ end
 local function check_frozen(group)
   for _, p in ipairs(group.frozen) do
     if p.requires_grad then
-      raise('SGD: a parameter that was frozen when the optimiser was made requires gradients now: make a new optimiser; '
-            .. 'new:load_state_dict(old:state_dict()) keeps its momenta')
+      raise('SGD: a parameter that was frozen when the optimiser was made requires gradients now: make a new '
+            .. 'optimiser; new:load_state_dict(old:state_dict()) keeps its momenta')
     end
   end
 end
@@ -128,7 +133,8 @@ function SGD:gradients()
   return list
 end
 
--- The rate of the next step, also of a recorded one; a recorded program with other constants no longer holds.
+-- The rate of the next step, also of a recorded one; a recorded program with other constants no
+-- longer holds.
 local function refresh(group)
   local arena, momentum, weight_decay, nesterov = group.arena, group.momentum, group.weight_decay, group.nesterov
   compile.refresh(function()
@@ -149,8 +155,8 @@ local function step_group(group, scaled)
 end
 
 -- g = grad + weight_decay p; buffer = momentum buffer + g; p -= lr buffer.
--- scaled: a LossScaler's {grad_scale =, found_inf =}: gradients are divided by grad_scale, and nothing changes where
--- found_inf is not 0.
+-- scaled: a LossScaler's {grad_scale =, found_inf =}: gradients are divided by grad_scale, and
+-- nothing changes where found_inf is not 0.
 function SGD:step(scaled)
   if scaled ~= nil and type(scaled) ~= 'table' then raise('SGD: step takes no closure: call backward before it') end
   autograd.no_grad(function()
@@ -165,9 +171,10 @@ function SGD:step(scaled)
   end)
 end
 
--- -- State, in PyTorch's form -------------------------------------------------------------------------------------
+-- -- State, in PyTorch's form ---------------------------------------------------------------------
 
--- Every parameter: {group =, i = its place in the group, index = that over all groups from 0, slice = (nil: frozen)}.
+-- Every parameter: {group =, i = its place in the group, index = that over all groups from 0, slice
+-- = (nil: frozen)}.
 local function entries_of(self)
   local list = {}
   for _, group in ipairs(self.groups) do
@@ -188,7 +195,8 @@ local function group_state(group, indices)
   }
 end
 
--- {state = {[index] = {momentum_buffer}}, param_groups = {...}}; indices count parameters over all groups from 0.
+-- {state = {[index] = {momentum_buffer}}, param_groups = {...}}; indices count parameters over all
+-- groups from 0.
 function SGD:state_dict()
   local state, param_groups, indices = dict.new(), {}, {}
   for _, group in ipairs(self.groups) do indices[group] = {} end
@@ -237,8 +245,8 @@ local function saved_buffer(sd, group_of, e)
   return buffer
 end
 
--- Takes over a state as from state_dict or from PyTorch's SGD, also the groups' lr, momentum, weight_decay and nesterov.
--- Where it does not fit, an error, and nothing is changed.
+-- Takes over a state as from state_dict or from PyTorch's SGD, also the groups' lr, momentum,
+-- weight_decay and nesterov. Where it does not fit, an error, and nothing is changed.
 function SGD:load_state_dict(sd)
   check_state(self, sd)
   local group_of, entries = {}, entries_of(self)

@@ -1,4 +1,5 @@
--- method_hint.lua - adds to what LuaJIT says of a method that is not there: the nearest one that modules have.
+-- method_hint.lua - adds to what LuaJIT says of a method that is not there: the nearest one that
+-- modules have.
 
 local suggest = require 'dlv3.core.suggest'
 

@@ -26,10 +26,11 @@ local function batches_of(loader, progress, with_log)
   return log.logger{write = write}:every({total = #loader, print_freq = 100, header = 'Test:'}, batches)
 end
 
--- evaluate(model, loader, num_classes, {device = 'cpu', quiet, log, compile}): the figures of a model, which is set to
--- eval mode, over a loader of single, uncropped images (metrics.lua's table, and finite: whether every score was); nil where a
--- caught signal ended it. num_classes counts the background. quiet: no progress line; log: the reference's `Test:` lines;
--- compile: the network is recorded and replayed.
+-- evaluate(model, loader, num_classes, {device = 'cpu', quiet, log, compile}): the figures of a
+-- model, which is set to eval mode, over a loader of single, uncropped images (metrics.lua's table,
+-- and finite: whether every score was); nil where a caught signal ended it. num_classes counts the
+-- background. quiet: no progress line; log: the reference's `Test:` lines; compile: the network is
+-- recorded and replayed.
 return function(model, loader, num_classes, options)
   options = options or {}
   local device = options.device or 'cpu'

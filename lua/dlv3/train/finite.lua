@@ -16,7 +16,8 @@ end
 
 local function is_float(t) return t.dtype:find 'f' ~= nil end
 
--- Which tensors of a model hold nan or infinity, as text, "2 of its tensors (conv.weight, ...)"; nil: none.
+-- Which tensors of a model hold nan or infinity, as text, "2 of its tensors (conv.weight, ...)";
+-- nil: none.
 function M.non_finite(model)
   local floats, names = {}, {}
   for _, t in dict.items(model:state_dict()) do
@@ -30,12 +31,13 @@ function M.non_finite(model)
   return ('%d of its tensors (%s%s)'):format(#names, some, #names > 4 and ', ...' or '')
 end
 
--- Raises where weights of a model, from the file at path, are not numbers: they would make every picture background.
+-- Raises where weights of a model, from the file at path, are not numbers: they would make every
+-- picture background.
 function M.check_finite(model, path)
   local bad = M.non_finite(model)
   if not bad then return end
-  F.raise(('%s: nan or infinity in %s; the training that made it diverged: take an earlier checkpoint, or train again with '
-           .. 'a smaller --lr'):format(path, bad))
+  F.raise(('%s: nan or infinity in %s; the training that made it diverged: take an earlier checkpoint, or train '
+           .. 'again with a smaller --lr'):format(path, bad))
 end
 
 return M

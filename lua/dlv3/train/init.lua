@@ -1,4 +1,5 @@
--- train - what scripts that train and evaluate share. The loop is in train/run.lua and train/loop.lua.
+-- train - what scripts that train and evaluate share. The loop is in train/run.lua and
+-- train/loop.lua.
 
 local data = require 'dlv3.data'
 local F = require 'dlv3.core.ffi'
@@ -13,8 +14,8 @@ local M = {
   non_finite = finite.non_finite, check_finite = finite.check_finite,
   -- Options that several scripts have.
   precisions = {'f32', 'bf16', 'f16'},
-  weights_key_doc = 'the part of the --weights file to take, such as model_ema (without it: the first of model, state_dict, '
-                    .. '... with weights)',
+  weights_key_doc = 'the part of the --weights file to take, such as model_ema (without it: the first of model, '
+                    .. 'state_dict, ... with weights)',
   skip_damaged_option = {
     'skip-damaged', false,
     'leave out photos and masks that are damaged, and list them: every file is decoded once before the start',

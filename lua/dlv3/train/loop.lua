@@ -1,5 +1,5 @@
--- loop.lua - the loop of a training: its epochs and steps, and what is printed and saved after each. Methods of a run
--- (run.lua).
+-- loop.lua - the loop of a training: its epochs and steps, and what is printed and saved after
+-- each. Methods of a run (run.lua).
 
 local dlv3 = require 'dlv3'
 local log = require 'dlv3.train.log'
@@ -15,7 +15,8 @@ function Loop:steps_done() return self.state.next_epoch * self.state.steps_per_e
 -- Whether --max-steps are done.
 function Loop:is_finished() return self.opt.max_steps > 0 and self:steps_done() >= self.opt.max_steps end
 
--- for epoch in run:epochs() do: the numbers of the epochs that are left, from 0; an interrupted one first.
+-- for epoch in run:epochs() do: the numbers of the epochs that are left, from 0; an interrupted one
+-- first.
 function Loop:epochs()
   local state = self.state
   return function()
@@ -50,8 +51,9 @@ local function losses_of(self, epoch, progress)
   end)
 end
 
--- for batch in run:batches(epoch) do: the batches of an epoch that are left, for run:step. The model is in training mode
--- then; a line is printed every --print-freq steps. At the end losses and weights are checked.
+-- for batch in run:batches(epoch) do: the batches of an epoch that are left, for run:step. The
+-- model is in training mode then; a line is printed every --print-freq steps. At the end losses and
+-- weights are checked.
 function Loop:batches(epoch)
   local state, opt, loader = self.state, self.opt, self.loader
   state.epoch = epoch
@@ -79,7 +81,8 @@ local function set_rates(self)
   for _, group in ipairs(self.sgd.groups) do group.lr = group.initial_lr * factor end
 end
 
--- One step: loss = fn(image, target), which changes the weights, with a batch on the device; then a checkpoint where
+-- One step: loss = fn(image, target), which changes the weights, with a batch on the device; then a
+-- checkpoint where
 -- --save-every says so, and the end of the script where a signal asked for it.
 function Loop:step(fn, batch)
   local state, opt = self.state, self.opt
@@ -120,8 +123,9 @@ local function report(self, figures)
   train.note(state.history, {epoch = state.epoch, loss = mean_loss, miou = figures.mean_present})
 end
 
--- The end of an epoch, or of what --max-steps leave of it, with the figures of train.evaluate (nil: a signal ended it): they
--- are printed and saved, then best.pth where they are the best, last.pth and the curves.
+-- The end of an epoch, or of what --max-steps leave of it, with the figures of train.evaluate (nil:
+-- a signal ended it): they are printed and saved, then best.pth where they are the best, last.pth
+-- and the curves.
 function Loop:finish_epoch(figures)
   local state, folder = self.state, self.folder
   check_figures(self, figures)

@@ -1,4 +1,5 @@
--- run.lua - a training under way: how it starts, what of it is saved, and how it ends when it is stopped or diverges.
+-- run.lua - a training under way: how it starts, what of it is saved, and how it ends when it is
+-- stopped or diverges.
 --
 --   local run = require 'dlv3.train.run'.start{opt =, given =, resumed =, folder =, model =, sgd =, ...}
 --   run:train(fn)              fn(), with epochs and steps of loop.lua; what fails between two steps is saved first
@@ -25,23 +26,25 @@ local function print_header(self)
   local loader, opt = self.loader, self.opt
   local rest = loader.options.drop_last and ' (the last single image is left out)' or ''
   log.line(('%s, %d classes, %d parameters; %d training and %d validation images; %d steps of %d an epoch%s'):format(
-           opt.model, opt.num_classes + 1, self.model:num_parameters(), loader.dataset.size, self.val_loader.dataset.size,
-           #loader, opt.batch_size, rest))
+           opt.model, opt.num_classes + 1, self.model:num_parameters(), loader.dataset.size,
+           self.val_loader.dataset.size, #loader, opt.batch_size, rest))
 end
 
 local function restore(self)
   local state, opt = self.state, self.opt
   train.restore(state, self.sgd, self.resumed, opt, self.given, self.scaler)
-  print(('resumed %s: epoch %d, step %d of %d'):format(opt.resume, state.next_epoch, state.next_step, state.steps_per_epoch))
+  print(('resumed %s: epoch %d, step %d of %d'):format(opt.resume, state.next_epoch, state.next_step,
+                                                       state.steps_per_epoch))
   if state.next_epoch >= opt.epochs then
     print(('all %d epochs are done: --epochs with more goes on'):format(opt.epochs))
   end
 end
 
--- start{opt =, given =, resumed =, folder =, model =, sgd =, scaler =, schedule =, loader =, val_loader =}: a run, from the
--- beginning or from where the checkpoint `resumed` left it. opt, given, resumed: from setup.parse; folder: from
--- run_folder.claim; scaler: a LossScaler, or nil; schedule: from the number of steps done to a factor of the rates. From now
--- on a signal ends the script only between two steps.
+-- start{opt =, given =, resumed =, folder =, model =, sgd =, scaler =, schedule =, loader =,
+-- val_loader =}: a run, from the beginning or from where the checkpoint `resumed` left it. opt,
+-- given, resumed: from setup.parse; folder: from run_folder.claim; scaler: a LossScaler, or nil;
+-- schedule: from the number of steps done to a factor of the rates. From now on a signal ends the
+-- script only between two steps.
 function M.start(parts)
   local self = setmetatable(parts, Run)
   local opt, folder = self.opt, self.folder
@@ -62,17 +65,19 @@ end
 
 -- The command that goes on with a checkpoint, as this script was called.
 local function resume_command(path)
-  return ('%s %s --resume %s'):format(text.shell_word(arg[-1] or 'dlv3'), text.shell_word(arg[0]), text.shell_word(path))
+  return ('%s %s --resume %s'):format(text.shell_word(arg[-1] or 'dlv3'), text.shell_word(arg[0]),
+                                      text.shell_word(path))
 end
 
 -- Raises that the training diverged. what: what shows it, and at which step.
 function Run:diverged(what)
   self.savable = false
   local sound, smaller = self.folder.sound, self.opt.lr / 10
-  local way = ('No checkpoint was saved before; start again with a smaller learning rate, such as --lr %g'):format(smaller)
+  local way = ('No checkpoint was saved before; start again with a smaller learning rate, such as --lr %g'):format(
+              smaller)
   if sound then
-    way = ('The last checkpoint with finite weights is %s; go on from it with a smaller learning rate, or from an earlier one '
-           .. 'if its loss was large already:\n  %s --lr %g'):format(sound, resume_command(sound), smaller)
+    way = ('The last checkpoint with finite weights is %s; go on from it with a smaller learning rate, or from an '
+           .. 'earlier one if its loss was large already:\n  %s --lr %g'):format(sound, resume_command(sound), smaller)
   end
   F.raise(('the training diverged: %s. These weights are not saved. %s'):format(what, way))
 end
@@ -82,7 +87,8 @@ function Run:check()
   self.losses.flush()
   local bad, state = train.non_finite(self.model), self.state
   if not bad then return end
-  self:diverged(('nan or infinity in the model after step %d of epoch %d: %s'):format(state.next_step, state.epoch, bad))
+  self:diverged(('nan or infinity in the model after step %d of epoch %d: %s'):format(state.next_step, state.epoch,
+      bad))
 end
 
 -- Saves a checkpoint of this name, and returns its path.
@@ -109,8 +115,8 @@ function Run:stop_on_signal()
   os.exit(128 + signal)
 end
 
--- fn(), saving first what was done where it fails: a photo that can not be read, or an evaluation without memory for it,
--- loses no step. Then the time that it took is printed.
+-- fn(), saving first what was done where it fails: a photo that can not be read, or an evaluation
+-- without memory for it, loses no step. Then the time that it took is printed.
 function Run:train(fn)
   local begin, before = dlv3.now(), self:steps_done()
   if self:is_finished() then print(('%d steps are done: --max-steps with more goes on'):format(before)) end
@@ -133,8 +139,10 @@ function Run:draw_curves()
     miou.x[i], miou.y[i] = h.epoch, h.miou
   end
   local title = self.opt.model
-  plot.write(self.folder:file 'loss.png', {loss}, {title = title, x_label = 'epoch', y_label = 'training loss', y_min = 0})
-  plot.write(self.folder:file 'miou.png', {miou}, {title = title, x_label = 'epoch', y_label = 'mean IoU, %', y_min = 0})
+  plot.write(self.folder:file 'loss.png', {loss},
+             {title = title, x_label = 'epoch', y_label = 'training loss', y_min = 0})
+  plot.write(self.folder:file 'miou.png', {miou},
+             {title = title, x_label = 'epoch', y_label = 'mean IoU, %', y_min = 0})
 end
 
 return M
