@@ -169,7 +169,7 @@ DLV3_API const char *dlv3_op_doc(int32_t op);
 DLV3_API int32_t dlv3_op_flags(int32_t op);                     /* bit 0: has a gradient, bit 1: a view   */
 DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device); /* "onednn gemm ref"          */
 DLV3_API const char *dlv3_op_chosen(int32_t op); /* the implementation of this op's last call, "" before it */
-DLV3_API int64_t dlv3_op_engine(int32_t op); /* the number of the library's engine that ran it; -1 where it told none */
+DLV3_API int64_t dlv3_op_engine(int32_t op); /* the number of the library's engine that ran it; -1 where it has none */
 /* The one road into kernels. in: n_in handles, NULL for an absent optional; attr: the op's slots
  * (NULL: all defaults do not apply here, so only for ops without attributes); out: receives new
  * references. */
@@ -208,7 +208,7 @@ DLV3_API const char *dlv3_mpi_state(void); /* "Open MPI 4.1.4, MPICH 4.0.2": wha
 
 typedef struct dlv3_program dlv3_program;
 /* Until _end or _abort, calls compute nothing: they are noted, and their outputs have no content.
- * args: the tensors that every run of the program brings anew, alike in dtype, sizes and strides. */
+ * args: the tensors that every run of the program provides, alike in dtype, sizes and strides. */
 DLV3_API DLV3_MUST dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args);
 DLV3_API DLV3_MUST dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *results, int32_t n_results);
 DLV3_API void dlv3_record_abort(void);
@@ -220,7 +220,7 @@ DLV3_API DLV3_MUST dlv3_status dlv3_program_run(dlv3_program *p, dlv3_tensor **r
 DLV3_API void dlv3_program_free(dlv3_program *p);
 DLV3_API int32_t dlv3_program_current(const dlv3_program *p); /* 0: a tensor from outside lies elsewhere by now  */
 DLV3_API const char *dlv3_program_escaped(
-    const dlv3_program *p);                                 /* a recorded tensor that somebody still holds, "" = none */
+    const dlv3_program *p);                                 /* a recorded tensor that the function still references, "" = none */
 DLV3_API int64_t dlv3_program_arena(const dlv3_program *p); /* bytes for intermediates                         */
 DLV3_API int64_t dlv3_program_steps(const dlv3_program *p); /* how many kernels a run calls                    */
 /* On devices that can, a program is captured as one graph (graph.c): how often in all that was
