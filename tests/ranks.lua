@@ -33,8 +33,8 @@ function M.command(mpi, n, arguments, options)
     :format(launcher[1], n, launcher[2], options or '', host.executable, arguments)
 end
 
--- Writes code to a file and runs it on n ranks, with arguments and {NAME = value} in the environment; returns the
--- output and the status.
+-- Writes code to a file and runs it on n ranks, with arguments and {NAME = value} in the
+-- environment; returns the output and the status.
 function M.run_code(t, mpi, n, code, arguments, environment)
   local path = t.folder() .. '/ranks.lua'
   files.save_text(path, code)

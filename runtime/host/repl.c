@@ -1,14 +1,15 @@
 /* repl.c - the module dlv3.terminal for lua/dlv3/repl/init.lua: lines read with libedit, Ctrl-C,
  * completion.
  *
- * libedit's own interface, not its readline one: that swallows the first Ctrl-C. Functions of the
- * module: start_terminal(complete)   before the first read; complete_word(line before the cursor)
- * returns the length of the word to be
- *                     completed and an array of the words it may become
- *   read(prompt)      a line without its newline; nil at the end of the input; false when Ctrl-C
- *   was pressed add_to_history(line)    puts a line into the history interruptible(on) Ctrl-C
- *   raises an error in running Lua code (interpreted code only: the JIT must be off)
- *   restore_terminal()          puts the terminal back */
+ * Uses libedit's own interface and not its readline one, which swallows the first Ctrl-C. Functions
+ * of the module:
+ *   start(complete)   before the first read; complete(line before the cursor) returns the length of
+ *                     the word to be completed and an array of the possible words
+ *   read(prompt)      a line without its newline; nil at the end of the input; false for Ctrl-C
+ *   remember(line)    adds a line to the history
+ *   interruptible(on) Ctrl-C raises an error in running Lua code (interpreted code only: the JIT
+ *                     must be off)
+ *   finish()          restores the terminal */
 #include <lauxlib.h>
 #include <lua.h>
 

@@ -1,5 +1,6 @@
--- test_conv.lua - what the samples of tests/ops/conv.lua can not show of convolutions: packed weights that follow the
--- weight, kernels cropped to the taps that meet the map, gradients of frozen layers, numbers of threads.
+-- test_conv.lua - what the samples of tests/ops/conv.lua can not show of convolutions: packed
+-- weights that follow the weight, kernels cropped to the taps that meet the map, gradients of
+-- frozen layers, numbers of threads.
 
 local dlv3 = require 'dlv3'
 local runtime = require 'dlv3.core.runtime'
@@ -82,16 +83,19 @@ return function(t)
   t.case('an activation in the epilogue has no gradient, and says so; a residual has', function()
     local x, w = dlv3.randn{1, 3, 4, 4}, dlv3.randn{2, 3, 1, 1}
     local r = dlv3.randn{1, 2, 4, 4}:requires_grad_()
-    t.error(function() x:conv2d(w, nil, r, {activation = 'relu'}):sum():backward() end, 'conv2d: with an activation it is for inference and has no gradient')
+    t.error(function() x:conv2d(w, nil, r, {activation = 'relu'}):sum():backward() end,
+            'conv2d: with an activation it is for inference and has no gradient')
     x:conv2d(w, nil, r):sum():backward()
     t.eq(r.grad, dlv3.ones{1, 2, 4, 4})
     local scale = dlv3.randn{1, 3, 1, 1}:requires_grad_()
-    t.error(function() x:conv2d(w, nil, nil, scale):sum():backward() end, 'conv2d: with a scale it is for inference and has no gradient')
+    t.error(function() x:conv2d(w, nil, nil, scale):sum():backward() end,
+            'conv2d: with a scale it is for inference and has no gradient')
   end)
 
   t.case('a convolution with a scale is no less precise than one of the scaled map', function()
     for _, dtype in ipairs {'f32', 'bf16'} do
-      local x, w, scale = dlv3.randn{2, 400, 9, 7}:to(dtype), dlv3.randn{33, 400, 1, 1}, dlv3.rand{2, 400, 1, 1}:to(dtype)
+      local x, w, scale = dlv3.randn{2, 400, 9, 7}:to(dtype), dlv3.randn{33, 400, 1, 1},
+          dlv3.rand{2, 400, 1, 1}:to(dtype)
       local exact = (x:to 'f64' * scale:to 'f64'):conv2d(w:to 'f64')
       local function distance(y) return (y:to 'f64' - exact):abs():mean():item() end
       t.ok(distance(x:conv2d(w, nil, nil, scale)) < 1.2 * distance((x * scale):conv2d(w)), dtype)
@@ -124,16 +128,19 @@ return function(t)
     t.close(w.grad, once * 2, 1e-5, 1e-5) -- products added to a sum round otherwise than a sum added to it
   end)
 
-  -- More tiles than one pass of winograd.c takes, of 4 x 4 and of 5 x 5 outputs, or more channels, in the three directions, beside the
-  -- direct sum in f64.
-  for _, case in ipairs {{height = 126, width = 131, c = 40, k = 36, dilation = 2, most = 4e-6}, {height = 60, width = 60, c = 40, k = 36, dilation = 12, most = 8e-6},
+  -- More tiles than one pass of winograd.c takes, of 4 x 4 and of 5 x 5 outputs, or more channels,
+  -- in the three directions, beside the direct sum in f64.
+  for _, case in ipairs {{height = 126, width = 131, c = 40, k = 36, dilation = 2, most = 4e-6},
+                         {height = 60, width = 60, c = 40, k = 36, dilation = 12, most = 8e-6},
                          {height = 24, width = 21, c = 520, k = 550, dilation = 1, most = 4e-6}} do
-    t.case(('winograd in several passes, %d channels, dilation %d: error below %g of the norm'):format(case.c, case.dilation, case.most), function()
+    t.case(('winograd in several passes, %d channels, dilation %d: error below %g of the norm'):format(
+        case.c, case.dilation, case.most), function()
       local function all(impl, dtype)
         runtime.set_implementation(impl)
         dlv3.manual_seed(5)
         local h, w = case.height, case.width
-        local x, taps, g = dlv3.randn{2, case.c, h, w}:to(dtype), dlv3.randn{case.k, case.c, 3, 3}:to(dtype), dlv3.randn{2, case.k, h, w}:to(dtype)
+        local x, taps, g = dlv3.randn{2, case.c, h, w}:to(dtype), dlv3.randn{case.k, case.c, 3, 3}:to(dtype),
+            dlv3.randn{2, case.k, h, w}:to(dtype)
         local grad_w, attrs = dlv3.zeros_like(taps), {padding = case.dilation, dilation = case.dilation}
         local function ran(op, y)
           t.eq(runtime.chosen(dlv3.ops[op]), impl, op)
@@ -142,7 +149,8 @@ return function(t)
         x:conv2d_backward_weight(g, grad_w, nil, attrs)
         ran('conv2d_backward_weight')
         return {ran('conv2d', x:conv2d(taps, nil, attrs)),
-                ran('conv2d_backward_input', g:conv2d_backward_input(taps, {padding = case.dilation, dilation = case.dilation, size = {h, w}})), grad_w}
+                ran('conv2d_backward_input', g:conv2d_backward_input(taps,
+                    {padding = case.dilation, dilation = case.dilation, size = {h, w}})), grad_w}
       end
       local got, expected = all('winograd', 'f32'), all('direct', 'f64')
       for i, what in ipairs{'forward', 'backward-data', 'backward-weights'} do
@@ -155,12 +163,16 @@ return function(t)
 
   t.case('another number of threads gives the same bits', function()
     local threads = dlv3.num_threads()
-    -- {x, w, options}: tiles, windows of few channels, Winograd, pixels in parts, atrous, Winograd of 5 x 5 outputs, strided, depthwise
+    -- {x, w, options}: tiles, windows of few channels, Winograd, pixels in parts, atrous, Winograd
+    -- of 5 x 5 outputs, strided, depthwise
     local convs = {
-      {{2, 24, 17, 15}, {40, 24, 3, 3}, {padding = 1}}, {{2, 3, 33, 31}, {16, 3, 3, 3}, {stride = 2, padding = 1}}, {{2, 48, 40, 40}, {48, 48, 3, 3}, {padding = 2, dilation = 2}},
+      {{2, 24, 17, 15}, {40, 24, 3, 3}, {padding = 1}}, {{2, 3, 33, 31}, {16, 3, 3, 3}, {stride = 2, padding = 1}},
+      {{2, 48, 40, 40}, {48, 48, 3, 3}, {padding = 2, dilation = 2}},
       {{4, 20, 30, 30}, {36, 20, 1, 1}, {}}, {{1, 64, 16, 16}, {32, 64, 3, 3}, {padding = 12, dilation = 12}},
-      {{1, 40, 20, 20}, {33, 40, 3, 3}, {padding = 4, dilation = 4}}, {{1, 16, 20, 20}, {40, 16, 3, 3}, {stride = 2, padding = 1}},
-      {{2, 40, 21, 20}, {40, 1, 5, 5}, {padding = 2, groups = 40}}, {{2, 24, 21, 20}, {24, 1, 3, 3}, {stride = 2, padding = 1, groups = 24}},
+      {{1, 40, 20, 20}, {33, 40, 3, 3}, {padding = 4, dilation = 4}},
+      {{1, 16, 20, 20}, {40, 16, 3, 3}, {stride = 2, padding = 1}},
+      {{2, 40, 21, 20}, {40, 1, 5, 5}, {padding = 2, groups = 40}},
+      {{2, 24, 21, 20}, {24, 1, 3, 3}, {stride = 2, padding = 1, groups = 24}},
     }
     for _, dtype in ipairs{'f32', 'bf16'} do
       for i, c in ipairs(convs) do
@@ -173,7 +185,9 @@ return function(t)
           y:backward(y:detach())
           local results = {y:detach(), x2.grad, w2.grad}
           first = first or results
-          for k = 1, 3 do t.eq(results[k], first[k], ('%s convolution %d, result %d, %d threads'):format(dtype, i, k, n)) end
+          for k = 1, 3 do
+            t.eq(results[k], first[k], ('%s convolution %d, result %d, %d threads'):format(dtype, i, k, n))
+          end
         end
       end
     end

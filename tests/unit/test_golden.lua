@@ -1,5 +1,5 @@
--- test_golden.lua - models whose weights are a formula against figures that torchvision computed in f64, without either
--- at hand: golden/models.lua, made by golden/make_models.py.
+-- test_golden.lua - models whose weights are a formula against figures that torchvision computed in
+-- f64, without either at hand: golden/models.lua, made by golden/make_models.py.
 
 local dlv3 = require 'dlv3'
 local runtime = require 'dlv3.core.runtime'
@@ -9,8 +9,8 @@ local F = require 'dlv3.core.ffi'
 return function(t)
   local classes = 5
 
-  -- Pseudorandom numbers in [0, 1) from an entry's number and the row-major position, scaled: value() of make_models.py.
-  -- All products stay below 2^53, so both sides compute the same bits.
+  -- Pseudorandom numbers in [0, 1) from an entry's number and the row-major position, scaled:
+  -- value() of make_models.py. All products stay below 2^53, so both sides compute the same bits.
   local function fill(x, entry, factor, plus)
     local n = x:numel()
     local flat = F.new('double[?]', n)
@@ -31,7 +31,13 @@ return function(t)
       local prefix, last = key:match '^(.*)%.([^.]*)$'
       if last == 'num_batches_tracked' then -- luacheck: ignore
       elseif norms[prefix] then
-        if last == 'bias' then fill(x, entry, 1, -0.5) elseif last == 'running_mean' then fill(x, entry, 0.2, -0.1) else fill(x, entry, 1, 0.5) end
+        if last == 'bias' then
+          fill(x, entry, 1, -0.5)
+        elseif last == 'running_mean' then
+          fill(x, entry, 0.2, -0.1)
+        else
+          fill(x, entry, 1, 0.5)
+        end
       elseif last == 'weight' then
         local sizes = x:size()
         local bound = (6 / (sizes[2] * sizes[3] * sizes[4])) ^ 0.5

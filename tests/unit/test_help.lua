@@ -5,14 +5,16 @@ local help = require 'dlv3.repl.help'
 local strict = require 'dlv3.core.strict'
 local tensor = require 'dlv3.core.tensor'
 
--- The exported function that a line of source begins, or nil. Metamethods (__tostring, ...) are not called by name.
+-- The exported function that a line of source begins, or nil. Metamethods (__tostring, ...) are not
+-- called by name.
 local function exported(line)
   local name = line:match '^function ([%w_%.]+[%.:][%w_]+)%s*%(' or line:match '^([%w_%.]+%.[%w_]+) = function%f[%W]'
                or line:match '^return function%('
   return name and not name:find '[%.:]__' and name
 end
 
--- Lines of a file that begin an exported function without a comment above, and the number of exported functions.
+-- Lines of a file that begin an exported function without a comment above, and the number of
+-- exported functions.
 local function undocumented(path)
   local missing, count, before, number = {}, 0, '', 0
   for line in io.lines(path) do

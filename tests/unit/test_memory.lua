@@ -24,7 +24,8 @@ return function(t)
     dlv3.memory_limit(dlv3.memory().reserved + 64 * 2 ^ 20)
     local ok, message = pcall(function()
       local keep = dlv3.zeros{10 * 2 ^ 20 / 4}
-      local function fill() for _ = 1, 20 do local _ = dlv3.zeros{20 * 2 ^ 20 / 4} end end -- garbage: collected on the way
+      -- garbage: collected on the way
+      local function fill() for _ = 1, 20 do local _ = dlv3.zeros{20 * 2 ^ 20 / 4} end end
       fill()
       t.error(function() dlv3.zeros{100 * 2 ^ 20 / 4} end, 'out of memory.*largest live tensors: 10%.')
       t.eq(keep[1]:item(), 0)

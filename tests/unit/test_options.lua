@@ -19,7 +19,8 @@ local spec = {
   {'names', {}, 'of the classes', type = 'list'},
   {'weights', nil, 'checkpoint', value = 'FILE'},
 }
-local with_files = {{'weights', nil, 'checkpoint', required = true}, {'photo', nil, 'JPEG or PNG', positional = true, min = 1}}
+local with_files = {{'weights', nil, 'checkpoint', required = true},
+                    {'photo', nil, 'JPEG or PNG', positional = true, min = 1}}
 
 local function try(...) return options.try(spec, {[0] = 'train.lua', ...}) end
 
@@ -32,7 +33,8 @@ return function(t)
 
   t.case('defaults', function()
     local opt, given = try()
-    t.eq(opt, {data_path = 'data', batch_size = 4, lr = 1e-4, power = 1, weight_decay = 1e-4, precision = 'f32', aux = true,
+    t.eq(opt, {data_path = 'data', batch_size = 4, lr = 1e-4, power = 1, weight_decay = 1e-4, precision = 'f32',
+               aux = true,
                overlay = false, atrous_rates = {12, 24, 36}, names = {}})
     t.eq(given, {})
   end)
@@ -93,7 +95,8 @@ return function(t)
     message('-b: expected a whole number from 1 to 512, got 1000', '--batch-size=8', '-b', '1000')
     message("--aux: expected true or false, got 'maybe'", '--aux=maybe')
     message("--precision: expected f32 or bf16, got 'bf61'; did you mean 'bf16'?", '--precision', 'bf61')
-    message("--atrous-rates: expected numbers with commas between them, as in 12,24,36, got '6,x'", '--atrous-rates', '6,x')
+    message("--atrous-rates: expected numbers with commas between them, as in 12,24,36, got '6,x'", '--atrous-rates',
+            '6,x')
     message('--lr: expected a number after it', '--lr')
     message('--lr: expected a number after it', '--lr', '--aux')
     message("'maybe' is not understood here", '--aux', 'maybe')
@@ -105,7 +108,8 @@ return function(t)
     local none, text, kind = try('--lr', '1', '--help')
     t.ok(none == nil)
     t.eq(kind, 'help')
-    for _, part in ipairs {'usage: dlv3 train.lua [options]', 'Data:', '  -b, --batch-size N', 'images a step [4]', '--[no-]aux', '[12,24,36]',
+    for _, part in ipairs {'usage: dlv3 train.lua [options]', 'Data:', '  -b, --batch-size N', 'images a step [4]',
+                           '--[no-]aux', '[12,24,36]',
                            '--weight-decay, --wd X', 'f32, bf16 [f32]', '--weights FILE', '-h, --help'} do
       t.ok(text:find(part, 1, true), 'no "' .. part .. '" in\n' .. text)
     end
@@ -118,6 +122,7 @@ return function(t)
     t.eq(suggest('strides', {'stride', 'padding'}), "did you mean 'stride'?")
     t.eq(suggest('xyz', {'stride', 'padding'}), nil)
     t.eq(suggest.text('xyz', {'stride'}), '')
-    t.eq(suggest.names('deeplabv3_resnet', {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'fcn'}), {'deeplabv3_resnet50', 'deeplabv3_resnet101'})
+    t.eq(suggest.names('deeplabv3_resnet', {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'fcn'}),
+         {'deeplabv3_resnet50', 'deeplabv3_resnet101'})
   end)
 end

@@ -1,4 +1,5 @@
--- test_tensor.lua - tensors in Lua: construction, conversion, indexing, printing, dtypes, error texts.
+-- test_tensor.lua - tensors in Lua: construction, conversion, indexing, printing, dtypes, error
+-- texts.
 
 local dlv3 = require 'dlv3'
 
@@ -13,7 +14,8 @@ return function(t)
     t.eq(dlv3.full({2}, 1.5, {dtype = 'f64'}):totable(), {1.5, 1.5})
     t.eq(dlv3.arange(1, 4):totable(), {1, 2, 3, 4})
     t.eq(dlv3.arange(0, 1, 0.5):totable(), {0, 0.5, 1})
-    t.error(function() dlv3.arange(9) end, 'arange: takes first, last %(included%) and step as numbers; last is missing; 9 numbers from 0 on are arange%(0, 8%)')
+    t.error(function() dlv3.arange(9) end, 'arange: takes first, last %(included%) and step as numbers; last is '
+                                           .. 'missing; 9 numbers from 0 on are arange%(0, 8%)')
     t.error(function() dlv3.arange('a', 2) end, 'first is a string')
     t.eq(dlv3.eye(2):totable(), {{1, 0}, {0, 1}})
     t.eq(dlv3.tensor(3):item(), 3)
@@ -68,7 +70,8 @@ return function(t)
   end)
 
   t.case('promotion', function()
-    local i, u, f, b, h = dlv3.ones({2}, {dtype = 'i64'}), dlv3.ones({2}, {dtype = 'u8'}), dlv3.ones{2}, dlv3.ones({2}, {dtype = 'bf16'}), dlv3.ones({2}, {dtype = 'f16'})
+    local i, u, f, b, h = dlv3.ones({2}, {dtype = 'i64'}), dlv3.ones({2}, {dtype = 'u8'}), dlv3.ones{2}, dlv3.ones({2},
+        {dtype = 'bf16'}), dlv3.ones({2}, {dtype = 'f16'})
     t.eq((i + u).dtype, 'i64')
     t.eq((u + f).dtype, 'f32')
     t.eq((b + i).dtype, 'bf16')
@@ -214,9 +217,12 @@ return function(t)
     t.error(function() x(1) end, 'a tensor is no function')
     t.error(function() ipairs(x) end, 'ipairs: a tensor is no table')
     t.error(function() pairs(x) end, 'pairs: a tensor is no table')
-    t.error(function() x:gather(1, one) end, 'gather: axis must be an integer, a tensor came; tensors come first: x index, then axis')
-    t.error(function() x:cross_entropy(dlv3.zeros({2}, {dtype = 'u8'}), {1, 2, 3}) end, 'weight must be a tensor, a table came: dlv3.tensor')
-    t.error(function() dlv3.stack{x, dlv3.ones{2, 4}} end, 'stack: expected tensors of the same sizes, got {2, 3} first and {2, 4} as number 2')
+    t.error(function() x:gather(1, one) end, 'gather: axis must be an integer, a tensor came; tensors come first: '
+                                             .. 'x index, then axis')
+    t.error(function() x:cross_entropy(dlv3.zeros({2}, {dtype = 'u8'}), {1, 2, 3}) end,
+            'weight must be a tensor, a table came: dlv3.tensor')
+    t.error(function() dlv3.stack{x, dlv3.ones{2, 4}} end,
+            'stack: expected tensors of the same sizes, got {2, 3} first and {2, 4} as number 2')
     t.error(function() dlv3.zeros{2 ^ 60} end, 'size 1 must be a whole number from 0 to 2^53')
   end)
 

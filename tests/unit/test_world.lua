@@ -15,7 +15,8 @@ return function(t)
     dlv3.barrier()
   end)
 
-  -- Every rank checks against a loop over what the other ranks hold, which it can compute by itself.
+  -- Every rank checks against a loop over what the other ranks hold, which it can compute by
+  -- itself.
   local collectives = [[
     local dlv3 = require 'dlv3'
     local world = dlv3.world()
