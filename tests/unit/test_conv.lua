@@ -129,11 +129,13 @@ return function(t)
   end)
 
   -- More tiles than one pass of winograd.c takes, of 4 x 4 and of 5 x 5 outputs, or more channels,
-  -- in the three directions, beside the direct sum in f64.
+  -- and grids of few pixels, in the three directions, beside the direct sum in f64.
   for _, case in ipairs {{height = 126, width = 131, c = 40, k = 36, dilation = 2, most = 4e-6},
                          {height = 60, width = 60, c = 40, k = 36, dilation = 12, most = 8e-6},
-                         {height = 24, width = 21, c = 520, k = 550, dilation = 1, most = 4e-6}} do
-    t.case(('winograd in several passes, %d channels, dilation %d: error below %g of the norm'):format(
+                         {height = 24, width = 21, c = 520, k = 550, dilation = 1, most = 4e-6},
+                         {height = 30, width = 44, c = 40, k = 36, dilation = 12, most = 2e-6},
+                         {height = 40, width = 40, c = 520, k = 40, dilation = 24, most = 2e-6}} do
+    t.case(('winograd, %d channels, dilation %d: error below %g of the norm'):format(
         case.c, case.dilation, case.most), function()
       local function all(impl, dtype)
         runtime.set_implementation(impl)
@@ -169,6 +171,7 @@ return function(t)
       {{2, 24, 17, 15}, {40, 24, 3, 3}, {padding = 1}}, {{2, 3, 33, 31}, {16, 3, 3, 3}, {stride = 2, padding = 1}},
       {{2, 48, 40, 40}, {48, 48, 3, 3}, {padding = 2, dilation = 2}},
       {{4, 20, 30, 30}, {36, 20, 1, 1}, {}}, {{1, 64, 16, 16}, {32, 64, 3, 3}, {padding = 12, dilation = 12}},
+      {{1, 64, 31, 30}, {72, 64, 3, 3}, {padding = 12, dilation = 12}},
       {{1, 40, 20, 20}, {33, 40, 3, 3}, {padding = 4, dilation = 4}},
       {{1, 16, 20, 20}, {40, 16, 3, 3}, {stride = 2, padding = 1}},
       {{2, 40, 21, 20}, {40, 1, 5, 5}, {padding = 2, groups = 40}},
