@@ -131,7 +131,7 @@ print(os.setlocale(), opt.lr, json.decode '[1.5]'[1], dlv3.load(folder .. '/a.sa
     expect('-i', 'for i = 1, 2 do\nprint(i)\nend\n{1, {a = true}}\n', '1\n2\n{1, {a = true}}\n')
     expect('-i', 'error("boo")\n2\n', 'error: boo\n2\n')
     expect('-i', 'local function f() error("boo") end\nf()\ndlv3.zeros(2, "x")\n7\n',
-           'error: boo\nerror: zeros: size 2 must be a whole number from 0, x came\n7\n')
+           'error: boo\nerror: zeros: size 2: expected a whole number from 0 to 2^53, got \'x\'\n7\n')
     expect('-i', 'x = = 1\nprnt\n7\n', "error: unexpected symbol near '='\nerror: reads a variable that was never "
                                        .. "declared: prnt; did you mean 'print'?\n7\n")
     expect('-i', 'x = 3; x\nlocal a = 1; local b = a + 1; a, b\na\nb\n',

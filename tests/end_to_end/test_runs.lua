@@ -204,7 +204,7 @@ end]]):format(inner .. ' 2>&1; echo "inner status $?"'))
     local output, status = train(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out,
                                  removed:format('rm -rf ' .. out))
     t.eq(status, 0, output)
-    has(output, ("warning: the folder '%s' was removed during the training; it is made again"):format(out))
+    has(output, ("warning: the folder '%s' was removed during the training; it is created anew"):format(out))
     t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'file', 'file'})
     has(t.run('cat ' .. out .. '/results*.txt'), '[epoch: 0]')
 

@@ -79,12 +79,12 @@ return function(t)
     t.ok(again.grad == plain.grad and again.after == plain.after)
     t.ok(again.peak < plain.peak * 0.7, ('%d bytes against %d'):format(again.peak, plain.peak))
     local x = dlv3.randn({2}, {requires_grad = true})
-    t.error(function() dlv3.recompute(function(y) return y end) end, 'takes a function and a tensor')
+    t.error(function() dlv3.recompute(function(y) return y end) end, 'expected a function and a tensor')
     t.error(function() dlv3.recompute(function() return 1 end, x * 1) end,
             'must return one tensor, it returned a number')
     t.error(function() dlv3.recompute(function(y) return y, y end, x * 1) end,
             'must return one tensor, it returned more')
-    t.error(function() dlv3.recompute(function(y) return y end, x, x) end, 'a function of one tensor, more came')
+    t.error(function() dlv3.recompute(function(y) return y end, x, x) end, 'a function of one tensor, got more')
   end)
 
   for _, name in ipairs {'deeplabv3_mobilenet_v3_large', 'deeplabv3_resnet50', 'deeplabv3_resnet101'} do

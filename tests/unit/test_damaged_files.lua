@@ -33,7 +33,7 @@ return function(t)
     t.error(function() dlv3.load(folder) end, 'is a directory')
     t.error(function() dlv3.load(folder .. '/no') end, 'no: can not be opened: No such file')
     t.error(function() dlv3.load '/dev/zero' end, 'not a regular file')
-    t.error(function() dlv3.load(nil) end, "a file's name is expected")
+    t.error(function() dlv3.load(nil) end, "load: expected a file's name, got nothing")
   end)
 
   t.case('pickles run nothing', function()

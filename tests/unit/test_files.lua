@@ -173,7 +173,7 @@ return function(t)
     local x = counting {2}
     x:release()
     t.error(function() dlv3.save(path, {x = x}) end, 'released')
-    t.error(function() dlv3.save('', 1) end, "a file's name is expected")
+    t.error(function() dlv3.save('', 1) end, "save: expected a file's name, got ''")
     t.error(function() dlv3.save('/', 1) end, 'directory')
     t.error(function() dlv3.save('/nowhere/a.pth', 1) end, '/nowhere/a.pth: can not be written: No such file')
     t.error(function() dlv3.save('/dev/null', 1) end, 'not a regular file')

@@ -246,7 +246,7 @@ return function(t)
     t.error(function() image.read(write_file(folder .. '/c.jpg', 'abcdefgh')) end,
             'this begins with the bytes 61 62 63 64')
     t.error(function() image.read_mask(folder .. '/c.jpg') end, 'this begins with the bytes 61 62 63 64')
-    t.error(function() image.read(nil) end, 'a file name was expected, a nil came')
+    t.error(function() image.read(nil) end, "read: expected a file's name, got nothing")
     write_file(folder .. '/png.jpg', read_file(golden .. 'rgb.png'))
     t.eq(image.read(folder .. '/png.jpg'), image.read(golden .. 'rgb.png')) -- by content
   end)

@@ -142,7 +142,7 @@ end
 -- requires one.
 function T.backward(t, grad)
   if grad ~= nil and not is_tensor(grad) then
-    raise('backward: takes the gradient of t, a tensor, where t has several elements; a ' .. type(grad) .. ' came')
+    F.raise_unexpected('backward', 'the gradient of t, a tensor, where t has several elements', grad)
   end
   local run = F.new('dlv3_backward_run *[1]')
   check(C.dlv3_backward_begin(run, t.p, grad and F.ptr(grad) or nil))

@@ -66,7 +66,7 @@ local function bad(op, a, value, expected)
         ('; tensors come first: %s, then %s'):format(op.signature:match('^(.-)%s*%->'):gsub('[%*!%?]', ''),
                                                      M.attrs_text(op))
   end
-  raise(('%s: %s must be %s, %s came%s'):format(op.name, a.name, expected, shown, hint))
+  raise(('%s: %s must be %s, got %s%s'):format(op.name, a.name, expected, shown, hint))
 end
 
 local function integer(op, a, v)
@@ -188,7 +188,7 @@ M.scalar = scalar
 
 local function not_a_tensor(op, input, v)
   local hint = type(v) == 'table' and ': dlv3.tensor{...} makes one of numbers' or ''
-  raise(('%s: %s must be a tensor, a %s came%s'):format(op.name, input.name, type(v), hint))
+  raise(('%s: %s must be a tensor, got a %s%s'):format(op.name, input.name, type(v), hint))
 end
 
 -- Splits a call's arguments: the tensors, the options table, the positional attributes and how
@@ -211,7 +211,7 @@ local function sort_arguments(op, n, args)
     elseif at <= n and at > 1 and input.optional and type(v) == 'table' and v[1] ~= nil and not takes_table then
       not_a_tensor(op, input, v)
     elseif not input.optional then
-      raise(('%s: %s must be a tensor, %s came; it is called as %s'):format(
+      raise(('%s: %s must be a tensor, got %s; it is called as %s'):format(
             op.name, input.name, v == nil and 'nothing' or 'a ' .. type(v), op.signature))
     end
   end
@@ -275,7 +275,7 @@ end
 -- cat: a table of tensors, then attributes.
 local function variadic(op)
   return function(list, ...)
-    if type(list) ~= 'table' or not list[1] then raise(op.name .. ': a table of tensors is expected') end
+    if type(list) ~= 'table' or not list[1] then raise(op.name .. ': expected a table of tensors') end
     for i, t in ipairs(list) do
       if not is_tensor(t) then raise(('%s: element %d is a %s, not a tensor'):format(op.name, i, type(t))) end
     end

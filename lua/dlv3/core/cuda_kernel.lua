@@ -94,7 +94,7 @@ local function put_number(slot, v, t, place)
   local name = t[1]
   if type(v) == 'boolean' and name == 'bool' then v = v and 1 or 0 end
   local cdata = type(v) == 'cdata' and tostring(v):find 'LL$'
-  if type(v) ~= 'number' and not cdata then raise(('%s must be a number, a %s came'):format(place, type(v))) end
+  if type(v) ~= 'number' and not cdata then raise(('%s must be a number, got a %s'):format(place, type(v))) end
   if not t[2] then
     slot.f = tonumber(v)
     return
@@ -102,7 +102,7 @@ local function put_number(slot, v, t, place)
   local x = tonumber(v)
   local exact = cdata and name == 'i64'
   if not exact and (x ~= math.floor(x) or x < t[2] or x > t[3]) then
-    raise(('%s must be a whole number from %.0f to %.0f, %s came'):format(place, t[2], t[3], tostring(v)))
+    raise(('%s must be a whole number from %.0f to %.0f, got %s'):format(place, t[2], t[3], tostring(v)))
   end
   slot.i = x >= 2 ^ 63 and not cdata and F.cast('uint64_t', x) or v
 end
@@ -117,9 +117,9 @@ local function put_value(slot, v, p, place)
     raise(("%s: no number is of type '%s'%s (there are: %s)"):format(place, v[1], suggest.text(v[1], number_dtypes),
         table.concat(number_dtypes, ', ')))
   end
-  if p and p.pointer then raise(('%s must be a tensor, a number came'):format(place)) end
+  if p and p.pointer then raise(('%s must be a tensor, got a number'):format(place)) end
   local t = p and p.type
-  if own and t and t[1] ~= v[1] then raise(("%s is %s, {'%s', %s} came"):format(place, t[1], v[1], tostring(v[2]))) end
+  if own and t and t[1] ~= v[1] then raise(("%s is %s, got {'%s', %s}"):format(place, t[1], v[1], tostring(v[2]))) end
   if not own and not t then
     raise(("%s: its type is none that dlv3 knows; write the number with one, as in {'f32', 0.5}"):format(place))
   end
@@ -134,7 +134,7 @@ end
 
 local function check_tensor(x, p, place)
   if not p then return end
-  if not p.pointer and p.type then raise(place .. ' must be a number, a tensor came') end
+  if not p.pointer and p.type then raise(place .. ' must be a number, got a tensor') end
   local want = p.pointer and p.type and p.type[1]
   if want and x.dtype ~= want and not (want == 'u8' and x.dtype == 'bool') then
     raise(('%s points to %s, the tensor is %s; give it x:to(%q)'):format(place, want, x.dtype, want))
@@ -165,7 +165,7 @@ local function launch(kernel, grid, block, n, args)
   if params and n ~= #params then
     local texts = {}
     for i, p in ipairs(params) do texts[i] = p.text end
-    raise(('%s: it takes %d arguments after grid and block (%s), %d came'):format(what, #params,
+    raise(('%s: it takes %d arguments after grid and block (%s), got %d'):format(what, #params,
         table.concat(texts, ', '), n))
   end
   if n > most then raise(('%s: %d arguments, at most %d'):format(what, n, most)) end

@@ -1,4 +1,4 @@
--- dict.lua - a table that remembers the order in which its keys came: state dicts, checkpoints,
+-- dict.lua - a table that remembers the order in which its keys were set: state dicts, checkpoints,
 -- what files hold.
 --
 -- d[key] reads and writes as with any table; a new key goes to the end, d[key] = nil takes one out.
@@ -33,7 +33,7 @@ end
 -- Lua calls this only for keys that are not there: new ones, and those that were taken out.
 local function append(d, key, value)
   if value == nil then return end
-  if not allowed[type(key)] then error('a key of a dict is a string or a number, a ' .. type(key) .. ' came', 2) end
+  if not allowed[type(key)] then error('a key of a dict: expected a string or a number, got a ' .. type(key), 2) end
   local m = getmetatable(d)
   if m.position[key] then
     m.stale = m.stale + 1
@@ -115,7 +115,7 @@ end
 
 -- From a plain table: numbers first, then names, each sorted.
 function dict.from_table(t)
-  if type(t) ~= 'table' then error('a dict or a table is expected, a ' .. type(t) .. ' came', 3) end
+  if type(t) ~= 'table' then error('expected a dict or a table, got a ' .. type(t), 3) end
   if opaque.is(t) then opaque.use(t) end
   local names = {}
   for k in pairs(t) do names[#names + 1] = k end

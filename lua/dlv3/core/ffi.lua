@@ -63,6 +63,12 @@ function M.raise(message)
   error((line and line .. ': ' or '') .. (where and 'in ' .. where .. ': ' or '') .. M.printable(message), 0)
 end
 
+-- Raises "what: expected ..., got ..." at the user's line. expected: how a message calls a value
+-- that fits; v: what was given.
+function M.raise_unexpected(what, expected, v)
+  M.raise(('%s: expected %s, got %s'):format(what, expected, require 'dlv3.core.expect'.shown(v)))
+end
+
 -- A message that was caught, without the place in the code that raise put in front.
 function M.without_place(message) return (tostring(message):gsub('^[^\n]-%.lua:%d+: ', '')) end
 
@@ -90,7 +96,7 @@ function M.retry(fn, ...)
           '\n  ' .. M.memory_advice)
 end
 
--- The collector does not see a tensor's bytes: when enough of them are held, it is told to look.
+-- The collector does not see a tensor's bytes: when many of them are held, it is run.
 function M.relieve()
   if C.dlv3_memory_pressure() == 1 then collectgarbage() end
 end
@@ -122,7 +128,7 @@ function M.is_tensor(x) return type(x) == 'cdata' and ffi.istype(handle_type, x)
 -- pointer is used.
 function M.ptr(x)
   if not M.is_tensor(x) then
-    M.raise('a tensor was expected, ' .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came')
+    M.raise('expected a tensor, got ' .. require 'dlv3.core.expect'.shown(x))
   end
   return x.p
 end

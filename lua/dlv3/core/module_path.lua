@@ -3,8 +3,8 @@
 -- Module.__call pushes and, on the way back, resets; the text goes into error messages ("in
 -- backbone.layer2.1.conv1"). Names are looked up only when a message needs them: a module's name is
 -- its place below the module that called it. An error unwinds past the resets. Whoever catches it
--- (the REPL, a test, no_grad) puts the depth back; what others leave behind is told by its call not
--- being on Lua's stack any more.
+-- (the REPL, a test, no_grad) puts the depth back; what others leave behind is recognised by its
+-- call not being on Lua's stack any more.
 
 local module_path = {}
 

@@ -54,11 +54,10 @@ local node = autograd.Function{
 -- need some must come as x.
 function M.recompute(fn, x, ...)
   if not F.is_tensor(x) then
-    F.raise('recompute: takes a function and a tensor, as in dlv3.recompute(block, x); '
-            .. (x == nil and 'nothing' or 'a ' .. type(x)) .. ' came')
+    F.raise_unexpected('recompute', 'a function and a tensor, as in dlv3.recompute(block, x)', x)
   end
   if select('#', ...) > 0 then
-    F.raise('recompute: takes a function of one tensor, more came; what needs no gradient can be an upvalue of the '
+    F.raise('recompute: expected a function of one tensor, got more; what needs no gradient can be an upvalue of the '
             .. 'function')
   end
   if C.dlv3_grad_enabled() == 0 or C.dlv3_requires_grad(x.p) == 0 then return fn(x) end

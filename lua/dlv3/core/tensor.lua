@@ -27,7 +27,7 @@ local device_out = F.new('int32_t[1]')
 -- no such device.
 function M.device_id(name)
   if name == nil then return 0 end
-  if type(name) ~= 'string' then raise("a device is a name such as 'cpu', a " .. type(name) .. ' came') end
+  if type(name) ~= 'string' then F.raise_unexpected('device', "a name such as 'cpu' or 'cuda:1'", name) end
   check(C.dlv3_device_find(device_out, name))
   return device_out[0]
 end
@@ -47,7 +47,7 @@ end
 -- options
 local function sizes_and_options(what, ...)
   local first, second = ...
-  if is_tensor(first) then raise(what .. ': takes sizes, a tensor came') end
+  if is_tensor(first) then F.raise_unexpected(what, 'sizes', first) end
   if type(first) ~= 'table' then
     local n, sizes, options = select('#', ...), {...}, {}
     for i = 1, n do if sizes[i] == nil then raise(('%s: size %d is nil'):format(what, i)) end end
@@ -56,7 +56,7 @@ local function sizes_and_options(what, ...)
   end
   local options = {}
   if second ~= nil and type(second) ~= 'table' then
-    raise(("%s: options stand in a table, as in {dtype = 'f16'}; %s came"):format(what, tostring(second)))
+    F.raise_unexpected(what, "options in a table, as in {dtype = 'f16'}", second)
   end
   for k, v in pairs(second or first) do if type(k) == 'string' then options[k] = v end end
   return first, check_options(what, options)
@@ -66,16 +66,14 @@ local size_buf = F.new('int64_t[?]', tonumber(C.DLV3_MAX_DIMS))
 
 local function new(what, sizes, options)
   if type(sizes) ~= 'table' then
-    raise(('%s: the sizes stand in a table, as in {2, 3}; %s came'):format(what,
-        sizes == nil and 'nothing' or tostring(sizes)))
+    F.raise_unexpected(what, 'sizes in a table, as in {2, 3}', sizes)
   end
   if #sizes > C.DLV3_MAX_DIMS then
-    raise(('%s: a tensor has at most %d dimensions, %d came'):format(what, tonumber(C.DLV3_MAX_DIMS), #sizes))
+    raise(('%s: expected at most %d dimensions, got %d'):format(what, tonumber(C.DLV3_MAX_DIMS), #sizes))
   end
   for i, n in ipairs(sizes) do
     if type(n) ~= 'number' or n ~= math.floor(n) or n < 0 or n > 2 ^ 53 then
-      raise(('%s: size %d must be a whole number from 0%s, %s came'):format(what, i,
-          type(n) == 'number' and n > 2 ^ 53 and ' to 2^53' or '', tostring(n)))
+      F.raise_unexpected(('%s: size %d'):format(what, i), 'a whole number from 0 to 2^53', n)
     end
     size_buf[i - 1] = n
   end
@@ -206,7 +204,7 @@ function M.cat(list, axis) return T.cat(list, axis or 1) end
 -- stack({a, b, ...}, axis = 1): tensors of the same sizes joined along a new axis, which counts
 -- from 1.
 function M.stack(list, axis)
-  if type(list) ~= 'table' or not is_tensor(list[1]) then raise('stack: a table of tensors is expected') end
+  if type(list) ~= 'table' or not is_tensor(list[1]) then F.raise_unexpected('stack', 'a table of tensors', list) end
   local wider = {}
   for i, t in ipairs(list) do
     if is_tensor(t) and tostring(t.shape) ~= tostring(list[1].shape) then
@@ -222,8 +220,7 @@ end
 -- broadcast.
 function M.where(condition, a, b)
   if not is_tensor(condition) then
-    raise('where: the condition must be a tensor, ' .. (condition == nil and 'nothing' or 'a ' .. type(condition))
-          .. ' came')
+    F.raise_unexpected('where', 'the condition, a tensor', condition)
   end
   return T.where(condition, a, b)
 end
@@ -247,7 +244,7 @@ end
 -- Seeds the random generator of all devices with a whole number.
 function M.manual_seed(seed)
   if type(seed) ~= 'number' or seed ~= math.floor(seed) then
-    raise('manual_seed: a whole number is expected, ' .. tostring(seed) .. ' came')
+    F.raise_unexpected('manual_seed', 'a whole number', seed)
   end
   M.set_rng_state {seed, 0}
 end
@@ -278,7 +275,7 @@ function Sizes.__concat(a, b) return tostring(a) .. tostring(b) end
 -- x:size(): the sizes, a list; x:size(axis): that of an axis, from 1 (negative: from the end).
 function T.size(t, axis)
   if axis then
-    if type(axis) ~= 'number' then raise('size: an axis is a number, ' .. tostring(axis) .. ' came') end
+    if type(axis) ~= 'number' then F.raise_unexpected('size', 'an axis, a number', axis) end
     local n = C.dlv3_tensor_ndim(t.p)
     local a = axis < 0 and axis + n or axis - 1
     if a < 0 or a >= n then raise(('size: no axis %d in a tensor of %d dimensions'):format(axis, n)) end
@@ -384,7 +381,7 @@ end
 -- row-major order.
 function M.frombytes(bytes, sizes, options)
   if type(bytes) ~= 'string' then
-    raise('frombytes: takes a string, ' .. (bytes == nil and 'nothing' or 'a ' .. type(bytes)) .. ' came')
+    F.raise_unexpected('frombytes', 'a string', bytes)
   end
   local t = new('frombytes', sizes, check_options('frombytes', options or {}))
   check(C.dlv3_tensor_from_bytes(t.p, bytes, #bytes))
@@ -443,7 +440,7 @@ function T.cpu(t) return T.to(t, 'cpu') end
 -- -- Autograd on a tensor -------------------------------------------------------------------------
 
 local function set_requires_grad(t, on)
-  if type(on) ~= 'boolean' then raise('requires_grad: true or false is expected, ' .. tostring(on) .. ' came') end
+  if type(on) ~= 'boolean' then F.raise_unexpected('requires_grad', 'true or false', on) end
   check(C.dlv3_set_requires_grad(t.p, on and 1 or 0))
   return t
 end
@@ -489,7 +486,7 @@ end
 
 -- The transposed matrix: a view.
 function T.t(t)
-  if T.dim(t) ~= 2 then raise(('t: a matrix is expected, the tensor has %d dimensions'):format(T.dim(t))) end
+  if T.dim(t) ~= 2 then raise(('t: expected a matrix, got %d dimensions'):format(T.dim(t))) end
   return T.transpose(t, 1, 2)
 end
 
@@ -536,7 +533,7 @@ end
 function T.split(t, length, axis)
   axis = axis or 1
   if type(length) ~= 'number' or length < 1 or length ~= math.floor(length) then
-    raise('split: the length of a part must be a whole number from 1, ' .. tostring(length) .. ' came')
+    F.raise_unexpected('split', 'the length of a part, a whole number from 1', length)
   end
   local n, parts = T.size(t, axis), {}
   for start = 1, n, length do parts[#parts + 1] = T.narrow(t, axis, start, math.min(length, n - start + 1)) end
@@ -546,7 +543,7 @@ end
 -- chunk(count, axis = 1): at most count parts of equal length along an axis, as split.
 function T.chunk(t, count, axis)
   if type(count) ~= 'number' or count < 1 then
-    raise('chunk: the number of parts must be a whole number from 1, ' .. tostring(count) .. ' came')
+    F.raise_unexpected('chunk', 'the number of parts, a whole number from 1', count)
   end
   return T.split(t, math.max(1, math.ceil(T.size(t, axis or 1) / count)), axis)
 end
@@ -616,8 +613,7 @@ function T.norm(t, p, axes)
   if p == nil or p == 2 then return root(T.sum(T.square(t), {axes = axes})) end
   if p == 1 then return T.sum(T.abs(t), {axes = axes}) end
   if p == math.huge and axes == nil then return T.max(T.abs(t)) end
-  raise('norm: p must be 1, 2 or (of all elements) math.huge; ' .. (type(p) == 'table' and 'a table' or tostring(p))
-        .. ' came')
+  F.raise_unexpected('norm: p', '1, 2 or (of all elements) math.huge', p)
 end
 
 -- A bool tensor of one element: whether any (every) element is not 0. A tensor is always true to
@@ -629,7 +625,7 @@ function T.all(t) return T.min(T.cast(T.ne(t, 0), 'bool')) end
 -- Same sizes and the same elements: a Lua boolean.
 function T.equal(a, b)
   if not is_tensor(b) then
-    raise('equal: b must be a tensor, ' .. (b == nil and 'nothing' or 'a ' .. type(b)) .. ' came')
+    F.raise_unexpected('equal', 'a tensor', b)
   end
   local sa, sb = T.size(a), T.size(b)
   if #sa ~= #sb then return false end
@@ -701,7 +697,7 @@ local function index(t, key)
         t = T.narrow(t, axis, from, math.max(0, math.floor((to - from) / step) + 1), step)
       end
       axis = axis + 1
-    else raise('an index is a number, {from, to}, {} or an i64 tensor; a ' .. type(k) .. ' came') end
+    else F.raise_unexpected('index', 'a number, {from, to}, {} or an i64 tensor', k) end
   end
   return t
 end

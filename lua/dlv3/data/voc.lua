@@ -46,7 +46,7 @@ local function explain(root, year)
   local wanted = 'VOCdevkit/VOC' .. year
   local kind = C.dlv3_path_kind(root)
   if kind == 0 then return ("there is no folder '%s'"):format(root) end
-  if kind == 1 then return ("'%s' is a file; a folder that holds %s was expected"):format(root, wanted) end
+  if kind == 1 then return ("'%s' is a file: expected a folder that holds %s"):format(root, wanted) end
   if is_folder(root .. '/VOC' .. year) then
     if root:match '([^/]+)$' == 'VOCdevkit' then
       return ("'%s' is one level too deep: give the folder that holds VOCdevkit, '%s'"):format(root, parent(root))

@@ -83,7 +83,7 @@ end
 
 local function check_path(what, path)
   if type(path) ~= 'string' or path == '' then
-    F.raise(what .. ": a file's name is expected, " .. (path == '' and 'an empty one' or 'a ' .. type(path)) .. ' came')
+    F.raise_unexpected(what, "a file's name", path)
   end
   if path:find '%z' then F.raise(what .. ": a file's name can not hold a zero byte") end
 end

@@ -66,7 +66,7 @@ local function read_list(s, i, depth)
     i = skip(s, i)
     local c = s:sub(i, i)
     if c == ']' then return list, i + 1 end
-    if c ~= ',' then fault("JSON: ',' or ']' was expected at %d", i - 1) end
+    if c ~= ',' then fault("JSON: expected ',' or ']' at %d", i - 1) end
     i = i + 1
   end
 end
@@ -79,16 +79,16 @@ local function read_object(s, i, depth)
   if s:sub(i, i) == '}' then return d, i + 1 end
   while true do
     i = skip(s, i)
-    if s:sub(i, i) ~= '"' then fault('JSON: a key was expected at %d', i - 1) end
+    if s:sub(i, i) ~= '"' then fault('JSON: expected a key at %d', i - 1) end
     key, i = read_string(s, i)
     if d[key] ~= nil then fault("JSON: '%s' is there twice", bytes.shown(key)) end
     i = skip(s, i)
-    if s:sub(i, i) ~= ':' then fault("JSON: ':' was expected at %d", i - 1) end
+    if s:sub(i, i) ~= ':' then fault("JSON: expected ':' at %d", i - 1) end
     d[key], i = read_value(s, i + 1, depth)
     i = skip(s, i)
     local c = s:sub(i, i)
     if c == '}' then return d, i + 1 end
-    if c ~= ',' then fault("JSON: ',' or '}' was expected at %d", i - 1) end
+    if c ~= ',' then fault("JSON: expected ',' or '}' at %d", i - 1) end
     i = i + 1
   end
 end

@@ -382,7 +382,7 @@ local function resolved(v, state, depth)
     for k, x in dict.items(v) do if type(x) == 'table' then v[k] = resolved(x, state, depth + 1) end end
   elseif mt == nil then
     for i = 1, #v do if type(v[i]) == 'table' then v[i] = resolved(v[i], state, depth + 1) end end
-  else fault 'an object stands where a value was expected' end
+  else fault 'expected a value, got an object' end
   state[v] = 'done'
   return v
 end

@@ -2,7 +2,7 @@
 -- time.
 --
 --   local folder = run_folder.claim(opt, given)    folder.path
---   folder:file 'last.pth'                         where to write it now; the folder is made again where it was removed
+--   folder:file 'last.pth'                         where to write it now; recreated where it was removed
 --   folder:saved 'last.pth'                        that file is a sound checkpoint of this run from here on
 --   folder.sound, folder.has_best                  the last sound checkpoint or nil; whether best.pth is this run's
 
@@ -129,7 +129,7 @@ function Folder:file(name)
     unlock(self.lock)
     local path
     path, self.lock = replacement(self.path)
-    local new = path == self.path and 'it is made again' or ("files go to '%s'"):format(path)
+    local new = path == self.path and 'it is created anew' or ("files go to '%s'"):format(path)
     io.stderr:write(F.printable(("warning: the folder '%s' was removed during the training; %s\n"):format(self.path,
         new)))
     self.path, self.sound, self.has_best = path, nil, false

@@ -11,7 +11,7 @@ require 'dlv3.core.tensor' -- gives handles their methods
 local M = {mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225}}
 
 local function path_of(what, path)
-  if type(path) ~= 'string' then F.raise(what .. ': a file name was expected, a ' .. type(path) .. ' came') end
+  if type(path) ~= 'string' then F.raise_unexpected(what, "a file's name", path) end
   return path
 end
 
@@ -78,7 +78,7 @@ local function target_size(what, t, size)
   if type(size) == 'table' then return size[1], size[2] end
   local n = C.dlv3_tensor_ndim(F.ptr(t))
   local h, w = tonumber(C.dlv3_tensor_size(t.p, n - 2)), tonumber(C.dlv3_tensor_size(t.p, n - 1))
-  if h < 1 or w < 1 then F.raise(what .. ': a picture u8 [3,h,w] or a mask u8 [h,w] was expected') end
+  if h < 1 or w < 1 then F.raise(what .. ': expected a picture, u8 [3,h,w], or a mask, u8 [h,w]') end
   if w <= h then return math.floor(size * h / w), size end
   return size, math.floor(size * w / h)
 end
@@ -169,7 +169,7 @@ end
 -- u8 [3,h,w]; options.quality 1..100 (90).
 function M.write_jpeg(path, image, options)
   local quality = options and options.quality or 90
-  if type(quality) ~= 'number' then F.raise('write_jpeg: quality must be a number, a ' .. type(quality) .. ' came') end
+  if type(quality) ~= 'number' then F.raise_unexpected('write_jpeg: quality', 'a number', quality) end
   F.check(C.dlv3_jpeg_write(path_of('write_jpeg', path), F.ptr(image), quality))
 end
 
