@@ -165,8 +165,24 @@ DLV3_API DLV3_MUST dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *f
 DLV3_API int32_t dlv3_op_count(void);
 DLV3_API const char *dlv3_op_name(int32_t op);
 DLV3_API const char *dlv3_op_signature(int32_t op); /* "x* w* b? -> y"                        */
-DLV3_API const char *dlv3_op_attrs(int32_t op);     /* "stride:pair=1 padding:pair=0 "        */
 DLV3_API const char *dlv3_op_doc(int32_t op);
+DLV3_API int32_t dlv3_op_is_variadic(int32_t op); /* one input, which stands for any number of tensors */
+/* The i-th input, output or attribute of an op, from 0. Return 0 where there are fewer. */
+typedef struct {
+  const char *name;
+  int32_t optional, in_place;
+} dlv3_op_tensor;
+typedef struct {
+  const char *name, *type, *text; /* type: int, bool, ... as ops.def lists them; text: the default */
+  int32_t slot, slots;            /* its first 8-byte slot among the op's, and how many it has     */
+} dlv3_op_attribute;
+DLV3_API int32_t dlv3_op_input(int32_t op, int32_t i, dlv3_op_tensor *out);
+DLV3_API int32_t dlv3_op_output(int32_t op, int32_t i, dlv3_op_tensor *out);
+DLV3_API int32_t dlv3_op_attr(int32_t op, int32_t i, dlv3_op_attribute *out);
+/* Names by number, from 0; NULL past the last. */
+DLV3_API const char *dlv3_activation_name(int32_t activation);
+DLV3_API const char *dlv3_dtype_name(int32_t dtype);
+DLV3_API int32_t dlv3_dtype_bytes(int32_t dtype);
 DLV3_API int32_t dlv3_op_flags(int32_t op);                     /* bit 0: has a gradient, bit 1: a view   */
 DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device); /* "onednn gemm ref"          */
 DLV3_API const char *dlv3_op_chosen(int32_t op); /* the implementation of this op's last call, "" before it */

@@ -6,41 +6,47 @@
 
 /* -- Text -------------------------------------------------------------------------------------- */
 
-/* "   stride 2,2  padding 0,0", appended at buf. Reads "stride:pair=1 padding:pair=0 " beside the
- * slots. */
+/* "[2, 3]", of axes counted from 1. */
+static const char *list_text(char *buf, const dlv3_attr *slot, bool axes) {
+  int64_t v[DLV3_MAX_DIMS], count = slot[0].i < 0 || slot[0].i > DLV3_MAX_DIMS ? 0 : slot[0].i;
+  for (int64_t i = 0; i < count; i++) v[i] = slot[1 + i].i + (axes && slot[1 + i].i >= 0);
+  return sizes_text(buf, (int32_t)count, v);
+}
+
+/* The value of an attribute as Lua would write it. */
+static const char *value_text(char *buf, int32_t type, const dlv3_attr *slot) {
+  const long long value = (long long)slot->i;
+  switch (type) {
+  case ATTR_pair: snprintf(buf, TEXT, "%lld,%lld", value, (long long)slot[1].i); break;
+  case ATTR_real: snprintf(buf, TEXT, "%g", slot->f); break;
+  case ATTR_bool: snprintf(buf, TEXT, "%s", value ? "true" : "false"); break;
+  case ATTR_dtype: snprintf(buf, TEXT, "%s", dtype_name((int32_t)slot->i)); break;
+  case ATTR_act: {
+    const char *name = dlv3_activation_name((int32_t)slot->i);
+    snprintf(buf, TEXT, "%s", name ? name : "?");
+    break;
+  }
+  case ATTR_axis:
+  case ATTR_position: snprintf(buf, TEXT, "%lld", value < 0 ? value : value + 1); break;
+  case ATTR_dims: return list_text(buf, slot, false);
+  case ATTR_axes: return list_text(buf, slot, true);
+  default: snprintf(buf, TEXT, "%lld", value); break;
+  }
+  return buf;
+}
+
+/* "   stride 2,2  padding 0,0  activation relu", appended at buf. */
 static void attrs_text(char *buf, size_t n, const op_info *info, const void *attr) {
   const dlv3_attr *slot = attr;
-  const char *p = info->attrs;
+  char value[TEXT];
   int used = 0;
   buf[0] = 0;
   if (!attr) return;
-  char name[32], type[16];
-  int eaten;
-  while (sscanf(p, "%31[^:]:%15[^=]=%*[^ ] %n", name, type, &eaten) == 2 && (size_t)used + 120 < n) {
-    used += snprintf(buf + used, n - (size_t)used, "%s%s ", used ? "  " : "   ", name);
-    if (!strcmp(type, "pair")) {
-      used += snprintf(buf + used, n - (size_t)used, "%lld,%lld", (long long)slot[0].i, (long long)slot[1].i);
-      slot += 2;
-    } else if (!strcmp(type, "real")) {
-      used += snprintf(buf + used, n - (size_t)used, "%g", slot->f);
-      slot++;
-    } else if (!strcmp(type, "dtype")) {
-      used += snprintf(buf + used, n - (size_t)used, "%s", dtype_name((int32_t)slot->i));
-      slot++;
-    } else if (!strcmp(type, "axis") || !strcmp(type, "position")) {
-      used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)(slot->i < 0 ? slot->i : slot->i + 1));
-      slot++;
-    } else if (!strcmp(type, "dims") || !strcmp(type, "axes")) {
-      char list[TEXT];
-      int64_t v[DLV3_MAX_DIMS], count = slot[0].i < 0 || slot[0].i > DLV3_MAX_DIMS ? 0 : slot[0].i;
-      for (int64_t i = 0; i < count; i++) v[i] = slot[1 + i].i + (!strcmp(type, "axes") && slot[1 + i].i >= 0);
-      used += snprintf(buf + used, n - (size_t)used, "%s", sizes_text(list, (int32_t)count, v));
-      slot += 1 + DLV3_MAX_DIMS;
-    } else {
-      used += snprintf(buf + used, n - (size_t)used, "%lld", (long long)slot->i);
-      slot++;
-    }
-    p += eaten;
+  for (int32_t i = 0; i < info->n_attributes && (size_t)used + 200 < n; i++) {
+    const op_attribute *a = &info->attributes[i];
+    used += snprintf(buf + used, n - (size_t)used, "%s%s %s", used ? "  " : "   ", a->name,
+                     value_text(value, a->type, slot));
+    slot += attribute_slots(a->type);
   }
 }
 
@@ -48,13 +54,11 @@ const char *call_text(char *buf, size_t n, const op_call *c) {
   char one[TEXT];
   int used = 0;
   buf[0] = 0;
-  for (int32_t i = 0; i < c->n_in && i < 12; i++) {
-    char name[24];
+  for (int32_t i = 0; i < c->n_in && i < MOST_NAMED_INPUTS; i++) {
+    char number[24];
     if (!c->in[i]) continue;
-    if (c->info->variadic)
-      snprintf(name, sizeof name, "%d:", (int)i + 1);
-    else
-      snprintf(name, sizeof name, "%s", c->info->in_name[i]);
+    snprintf(number, sizeof number, "%d:", (int)i + 1);
+    const char *name = c->info->variadic ? number : c->info->in_name[i];
     used += snprintf(buf + used, n - (size_t)used, "%s%s", used ? "   " : "", tensor_text(one, name, c->in[i]));
     if ((size_t)used + 200 > n) return buf;
   }

@@ -166,6 +166,13 @@ typedef attr_dims attr_axes;
 
 enum { ACT_NONE, ACT_RELU, ACT_RELU6, ACT_HARDSWISH, ACT_HARDSIGMOID }; /* attr_act, by name from Lua */
 
+/* The attribute types, for tables that are indexed by them: ATTR_int, ... */
+#define ATTR_TYPES(EACH) \
+  EACH(int) EACH(bool) EACH(axis) EACH(position) EACH(dtype) EACH(act) EACH(real) EACH(pair) EACH(dims) EACH(axes)
+#define ATTR(type) ATTR_##type,
+enum { ATTR_TYPES(ATTR) ATTR_TYPE_COUNT };
+#undef ATTR
+
 #define A(name, type, def) attr_##type name;
 #define NONE
 #define OP(name, signature, attrs, flags, doc) \
@@ -212,18 +219,28 @@ typedef struct {
 
 struct backward_call;
 
+/* An attribute of an op. def: its default as ops.def has it. */
+typedef struct {
+  const char *name, *def;
+  int32_t type; /* ATTR_* */
+} op_attribute;
+
+enum { MOST_NAMED_INPUTS = 12 };
+
 struct op_info {
-  const char *name, *signature, *attrs, *doc;
-  int32_t flags, attr_slots;
+  const char *name, *signature, *doc;
+  const op_attribute *attributes;
+  int32_t flags, n_attributes, attr_slots;
   status (*infer)(op_call *c);
   status (*backward)(struct backward_call *b);
   /* parsed from the signature at start */
   int32_t n_in, n_out;                                 /* n_in counts the declared ones; variadic: any number of them */
   bool variadic;                                       /* "xs... -> y"                                           */
   uint32_t in_optional, in_saved, in_place, out_saved; /* bit i: input or output i           */
-  char in_name[12][20], out_name[DLV3_MAX_OUTPUTS][20];
+  const char *in_name[MOST_NAMED_INPUTS], *out_name[DLV3_MAX_OUTPUTS];
 };
 extern op_info op_table[OP_COUNT];
+int32_t attribute_slots(int32_t type); /* 8-byte slots of an attribute of that type */
 
 /* Calls an op from C. in: array of n_in tensors; out: receives the new references (NULL if the op
  * has none). */
@@ -338,9 +355,10 @@ bool interrupt_wanted(void);
 /* parts.c. The path of a part of dlv3 that is a library of its own: beside the program, in the
  * build, or where `make install` puts it. NULL: none of them. */
 const char *find_part(char *path, size_t n, const char *name);
-/* Opens the part at path (flags: dlopen's) and finds its function `entry`. The part exports the string
- * dlv3_contract, a checksum of the headers that both sides were compiled from (the Makefile makes it):
- * where it is not `contract`, the part was built for another version of them and is refused. */
+/* Opens the part at path (flags: dlopen's) and finds its function `entry`. The part exports the
+ * string dlv3_contract, a checksum of the headers that both sides were compiled from (made by the
+ * Makefile): where it is not `contract`, the part was built for another version of them and is
+ * refused. */
 status part_open(void **function, const char *path, int flags, const char *entry, const char *contract);
 
 /* What this process may use of the machine's processors: its affinity and the quotas of its control

@@ -83,6 +83,10 @@ static const int32_t dtype_sizes[DLV3_DTYPES] = {1, 1, 4, 8, 2, 2, 4, 8};
 
 const char *dtype_name(int32_t dtype) { return dtype >= 0 && dtype < DLV3_DTYPES ? dtype_names[dtype] : "?"; }
 int32_t dtype_bytes(int32_t dtype) { return dtype_sizes[dtype]; }
+DLV3_API const char *dlv3_dtype_name(int32_t dtype) {
+  return dtype >= 0 && dtype < DLV3_DTYPES ? dtype_names[dtype] : NULL;
+}
+DLV3_API int32_t dlv3_dtype_bytes(int32_t dtype) { return dtype >= 0 && dtype < DLV3_DTYPES ? dtype_sizes[dtype] : 0; }
 
 int32_t dtype_promote(int32_t a, int32_t b) {
   if ((a == DLV3_F16 && b == DLV3_BF16) || (a == DLV3_BF16 && b == DLV3_F16)) return DLV3_F32;

@@ -25,7 +25,7 @@ DLV3_API dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, con
 static op_call as_call(op_info *info, const kernel_launch *l, tensor *const *in) {
   memset(info, 0, sizeof *info);
   info->name = l->kernel->name;
-  info->signature = info->attrs = info->doc = "";
+  info->signature = info->doc = "";
   info->variadic = true;
   return (op_call){.op = OP_COUNT, .info = info, .n_in = l->n, .in = (tensor **)in};
 }

@@ -155,7 +155,7 @@ add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3}, false, {1, 4, 4, 4}},
 add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 1, 1}, false, {1, 4, 4, 4, dtype = 'f64'}},
     error = 'conv2d: residual must be f32, it is f64'}
 add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3}}, attrs = {activation = 'gelu'},
-    error = 'activation must be none, relu'}
+    error = 'activation must be one of none, relu'}
 add{op = 'conv2d', inputs = {{1, 6, 4, 4}, {4, 6, 3, 3}}, attrs = {stride = 0},
     error = 'stride must be at least 1, it is 0,0'}
 add{op = 'conv2d_backward_input', inputs = {{1, 4, 4, 4}, {4, 6, 3, 3}}, attrs = {size = 4},

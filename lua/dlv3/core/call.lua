@@ -1,5 +1,4 @@
--- call.lua - from a Lua call to dlv3_call: a method for every op, made from the op table's own
--- text.
+-- call.lua - from a Lua call to dlv3_call: a method for every op, made from the op table.
 --
 -- x:conv2d(w, b, {stride = 2}): tensors first, in the signature's order (an optional one may be
 -- left out at the end, nil, or named in the options), then attributes, positional or in a table. A
@@ -14,10 +13,15 @@ local C, raise, is_tensor = F.C, F.raise, F.is_tensor
 -- wraps some.
 local M = {methods = {}, raw = {}, ops = {}}
 
--- -- The table, parsed ----------------------------------------------------------------------------
+-- -- The table ------------------------------------------------------------------------------------
 
-local slots_of = {pair = 2, dims = 9, axes = 9}
-local activations = {none = 0, relu = 1, relu6 = 2, hardswish = 3, hardsigmoid = 4} -- ACT_* of core.h
+local activations, activation_names = {}, {}
+for id = 0, math.huge do
+  local name = C.dlv3_activation_name(id)
+  if name == nil then break end
+  activation_names[id + 1] = F.string(name)
+  activations[activation_names[id + 1]] = id
+end
 
 -- Defaults as numbers or words, from their text.
 local function default_of(text)
@@ -26,25 +30,48 @@ local function default_of(text)
   return tonumber(text)
 end
 
+-- The list of what read(op, i, out) gives for i = 0, 1, ..., each through convert(out).
+local function list_of(id, read, out, convert)
+  local list = {}
+  while read(id, #list, out) ~= 0 do list[#list + 1] = convert(out) end
+  return list
+end
+
+local tensor_info, attribute_info = F.new 'dlv3_op_tensor', F.new 'dlv3_op_attribute'
+
+local function input_of(info)
+  return {name = F.string(info.name), optional = info.optional ~= 0, in_place = info.in_place ~= 0}
+end
+
+local function output_of(info)
+  local name = F.string(info.name)
+  return {name = name, hidden = name:sub(1, 1) == '_'}
+end
+
+local function attribute_of(info)
+  local kind, text = F.string(info.type), F.string(info.text)
+  local shown = kind == 'bool' and tostring(text == '1') or text
+  return {name = F.string(info.name), kind = kind, default = default_of(text), text = shown, slot = info.slot,
+          is_list = info.slots > 1}
+end
+
+local function by_name(list)
+  local names = {}
+  for _, entry in ipairs(list) do names[entry.name] = entry end
+  return names
+end
+
 local function describe(id)
-  local op = {id = id, name = F.string(C.dlv3_op_name(id)), signature = F.string(C.dlv3_op_signature(id)),
-              doc = F.string(C.dlv3_op_doc(id)), inputs = {}, outputs = {}, attrs = {}, attr = {}, input = {}}
   local flags = C.dlv3_op_flags(id)
-  op.grad, op.view, op.random = bit.band(flags, 1) ~= 0, bit.band(flags, 2) ~= 0, bit.band(flags, 16) ~= 0
-  local ins, outs = op.signature:match('^(.-)%s*%->%s*(.*)$')
-  for name, marks in ins:gmatch('([%w_]+)([%*%?!%.]*)') do
-    local input = {name = name, optional = marks:find('?', 1, true) ~= nil, in_place = marks:find('!', 1, true) ~= nil}
-    op.inputs[#op.inputs + 1], op.input[name] = input, input
-    if marks:find('.', 1, true) then op.variadic = true end
-  end
-  for name in outs:gmatch('([%w_]+)') do op.outputs[#op.outputs + 1] = {name = name, hidden = name:sub(1, 1) == '_'} end
-  local slot = 0
-  for name, kind, default in F.string(C.dlv3_op_attrs(id)):gmatch('([%w_]+):(%w+)=(%S+)') do
-    local shown = kind == 'bool' and tostring(default == '1') or default
-    local a = {name = name, kind = kind, default = default_of(default), text = shown, slot = slot}
-    op.attrs[#op.attrs + 1], op.attr[name] = a, a
-    slot = slot + (slots_of[kind] or 1)
-  end
+  local op = {
+    id = id, name = F.string(C.dlv3_op_name(id)), signature = F.string(C.dlv3_op_signature(id)),
+    doc = F.string(C.dlv3_op_doc(id)), variadic = C.dlv3_op_is_variadic(id) ~= 0 or nil,
+    inputs = list_of(id, C.dlv3_op_input, tensor_info, input_of),
+    outputs = list_of(id, C.dlv3_op_output, tensor_info, output_of),
+    attrs = list_of(id, C.dlv3_op_attr, attribute_info, attribute_of),
+    grad = bit.band(flags, 1) ~= 0, view = bit.band(flags, 2) ~= 0, random = bit.band(flags, 16) ~= 0,
+  }
+  op.input, op.attr = by_name(op.inputs), by_name(op.attrs)
   return op
 end
 
@@ -114,7 +141,7 @@ local fill = {
     slots[a.slot].i = id
   end,
   act = function(op, a, slots, v)
-    if not activations[v] then bad(op, a, v, 'none, relu, relu6, hardswish or hardsigmoid') end
+    if not activations[v] then bad(op, a, v, 'one of ' .. table.concat(activation_names, ', ')) end
     slots[a.slot].i = activations[v]
   end,
 }
@@ -197,7 +224,7 @@ local function sort_arguments(op, n, args)
   local tensors, named, positional, at = {}, {}, {}, 1
   local last = args[n]
   local list_first = op.attrs[1] and (op.attrs[1].kind == 'dims' or op.attrs[1].kind == 'axes') -- reshape({}) makes 0-d
-  local takes_table = op.attrs[1] and slots_of[op.attrs[1].kind] ~= nil
+  local takes_table = op.attrs[1] and op.attrs[1].is_list
   if n > 1 and type(last) == 'table' and (type((next(last))) == 'string' or next(last) == nil and not list_first) then
     named, n = last, n - 1
   end

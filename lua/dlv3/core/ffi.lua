@@ -135,10 +135,13 @@ end
 
 -- -- Dtypes ---------------------------------------------------------------------------------------
 
-M.dtypes = {'bool', 'u8', 'i32', 'i64', 'f16', 'bf16', 'f32', 'f64'} -- in the order of dlv3.h
-M.width = {bool = 1, u8 = 1, i32 = 4, i64 = 8, f16 = 2, bf16 = 2, f32 = 4, f64 = 8} -- bytes of an element
+M.dtypes = {} -- in the order of dlv3.h
+M.width = {} -- bytes of an element
 M.dtype_id = {}
-for i, name in ipairs(M.dtypes) do M.dtype_id[name] = i - 1 end
+for id = 0, tonumber(C.DLV3_DTYPES) - 1 do
+  local name = ffi.string(C.dlv3_dtype_name(id))
+  M.dtypes[id + 1], M.dtype_id[name], M.width[name] = name, id, C.dlv3_dtype_bytes(id)
+end
 
 -- What PyTorch calls them.
 M.dtype_elsewhere = {
