@@ -26,94 +26,33 @@ typedef struct {
   const void *attr;
 } map_job;
 
-/* An operand's elements as an array of T in buf: load_T(buf, ...), or where they lie. */
-#define ENGINE(T, suffix, own) \
-  static void fetch_##suffix(T *buf, const char *p, int32_t dtype, int64_t stride, int64_t n) { \
-    if (stride == 1) \
-      load_##suffix(buf, p, dtype, n); \
-    else if (stride == 0) { \
-      load_##suffix(buf, p, dtype, 1); \
-      for (int64_t i = 1; i < n; i++) buf[i] = buf[0]; \
-    } else \
-      for (int64_t i = 0; i < n; i++) load_##suffix(buf + i, p + i * stride * dtype_bytes(dtype), dtype, 1); \
-  } \
-  static void put_##suffix(char *p, int32_t dtype, int64_t stride, const T *buf, int64_t n) { \
-    if (stride == 1) \
-      store_##suffix(p, dtype, buf, n); \
-    else \
-      for (int64_t i = 0; i < n; i++) store_##suffix(p + i * stride * dtype_bytes(dtype), dtype, buf + i, 1); \
-  } \
-  /* A part of one row. */ \
-  static void row_##suffix(const map_job *job, char *const *p, const int64_t *stride, int64_t n) { \
-    const elements *e = job->e; \
-    T buf[MAX_OPERANDS][RUN]; \
-    const T *in[MAX_OPERANDS] = {0}; \
-    bool lies[MAX_OPERANDS], direct = true; \
-    for (int32_t o = 0; o < e->n_op; o++) lies[o] = stride[o] == 1 && e->dtype[o] == (own), direct &= lies[o]; \
-    int64_t step = direct ? n : RUN; \
-    for (int64_t at = 0; at < n; at += step) { \
-      int64_t m = n - at < step ? n - at : step; \
-      for (int32_t o = 1; o < e->n_op; o++) { \
-        const char *x = p[o] + at * stride[o] * dtype_bytes(e->dtype[o]); \
-        in[o] = lies[o] ? (const T *)x : buf[o]; \
-        if (!lies[o] && (at == 0 || stride[o])) fetch_##suffix(buf[o], x, e->dtype[o], stride[o], m); \
-      } \
-      char *out = p[0] + at * stride[0] * dtype_bytes(e->dtype[0]); \
-      T *y = lies[0] ? (T *)out : buf[0]; \
-      job->k.suffix(y, in[1], in[2], in[3], m, job->attr); \
-      if (!lies[0]) put_##suffix(out, e->dtype[0], stride[0], y, m); \
-    } \
-  } \
-  /* Short rows, as many at once as RUN holds. An operand that is the same for all rows is laid out once. */ \
-  static void rows_##suffix(const map_job *job, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, \
-                            int64_t rows) { \
-    const elements *e = job->e; \
-    T buf[MAX_OPERANDS][RUN]; \
-    const T *in[MAX_OPERANDS] = {0}; \
-    int64_t step = RUN / n; \
-    for (int64_t r = 0; r < rows; r += step) { \
-      int64_t k = rows - r < step ? rows - r : step; \
-      for (int32_t o = 1; o < e->n_op; o++) { \
-        int64_t width = dtype_bytes(e->dtype[o]); \
-        const char *x = p[o] + r * jump[o] * width; \
-        bool one = stride[o] == 1 && jump[o] == n; \
-        in[o] = one && e->dtype[o] == (own) ? (const T *)x : buf[o]; \
-        if (in[o] != buf[o] || (r && jump[o] == 0)) continue; \
-        if (one) \
-          fetch_##suffix(buf[o], x, e->dtype[o], 1, k *n); \
-        else \
-          for (int64_t i = 0; i < k; i++) { \
-            if (i && jump[o] == 0) \
-              memcpy(buf[o] + i * n, buf[o], (size_t)n * sizeof(T)); \
-            else \
-              fetch_##suffix(buf[o] + i * n, x + i * jump[o] * width, e->dtype[o], stride[o], n); \
-          } \
-      } \
-      int64_t width = dtype_bytes(e->dtype[0]); \
-      char *out = p[0] + r * jump[0] * width; \
-      bool one = stride[0] == 1 && jump[0] == n, lies = one && e->dtype[0] == (own); \
-      T *y = lies ? (T *)out : buf[0]; \
-      job->k.suffix(y, in[1], in[2], in[3], k *n, job->attr); \
-      if (lies) continue; \
-      if (one) \
-        put_##suffix(out, e->dtype[0], 1, y, k *n); \
-      else \
-        for (int64_t i = 0; i < k; i++) put_##suffix(out + i * jump[0] * width, e->dtype[0], stride[0], y + i * n, n); \
-    } \
-  } \
-  static void map_##suffix(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, \
-                           int64_t rows) { \
-    const map_job *job = ctx; \
-    if (rows > 1 && n <= RUN / 2) return rows_##suffix(job, p, stride, jump, n, rows); \
-    for (int64_t r = 0; r < rows; r++) { \
-      char *q[MAX_OPERANDS]; \
-      for (int32_t o = 0; o < job->e->n_op; o++) q[o] = p[o] + r * jump[o] * dtype_bytes(job->e->dtype[o]); \
-      row_##suffix(job, q, stride, n); \
-    } \
-  }
-ENGINE(float, f32, DLV3_F32)
-ENGINE(double, f64, DLV3_F64)
-ENGINE(int64_t, i64, DLV3_I64)
+#define T float
+#define F(name) name##_f32
+#define SUFFIX f32
+#define OWN DLV3_F32
+#include "pointwise.inc"
+#undef T
+#undef F
+#undef SUFFIX
+#undef OWN
+#define T double
+#define F(name) name##_f64
+#define SUFFIX f64
+#define OWN DLV3_F64
+#include "pointwise.inc"
+#undef T
+#undef F
+#undef SUFFIX
+#undef OWN
+#define T int64_t
+#define F(name) name##_i64
+#define SUFFIX i64
+#define OWN DLV3_I64
+#include "pointwise.inc"
+#undef T
+#undef F
+#undef SUFFIX
+#undef OWN
 
 /* y = f(a, b, c), in the type that holds all of them. */
 static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, const void *attr) {
