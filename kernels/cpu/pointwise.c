@@ -69,6 +69,48 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
   return DLV3_OK;
 }
 
+/* -- The reference ----------------------------------------------------------------------------- */
+
+/* Position, in elements, of index (of y) in t, which is broadcast to y. */
+static int64_t broadcast_offset(const tensor *t, const tensor *y, const int64_t *index) {
+  int64_t offset = 0;
+  for (int32_t axis = 0; axis < t->ndim; axis++)
+    if (t->size[axis] != 1) offset += index[axis + y->ndim - t->ndim] * t->stride[axis];
+  return offset;
+}
+
+/* map by plain loops: one element after the other, in f64, or in i64 where all are integers and the
+ * op has a kernel for it. Only the op's expression is shared with the engine. */
+static status ref_map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, const void *attr) {
+  const tensor *t[MAX_OPERANDS] = {y, a, b, c};
+  int32_t n = 0;
+  bool whole = k.i64;
+  while (n < MAX_OPERANDS && t[n]) whole &= !is_float(t[n++]->dtype);
+  for (int64_t i = 0; i < numel(y); i++) {
+    int64_t index[DLV3_MAX_DIMS], exact[MAX_OPERANDS] = {0}, left = i;
+    double value[MAX_OPERANDS] = {0};
+    char *p[MAX_OPERANDS] = {0};
+    for (int32_t axis = y->ndim - 1; axis >= 0; axis--) index[axis] = left % y->size[axis], left /= y->size[axis];
+    for (int32_t o = 0; o < n; o++) {
+      p[o] = (char *)data_of(t[o]) + broadcast_offset(t[o], y, index) * dtype_bytes(t[o]->dtype);
+      if (whole)
+        load_i64(&exact[o], p[o], t[o]->dtype, 1);
+      else
+        load_f64(&value[o], p[o], t[o]->dtype, 1);
+    }
+    if (whole) {
+      k.i64(&exact[0], &exact[1], &exact[2], &exact[3], 1, attr);
+      store_i64(p[0], y->dtype, &exact[0], 1);
+    } else {
+      k.f64(&value[0], &value[1], &value[2], &value[3], 1, attr);
+      store_f64(p[0], y->dtype, &value[0], 1);
+    }
+  }
+  return DLV3_OK;
+}
+
+/* -- Ops from expressions ---------------------------------------------------------------------- */
+
 /* The kernels of an op from one expression in a, b, c of type T; y may be a's array itself. */
 #define KERNEL(op, type, suffix, expression) \
   CLONES static void op##_##suffix(type *y, const type *pa, const type *pb, const type *pc, int64_t n, \
@@ -87,8 +129,9 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
 #define OF_FLOATS(op) ((kernels_of){op##_f32, op##_f64, NULL})
 #define OF_NUMBERS(op) ((kernels_of){op##_f32, op##_f64, op##_i64})
 #define RUNS(op, y, x, z, of) \
-  static status ref_##op(op_call *call) { return map(call->y, call->in[0], x, z, of, call->attr); } \
-  IMPLS(op, {"ref", ref_##op});
+  static status vec_##op(op_call *call) { return map(call->y, call->in[0], x, z, of, call->attr); } \
+  static status ref_##op(op_call *call) { return ref_map(call->y, call->in[0], x, z, of, call->attr); } \
+  IMPLS(op, {"vec", vec_##op}, {"ref", ref_##op});
 
 #define UNARY(op, expression) FLOATS(op, expression) RUNS(op, out[0], NULL, NULL, OF_FLOATS(op))
 #define BINARY(op, expression) FLOATS(op, expression) RUNS(op, out[0], call->in[1], NULL, OF_FLOATS(op))
@@ -196,6 +239,7 @@ IN_PLACE(div_, a / b, div_whole(a, b))
 
 NUMBERS(where, a != 0 ? b : c, a != 0 ? b : c)
 RUNS(where, out[0], call->in[1], call->in[2], OF_NUMBERS(where))
+NUMBERS(cast, a, a)
 
 #undef a
 #undef b
@@ -204,7 +248,7 @@ RUNS(where, out[0], call->in[1], call->in[2], OF_NUMBERS(where))
 /* -- Fills and copies -------------------------------------------------------------------------- */
 
 FLOATS(fill_, ((const fill__attr *)attr)->value)
-static status ref_fill_(op_call *c) {
+static status vec_fill_(op_call *c) {
   const fill__attr *a = c->attr;
   tensor *x = c->in[0];
   if (a->value == 0 && is_dense(x)) { /* all bits zero in every dtype */
@@ -213,9 +257,13 @@ static status ref_fill_(op_call *c) {
   }
   return map(x, NULL, NULL, NULL, OF_FLOATS(fill_), a);
 }
-IMPLS(fill_, {"ref", ref_fill_});
+static status ref_fill_(op_call *c) { return ref_map(c->in[0], NULL, NULL, NULL, OF_FLOATS(fill_), c->attr); }
+IMPLS(fill_, {"vec", vec_fill_}, {"ref", ref_fill_});
 
-static status ref_copy_(op_call *c) { return elements_copy(c->in[0], c->in[1]), DLV3_OK; }
-IMPLS(copy_, {"ref", ref_copy_});
-static status ref_cast(op_call *c) { return elements_copy(c->out[0], c->in[0]), DLV3_OK; }
-IMPLS(cast, {"ref", ref_cast});
+static status vec_copy_(op_call *c) { return elements_copy(c->in[0], c->in[1]), DLV3_OK; }
+static status ref_copy_(op_call *c) { return ref_map(c->in[0], c->in[1], NULL, NULL, OF_NUMBERS(cast), NULL); }
+IMPLS(copy_, {"vec", vec_copy_}, {"ref", ref_copy_});
+
+static status vec_cast(op_call *c) { return elements_copy(c->out[0], c->in[0]), DLV3_OK; }
+static status ref_cast(op_call *c) { return ref_map(c->out[0], c->in[0], NULL, NULL, OF_NUMBERS(cast), NULL); }
+IMPLS(cast, {"vec", vec_cast}, {"ref", ref_cast});
