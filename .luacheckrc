@@ -1,7 +1,7 @@
 -- What luacheck takes for granted. Globals are errors at run time too (lua/dlv3/core/strict.lua).
 std = 'luajit'
 cache = false
-max_line_length = 200
+max_line_length = 120
 self = false                    -- methods need not use self
 ignore = {
   '212/_.*',                    -- unused arguments that begin with _

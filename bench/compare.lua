@@ -1,7 +1,9 @@
--- compare.lua - measures rows: dlv3 and every peer one after the other, round after round, each in a process of its own.
+-- compare.lua - measures rows: dlv3 and every peer one after the other, round after round, each in
+-- a process of its own.
 --
--- A round's figure is the median of a process's runs; a row's is the median of its rounds. From the second round on only
--- the peers run that came close to the best one in the first: the others can not decide the row.
+-- A round's figure is the median of a process's runs; a row's is the median of its rounds. From the
+-- second round on only the peers run that came close to the best one in the first: the others can
+-- not decide the row.
 
 local dlv3 = require 'dlv3'
 local run = require 'bench.run'
@@ -34,8 +36,8 @@ local function prepare(peer, python)
   return true
 end
 
--- GOMP_SPINCOUNT: as dlv3 sets it for itself. PyTorch is faster with it (MobileNetV3 inference at 480, channels last:
--- 0.073 s, without it 0.083).
+-- GOMP_SPINCOUNT: as dlv3 sets it for itself. PyTorch is faster with it (MobileNetV3 inference at
+-- 480, channels last: 0.073 s, without it 0.083).
 local function peer_command(peer, python)
   if peer.command then return peer.command end
   local script = peer.script and run.quote(run.root .. '/bench/' .. peer.script) .. ' ' or ''
@@ -53,7 +55,8 @@ local function joined(name, rounds)
     if m.rss then rss = math.max(rss or 0, m.rss) end
     note = m.note or note
   end
-  return {name = name, what = rounds[1].what, value = (work.median(values)), least = least, most = most, rss = rss, note = note, rounds = #rounds}
+  return {name = name, what = rounds[1].what, value = (work.median(values)), least = least, most = most, rss = rss,
+          note = note, rounds = #rounds}
 end
 
 local function better(row, a, b) return row.kind == 'rate' and a > b or row.kind ~= 'rate' and a < b end
@@ -83,7 +86,8 @@ local function one(row, side, command, round, limit)
   local m, reason = measure(row, command, limit)
   if m then
     side.rounds[#side.rounds + 1] = m
-    say(row.kind == 'rate' and '  round %d  %-22s %8.1f%s' or '  round %d  %-22s %8.4f s%s', round, side.name, m.value, m.rss and (', peak %d MiB'):format(m.rss) or '')
+    say(row.kind == 'rate' and '  round %d  %-22s %8.1f%s' or '  round %d  %-22s %8.4f s%s', round, side.name, m.value,
+        m.rss and (', peak %d MiB'):format(m.rss) or '')
   else
     side.failed = reason
     say('  round %d  %-22s failed: %s', round, side.name, reason)
@@ -94,11 +98,12 @@ end
 local function run_first(row, limit)
   local begin = dlv3.now()
   local text, status = run.output_within(row.first, limit)
-  say('  once before, %.1f s: %s', dlv3.now() - begin, status == 0 and 'done' or text:match '([^\n]+)%s*$' or 'no output')
+  say('  once before, %.1f s: %s', dlv3.now() - begin,
+      status == 0 and 'done' or text:match '([^\n]+)%s*$' or 'no output')
 end
 
--- Fills in row.ours, row.results (of the peers), row.best, row.least_rss. python: nil measures dlv3 alone. limit: seconds
--- that a process may take, nil: as many as it does.
+-- Fills in row.ours, row.results (of the peers), row.best, row.least_rss. python: nil measures dlv3
+-- alone. limit: seconds that a process may take, nil: as many as it does.
 function M.row(row, rounds, python, limit)
   local ours, sides = {name = 'dlv3', rounds = {}}, {}
   for _, peer in ipairs(row.peers) do
@@ -122,14 +127,17 @@ function M.row(row, rounds, python, limit)
   for _, side in ipairs(sides) do row.results[#row.results + 1] = joined(side.name, side.rounds) end
   row.best = best_of(row, row.results)
   for _, p in ipairs(row.results) do
-    if p.rss and p.name:find '^PyTorch' and (not row.least_rss or p.rss < row.least_rss.rss) then row.least_rss = p end -- memory's targets are of PyTorch's
+    -- memory's targets are of PyTorch's
+    if p.rss and p.name:find '^PyTorch' and (not row.least_rss or p.rss < row.least_rss.rss) then row.least_rss = p end
   end
 end
 
--- How many times faster than the best peer; the part of the least memory. nil where a side is missing.
+-- How many times faster than the best peer; the part of the least memory. nil where a side is
+-- missing.
 function M.speed(row)
   if not (row.ours and row.best) then return nil end
-  return row.kind == 'rate' and row.ours.value / row.best.value or row.kind ~= 'rate' and row.best.value / row.ours.value
+  return row.kind == 'rate' and row.ours.value / row.best.value
+      or row.kind ~= 'rate' and row.best.value / row.ours.value
 end
 
 function M.memory(row)

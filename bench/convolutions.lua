@@ -1,5 +1,5 @@
--- convolutions.lua - the convolutions of a model at a size, and how much of their work is useful: taps that fall on padding
--- multiply zeros and do not count.
+-- convolutions.lua - the convolutions of a model at a size, and how much of their work is useful:
+-- taps that fall on padding multiply zeros and do not count.
 
 local dlv3 = require 'dlv3'
 local nn = require 'dlv3.nn'
@@ -35,13 +35,15 @@ function M.text(c)
   return ('%s on %dx%d'):format(text, c.h, c.w)
 end
 
--- Runs the model once; returns every call of a convolution, in order: {n, h, w, cin, cout, out_h, out_w, kernel, options,
--- name, flops}. With batch, those that a batch of so many images like the one in x would give.
+-- Runs the model once; returns every call of a convolution, in order: {n, h, w, cin, cout, out_h,
+-- out_w, kernel, options, name, flops}. With batch, those that a batch of so many images like the
+-- one in x would give.
 function M.calls(model, x, batch)
   local list, forward = {}, nn.Conv2d.forward
   local function note(self, input)
     local output = forward(self, input)
-    local c = {n = batch or input:size(1), h = input:size(3), w = input:size(4), cin = self.channels[1], cout = self.channels[2], out_h = output:size(3),
+    local c = {n = batch or input:size(1), h = input:size(3), w = input:size(4), cin = self.channels[1],
+               cout = self.channels[2], out_h = output:size(3),
                out_w = output:size(4), kernel = self.kernel_size, options = self.options, name = model:path_to(self)}
     c.flops = M.flops(c)
     list[#list + 1] = c
@@ -68,7 +70,8 @@ function M.distinct(calls)
   return list
 end
 
--- Useful operations of a training step (forward and both gradients; none by the image) or an inference.
+-- Useful operations of a training step (forward and both gradients; none by the image) or an
+-- inference.
 function M.total(calls, training)
   local sum = 0
   for i, c in ipairs(calls) do sum = sum + c.flops * (training and (i == 1 and 2 or 3) or 1) end

@@ -1,4 +1,5 @@
--- processor.lua - which kind of processor this is: measured tables and their targets are kept by kind.
+-- processor.lua - which kind of processor this is: measured tables and their targets are kept by
+-- kind.
 
 local M = {}
 
@@ -10,13 +11,15 @@ local function file_text(path)
   return text
 end
 
--- Flags of /proc/cpuinfo, the most capable first, and the name of the instruction set that each stands for.
+-- Flags of /proc/cpuinfo, the most capable first, and the name of the instruction set that each
+-- stands for.
 local sets = {{'avx512_bf16', 'avx512_bf16'}, {'avx512f', 'avx512'}, {'avx2', 'avx2'}}
 
 local vendors = {AuthenticAMD = 'amd', GenuineIntel = 'intel'}
 
--- {kind, set, name, family, model} from the text of /proc/cpuinfo; this machine's without one. kind: a file's name, such as
--- amd-25-17-avx512_bf16; set: the instruction set, plain where it has none of those that matter here.
+-- {kind, set, name, family, model} from the text of /proc/cpuinfo; this machine's without one.
+-- kind: a file's name, such as amd-25-17-avx512_bf16; set: the instruction set, plain where it has
+-- none of those that matter here.
 function M.describe(cpuinfo)
   local text = cpuinfo or file_text '/proc/cpuinfo'
   local flags, set = ' ' .. (text:match 'flags%s*: ([^\n]+)' or '') .. ' ', 'plain'
@@ -25,7 +28,8 @@ function M.describe(cpuinfo)
   end
   local family, model = text:match 'cpu family%s*: (%d+)' or '0', text:match 'model%s*: (%d+)' or '0'
   return {
-    kind = ('%s-%s-%s-%s'):format(vendors[text:match 'vendor_id%s*: (%w+)' or ''] or 'other', family, model, set), set = set,
+    kind = ('%s-%s-%s-%s'):format(vendors[text:match 'vendor_id%s*: (%w+)' or ''] or 'other', family, model, set),
+    set = set,
     name = text:match 'model name%s*: ([^\n]+)' or 'processor unknown', family = family, model = model,
   }
 end

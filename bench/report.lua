@@ -1,7 +1,7 @@
 -- report.lua - the measured rows as tables (Markdown, readable as they are) and as a bar chart.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 local compare = require 'bench.compare'
 local processor = require 'bench.processor'
 
@@ -10,7 +10,8 @@ local M = {}
 -- One line on the machine.
 function M.machine()
   local p = processor.describe()
-  return ('%s (family %s, model %s, %s), %d threads, %.0f GiB, %s'):format(p.name, p.family, p.model, p.set, dlv3.num_threads(), processor.memory(), processor.system())
+  return ('%s (family %s, model %s, %s), %d threads, %.0f GiB, %s'):format(
+      p.name, p.family, p.model, p.set, dlv3.num_threads(), processor.memory(), processor.system())
 end
 
 local function number(v)
@@ -34,30 +35,36 @@ local function target(targets, i) return targets and ('%.3gx'):format(targets[i]
 
 local function times_line(row)
   local speed = compare.speed(row)
-  return ('| %s | %s | %s | %s | %s | %s | %s | %s |'):format(row.text, figure(row, row.ours), row.best and row.best.name or '-', figure(row, row.best),
+  return ('| %s | %s | %s | %s | %s | %s | %s | %s |'):format(
+      row.text, figure(row, row.ours), row.best and row.best.name or '-', figure(row, row.best),
          speed and ('%.2fx'):format(speed) or '-', target(row.time, 1), target(row.time, 2), verdict(speed, row.time))
 end
 
 local function memory_line(row)
   local part = compare.memory(row)
-  return ('| %s | %d MiB | %s | %s | %s | %s | %s | %s |'):format(row.text, row.ours.rss, row.least_rss and row.least_rss.name or '-',
+  return ('| %s | %d MiB | %s | %s | %s | %s | %s | %s |'):format(
+      row.text, row.ours.rss, row.least_rss and row.least_rss.name or '-',
          row.least_rss and ('%d MiB'):format(row.least_rss.rss) or '-', part and ('%.2fx'):format(part) or '-',
          target(row.memory, 1), target(row.memory, 2), verdict(part, row.memory, true))
 end
 
 local function all_peers_line(row)
   local list = {}
-  for i, p in ipairs(row.results) do list[i] = ('%s %s%s'):format(p.name, figure(row, p), p.rss and (', %d MiB'):format(p.rss) or '') end
+  for i, p in ipairs(row.results) do
+    list[i] = ('%s %s%s'):format(p.name, figure(row, p), p.rss and (', %d MiB'):format(p.rss) or '')
+  end
   return ('| %s | %s |'):format(row.text, table.concat(list, '; '))
 end
 
 -- share: {gflops, peak} of the R50 training step, or nil. Returns lines.
 function M.tables(rows, share)
-  local lines = {'| work | dlv3 | best peer | its time | dlv3 is faster | must | goal | reached |', '|---|---|---|---|---|---|---|---|'}
+  local lines = {'| work | dlv3 | best peer | its time | dlv3 is faster | must | goal | reached |',
+                 '|---|---|---|---|---|---|---|---|'}
   for _, row in ipairs(rows) do lines[#lines + 1] = times_line(row) end
   if share then
     local part = share.gflops / share.peak
-    lines[#lines + 1] = ('| useful GFLOP/s of that step over the measured peak, f32 | %.0f of %.0f | - | - | %.0f %% | 75 %% | 95 %% | %s |'):format(
+    lines[#lines + 1] = ('| useful GFLOP/s of that step over the measured peak, f32 | %.0f of %.0f | - | - | %.0f '
+                         .. '%% | 75 %% | 95 %% | %s |'):format(
       share.gflops, share.peak, 100 * part, verdict(part, {0.75, 0.95}))
   end
   local memory = {}
@@ -65,7 +72,8 @@ function M.tables(rows, share)
     if row.ours and row.ours.rss then memory[#memory + 1] = memory_line(row) end
   end
   if #memory > 0 then
-    for _, line in ipairs {'', '| peak memory | dlv3 | PyTorch mode with the least | its memory | dlv3 needs | must | goal | reached |', '|---|---|---|---|---|---|---|---|'} do
+    for _, line in ipairs {'', '| peak memory | dlv3 | PyTorch mode with the least | its memory | dlv3 needs | '
+                               .. 'must | goal | reached |', '|---|---|---|---|---|---|---|---|'} do
       lines[#lines + 1] = line
     end
     for _, line in ipairs(memory) do lines[#lines + 1] = line end
@@ -84,20 +92,26 @@ local function versions(rows)
   return #list > 0 and table.concat(list, ', ') or 'none'
 end
 
--- A kind of processor's part of bench/RESULTS.md. about: kind, command, rounds, picture (its name or nil), peaks (of the processor,
--- where that is timed).
+-- A kind of processor's part of bench/RESULTS.md. about: kind, command, rounds, picture (its name
+-- or nil), peaks (of the processor, where that is timed).
 function M.section(rows, share, about)
   local lines = {
     '## ' .. about.kind, '', 'Written by `' .. about.command .. '` on ' .. os.date '%Y-%m-%d' .. '.', '',
     '- Machine: ' .. M.machine() .. '.',
-    about.peaks and ('- Its peak, by multiply-adds on registers alone: %.0f GFLOP/s f32, %.0f bf16.'):format(about.peaks.f32 / 1e9, about.peaks.bf16 / 1e9) or
-      '- Ten steps in a row to one wait for the device. Memory: what the allocator took from the device, at its largest. Targets are of an H200.\n' ..
-      '- cuDNN\'s engines are chosen by timing on both sides: PyTorch with cudnn.benchmark, dlv3 with DLV3_CUDNN_BENCHMARK=1, by a process before the measured one.',
-    '- dlv3 ' .. dlv3.version .. ': ' .. F.string(F.C.dlv3_build_info()):gsub('%s*\n', '; '):gsub('; $', ''):gsub('  +', ' ') .. '.',
+    about.peaks and ('- Its peak, by multiply-adds on registers alone: %.0f GFLOP/s f32, %.0f bf16.'):format(
+        about.peaks.f32 / 1e9, about.peaks.bf16 / 1e9) or
+      '- Ten steps in a row to one wait for the device. Memory: what the allocator took from the device, at its '
+      .. 'largest. Targets are of an H200.\n- cuDNN\'s engines are chosen by timing on both sides: PyTorch with '
+      .. 'cudnn.benchmark, dlv3 with DLV3_CUDNN_BENCHMARK=1, by a process before the measured one.',
+    '- dlv3 ' .. dlv3.version .. ': ' .. runtime.build_info():gsub('%s*\n', '; '):gsub('; $', ''):gsub('  +', ' ')
+        .. '.',
     '- Peers: ' .. versions(rows) .. '.',
-    ('- Both sides alternately, each in a process of its own, %d rounds; a figure is the median of the rounds\' medians, in brackets least and most of all runs.'):format(about.rounds),
-    '  From the second round on only the peer\'s modes run that came within 20 % of its best one. Same model, size and heads (training: with the auxiliary one, SGD step',
-    '  included; inference: without, to the class map); random data, 21 classes. The best peer of a row is the fastest of all modes of that precision.',
+    ('- Both sides alternately, each in a process of its own, %d rounds; a figure is the median of the rounds\' '
+     .. 'medians, in brackets least and most of all runs.'):format(about.rounds),
+    '  From the second round on only the peer\'s modes run that came within 20 % of its best one. Same model, size '
+    .. 'and heads (training: with the auxiliary one, SGD step',
+    '  included; inference: without, to the class map); random data, 21 classes. The best peer of a row is the '
+    .. 'fastest of all modes of that precision.',
   }
   if about.peaks then lines[#lines + 1] = '- Memory: the process\'s resident set, at its largest.' end
   lines[#lines + 1] = ''
@@ -110,9 +124,11 @@ function M.section(rows, share, about)
   return table.concat(lines, '\n') .. '\n'
 end
 
-local TITLE = '# Measured\n\nA part for each kind of processor (or GPU); `make bench` writes the one of the machine that it runs on and leaves the others.\n'
+local TITLE = '# Measured\n\nA part for each kind of processor (or GPU); `make bench` writes the one of the '
+              .. 'machine that it runs on and leaves the others.\n'
 
--- The text of a results file (nil: a new one) with this section as the part of that kind: where it has one, in its place.
+-- The text of a results file (nil: a new one) with this section as the part of that kind: where it
+-- has one, in its place.
 function M.placed(text, kind, section)
   local first, last = ('<!-- begin %s -->\n'):format(kind), ('<!-- end %s -->\n'):format(kind)
   text = text or TITLE
@@ -125,12 +141,15 @@ local function column(format, value) return value and format:format(value) or '-
 
 -- The rows' medians for programs (bench_check): tab-separated, '-' where a side is missing.
 function M.medians(rows, kind)
-  local lines = {('# %s: row, dlv3 (seconds, or a rate), best peer, its median, times faster, PyTorch mode with the least memory, its MiB, part of it, MiB of dlv3'):format(kind)}
+  local lines = {('# %s: row, dlv3 (seconds, or a rate), best peer, its median, times faster, PyTorch mode with '
+                  .. 'the least memory, its MiB, part of it, MiB of dlv3'):format(kind)}
   for _, row in ipairs(rows) do
     local ours, best, least = row.ours or {}, row.best or {}, row.least_rss or {}
     lines[#lines + 1] = table.concat({
-      row.id, column('%.5g', ours.value), best.name or '-', column('%.5g', best.value), column('%.3f', compare.speed(row)),
-      least.name or '-', column('%.0f', least.rss), column('%.3f', compare.memory(row)), column('%.0f', ours.rss)}, '\t')
+      row.id, column('%.5g', ours.value), best.name or '-', column('%.5g', best.value),
+      column('%.3f', compare.speed(row)),
+      least.name or '-', column('%.0f', least.rss), column('%.3f', compare.memory(row)), column('%.0f', ours.rss)},
+          '\t')
   end
   return table.concat(lines, '\n') .. '\n'
 end
@@ -144,12 +163,15 @@ function M.chart(path, rows)
       local bars = {{name = 'dlv3', value = row.ours.value / row.best.value}}
       for _, p in ipairs(row.results) do
         local ratio = p.value / row.best.value
-        bars[#bars + 1] = {name = p.name, value = math.min(ratio, 2.5), text = ratio > 2.5 and ('%.1f'):format(ratio) or nil}
+        bars[#bars + 1] = {name = p.name, value = math.min(ratio, 2.5),
+                           text = ratio > 2.5 and ('%.1f'):format(ratio) or nil}
       end
       groups[#groups + 1] = {name = row.text, bars = bars}
     end
   end
-  if #groups > 0 then plot.write_bars(path, groups, {title = 'time, the best peer = 1 (less is better)', mark = 1, x_max = 2.5}) end
+  if #groups > 0 then
+    plot.write_bars(path, groups, {title = 'time, the best peer = 1 (less is better)', mark = 1, x_max = 2.5})
+  end
   return #groups > 0
 end
 

@@ -1,8 +1,10 @@
--- run.lua - runs benchmark programs as processes of their own and reads the one line that each prints.
+-- run.lua - runs benchmark programs as processes of their own and reads the one line that each
+-- prints.
 --
--- The line ends with "0.071 s (0.070 to 0.072), peak 316 MiB" or, of the input pipeline, "218 samples a second and core
--- (207 to 221)"; what stands before the first colon says what ran, what stands behind a semicolon what is to be known. predict's
--- line, "30 photos in 2.50 s, 12.00 photos/s", is read too.
+-- The line ends with "0.071 s (0.070 to 0.072), peak 316 MiB" or, of the input pipeline, "218
+-- samples a second and core (207 to 221)"; what stands before the first colon says what ran, what
+-- stands behind a semicolon what is to be known. predict's line, "30 photos in 2.50 s, 12.00
+-- photos/s", is read too.
 
 local host = require 'dlv3.host'
 local dlv3 = require 'dlv3'
@@ -29,8 +31,8 @@ local function last_line(text)
   return last
 end
 
--- All that a command printed, and its exit status, after so many seconds at most (nil: as many as it takes). In the
--- foreground: it stays in this group of processes, so that it ends with it.
+-- All that a command printed, and its exit status, after so many seconds at most (nil: as many as
+-- it takes). In the foreground: it stays in this group of processes, so that it ends with it.
 function M.output_within(command, limit)
   if not limit then return M.output(command) end
   local text, status = M.output(('timeout --foreground -k 10 %d env %s'):format(limit, command))
@@ -51,7 +53,8 @@ function M.measure(command, limit)
   for line in text:gmatch '[^\n]+' do
     local what, value, unit, least, most = line:match '^(.-): ([%d.]+) (%a+).-%(([%d.]+) to ([%d.]+)%)'
     if what and (unit == 's' or unit == 'samples') then
-      return {what = what, value = tonumber(value), least = tonumber(least), most = tonumber(most), rss = tonumber(line:match 'peak ([%d.]+) MiB'), note = line:match '; (.+)$'}
+      return {what = what, value = tonumber(value), least = tonumber(least), most = tonumber(most),
+              rss = tonumber(line:match 'peak ([%d.]+) MiB'), note = line:match '; (.+)$'}
     end
     local photos = photos_line(line)
     if photos then return photos end

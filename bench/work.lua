@@ -1,5 +1,5 @@
--- work.lua - the works that are timed: a training step (forward, backward, SGD, aux head) or an inference (no aux, to the
--- class map) of a model on random data.
+-- work.lua - the works that are timed: a training step (forward, backward, SGD, aux head) or an
+-- inference (no aux, to the class map) of a model on random data.
 
 local dlv3 = require 'dlv3'
 local models = require 'models'
@@ -35,8 +35,9 @@ end
 
 function M.on_gpu(device) return device:find '^cuda' ~= nil end
 
--- A function that does the work once. o: model, work, size, batch, precision, device, compile, checkpoint_activations. On a
--- GPU it queues the work and reads nothing, as a training does that reads its loss a step later.
+-- A function that does the work once. o: model, work, size, batch, precision, device, compile,
+-- checkpoint_activations. On a GPU it queues the work and reads nothing, as a training does that
+-- reads its loss a step later.
 function M.make(o)
   dlv3.manual_seed(0)
   local training = o.work == 'train'
@@ -51,8 +52,8 @@ function M.make(o)
   return function() return step(x, target):item() end
 end
 
--- Seconds of the work in each of `runs` runs: of o.steps in a row, which o.device is then waited for. On a GPU the first
--- calls find cuDNN's engines and capture the graph.
+-- Seconds of the work in each of `runs` runs: of o.steps in a row, which o.device is then waited
+-- for. On a GPU the first calls find cuDNN's engines and capture the graph.
 function M.times(work, runs, o)
   for _ = 1, M.on_gpu(o.device) and 4 or 1 do dlv3.scope(work) end
   dlv3.synchronize(o.device)

@@ -1,4 +1,5 @@
--- mobilenetv3.lua - MobileNetV3-Large as a backbone, the last stage dilated instead of strided, the classifier left out.
+-- mobilenetv3.lua - MobileNetV3-Large as a backbone, the last stage dilated instead of strided, the
+-- classifier left out.
 --
 -- The modules are numbered as torchvision's `features`, whose weights fit.
 
@@ -11,7 +12,8 @@ local function conv_norm(cin, cout, kernel, activation, options)
   options = options or {}
   local dilation = options.dilation or 1
   return nn.Sequential(
-    nn.Conv2d(cin, cout, kernel, {stride = options.stride or 1, padding = (kernel - 1) / 2 * dilation, dilation = dilation, groups = options.groups or 1, bias = false}),
+    nn.Conv2d(cin, cout, kernel, {stride = options.stride or 1, padding = (kernel - 1) / 2 * dilation,
+                                  dilation = dilation, groups = options.groups or 1, bias = false}),
     nn.BatchNorm2d(cout, {eps = norm.eps, momentum = norm.momentum, activation = activation}))
 end
 
@@ -28,14 +30,17 @@ local SqueezeExcitation = nn.module('SqueezeExcitation', function(self, channels
   self.fc2 = nn.Conv2d(squeezed, channels, 1)
 end)
 
+-- After fusing the convolutions apply their activations themselves.
 function SqueezeExcitation:fused() self.fc1.options.activation, self.fc2.options.activation = 'relu', 'hardsigmoid' end
 
+-- x [n, c, h, w] -> the factors of its channels, [n, c, 1, 1].
 function SqueezeExcitation:factors(x)
   local mean = x:adaptive_avg_pool2d(1)
   if self.is_fused then return self.fc2(self.fc1(mean)) end
   return self.fc2(self.fc1(mean):relu()):hardsigmoid()
 end
 
+-- x [n, c, h, w] -> the same sizes.
 function SqueezeExcitation:forward(x) return x * self:factors(x) end
 
 -- Expand 1x1, depthwise, squeeze and excite, project 1x1; the input is added where sizes agree.
@@ -43,7 +48,8 @@ local InvertedResidual = nn.module('InvertedResidual', function(self, c)
   local list = {}
   if c.expanded ~= c.cin then list[#list + 1] = conv_norm(c.cin, c.expanded, 1, c.activation) end
   local stride = c.dilation > 1 and 1 or c.stride
-  list[#list + 1] = conv_norm(c.expanded, c.expanded, c.kernel, c.activation, {stride = stride, dilation = c.dilation, groups = c.expanded})
+  list[#list + 1] = conv_norm(c.expanded, c.expanded, c.kernel, c.activation,
+                              {stride = stride, dilation = c.dilation, groups = c.expanded})
   if c.se then list[#list + 1] = SqueezeExcitation(c.expanded) end
   list[#list + 1] = conv_norm(c.expanded, c.cout, 1, 'none')
   self.block = nn.Sequential(unpack(list))
@@ -52,6 +58,7 @@ end)
 
 InvertedResidual.is_block = true -- of deeplabv3.lua's checkpoint_activations
 
+-- x [n, cin, h, w] -> [n, cout, h', w'].
 function InvertedResidual:forward(x)
   local block, y, scale = self.block, x, nil
   for i = 1, #block - 1 do
@@ -65,7 +72,8 @@ function InvertedResidual:forward(x)
   return last:after(conv, y, self.add and x or nil, scale)
 end
 
--- in, kernel, expanded, out, squeeze-excitation, activation, stride; the last three are the dilated stage.
+-- in, kernel, expanded, out, squeeze-excitation, activation, stride; the last three are the dilated
+-- stage.
 local settings = {
   {16, 3, 16, 16, false, 'relu', 1},
   {16, 3, 64, 24, false, 'relu', 2},
@@ -88,7 +96,8 @@ local first_dilated, aux_position = 13, 4
 local MobileNetV3 = nn.module('MobileNetV3', function(self, dilated)
   self['0'] = conv_norm(3, 16, 3, 'hardswish', {stride = 2})
   for i, s in ipairs(settings) do
-    self[tostring(i)] = InvertedResidual{cin = s[1], kernel = s[2], expanded = s[3], cout = s[4], se = s[5], activation = s[6], stride = s[7],
+    self[tostring(i)] = InvertedResidual{cin = s[1], kernel = s[2], expanded = s[3], cout = s[4], se = s[5],
+                                         activation = s[6], stride = s[7],
                                          dilation = dilated and i >= first_dilated and 2 or 1}
   end
   self['16'] = conv_norm(160, 960, 1, 'hardswish')

@@ -1,13 +1,15 @@
--- resnet.lua - ResNet-50 and -101 as backbones: the last stages dilated instead of strided, the classifier left out.
+-- resnet.lua - ResNet-50 and -101 as backbones: the last stages dilated instead of strided, the
+-- classifier left out.
 --
--- The stride of a block sits on its 3x3 convolution, and the first block of a dilated stage still uses the dilation of
--- the stage before: both as torchvision has it, whose weights fit.
+-- The stride of a block sits on its 3x3 convolution, and the first block of a dilated stage still
+-- uses the dilation of the stage before: both as torchvision has it, whose weights fit.
 
 local nn = require 'dlv3.nn'
 
 local expansion = 4
 
--- 1x1 to width, 3x3, 1x1 to 4 width; the input (through `downsample` where sizes change) is added before the last ReLU.
+-- 1x1 to width, 3x3, 1x1 to 4 width; the input (through `downsample` where sizes change) is added
+-- before the last ReLU.
 local Bottleneck = nn.module('Bottleneck', function(self, cin, width, stride, dilation, project)
   self.conv1 = nn.Conv2d(cin, width, 1, {bias = false})
   self.bn1 = nn.BatchNorm2d(width, {activation = 'relu'})
@@ -16,13 +18,15 @@ local Bottleneck = nn.module('Bottleneck', function(self, cin, width, stride, di
   self.conv3 = nn.Conv2d(width, width * expansion, 1, {bias = false})
   self.bn3 = nn.BatchNorm2d(width * expansion, {activation = 'relu'})
   if project then
-    self.downsample = nn.Sequential(nn.Conv2d(cin, width * expansion, 1, {stride = stride, bias = false}), nn.BatchNorm2d(width * expansion))
+    self.downsample = nn.Sequential(nn.Conv2d(cin, width * expansion, 1, {stride = stride, bias = false}),
+                                    nn.BatchNorm2d(width * expansion))
   end
 end)
 
 Bottleneck.is_block = true -- of deeplabv3.lua's checkpoint_activations
 Bottleneck.folds = {{'conv1', 'bn1'}, {'conv2', 'bn2'}, {'conv3', 'bn3'}}
 
+-- x [n, cin, h, w] -> [n, 4 width, h', w'].
 function Bottleneck:forward(x)
   local y = self.bn1(self.conv1(x))
   y = self.bn2(self.conv2(y))

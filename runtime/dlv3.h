@@ -153,10 +153,10 @@ DLV3_API DLV3_MUST dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_
 DLV3_API int64_t dlv3_tensor_address(const dlv3_tensor *t);
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_to_device(dlv3_tensor **out, const dlv3_tensor *t, int32_t device);
 /* Moves t's content into arena[offset, offset + numel) (elements; same dtype and device) and makes
- * t share it. */
+ * t share it. The arena lives at least as long as t. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int64_t offset);
-/* t takes over the content, dtype and device of from (a parameter moved or cast in place); grad is
- * dropped. */
+/* t takes over the content, dtype and device of from (a parameter moved or cast in place) and keeps
+ * its own scope; grad is dropped. */
 DLV3_API DLV3_MUST dlv3_status dlv3_tensor_assign(dlv3_tensor *t, dlv3_tensor *from);
 
 /* -- Ops --------------------------------------------------------------------------------------- */
@@ -259,6 +259,8 @@ DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max);
 DLV3_API int32_t dlv3_scope_push(void);         /* returns the depth to pop to                                */
 DLV3_API void dlv3_scope_keep(dlv3_tensor *t);  /* t's storage moves to the enclosing scope                */
 DLV3_API void dlv3_scope_leave(dlv3_tensor *t); /* t's storage leaves all scopes                        */
+/* t lives as long as owner: its storage leaves the scopes that owner's is not in. */
+DLV3_API void dlv3_scope_inherit(dlv3_tensor *t, const dlv3_tensor *owner);
 DLV3_API void dlv3_scope_pop(int32_t depth);    /* frees every storage made since the matching push        */
 DLV3_API int64_t dlv3_memory_live(int32_t device);
 DLV3_API int64_t dlv3_memory_peak(int32_t device);

@@ -1,16 +1,17 @@
 -- bench.lua - how fast dlv3 is, and beside PyTorch, ONNX Runtime and OpenVINO (`make bench`).
 --
---   dlv3 bench                       the whole comparison, each side in processes of its own; writes this kind of processor's
---                                    table into bench/RESULTS.md and its medians to bench/baseline/KIND.tsv
+--   dlv3 bench                       the whole comparison, each side in processes of its own; writes the table of this
+--                                    kind of processor into bench/RESULTS.md, its medians to bench/baseline/KIND.tsv
 --   dlv3 bench --rows r50-train      only the rows whose names have one of these words
 --   dlv3 bench --work train ...      one work, in this process: what the comparison runs for dlv3's side
---   dlv3 bench --device cuda         the same for a GPU: rows of its own, PyTorch on that GPU; writes bench/RESULTS_GPU.md.
+--   dlv3 bench --device cuda         the same for a GPU: rows of its own, PyTorch on that GPU; bench/RESULTS_GPU.md.
 --                                    --rows eager, compiled, autotune, engines, order: a part of them
 --   dlv3 bench --ops                 each distinct convolution of the models, by implementation, and what memory bounds
 --   dlv3 bench --threads-curve       a work on 1, 2, ... threads
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local files = require 'dlv3.io.files'
 local options = require 'dlv3.cli.options'
 local processor = require 'bench.processor'
@@ -28,9 +29,11 @@ local opt, given = options.parse({
   {'peers', true, 'measure the peers too'},
   {'data-path', nil, 'folder with VOCdevkit for the input pipeline; without it a set is drawn', value = 'DIR'},
   {'limit', 0, 'seconds that a process of a row may take, 0: as many as it does', min = 0},
-  {'output', nil, 'where the tables go (all rows: bench/RESULTS.md, of a GPU bench/RESULTS_GPU.md), in place of those of the same kind of processor; a picture beside it', value = 'FILE.md'},
+  {'output', nil, 'where the tables go (all rows: bench/RESULTS.md, of a GPU bench/RESULTS_GPU.md), in place of '
+                  .. 'those of the same kind of processor; a picture beside it', value = 'FILE.md'},
   'One work (of a GPU\'s rows size, batch, steps and runs can be given too, for a rehearsal):',
-  {'work', 'train', 'train (forward, backward, SGD step, aux head) or infer (to the class map)', choices = {'train', 'infer'}},
+  {'work', 'train', 'train (forward, backward, SGD step, aux head) or infer (to the class map)',
+   choices = {'train', 'infer'}},
   {'model', 'deeplabv3_mobilenet_v3_large', 'model to time', choices = work.models},
   {'size', 240, 'height and width of the images', min = 1},
   {'batch', 4, 'images at once', min = 1},
@@ -42,9 +45,11 @@ local opt, given = options.parse({
   {'compile', true, 'record and replay'},
   {'checkpoint-activations', false, 'make activations again in backward'},
   'More:',
-  {'ops', false, 'each distinct convolution of the models (or of --model): forward and gradients, by implementation; then ops bound by memory'},
+  {'ops', false, 'each distinct convolution of the models (or of --model): forward and gradients, by '
+                 .. 'implementation; then ops bound by memory'},
   {'only', nil, 'of --ops only the convolutions whose line has this in it, such as "3x3 rate"', value = 'TEXT'},
-  {'peak', 0, 'TFLOP/s that --ops gives shares of; 0: measured on the cpu, 790 (bf16 on an H200) on a GPU', type = 'number', min = 0},
+  {'peak', 0, 'TFLOP/s that --ops gives shares of; 0: measured on the cpu, 790 (bf16 on an H200) on a GPU',
+   type = 'number', min = 0},
   {'seconds', 0.1, 'for each of them', type = 'number'},
   {'threads-curve', false, 'the work of --model, --work, --size, ... on 1, 2, ... threads; --output FILE.png draws it'},
 }, arg)
@@ -53,32 +58,36 @@ if opt.threads > 0 then dlv3.num_threads(opt.threads) end
 dlv3.allow_tf32(opt.tf32)
 local on_gpu = work.on_gpu(opt.device)
 
--- -- One work ---------------------------------------------------------------------------------------------------
+-- -- One work -------------------------------------------------------------------------------------
 
 -- Why a recorded work was not one launch a step, or ''.
 local function graph_note(launches)
   if not (on_gpu and opt.compile) or launches >= opt.runs * opt.steps then return '' end
-  local reason = F.string(F.C.dlv3_graph_refused()):gsub('[|;%c]', ' ')
+  local reason = runtime.graphs().refused:gsub('[|;%c]', ' ')
   return ('; not one CUDA graph: %s'):format(reason ~= '' and reason or 'none was asked for')
 end
 
 local function work_line()
-  local before = F.C.dlv3_graph_launches()
+  local before = runtime.graphs().launches
   local times = work.times(work.make(opt), opt.runs, opt)
-  local note = graph_note(tonumber(F.C.dlv3_graph_launches() - before))
+  local note = graph_note(runtime.graphs().launches - before)
   local median, least, most = work.median(times)
   local memory = dlv3.memory(opt.device)
-  local peak = on_gpu and math.max(memory.reserved, memory.peak) or tonumber(F.C.dlv3_peak_rss()) -- what other programs can not have meanwhile
+  -- what other programs can not have meanwhile
+  local peak = on_gpu and math.max(memory.reserved, memory.peak) or system.peak_memory()
   return ('dlv3 %s %s%s: %.4f s (%.4f to %.4f), peak %.0f MiB, tensors %.0f MiB%s'):format(
-    dlv3.version, opt.precision, on_gpu and ' ' .. opt.device or '', median, least, most, peak / 2 ^ 20, memory.peak / 2 ^ 20, note)
+    dlv3.version, opt.precision, on_gpu and ' ' .. opt.device or '', median, least, most, peak / 2 ^ 20,
+        memory.peak / 2 ^ 20, note)
 end
 
--- -- Threads ----------------------------------------------------------------------------------------------------
+-- -- Threads --------------------------------------------------------------------------------------
 
 local function threads_curve()
-  local words = ('bench --model %s --work %s --size %d --batch %d --precision %s --runs %d --threads '):format(opt.model, opt.work, opt.size, opt.batch, opt.precision, opt.runs)
+  local words = ('bench --model %s --work %s --size %d --batch %d --precision %s --runs %d --threads '):format(
+                opt.model, opt.work, opt.size, opt.batch, opt.precision, opt.runs)
   local x, y, first = {}, {}, nil
-  print(('%s %s %d, batch %d, %s\n\nthreads  seconds  times faster'):format(opt.model, opt.work, opt.size, opt.batch, opt.precision))
+  print(('%s %s %d, batch %d, %s\n\nthreads  seconds  times faster'):format(opt.model, opt.work, opt.size, opt.batch,
+      opt.precision))
   for n = 1, dlv3.num_threads() do
     local m, reason = run.measure(run.dlv3(words .. n))
     if not m then error(('with %d threads: %s'):format(n, reason), 0) end
@@ -93,14 +102,15 @@ local function threads_curve()
   end
 end
 
--- -- The comparison ---------------------------------------------------------------------------------------------
+-- -- The comparison -------------------------------------------------------------------------------
 
 local PHOTO_SIZES = 30
 
--- A folder of photos, each of another size, upright and lying as VOC's: pictures of the data set, resized.
+-- A folder of photos, each of another size, upright and lying as VOC's: pictures of the data set,
+-- resized.
 local function make_photos(folder, set)
   local image = require 'dlv3.vision.image'
-  F.check(F.C.dlv3_make_dir(folder))
+  system.make_directory(folder)
   for i = 0, PHOTO_SIZES - 1 do
     local size = {500, 290 + 7 * i} -- the longer side is VOC's
     if i % 3 > 0 then size = {size[2], size[1]} end
@@ -108,15 +118,18 @@ local function make_photos(folder, set)
   end
 end
 
--- A file with random weights that both sides load, a photo, photos of many sizes, and, unless --data-path names one, a data set.
+-- A file with random weights that both sides load, a photo, photos of many sizes, and, unless
+-- --data-path names one, a data set.
 local function make_inputs()
-  local o = {weights = run.scratch .. '/mobilenet_v3.pth', data_path = opt.data_path or run.scratch .. '/shapes', split = 'train'}
-  F.check(F.C.dlv3_make_dir(run.scratch .. '/predicted'))
+  local o = {weights = run.scratch .. '/mobilenet_v3.pth', data_path = opt.data_path or run.scratch .. '/shapes',
+             split = 'train'}
+  system.make_directory(run.scratch .. '/predicted')
   o.data_name = opt.data_path and opt.data_path:match '([^/]+)/*$' or 'drawn shapes'
   dlv3.manual_seed(0)
   dlv3.save(o.weights, require 'models'.deeplabv3_mobilenet_v3_large{num_classes = 21}:state_dict())
   if not opt.data_path then
-    local text, status = run.output(run.dlv3('make_shapes --train 64 --val 1 --width 480 --height 360 --output-dir ' .. run.quote(o.data_path)))
+    local text, status = run.output(run.dlv3('make_shapes --train 64 --val 1 --width 480 --height 360 --output-dir '
+                                             .. run.quote(o.data_path)))
     if status ~= 0 then error(text, 0) end
   end
   local set = require 'dlv3.data'.voc{root = o.data_path, split = 'train', masks = false}
@@ -144,7 +157,8 @@ local function share_of(rows, peaks)
   for _, row in ipairs(rows) do
     if row.id == 'r50-train-480-f32' and row.ours then
       local o = row.work
-      local flops = convolutions.total(convolutions.calls(models[o.model]{num_classes = 21, aux = true}, dlv3.randn{1, 3, o.size, o.size}, o.batch), true)
+      local flops = convolutions.total(convolutions.calls(models[o.model]{num_classes = 21, aux = true},
+          dlv3.randn{1, 3, o.size, o.size}, o.batch), true)
       return {gflops = flops / row.ours.value / 1e9, peak = peaks.f32 / 1e9}
     end
   end
@@ -182,7 +196,9 @@ end
 local function few_runs(row)
   row.ours = row.ours:gsub('%-%-runs %d+', '--runs 1')
   for _, peer in ipairs(row.peers) do
-    for _, key in ipairs {'words', 'command'} do peer[key] = peer[key] and peer[key]:gsub('%-%-runs %d+', '--runs 1') end
+    for _, key in ipairs {'words', 'command'} do
+      peer[key] = peer[key] and peer[key]:gsub('%-%-runs %d+', '--runs 1')
+    end
   end
 end
 
@@ -194,14 +210,16 @@ local function comparison()
   local python = opt.peers and rows.python() or nil
   if opt.peers and not python then io.stderr:write(rows.how_to_get_peers, '\n\n') end
   local rounds = opt.quick and not given.rounds and 1 or opt.rounds
-  local output = opt.output or #opt.rows == 0 and not opt.quick and run.root .. (on_gpu and '/bench/RESULTS_GPU.md' or '/bench/RESULTS.md') or nil
+  local output = opt.output or #opt.rows == 0 and not opt.quick
+      and run.root .. (on_gpu and '/bench/RESULTS_GPU.md' or '/bench/RESULTS.md') or nil
   local words = {}
   for i = 1, #arg do words[i] = arg[i]:gsub('^/.*/', '') end -- folders of this machine say nothing to a reader
-  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds, peaks = not on_gpu and require 'bench.ops'.peaks() or nil,
+  local about = {command = 'dlv3 scripts/bench.lua ' .. table.concat(words, ' '), rounds = rounds,
+                 peaks = not on_gpu and require 'bench.ops'.peaks() or nil,
                  kind = on_gpu and 'gpu' or processor.describe().kind}
   if output then check_output(output, about.kind) end
   local done, medians = {}, ('%s/%s.tsv'):format(run.scratch, about.kind) -- what bench_check reads
-  F.check(F.C.dlv3_make_dir(run.scratch))
+  system.make_directory(run.scratch)
   for i, row in ipairs(list) do
     io.stderr:write(('[%d/%d] %s\n'):format(i, #list, row.text))
     if opt.quick then few_runs(row) end
@@ -214,14 +232,17 @@ local function comparison()
   print(table.concat(report.tables(done, share), '\n'))
   if output then
     write_results(output, done, share, about)
-    if not opt.output then files.save_text(('%s/bench/baseline/%s.tsv'):format(run.root, about.kind), report.medians(done, about.kind)) end
+    if not opt.output then
+      files.save_text(('%s/bench/baseline/%s.tsv'):format(run.root, about.kind), report.medians(done, about.kind))
+    end
     print('\nwritten to ' .. output)
   end
 end
 
 if opt.ops then
   local all = not given.model
-  require 'bench.ops'.run{models = all and work.models or {opt.model}, size = opt.size, batch = opt.batch, work = opt.work, seconds = opt.seconds, device = opt.device, only = opt.only,
+  require 'bench.ops'.run{models = all and work.models or {opt.model}, size = opt.size, batch = opt.batch,
+                          work = opt.work, seconds = opt.seconds, device = opt.device, only = opt.only,
                           peak = opt.peak * 1e12, precisions = given.precision and {opt.precision} or {'f32', 'bf16'}}
 elseif opt.threads_curve then threads_curve()
 elseif given.work or given.model then print(work_line())

@@ -1,7 +1,8 @@
--- bench_data.lua - how many training samples a second one core makes: decode, resize, flip, crop, normalise, batch.
+-- bench_data.lua - how many training samples a second one core makes: decode, resize, flip, crop,
+-- normalise, batch.
 --
--- The time is the processor's, of all threads together, so that it is per core whatever else the machine does.
--- bench/torch_data.py does the same to the same files with Pillow and torchvision.
+-- The time is the processor's, of all threads together, so that it is per core whatever else the
+-- machine does. bench/torch_data.py does the same to the same files with Pillow and torchvision.
 
 local dlv3 = require 'dlv3'
 local data = require 'dlv3.data'
@@ -21,7 +22,8 @@ local opt = options.parse({
 
 dlv3.num_threads(1)
 local set = data.voc{root = opt.data_path, split = opt.split}
-local loader = data.loader(set, {train = true, workers = 1, batch_size = opt.batch_size, base_size = opt.base_size, crop_size = opt.crop_size,
+local loader = data.loader(set, {train = true, workers = 1, batch_size = opt.batch_size, base_size = opt.base_size,
+                                 crop_size = opt.crop_size,
                                  precision = opt.precision})
 local rates = {}
 for run = 0, opt.runs do
@@ -35,4 +37,5 @@ end
 loader:close()
 table.sort(rates)
 local median = (rates[math.floor((opt.runs + 1) / 2)] + rates[math.ceil((opt.runs + 1) / 2)]) / 2
-print(('dlv3 %s %s: %.1f samples a second and core (%.1f to %.1f)'):format(dlv3.version, opt.precision, median, rates[1], rates[#rates]))
+print(('dlv3 %s %s: %.1f samples a second and core (%.1f to %.1f)'):format(dlv3.version, opt.precision, median,
+    rates[1], rates[#rates]))

@@ -1,9 +1,12 @@
--- make_shapes.lua - draws a small data set in PASCAL VOC's layout: discs, squares, triangles and stars on textured ground.
+-- make_shapes.lua - draws a small data set in PASCAL VOC's layout: discs, squares, triangles and
+-- stars on textured ground.
 --
--- Photos are JPEG, masks palette PNG with a border of 255 (does not count) around every shape, as VOC's. The same seed
--- gives the same files. `make demo` trains on it and the tests use small ones.
+-- Photos are JPEG, masks palette PNG with a border of 255 (does not count) around every shape, as
+-- VOC's. The same seed gives the same files. `make demo` trains on it and the tests use small ones.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local files = require 'dlv3.io.files'
 local options = require 'dlv3.cli.options'
@@ -11,7 +14,8 @@ local image = require 'dlv3.vision.image'
 local shown = require 'dlv3.io.bytes'.shown
 
 local opt = options.parse({
-  doc = 'Draws a small data set in VOC layout: discs, squares, triangles and stars on textured ground, with their masks.',
+  doc = 'Draws a small data set in VOC layout: discs, squares, triangles and stars on textured ground, with their '
+        .. 'masks.',
   {'output-dir', 'data', 'folder in which VOCdevkit/VOC2012 is made', value = 'DIR'},
   {'train', 240, 'photos to train on', min = 1},
   {'val', 48, 'photos to validate on', min = 1},
@@ -27,26 +31,24 @@ local w, h = opt.width, opt.height
 local red, green, blue = F.new('double[?]', w * h), F.new('double[?]', w * h), F.new('double[?]', w * h)
 local labels, bytes = F.new('uint8_t[?]', w * h), F.new('uint8_t[?]', 3 * w * h)
 
--- -- Random numbers of one photo ------------------------------------------------------------------------------
+-- -- Random numbers of one photo ------------------------------------------------------------------
 
 local stream, counter = 0, 0
-local number = F.new 'double[1]'
 
 local function random(low, high)
-  F.C.dlv3_random(number, 1, opt.seed, stream, counter)
+  local number = runtime.random(1, opt.seed, stream, counter)[0]
   counter = counter + 1
-  return low + (high - low) * number[0]
+  return low + (high - low) * number
 end
 
 -- Numbers in [0, 1) on a lattice of rows x columns.
 local function lattice(rows, columns)
-  local values = F.new('double[?]', rows * columns)
-  F.C.dlv3_random(values, rows * columns, opt.seed, stream, counter)
+  local values = runtime.random(rows * columns, opt.seed, stream, counter)
   counter = counter + rows * columns
   return values
 end
 
--- -- Drawing --------------------------------------------------------------------------------------------------
+-- -- Drawing --------------------------------------------------------------------------------------
 
 -- Adds smooth noise of the given cell size and strength, between -strength and strength.
 local function add_noise(plane, cell, strength)
@@ -112,7 +114,8 @@ local function draw_shape(class)
   local size = random(0.16, 0.3) * math.min(w, h)
   local cx, cy = random(0.1, 0.9) * w, random(0.1, 0.9) * h
   local list, reach = outline(class, size), size * 1.4 + 3
-  local r, g, b = colors[class][1] + random(-30, 30), colors[class][2] + random(-30, 30), colors[class][3] + random(-30, 30)
+  local r, g, b = colors[class][1] + random(-30, 30), colors[class][2] + random(-30, 30),
+      colors[class][3] + random(-30, 30)
   local light = random(-0.5, 0.5)
   for y = math.max(0, math.floor(cy - reach)), math.min(h - 1, math.ceil(cy + reach)) do
     for x = math.max(0, math.floor(cx - reach)), math.min(w - 1, math.ceil(cx + reach)) do
@@ -142,20 +145,23 @@ local function draw(index)
   draw_ground()
   for _ = 1, math.floor(random(1, 4)) do draw_shape(math.floor(random(1, opt.classes + 1))) end
   develop()
-  return dlv3.frombytes(F.string(bytes, 3 * w * h), {3, h, w}, {dtype = 'u8'}), dlv3.frombytes(F.string(labels, w * h), {h, w}, {dtype = 'u8'})
+  return dlv3.frombytes(F.string(bytes, 3 * w * h), {3, h, w}, {dtype = 'u8'}),
+      dlv3.frombytes(F.string(labels, w * h), {h, w}, {dtype = 'u8'})
 end
 
--- -- Files ----------------------------------------------------------------------------------------------------
+-- -- Files ----------------------------------------------------------------------------------------
 
 local base = opt.output_dir .. '/VOCdevkit/VOC2012'
 local lists = {'train', 'val', 'trainval'}
 
--- Raises where a file of this name in the folder has a line that this script did not write: the data set there is another's.
+-- Raises where a file of this name in the folder has a line that this script did not write: the
+-- data set there is another's.
 local function check_own(name, is_own)
-  if F.C.dlv3_path_kind(base .. '/' .. name) == 0 then return end
+  if not system.kind(base .. '/' .. name) then return end
   for line in io.lines(base .. '/' .. name) do
     if line ~= '' and not is_own(line) then
-      F.raise(("'%s/%s' belongs to a data set that make_shapes did not draw (its line '%s'): choose another --output-dir")
+      F.raise(("'%s/%s' belongs to a data set that make_shapes did not draw (its line '%s'): choose another "
+               .. "--output-dir")
               :format(base, name, shown(line)))
     end
   end
@@ -168,7 +174,9 @@ for _, list in ipairs(lists) do
 end
 check_own('class_names.txt', function(line) return is_name[line] end)
 
-for _, folder in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do F.check(F.C.dlv3_make_dir(base .. '/' .. folder)) end
+for _, folder in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do
+  system.make_directory(base .. '/' .. folder)
+end
 
 local function write_lines(name, lines) files.save_text(base .. '/' .. name, table.concat(lines, '\n') .. '\n') end
 
@@ -185,5 +193,6 @@ for index = 1, opt.train + opt.val do
 end
 for _, name in ipairs(lists) do write_lines('ImageSets/Segmentation/' .. name .. '.txt', ids[name]) end
 write_lines('class_names.txt', {unpack(names, 1, opt.classes + 1)})
-print(('%d photos to train on and %d to validate, %dx%d, %d classes (%s) in %s'):format(opt.train, opt.val, w, h, opt.classes,
+print(('%d photos to train on and %d to validate, %dx%d, %d classes (%s) in %s'):format(opt.train, opt.val, w, h,
+    opt.classes,
       table.concat(names, ', ', 2, opt.classes + 1), base))

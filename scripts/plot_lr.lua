@@ -1,4 +1,5 @@
--- plot_lr.lua - draws learning-rate schedules: built-in ones, or one from a Lua file that returns a function.
+-- plot_lr.lua - draws learning-rate schedules: built-in ones, or one from a Lua file that returns a
+-- function.
 
 local F = require 'dlv3.core.ffi'
 local files = require 'dlv3.io.files'
@@ -9,7 +10,8 @@ local plot = require 'dlv3.vision.plot'
 
 local opt = options.parse({
   doc = 'Draws the learning rate over the steps of a training, as a PNG with axes.',
-  {'schedule', 'poly', 'poly, multistep, cosine, constant; or a Lua file that returns a function: step -> factor', value = 'NAME|FILE'},
+  {'schedule', 'poly', 'poly, multistep, cosine, constant; or a Lua file that returns a function: step -> factor',
+   value = 'NAME|FILE'},
   {'lr', 1e-4, 'base learning rate', type = 'number'},
   {'epochs', 30, 'epochs', min = 1},
   {'steps-per-epoch', 366, 'steps an epoch', min = 1},
@@ -24,7 +26,8 @@ local makers = {
   multistep = function(o)
     local milestones = {}
     for i, m in ipairs(opt.milestones) do milestones[i] = tonumber(m) end
-    return optim.multistep{steps_per_epoch = o.steps_per_epoch, milestones = milestones, warmup_epochs = o.warmup_epochs}
+    return optim.multistep{steps_per_epoch = o.steps_per_epoch, milestones = milestones,
+                           warmup_epochs = o.warmup_epochs}
   end,
   constant = function() return optim.constant() end,
 }
@@ -35,12 +38,15 @@ if opt.schedule:find '%.lua$' then
   local chunk, message = loadfile(opt.schedule)
   if not chunk then F.raise(message) end
   schedule = chunk()
-  if type(schedule) ~= 'function' then F.raise(opt.schedule .. ': must return a function from the step to a factor, it returns a ' .. type(schedule)) end
+  if type(schedule) ~= 'function' then
+    F.raise(opt.schedule .. ': must return a function from the step to a factor, it returns a ' .. type(schedule))
+  end
 else
   local make = makers[opt.schedule]
   if not make then
     local names = {'poly', 'multistep', 'cosine', 'constant'}
-    options.fail(("no schedule is called '%s'%s (there are: %s; or a .lua file)"):format(opt.schedule, suggest.text(opt.schedule, names), table.concat(names, ', ')), arg)
+    options.fail(("no schedule is called '%s'%s (there are: %s; or a .lua file)"):format(opt.schedule,
+        suggest.text(opt.schedule, names), table.concat(names, ', ')), arg)
   end
   schedule = make{steps_per_epoch = opt.steps_per_epoch, epochs = opt.epochs, warmup_epochs = opt.warmup_epochs}
 end
@@ -48,8 +54,12 @@ end
 local x, y = {}, {}
 for step = 0, opt.epochs * opt.steps_per_epoch do
   local factor = schedule(step)
-  if type(factor) ~= 'number' then F.raise(('%s: gives no number but %s at step %d'):format(opt.schedule, factor == nil and 'nothing' or 'a ' .. type(factor), step)) end
+  if type(factor) ~= 'number' then
+    F.raise(('%s: gives no number but %s at step %d'):format(opt.schedule,
+        factor == nil and 'nothing' or 'a ' .. type(factor), step))
+  end
   x[#x + 1], y[#y + 1] = step, opt.lr * factor
 end
-plot.write(opt.output, {{x = x, y = y}}, {title = 'learning rate: ' .. opt.schedule:match '[^/]+$', x_label = 'step', y_label = 'learning rate', y_min = 0})
+plot.write(opt.output, {{x = x, y = y}}, {title = 'learning rate: ' .. opt.schedule:match '[^/]+$', x_label = 'step',
+                                          y_label = 'learning rate', y_min = 0})
 print('wrote ' .. opt.output)

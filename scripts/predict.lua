@@ -1,24 +1,28 @@
--- predict.lua - class maps of photos: a palette PNG for each, at the photo's own size, and an overlay if wanted.
+-- predict.lua - class maps of photos: a palette PNG for each, at the photo's own size, and an
+-- overlay if wanted.
 
 local dlv3 = require 'dlv3'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local options = require 'dlv3.cli.options'
 local log = require 'dlv3.train.log'
 local train = require 'dlv3.train'
+local from_file = require 'models.from_file'
 local photos_of = require 'dlv3.data.photos'
 local voc = require 'dlv3.data.voc'
 local image = require 'dlv3.vision.image'
 local metrics = require 'dlv3.vision.metrics'
 
 local opt, given = options.parse({
-  doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files; of damaged ones what can be decoded is '
-        .. 'predicted.',
+  doc = 'Predicts the classes of photos. Folders are searched for JPEG and PNG files; of damaged ones what can be '
+        .. 'decoded is predicted.',
   {'weights', nil, 'checkpoint or bare weights (PyTorch .pth or .safetensors)', value = 'FILE'},
   {'weights-key', nil, train.weights_key_doc, value = 'NAME'},
   {'output-dir', 'predictions', 'folder for the pictures', value = 'DIR'},
   {'overlay', false, 'also paint the classes over the photo, with a legend'},
   {'base-size', 520, 'photos are resized to this shorter side for the network', min = 8},
-  {'class-names', nil, 'file with a name a line, background first (without it: class_names.txt of the training data)', value = 'FILE'},
+  {'class-names', nil, 'file with a name a line, background first (without it: class_names.txt of the training data)',
+   value = 'FILE'},
   {'precision', 'f32', 'of the activations; f16 is for GPUs, slow on a CPU', choices = train.precisions},
   {'device', 'auto', 'device to run on: cpu, cuda, cuda:1; auto: a GPU where there is one'},
   {'tf32', dlv3.allow_tf32(), 'let f32 convolutions on a GPU round their inputs to TF32, as PyTorch does'},
@@ -27,19 +31,21 @@ local opt, given = options.parse({
   {'photo', nil, 'photos and folders', positional = true, min = 1},
 }, arg)
 if not opt.weights then options.fail('--weights FILE must be given', arg) end
-if not opt.overlay then jit.off() end -- Lua only calls C here, and compiling it takes longer than it saves; overlays are painted in Lua
+-- Lua only calls C here, and compiling it takes longer than it saves; overlays are painted in Lua
+if not opt.overlay then jit.off() end
 
 local function names_of(classes, args)
   if opt.class_names then
-    return metrics.class_names({class_names = voc.read_names(opt.class_names), class_names_path = opt.class_names}, classes)
+    return metrics.class_names({class_names = voc.read_names(opt.class_names), class_names_path = opt.class_names},
+                               classes)
   end
   local own, path
   if type(args.data_path) == 'string' then own, path = voc.names_of(args.data_path, args.year or '2012') end
   return metrics.class_names({class_names = own, class_names_path = path}, classes)
 end
 
--- The size for the network: the shorter side as it was trained, the longer one at most 8 times that: a strip of a few
--- pixels would become a picture of gigabytes.
+-- The size for the network: the shorter side as it was trained, the longer one at most 8 times
+-- that: a strip of a few pixels would become a picture of gigabytes.
 local function network_size(photo)
   local h, w = photo:size(2), photo:size(3)
   local scale = math.min(opt.base_size / math.min(h, w), 8 * opt.base_size / math.max(h, w))
@@ -47,7 +53,7 @@ local function network_size(photo)
   return {math.max(1, math.floor(h * scale)), math.max(1, math.floor(w * scale))}
 end
 
-local model, args, classes, name = train.model_from(opt.weights, given, opt.weights_key)
+local model, args, classes, name = from_file.load(opt.weights, given, opt.weights_key)
 dlv3.allow_tf32(opt.tf32)
 model:to(opt.device):eval():fuse()
 if args.base_size and not given.base_size then opt.base_size = args.base_size end
@@ -58,8 +64,9 @@ local overlay = opt.overlay and require 'dlv3.vision.overlay'
 local photos, empty, others = photos_of.find(opt.photo)
 for _, line in ipairs(others) do print(F.printable(line)) end
 if #photos == 0 then F.raise('no JPEG or PNG files in ' .. table.concat(opt.photo, ', ')) end
-F.check(F.C.dlv3_make_dir(opt.output_dir))
-local probe, reason = io.open(opt.output_dir .. '/.dlv3_probe', 'w') -- before a minute is spent on what can not be written
+system.make_directory(opt.output_dir)
+-- before a minute is spent on what can not be written
+local probe, reason = io.open(opt.output_dir .. '/.dlv3_probe', 'w')
 if not probe then F.raise('no picture can be written: ' .. reason) end
 probe:close()
 os.remove(opt.output_dir .. '/.dlv3_probe')
@@ -114,7 +121,9 @@ local function predict(path)
 end
 
 local begin, failed = dlv3.now(), 0
-for _, path in ipairs(empty) do complain(path .. ': no JPEG or PNG files in this folder (folders within it are not searched)') end
+for _, path in ipairs(empty) do
+  complain(path .. ': no JPEG or PNG files in this folder (folders within it are not searched)')
+end
 for _, path in ipairs(photos) do
   local ok, message = pcall(dlv3.scope, predict, path)
   if not ok then
@@ -125,6 +134,8 @@ for _, path in ipairs(photos) do
 end
 progress:done()
 local seconds = dlv3.now() - begin
-print(('%s: %d photos in %.1f s, %.2f photos/s, to %s/%s'):format(name, #photos - failed, seconds, (#photos - failed) / seconds, opt.output_dir,
-      (failed > 0 and ('; %d failed'):format(failed) or '') .. (damaged > 0 and ('; %d damaged'):format(damaged) or '')))
+print(('%s: %d photos in %.1f s, %.2f photos/s, to %s/%s'):format(name, #photos - failed, seconds,
+    (#photos - failed) / seconds, opt.output_dir,
+      (failed > 0 and ('; %d failed'):format(failed) or '')
+          .. (damaged > 0 and ('; %d damaged'):format(damaged) or '')))
 os.exit(failed + #empty == 0 and 0 or 1)

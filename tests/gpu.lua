@@ -1,20 +1,26 @@
--- gpu.lua - what tests of the device cuda:0 share; loaded by dofile(t.directory .. '/gpu.lua'), called with t.
+-- gpu.lua - what tests of the device cuda:0 share; loaded by dofile(t.directory .. '/gpu.lua'),
+-- called with t.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 
 return function(t)
-  local gpu = {sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) ~= nil}
+  local gpu = {sanitized = runtime.is_sanitized()}
 
-  -- The library of this build that plays a GPU on the host (tests/cuda_host), with sanitizers or without.
-  gpu.library = t.directory .. (gpu.sanitized and '/../build/san/cuda_host/libdlv3_cuda.so' or '/../build/cuda_host/libdlv3_cuda.so')
-  gpu.library_exists = F.C.dlv3_path_kind(gpu.library) == 1
+  -- The library of this build that plays a GPU on the host (tests/cuda_host), with sanitizers or
+  -- without.
+  gpu.library = t.directory .. (gpu.sanitized and '/../build/san/cuda_host/libdlv3_cuda.so'
+                                or '/../build/cuda_host/libdlv3_cuda.so')
+  gpu.library_exists = system.is_file(gpu.library)
 
   -- Without a GPU that library is used. Returns why there is neither, or nil.
   function gpu.missing()
     if #dlv3.devices() > 1 then return nil end
-    if not gpu.library_exists then return 'no GPU, and no library that plays one (make check builds it where a C++ compiler is)' end
-    F.check(F.C.dlv3_cuda_library(gpu.library))
+    if not gpu.library_exists then
+      return 'no GPU, and no library that plays one (make check builds it where a C++ compiler is)'
+    end
+    runtime.set_cuda_library(gpu.library)
     return #dlv3.devices() == 1 and dlv3.devices().cuda or nil
   end
   return gpu

@@ -1,4 +1,5 @@
--- harness.lua - what every op owes, checked over the op table: test_ops.lua runs this on tests/ops/<family>.lua.
+-- harness.lua - what every op owes, checked over the op table: test_ops.lua runs this on
+-- tests/ops/<family>.lua.
 --
 -- A family file returns a list of samples:
 --   {op = 'conv2d', inputs = {{2,5,7,6}, {4,5,3,3}, {4}}, attrs = {padding = 1}}
@@ -11,7 +12,7 @@
 --   false                        an absent optional tensor
 --   function(dtype) ... end      makes the tensor itself
 -- further fields, all optional:
---   dtypes = {'f32', 'bf16'}     what the float inputs are (default f32, bf16, f16, f64; fixed = true: run once as given)
+--   dtypes = {'f32', 'bf16'}     what the float inputs are (default f32, bf16, f16, f64; fixed = true: once as given)
 --   rtol, atol                   for ref against the other implementations in f32 (bf16 and f16 have their own)
 --   grad = false                 no gradcheck; wrt = {1} only these inputs
 --   error = 'pattern'            the call must fail with this text; nothing else is checked
@@ -19,13 +20,14 @@
 --   except = {direct = true}     implementations that take long over it and are seen on like samples
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local F = require 'dlv3.core.ffi'
 
 local H = {}
 
 local tolerance = {f64 = {1e-10, 1e-12}, f32 = {2e-5, 2e-5}, bf16 = {4e-2, 4e-2}, f16 = {5e-3, 5e-3}}
 
--- -- Inputs -------------------------------------------------------------------------------------------------------
+-- -- Inputs ---------------------------------------------------------------------------------------
 
 local function move_away(x, points)
   for _, p in ipairs(points) do
@@ -41,7 +43,9 @@ local function make(input, dtype)
   local sizes = {unpack(input)}
   local own = input.dtype or dtype
   if input.value then return dlv3.full(sizes, input.value, {dtype = own}) end
-  if own:find '^[iu]' or own == 'bool' then return dlv3.randint(input.low or 0, input.high or 2, sizes, {dtype = own}) end
+  if own:find '^[iu]' or own == 'bool' then
+    return dlv3.randint(input.low or 0, input.high or 2, sizes, {dtype = own})
+  end
   local x = dlv3.empty(sizes, {dtype = 'f32'})
   if input.low then x:uniform_(input.low, input.high) else x:normal_() end
   if input.away then x = move_away(x, input.away) end
@@ -55,9 +59,10 @@ local function inputs_of(sample, dtype)
   return list
 end
 
--- -- Calls --------------------------------------------------------------------------------------------------------
+-- -- Calls ----------------------------------------------------------------------------------------
 
--- Runs a sample's op on tensors; in-place operands are cloned first. Returns all results: outputs and changed operands.
+-- Runs a sample's op on tensors; in-place operands are cloned first. Returns all results: outputs
+-- and changed operands.
 local function run(sample, tensors)
   local op, n = dlv3.ops[sample.op], #sample.inputs
   local args, changed = {}, {}
@@ -86,14 +91,14 @@ local function run(sample, tensors)
 end
 
 local function with_impl(name, fn)
-  F.check(F.C.dlv3_set_impl(name))
+  runtime.set_implementation(name)
   local ok, a = pcall(fn)
-  F.check(F.C.dlv3_set_impl(''))
+  runtime.set_implementation('')
   if not ok then error(a, 0) end
   return a
 end
 
--- -- Checks -------------------------------------------------------------------------------------------------------
+-- -- Checks ---------------------------------------------------------------------------------------
 
 local function label(sample, dtype)
   local parts = {}
@@ -101,7 +106,9 @@ local function label(sample, dtype)
     local input = sample.inputs[i]
     parts[i] = type(input) == 'table' and '[' .. table.concat(input, ',') .. ']' or tostring(input)
   end
-  for k, v in pairs(sample.attrs or {}) do parts[#parts + 1] = k .. '=' .. (type(v) == 'table' and '{' .. table.concat(v, ',') .. '}' or tostring(v)) end
+  for k, v in pairs(sample.attrs or {}) do
+    parts[#parts + 1] = k .. '=' .. (type(v) == 'table' and '{' .. table.concat(v, ',') .. '}' or tostring(v))
+  end
   return sample.op .. '(' .. table.concat(parts, ' ') .. ') ' .. dtype
 end
 
@@ -110,7 +117,8 @@ local function close_all(t, got, want, dtype, sample, what)
   local own = dtype == 'f32' and sample or {}
   for i = 1, #want do
     local tol = tolerance[want[i].dtype] or {0, 0}
-    if dtype == 'bf16' or dtype == 'f16' then tol = tolerance[dtype] end -- an f32 result of half inputs is no better than they are
+    -- an f32 result of half inputs is no better than they are
+    if dtype == 'bf16' or dtype == 'f16' then tol = tolerance[dtype] end
     if not want[i].dtype:find 'f' then tol = {0, 0} end
     t.close(got[i], want[i], math.max(tol[1], own.rtol or 0), math.max(tol[2], own.atol or 0), what .. ', result ' .. i)
   end
@@ -129,13 +137,14 @@ local chosen = {} -- chosen[op][impl]: seen running
 -- Names of the implementations that a sample is run with on a device.
 local function impls_for(sample, device)
   local names = {}
-  for impl in F.string(F.C.dlv3_op_impls(dlv3.ops[sample.op].id, device)):gmatch('%S+') do
+  for _, impl in ipairs(runtime.implementations(dlv3.ops[sample.op], device)) do
     if not (sample.except and sample.except[impl]) then names[#names + 1] = impl end
   end
   return names
 end
 
--- The sample on another device: every implementation there against ref on the cpu, twice, and strided.
+-- The sample on another device: every implementation there against ref on the cpu, twice, and
+-- strided.
 local function check_device(t, sample, dtype, device)
   local tensors, there = inputs_of(sample, dtype), {}
   local want = with_impl('ref', function() return run(sample, tensors) end)
@@ -146,7 +155,7 @@ local function check_device(t, sample, dtype, device)
   for _, impl in ipairs(impls_for(sample, id)) do
     local got = with_impl(impl, function() return run(sample, there) end)
     dlv3.synchronize(device)
-    local ran = F.string(F.C.dlv3_op_chosen(op.id))
+    local ran = runtime.chosen(op)
     chosen[device] = chosen[device] or {}
     chosen[device][sample.op .. ' ' .. ran] = true
     if ran == impl then
@@ -167,7 +176,10 @@ local function check_device(t, sample, dtype, device)
     end
   end
   for i = at + 1, #sample.inputs do other[i], any = strided(there[i]), true end
-  if any then close_all(t, run(sample, other), want, dtype, sample, label(sample, dtype) .. ' ' .. device .. ' strided against dense') end
+  if any then
+    close_all(t, run(sample, other), want, dtype, sample,
+              label(sample, dtype) .. ' ' .. device .. ' strided against dense')
+  end
 end
 
 local function check_values(t, sample, dtype)
@@ -176,11 +188,13 @@ local function check_values(t, sample, dtype)
   local op = dlv3.ops[sample.op]
   for _, impl in ipairs(impls_for(sample, 0)) do
     local got = impl == 'ref' and want or with_impl(impl, function() return run(sample, tensors) end)
-    local ran = impl == 'ref' and impl or F.string(F.C.dlv3_op_chosen(op.id))
+    local ran = impl == 'ref' and impl or runtime.chosen(op)
     chosen[sample.op] = chosen[sample.op] or {}
     chosen[sample.op][ran] = true
     if ran == impl then
-      if impl ~= 'ref' then close_all(t, got, want, dtype, sample, label(sample, dtype) .. ' ' .. impl .. ' against ref') end
+      if impl ~= 'ref' then
+        close_all(t, got, want, dtype, sample, label(sample, dtype) .. ' ' .. impl .. ' against ref')
+      end
       local again = with_impl(impl, function() return run(sample, tensors) end)
       for i = 1, #got do t.eq(again[i], got[i], label(sample, dtype) .. ' ' .. impl .. ' twice') end
     end
@@ -278,7 +292,8 @@ function H.sample(t, sample)
   if op.grad and sample.grad ~= false and has_float_input(sample) then check_gradient(t, sample) end
 end
 
--- Runs all samples of the families on a device other than the cpu, then looks for implementations that never ran.
+-- Runs all samples of the families on a device other than the cpu, then looks for implementations
+-- that never ran.
 function H.run_device(t, families, device)
   local seen = {}
   for _, family in ipairs(families) do
@@ -303,7 +318,7 @@ function H.run_device(t, families, device)
             for _, dtype in ipairs(dtypes) do check_device(t, s, dtype, device) end
           end
         end
-        F.C.dlv3_memory_flush(require('dlv3.core.tensor').device_id(device)) -- which looks at what lies around each block
+        runtime.flush(device) -- which looks at what lies around each block
       end)
     end
   end
@@ -311,8 +326,10 @@ function H.run_device(t, families, device)
     local missing = {}
     local id = require('dlv3.core.tensor').device_id(device)
     for _, op in ipairs(dlv3.ops) do
-      for impl in F.string(F.C.dlv3_op_impls(op.id, id)):gmatch('%S+') do
-        if seen[op.name] and not op.view and not chosen[device][op.name .. ' ' .. impl] then missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran' end
+      for _, impl in ipairs(runtime.implementations(op, id)) do
+        if seen[op.name] and not op.view and not chosen[device][op.name .. ' ' .. impl] then
+          missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran'
+        end
       end
     end
     t.ok(#missing == 0, table.concat(missing, '\n'))
@@ -329,14 +346,16 @@ local suits = {
 }
 local libraries = {cudnn = true, cublaslt = true}
 
--- Runs samples once, by each kernel that is not a library's, and looks at nothing: a tool does that, which slows kernels down
--- many times and libraries' more than others.
+-- Runs samples once, by each kernel that is not a library's, and looks at nothing: a tool does
+-- that, which slows kernels down many times and libraries' more than others.
 function H.run_own_kernels(t, families, device)
   local function run_sample(s, dtype)
     local tensors = inputs_of(s, dtype)
     for i = 1, #s.inputs do tensors[i] = F.is_tensor(tensors[i]) and tensors[i]:to(device) or tensors[i] end
     for _, impl in ipairs(impls_for(s, require('dlv3.core.tensor').device_id(device))) do
-      if not libraries[impl] and (not suits[impl] or suits[impl](s, dtype)) then with_impl(impl, function() run(s, tensors) end) end
+      if not libraries[impl] and (not suits[impl] or suits[impl](s, dtype)) then
+        with_impl(impl, function() run(s, tensors) end)
+      end
     end
   end
   for _, family in ipairs(families) do
@@ -353,13 +372,14 @@ end
 
 -- Ops with one kernel on the CPU, named ref, and what their results are compared with instead.
 local fixtures = {} -- PyTorch's results: golden/pointwise.pth, read by test_pointwise.lua
-for name in ([[sum mean var reshape narrow_backward cat pad flip gather gather_backward index_select index_select_backward one_hot]]):gmatch '%S+' do
+for name in ([[sum mean var reshape narrow_backward cat pad flip gather gather_backward index_select
+               index_select_backward one_hot]]):gmatch '%S+' do
   fixtures[name] = true
 end
 local single = {
   uniform_ = 'random', normal_ = 'random', randint_ = 'random', dropout = 'random', dropout_backward = 'random',
-  all_reduce_ = 'collective', all_reduce_start_ = 'collective', all_reduce_finish_ = 'collective', all_gather = 'collective',
-  broadcast_ = 'collective', barrier = 'collective',
+  all_reduce_ = 'collective', all_reduce_start_ = 'collective', all_reduce_finish_ = 'collective',
+  all_gather = 'collective', broadcast_ = 'collective', barrier = 'collective',
   contiguous = 'a copy, by the kernel of copy_', sum_to = 'by the kernel of sum',
   arange_ = 'exact values: test_tensor.lua', amp_update_scale_ = 'a rule of three scalars: test_scaler.lua',
   allclose = 'plain loops in f64',
@@ -367,7 +387,8 @@ local single = {
   log_softmax = 'plain loops in f64', log_softmax_backward = 'plain loops in f64: gradcheck',
 }
 
--- Runs all samples of the families, then looks for ops without a sample, an error case, a gradcheck or a used kernel.
+-- Runs all samples of the families, then looks for ops without a sample, an error case, a gradcheck
+-- or a used kernel.
 function H.run(t, families)
   local seen, errors, grads = {}, {}, {}
   for _, family in ipairs(families) do
@@ -394,8 +415,10 @@ function H.run(t, families)
       if not seen[op.name] then missing[#missing + 1] = op.name .. ' has no sample' end
       if not errors[op.name] then missing[#missing + 1] = op.name .. ' has no error case' end
       if op.grad and not grads[op.name] then missing[#missing + 1] = op.name .. ' has no gradcheck' end
-      for impl in F.string(F.C.dlv3_op_impls(op.id, 0)):gmatch('%S+') do
-        if seen[op.name] and not op.view and not (chosen[op.name] or {})[impl] then missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran' end
+      for _, impl in ipairs(runtime.implementations(op, 0)) do
+        if seen[op.name] and not op.view and not (chosen[op.name] or {})[impl] then
+          missing[#missing + 1] = op.name .. ': implementation ' .. impl .. ' never ran'
+        end
       end
     end
     t.ok(#missing == 0, table.concat(missing, '\n'))
@@ -405,8 +428,12 @@ function H.run(t, families)
     for _, op in ipairs(dlv3.ops) do
       local count = select(2, F.string(F.C.dlv3_op_impls(op.id, 0)):gsub('%S+', ''))
       local excused = fixtures[op.name] or single[op.name]
-      if not op.view and count < 2 and not excused then wrong[#wrong + 1] = op.name .. ' has one implementation, compared with nothing' end
-      if excused and count > 1 then wrong[#wrong + 1] = op.name .. ' has ' .. count .. ' implementations: take it out of the list in harness.lua' end
+      if not op.view and count < 2 and not excused then
+        wrong[#wrong + 1] = op.name .. ' has one implementation, compared with nothing'
+      end
+      if excused and count > 1 then
+        wrong[#wrong + 1] = op.name .. ' has ' .. count .. ' implementations: remove it from the list in harness.lua'
+      end
     end
     t.ok(#wrong == 0, table.concat(wrong, '\n'))
   end)

@@ -1,7 +1,7 @@
 -- ranks.lua - runs dlv3 on several ranks, with each MPI that there is, for tests.
 
 local host = require 'dlv3.host'
-local F = require 'dlv3.core.ffi'
+local system = require 'dlv3.os'
 local files = require 'dlv3.io.files'
 
 local M = {}
@@ -21,7 +21,7 @@ function M.mpis(t)
   for _, name in ipairs {'openmpi', 'mpich'} do
     local _, status = t.run('command -v ' .. launchers[name][1])
     local library = ('%s/build/libdlv3_%s.so'):format(host.root, name)
-    if status == 0 and F.C.dlv3_path_kind(library) == 1 then list[#list + 1] = name end
+    if status == 0 and system.is_file(library) then list[#list + 1] = name end
   end
   return list, #list == 0 and reason or nil
 end
@@ -33,8 +33,8 @@ function M.command(mpi, n, arguments, options)
     :format(launcher[1], n, launcher[2], options or '', host.executable, arguments)
 end
 
--- Writes code to a file and runs it on n ranks, with arguments and {NAME = value} in the environment; returns the
--- output and the status.
+-- Writes code to a file and runs it on n ranks, with arguments and {NAME = value} in the
+-- environment; returns the output and the status.
 function M.run_code(t, mpi, n, code, arguments, environment)
   local path = t.folder() .. '/ranks.lua'
   files.save_text(path, code)

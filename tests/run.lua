@@ -1,13 +1,17 @@
 -- run.lua - runs the tests: dlv3 tests/run.lua [options] [pattern ...]
 --
--- Every tests/unit/test_*.lua and tests/end_to_end/test_*.lua whose name has one of the patterns (all without one) returns a function that is called with t:
+-- Every tests/unit/test_*.lua and tests/end_to_end/test_*.lua whose name has one of the patterns
+-- (all without one) returns a function that is called with t:
 --   t.case(name, fn)      one test; it fails when fn raises, and when live bytes are not back to where they were
 --   t.skip(reason)        inside a case: it is skipped, with the reason
 --   t.ok t.eq t.close t.error   assertions
--- --jobs N runs N files at a time, each in a process of its own, and shows what a file printed when it ends.
+-- --jobs N runs N files at a time, each in a process of its own, and shows what a file printed when
+-- it ends.
 -- The last line is 'N passed, N failed, N skipped'; the exit status is 0 or 1.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local F = require 'dlv3.core.ffi'
 local module_path = require 'dlv3.core.module_path'
 local t = {passed = 0, failed = 0, skipped = 0}
@@ -19,13 +23,14 @@ local opt = require 'dlv3.cli.options'.parse({
   {'verbose', false, 'a line a test, with its time', short = 'v'},
   {'jobs', 1, 'files at once, each in a process of its own', min = 1},
   {'file', nil, 'the one file of this name, without test_ and .lua', value = 'NAME'},
-  {'own-kernels', false, 'of --file cuda only the samples of ops, once, by kernels of our own: what NVIDIA\'s checking tools have time for'},
+  {'own-kernels', false, 'of --file cuda only the samples of ops, once, by kernels of our own: what NVIDIA\'s '
+                         .. 'checking tools have time for'},
   {'pattern', nil, 'words', positional = true},
 }, arg)
 local verbose = opt.verbose
 t.own_kernels = opt.own_kernels
 
--- -- Assertions -------------------------------------------------------------------------------------------------
+-- -- Assertions -----------------------------------------------------------------------------------
 
 local function text(v)
   if type(v) == 'string' then return '"' .. v .. '"' end
@@ -55,18 +60,17 @@ function t.eq(a, b, message)
   if not equal then error((message and message .. ': ' or '') .. 'expected ' .. text(b) .. ', got ' .. text(a), 2) end
 end
 
--- The largest |a - b| - (atol + rtol |b|) over all elements; a and b may be tensors, tables or numbers.
+-- The largest |a - b| - (atol + rtol |b|) over all elements; a and b may be tensors, tables or
+-- numbers.
 local function excess(a, b, rtol, atol)
-  a, b = F.is_tensor(a) and a or dlv3.tensor(a, {dtype = 'f64'}), F.is_tensor(b) and b or dlv3.tensor(b, {dtype = 'f64'})
+  a, b = F.is_tensor(a) and a or dlv3.tensor(a, {dtype = 'f64'}),
+      F.is_tensor(b) and b or dlv3.tensor(b, {dtype = 'f64'})
   if not same(a:size(), b:size()) then return math.huge, 'sizes ' .. text(a:size()) .. ' and ' .. text(b:size()) end
   if a:numel() == 0 then return -1 end
   a, b = a:to('cpu', 'f64'), b:to('cpu', 'f64')
   local worst, where = -math.huge, ''
-  local n = a:numel()
-  local x, y = F.new('double[?]', n), F.new('double[?]', n)
-  F.check(F.C.dlv3_tensor_to_f64(x, a.p))
-  F.check(F.C.dlv3_tensor_to_f64(y, b.p))
-  for i = 0, n - 1 do
+  local x, y = runtime.doubles(a), runtime.doubles(b)
+  for i = 0, a:numel() - 1 do
     local e = math.abs(x[i] - y[i]) - (atol + rtol * math.abs(y[i]))
     if x[i] == y[i] or (x[i] ~= x[i] and y[i] ~= y[i]) then e = -1 elseif e ~= e then e = math.huge end
     if e > worst then worst, where = e, ('element %d: %.9g, expected %.9g'):format(i, x[i], y[i]) end
@@ -77,7 +81,9 @@ end
 function t.close(a, b, rtol, atol, message)
   rtol, atol = rtol or 1e-5, atol or 1e-8
   local worst, where = excess(a, b, rtol, atol)
-  if worst > 0 then error(('%snot close (rtol %g, atol %g): %s'):format(message and message .. ': ' or '', rtol, atol, where), 2) end
+  if worst > 0 then
+    error(('%snot close (rtol %g, atol %g): %s'):format(message and message .. ': ' or '', rtol, atol, where), 2)
+  end
 end
 
 -- fn must raise an error whose text has the Lua pattern. Returns the text.
@@ -86,11 +92,13 @@ function t.error(fn, pattern)
   local ok, message = pcall(fn)
   module_path.reset(depth)
   if ok then error('expected an error with "' .. pattern .. '"', 2) end
-  if not tostring(message):find(pattern) then error('expected an error with "' .. pattern .. '", got: ' .. tostring(message), 2) end
+  if not tostring(message):find(pattern) then
+    error('expected an error with "' .. pattern .. '", got: ' .. tostring(message), 2)
+  end
   return tostring(message)
 end
 
--- -- Cases ------------------------------------------------------------------------------------------------------
+-- -- Cases ----------------------------------------------------------------------------------------
 
 local skip_mark = {}
 function t.skip(reason) error({skip_mark, reason}, 0) end
@@ -102,12 +110,11 @@ local function live()
   jit.flush() -- a compiled trace may hold a tensor as a constant
   collectgarbage()
   collectgarbage()
-  local bytes = 0
-  for id = 0, F.C.dlv3_device_open_count() - 1 do bytes = bytes + tonumber(F.C.dlv3_memory_live(id)) end
-  return bytes
+  return runtime.live_bytes()
 end
 
--- Runs one test; leaks = false for those that keep something on purpose (a cache filled on first use).
+-- Runs one test; leaks = false for those that keep something on purpose (a cache filled on first
+-- use).
 function t.case(name, fn, options)
   local label = t.file .. ': ' .. name
   dlv3.manual_seed(1)
@@ -117,8 +124,7 @@ function t.case(name, fn, options)
     return tostring(e) .. (verbose and debug.traceback('', 2) or '')
   end)
   module_path.reset()
-  F.check(F.C.dlv3_set_impl(''))
-  F.C.dlv3_set_grad_enabled(1)
+  runtime.reset()
   if ok and not (options and options.leaks) then
     fn = nil -- luacheck: ignore (what the test holds is let go)
     local after = live()
@@ -137,18 +143,19 @@ function t.case(name, fn, options)
   io.flush()
 end
 
--- -- Helpers for tests --------------------------------------------------------------------------------------------
+-- -- Helpers for tests ----------------------------------------------------------------------------
 
 -- The folder of test images that is not part of the project, or nil.
 function t.data()
   for _, candidate in ipairs {os.getenv 'DLV3_TEST_DATA' or '', directory .. '/../../shared/data'} do
-    if candidate ~= '' and F.C.dlv3_path_kind(candidate) == 2 then return candidate end
+    if candidate ~= '' and system.is_directory(candidate) then return candidate end
   end
 end
 
 -- Runs a shell command; returns its output (stdout and stderr) and its exit status.
 function t.run(command)
-  local pipe = io.popen('( ' .. command .. '\n) 2>&1; echo "status $?"') -- not { }: dash 0.5.12 loses redirections in it
+  -- not { }: dash 0.5.12 loses redirections in it
+  local pipe = io.popen('( ' .. command .. '\n) 2>&1; echo "status $?"')
   local output = pipe:read('*a')
   pipe:close()
   local body, status = output:match('^(.*)status (%d+)\n$')
@@ -167,12 +174,14 @@ end
 function t.python(...)
   for _, module in ipairs {...} do
     local _, status = t.run('/usr/bin/python3 -c "import ' .. module .. '"')
-    if status ~= 0 then return nil, '/usr/bin/python3 has no ' .. module .. ' (package python3-' .. module:lower() .. ')' end
+    if status ~= 0 then
+      return nil, '/usr/bin/python3 has no ' .. module .. ' (package python3-' .. module:lower() .. ')'
+    end
   end
   return '/usr/bin/python3'
 end
 
--- -- Main ---------------------------------------------------------------------------------------------------------
+-- -- Main -----------------------------------------------------------------------------------------
 
 local function wanted(name)
   if opt.file then return name == opt.file end
@@ -191,7 +200,8 @@ local function run_file(name)
   end
 end
 
--- What a process printed for one file: shown but for its last line, which is counted. Without that line it crashed.
+-- What a process printed for one file: shown but for its last line, which is counted. Without that
+-- line it crashed.
 local function take(name, output)
   local shown, passed, failed, skipped = output:match('^(.-)(%d+) passed, (%d+) failed, (%d+) skipped%s*$')
   io.write(shown or output)
@@ -212,8 +222,10 @@ local function run_at_once(names)
     return a < b
   end)
   local folder = t.folder()
-  local command = ("'%s' '%s' %s --file {} > '%s/{}' 2>&1; echo {}"):format(require 'dlv3.host'.executable, arg[0], verbose and '-v' or '', folder)
-  local pipe = io.popen(('printf "%%s\\n" %s | xargs -P %d -I {} sh -c "%s"'):format(table.concat(names, ' '), opt.jobs, command))
+  local command = ("'%s' '%s' %s --file {} > '%s/{}' 2>&1; echo {}"):format(
+      require 'dlv3.host'.executable, arg[0], verbose and '-v' or '', folder)
+  local pipe = io.popen(('printf "%%s\\n" %s | xargs -P %d -I {} sh -c "%s"'):format(
+      table.concat(names, ' '), opt.jobs, command))
   for name in pipe:lines() do
     local file = assert(io.open(folder .. '/' .. name))
     take(name, file:read('*a'))

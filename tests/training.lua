@@ -1,8 +1,9 @@
--- training.lua - the training step that tests of its precisions, devices and recordings share; loaded by
+-- training.lua - the training step that tests of its precisions, devices and recordings share;
+-- loaded by
 -- dofile(t.directory .. '/training.lua').
 
--- A function of images and labels that makes one step of the optimiser and returns the loss. aux: with the auxiliary head; scaler: an
--- optim.LossScaler or nil.
+-- A function of images and labels that makes one step of the optimiser and returns the loss. aux:
+-- with the auxiliary head; scaler: an optim.LossScaler or nil.
 return function(model, optimiser, aux, scaler)
   return function(x, target)
     local out = model:logits(x)

@@ -1,4 +1,5 @@
--- weight_files.lua - what the tests of weight files share: files put together by hand, the values of the fixtures; loaded by
+-- weight_files.lua - what the tests of weight files share: files put together by hand, the values
+-- of the fixtures; loaded by
 -- dofile(t.directory .. '/weight_files.lua').
 
 local dlv3 = require 'dlv3'
@@ -52,16 +53,20 @@ local function tensor_pickle(numel, offset, sizes, strides, type, key)
     for i, n in ipairs(list) do parts[i] = int(n) end
     return '(' .. table.concat(parts) .. 't'
   end
-  return 'ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\n' .. (type or 'FloatStorage') .. '\nX\1\0\0\0' .. (key or '0') .. 'X\3\0\0\0cpu' .. int(numel) .. 'tQ' ..
+  return 'ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\n' .. (type or 'FloatStorage') .. '\nX\1\0\0\0'
+      .. (key or '0') .. 'X\3\0\0\0cpu' .. int(numel) .. 'tQ' ..
          int(offset) .. tuple(sizes) .. tuple(strides) .. '\137}tR'
 end
 
-local expected_fields = {f64 = {{0.1, -2.5}, {3e300, 4}}, f16 = {0.5, -65504}, i32 = {-5, 7}, i16 = {-300, 300}, i8 = {-3, 100}, u8 = {0, 255}, bool = {1, 0, 1},
-                         view = {{4, 5, 6}, {7, 8, 9}}, strided = {1, 4, 7, 10, 13, 16, 19, 22}, param = {1, 2, 3}, expanded = {{7, 7}, {7, 7}}}
+local expected_fields = {f64 = {{0.1, -2.5}, {3e300, 4}}, f16 = {0.5, -65504}, i32 = {-5, 7}, i16 = {-300, 300},
+                         i8 = {-3, 100}, u8 = {0, 255}, bool = {1, 0, 1},
+                         view = {{4, 5, 6}, {7, 8, 9}}, strided = {1, 4, 7, 10, 13, 16, 19, 22}, param = {1, 2, 3},
+                         expanded = {{7, 7}, {7, 7}}}
 
 local function check_values(t, d)
   t.ok(dict.is(d))
-  t.eq(dict.keys(d), {'conv.weight', 'conv.last', 'param', 'f64', 'f16', 'bf16', 'i64', 'i32', 'i16', 'i8', 'u8', 'bool', 'empty', 'base', 'view',
+  t.eq(dict.keys(d), {'conv.weight', 'conv.last', 'param', 'f64', 'f16', 'bf16', 'i64', 'i32', 'i16', 'i8', 'u8',
+                      'bool', 'empty', 'base', 'view',
                       'transposed', 'strided', 'tied', 'expanded', 'plain', 'args'})
   for name, value in pairs(expected_fields) do t.eq(d[name]:totable(), value, name) end
   t.eq(d['conv.weight']:tobytes(), counting({2, 3, 2, 2}):tobytes())
@@ -71,7 +76,8 @@ local function check_values(t, d)
   t.eq(d.i64:size(), {})
   t.eq(d.empty:size(), {0, 3})
   t.eq(d.transposed:totable()[2], {1, 7, 13, 19})
-  for name, dtype in pairs {param = 'f32', f64 = 'f64', f16 = 'f16', bf16 = 'bf16', i64 = 'i64', i32 = 'i32', i16 = 'i32', i8 = 'i32', u8 = 'u8', bool = 'bool'} do
+  for name, dtype in pairs {param = 'f32', f64 = 'f64', f16 = 'f16', bf16 = 'bf16', i64 = 'i64', i32 = 'i32',
+                            i16 = 'i32', i8 = 'i32', u8 = 'u8', bool = 'bool'} do
     t.eq(d[name].dtype, dtype)
   end
   t.eq(d.plain.lr, 0.1)
@@ -87,4 +93,5 @@ local function check_values(t, d)
   t.eq(d.args.aux, false)
 end
 
-return {write = write, slurp = slurp, counting = counting, pth = pth, tensor_pickle = tensor_pickle, check_values = check_values}
+return {write = write, slurp = slurp, counting = counting, pth = pth, tensor_pickle = tensor_pickle,
+        check_values = check_values}

@@ -11,9 +11,9 @@
  * write it, and the pass reads it in place of all that dz is made of. */
 #include "cuda/support/common.h"
 
-enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL };                                                    /* forward  */
-enum { RSTD = VAR };                                                                              /* elemt    */
-enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS }; /* backward */
+enum { X, WEIGHT, BIAS, MEAN, VAR, RESIDUAL, SUMS };                                                     /* forward  */
+enum { RSTD = VAR };                                                                                     /* elemt    */
+enum { GRAD_Y, BX, BY, BWEIGHT, BBIAS, BRESIDUAL, SAVE_MEAN, SAVE_RSTD, GRAD_WEIGHT, GRAD_BIAS, BSUMS }; /* backward */
 enum { ROWS = 8, COMBINED = 8 };                /* a run; channels of a block that combines */
 enum { SUM_BLOCKS = 396, APPLY_BLOCKS = 1056 }; /* three, eight a multiprocessor of an H100 */
 
@@ -29,8 +29,10 @@ template <class T, class P> struct norm_job {
   T *out, *grad_residual;
   const P *weight, *bias;
   P *running_mean, *running_var, *save_mean, *save_rstd, *grad_weight, *grad_bias;
-  double *sums;    /* [segments][2][channels]                                 */
-  P *coefficients; /* [COEFFICIENTS][channels], backward                      */
+  double *sums;        /* [segments][2][channels]                                 */
+  const double *given; /* [2][channels], and the number of values: of the whole batch; NULL: x is all of it */
+  double *kept;        /* the same of this part, where that is what is wanted */
+  P *coefficients;     /* [COEFFICIENTS][channels], backward                      */
   int64_t rows, channels;
   int32_t segments, act;
   double momentum, eps;
@@ -158,8 +160,11 @@ template <class T, class P> static __global__ void norm_statistics(norm_job<T, P
   if (k < j.channels && threadIdx.y == 0) {
     double mean, var;
     if (j.training) {
-      const double n = (double)j.rows, shift = sum / n;
-      mean = (double)wide(j.x[k]) + shift, var = other / n - shift * shift;
+      const double n = j.given ? j.given[2 * j.channels] : (double)j.rows, shift = sum / n;
+      if (j.given)
+        mean = j.given[k] / n, var = j.given[j.channels + k] / n - mean * mean;
+      else
+        mean = (double)wide(j.x[k]) + shift, var = other / n - shift * shift;
       if (var < 0) var = 0;
       if (j.running_mean) {
         j.running_mean[k] = (P)((1 - j.momentum) * (double)j.running_mean[k] + j.momentum * mean);
@@ -168,6 +173,19 @@ template <class T, class P> static __global__ void norm_statistics(norm_job<T, P
     } else
       mean = (double)j.running_mean[k], var = (double)j.running_var[k];
     j.save_mean[k] = (P)mean, j.save_rstd[k] = (P)(1 / sqrt(var + j.eps));
+  }
+}
+
+/* The sums of this part of a batch, about 0. */
+template <class T, class P> static __global__ void norm_stats(norm_job<T, P> j) {
+  const int64_t k = (int64_t)blockIdx.x * COMBINED + threadIdx.x;
+  const double n = (double)j.rows;
+  double sum, other;
+  combine(j, k, &sum, &other);
+  if (k < j.channels && threadIdx.y == 0) {
+    const double first = j.rows ? (double)wide(j.x[k]) : 0;
+    j.kept[k] = sum + n * first, j.kept[j.channels + k] = other + 2 * first * sum + n * first * first;
+    if (k == 0) j.kept[2 * j.channels] = n;
   }
 }
 
@@ -252,10 +270,16 @@ template <class T, class P> static __global__ void norm_backward_coefficients(no
   combine(j, k, &sum, &other);
   if (k < j.channels && threadIdx.y == 0) {
     const P scale = or_else(j.weight, k, (P)1) * j.save_rstd[k];
+    if (j.given) sum = j.given[k], other = j.given[j.channels + k];
     const double rstd = (double)j.save_rstd[k], product = other * rstd,
-                 n = j.training ? (double)j.rows : (double)INFINITY;
+                 rows = j.given ? j.given[2 * j.channels] : (double)j.rows, n = j.training ? rows : (double)INFINITY;
     if (j.grad_weight) j.grad_weight[k] = (P)((double)j.grad_weight[k] + product);
     if (j.grad_bias) j.grad_bias[k] = (P)((double)j.grad_bias[k] + sum);
+    if (j.kept) {
+      j.kept[k] = sum, j.kept[j.channels + k] = other;
+      if (k == 0) j.kept[2 * j.channels] = rows;
+      return;
+    }
     j.coefficients[TILT * j.channels + k] = (P)(-(double)scale * rstd * product / n);
     j.coefficients[LEVEL * j.channels + k] = (P)(-(double)scale * sum / n);
   }
@@ -326,12 +350,15 @@ template <class T, class P, int V> static status forward(op_call *c, norm_job<T,
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
   TRY(scratch_of(c, &j, l.grid.y, &scratch));
-  if (j.training)
+  if (j.training && !j.given)
     LAUNCH((norm_sums<T, P, V>), l.grid, l.block, stream, j);
   else
     j.segments = 0;
-  LAUNCH((norm_statistics<T, P>), combine_grid(j.channels), combine_block(), stream, j);
-  if (j.rows) LAUNCH((norm_apply<T, P, V>), down.grid, down.block, stream, j);
+  if (j.kept)
+    LAUNCH((norm_stats<T, P>), combine_grid(j.channels), combine_block(), stream, j);
+  else
+    LAUNCH((norm_statistics<T, P>), combine_grid(j.channels), combine_block(), stream, j);
+  if (j.rows && !j.kept) LAUNCH((norm_apply<T, P, V>), down.grid, down.block, stream, j);
   storage_drop(scratch);
   return LAUNCHED(c);
 }
@@ -353,7 +380,7 @@ template <class T> static status batch_norm_of(op_call *c) {
   norm_job<T, P> j = forward_job<T, P>(c, a->activation);
   j.running_mean = data_as<P>(c->in[MEAN]), j.running_var = data_as<P>(c->in[VAR]);
   j.save_mean = data_as<P>(c->out[1]), j.save_rstd = data_as<P>(c->out[2]);
-  j.momentum = a->momentum, j.eps = a->eps, j.training = a->training != 0;
+  j.momentum = a->momentum, j.eps = a->eps, j.training = a->training != 0, j.given = data_as<double>(c->in[SUMS]);
   if (!j.channels) return DLV3_OK;
   return packable(j) ? forward<T, P, most_of<T>()>(c, j) : forward<T, P, 1>(c, j);
 }
@@ -364,6 +391,23 @@ static status cuda_batch_norm(op_call *c) {
   return st;
 }
 OWN(batch_norm);
+
+template <class T> static status batch_norm_stats_of(op_call *c) {
+  typedef parameter<T> P;
+  norm_job<T, P> j;
+  memset(&j, 0, sizeof j);
+  j.x = data_as<T>(c->in[X]), j.kept = data_as<double>(c->out[0]), j.training = true;
+  j.channels = c->in[X]->size[1], j.rows = j.channels ? numel(c->in[X]) / j.channels : 0;
+  if (!j.channels) return cudaMemsetAsync(j.kept, 0, sizeof(double), stream_of(c)), LAUNCHED(c);
+  return packable(j) ? forward<T, P, most_of<T>()>(c, j) : forward<T, P, 1>(c, j);
+}
+
+static status cuda_batch_norm_stats(op_call *c) {
+  status st;
+  BY_FLOAT(c->in[X]->dtype, st = batch_norm_stats_of<T>(c));
+  return st;
+}
+OWN(batch_norm_stats);
 
 template <class T, class P, int V> static status forward_again(op_call *c, norm_job<T, P> j) {
   const layout down = layout_of(j.rows, j.channels, V, APPLY_BLOCKS, ahead<T, V>());
@@ -393,28 +437,38 @@ template <class T, class P, int V> static status backward(op_call *c, norm_job<T
   const cudaStream_t stream = stream_of(c);
   storage *scratch;
   TRY(scratch_of(c, &j, l.grid.y, &scratch));
-  LAUNCH((norm_backward_sums<T, P, V>), l.grid, l.block, stream, j);
+  if (!j.given || j.grad_residual)
+    LAUNCH((norm_backward_sums<T, P, V>), l.grid, l.block, stream, j);
+  else
+    j.segments = 0;
   LAUNCH((norm_backward_coefficients<T, P>), combine_grid(j.channels), combine_block(), stream, j);
   if (j.grad_residual) j.grad_y = j.grad_residual, j.told = NULL, j.act = ACT_NONE;
-  if (j.rows) LAUNCH((norm_backward_apply<T, P, V>), down.grid, down.block, stream, j);
+  if (j.rows && !j.kept) LAUNCH((norm_backward_apply<T, P, V>), down.grid, down.block, stream, j);
   storage_drop(scratch);
   return LAUNCHED(c);
 }
 
-template <class T> static status batch_norm_backward_of(op_call *c) {
-  typedef parameter<T> P;
-  const batch_norm_backward_attr *a = (const batch_norm_backward_attr *)c->attr;
+/* What both backward ops have in the same places. */
+template <class T, class P> static norm_job<T, P> backward_job(const op_call *c, int64_t act) {
   norm_job<T, P> j;
   memset(&j, 0, sizeof j);
   j.grad_y = data_as<T>(c->in[GRAD_Y]), j.x = data_as<T>(c->in[BX]);
   j.weight = data_as<P>(c->in[BWEIGHT]), j.bias = data_as<P>(c->in[BBIAS]), j.save_mean = data_as<P>(c->in[SAVE_MEAN]),
   j.save_rstd = data_as<P>(c->in[SAVE_RSTD]);
   j.grad_weight = data_as<P>(c->in[GRAD_WEIGHT]), j.grad_bias = data_as<P>(c->in[GRAD_BIAS]);
-  j.out = data_as<T>(c->out[0]), j.grad_residual = data_as<T>(c->out[1]);
   j.channels = c->in[BX]->size[1], j.rows = j.channels ? numel(c->in[BX]) / j.channels : 0;
-  j.act = (int32_t)a->activation, j.training = a->training != 0;
+  j.act = (int32_t)act, j.training = true;
   j.from_y = c->in[BY] && j.act != ACT_HARDSWISH;
   if (j.act != ACT_NONE) j.told = data_as<T>(c->in[j.from_y ? BY : BRESIDUAL]);
+  return j;
+}
+
+template <class T> static status batch_norm_backward_of(op_call *c) {
+  typedef parameter<T> P;
+  const batch_norm_backward_attr *a = (const batch_norm_backward_attr *)c->attr;
+  norm_job<T, P> j = backward_job<T, P>(c, a->activation);
+  j.out = data_as<T>(c->out[0]), j.grad_residual = data_as<T>(c->out[1]);
+  j.training = a->training != 0, j.given = data_as<double>(c->in[BSUMS]);
   if (!j.channels) return DLV3_OK;
   return packable(j) ? backward<T, P, most_of<T>()>(c, j) : backward<T, P, 1>(c, j);
 }
@@ -425,3 +479,18 @@ static status cuda_batch_norm_backward(op_call *c) {
   return st;
 }
 OWN(batch_norm_backward);
+
+template <class T> static status batch_norm_backward_reduce_of(op_call *c) {
+  typedef parameter<T> P;
+  norm_job<T, P> j = backward_job<T, P>(c, ((const batch_norm_backward_reduce_attr *)c->attr)->activation);
+  j.kept = data_as<double>(c->out[0]);
+  if (!j.channels) return cudaMemsetAsync(j.kept, 0, sizeof(double), stream_of(c)), LAUNCHED(c);
+  return packable(j) ? backward<T, P, most_of<T>()>(c, j) : backward<T, P, 1>(c, j);
+}
+
+static status cuda_batch_norm_backward_reduce(op_call *c) {
+  status st;
+  BY_FLOAT(c->in[BX]->dtype, st = batch_norm_backward_reduce_of<T>(c));
+  return st;
+}
+OWN(batch_norm_backward_reduce);

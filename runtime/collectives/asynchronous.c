@@ -71,7 +71,11 @@ static status wait_while(bool (*busy)(const char *x, int64_t bytes), const char 
   return st;
 }
 
-static bool full(const char *x, int64_t bytes) { return (void)x, (void)bytes, queue.end - queue.first == ROOM; }
+static bool full(const char *x, int64_t bytes) {
+  (void)x;
+  (void)bytes;
+  return queue.end - queue.first == ROOM;
+}
 
 static bool touched(const char *x, int64_t bytes) {
   for (int64_t i = queue.first; i < queue.end; i++) {

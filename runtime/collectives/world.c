@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/backend.h"
 #include "mpi_wait.h"
 
 static mpi_place place = {.size = 1, .local_size = 1};

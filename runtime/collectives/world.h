@@ -25,16 +25,6 @@ status world_barrier(void);
 status world_sum_start(void *x, int64_t n, int32_t dtype);
 status world_sum_finish(const void *x, int64_t bytes);
 
-/* The same for a plug-in. */
-typedef struct world_api {
-  int32_t (*rank)(void), (*size)(void);
-  status (*sum)(void *x, int64_t n, int32_t dtype);
-  status (*gather)(const void *x, void *all, int64_t bytes);
-  status (*broadcast)(void *x, int64_t bytes, int32_t root);
-  status (*barrier)(void);
-} world_api;
-extern const world_api world_functions;
-
 #ifdef __cplusplus
 }
 #endif

@@ -4,7 +4,7 @@
  * {0}; on the cpu the last is always "ref". An implementation may return DECLINED("why") before it
  * touches an output; the next is tried.
  *
- * The cpu's is linked in. That of cuda is a library opened on first use (device.c): it exports
+ * The cpu's is linked in. That of cuda is a library opened on first use (plugin/plugin.c): it exports
  * dlv3_backend_open alone and reaches the runtime through runtime_api, so that neither needs the
  * other to be linked. C++ reads this file too. */
 #ifndef DLV3_BACKEND_H
@@ -65,12 +65,15 @@ typedef struct {
   void (*graph_free)(int32_t device, void *graph);
 } backend;
 
+enum { MOST_PLUGIN_DEVICES = 16 };
+
 extern const backend cpu_backend;
 
-/* The backend of a device that is known to be there, and bytes from one device to another.
- * device.c. */
+/* device.c. The backend of a device that is known to be there; copying bytes between devices. */
 const backend *backend_of(int32_t device);
 bool device_known(int32_t device);
+/* Sets the backend of devices 1 to n_devices. */
+void devices_install(const backend *b, int32_t n_devices);
 bool tf32_allowed(void);    /* whether f32 convolutions may round their inputs to TF32 */
 bool cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing */
 status device_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);
@@ -83,6 +86,17 @@ void tuning_keep(const char *file, const char *key, const char *value);
 
 /* Called by an implementation that has several engines: the number of the one that runs this call. */
 void ran_by(int64_t number);
+
+/* Collectives on host memory for a plug-in: collectives/world.h says what they do. The table is
+ * defined in runtime/collectives/world.c. */
+typedef struct world_api {
+  int32_t (*rank)(void), (*size)(void);
+  status (*sum)(void *x, int64_t n, int32_t dtype);
+  status (*gather)(const void *x, void *all, int64_t bytes);
+  status (*broadcast)(void *x, int64_t bytes, int32_t root);
+  status (*barrier)(void);
+} world_api;
+extern const world_api world_functions;
 
 /* What a plug-in may call. */
 typedef struct {
@@ -98,7 +112,7 @@ typedef struct {
   bool (*tuning_find)(char *value, size_t n, const char *file, const char *key);
   void (*tuning_keep)(const char *file, const char *key, const char *value);
   void (*ran_by)(int64_t number);
-  const struct world_api *world; /* collectives/world.h: host memory, over all ranks */
+  const world_api *world;
 } runtime_api;
 
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */

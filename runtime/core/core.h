@@ -1,7 +1,8 @@
-/* core.h - what the files of the runtime share: tensors, storages, ops, the tape, errors.
+/* core.h - what the rooms of the runtime and the kernels share: errors, storages, tensors, ops, the
+ * tape. The layers of this room are in docs/architecture.md.
  *
  * Private: kernels see backend.h (which includes this), users see dlv3.h. One host thread calls
- * ops, so reference counts are plain integers; data workers (loader.c) touch no tensor. */
+ * ops, so reference counts are plain integers; data workers (images/loader.c) touch no tensor. */
 #ifndef DLV3_CORE_H
 #define DLV3_CORE_H
 
@@ -71,12 +72,14 @@ typedef struct storage {
   struct storage *parent;             /* a slice of an arena: data points into the parent's     */
   struct prepared *prepared;
   bool frozen;                 /* see storage_surrender                                  */
+  bool borrowed;               /* data belongs to an executor, not to the allocator      */
   int32_t scope;               /* depth of the scope that frees it; 0 = none             */
   struct storage *next, *prev; /* all live storages: scopes and the out-of-memory report */
 } storage;
 
 status storage_new(storage **out, int64_t bytes, int32_t device);
 status storage_slice(storage **out, storage *parent, int64_t byte_offset, int64_t bytes);
+void scope_inherit(storage *s, const storage *owner); /* s leaves the scopes that owner is not in */
 storage *storage_retain(storage *s);
 void storage_drop(storage *s);    /* one reference less                                  */
 void storage_release(storage *s); /* the bytes go now, whoever still holds a reference   */
@@ -123,7 +126,9 @@ typedef struct spec {
 status tensor_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device);
 /* A header on the same storage, no gradient, no node. */
 status tensor_alias(tensor **out, const tensor *t);
-/* A dense copy on another device, no gradient; on t's own device t itself, retained. */
+/* Restores a surrendered storage; fails where t was released. `what` begins the message. */
+status check_alive(const tensor *t, const char *what);
+/* host_access.c. A dense copy on another device, no gradient; on t's own device t itself, retained. */
 status tensor_to_device(tensor **out, const tensor *t, int32_t device);
 tensor *tensor_retain(tensor *t);
 void tensor_drop(tensor *t); /* NULL is fine */
@@ -221,6 +226,7 @@ extern op_info op_table[OP_COUNT];
 /* Calls an op from C. in: array of n_in tensors; out: receives the new references (NULL if the op
  * has none). */
 status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out);
+status op_run_untracked(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out); /* off the tape */
 #define IN(...) ((tensor *[]){__VA_ARGS__}), (int32_t)(sizeof((tensor *[]){__VA_ARGS__}) / sizeof(tensor *))
 
 /* Helpers of infer functions: all name the op, the tensors and what was expected. */
@@ -232,11 +238,15 @@ status check_dtype(const op_call *c, int32_t i, int32_t dtype);
 status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size);
 status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim); /* negative -> from the end  */
 static inline void spec_like(spec *s, const tensor *t) {
-  s->none = false, s->dtype = t->dtype, s->ndim = t->ndim;
+  s->none = false;
+  s->dtype = t->dtype;
+  s->ndim = t->ndim;
   memcpy(s->size, t->size, sizeof s->size);
 }
 static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t *size) {
-  s->none = false, s->dtype = dtype, s->ndim = ndim;
+  s->none = false;
+  s->dtype = dtype;
+  s->ndim = ndim;
   if (ndim) memcpy(s->size, size, (size_t)ndim * sizeof *size);
 }
 
@@ -245,7 +255,7 @@ static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t 
 typedef struct {
   tensor *t;       /* a detached alias, NULL if not kept                     */
   int64_t version; /* of its storage when it was kept                        */
-  bool remade;     /* not kept: the node that made this input makes it again */
+  bool recomputed; /* not kept: backward has the node that made this input recompute it */
 } saved;
 
 typedef struct edge {
@@ -265,9 +275,9 @@ typedef struct node {
   int32_t device;
   saved *in; /* [n_in]                                                 */
   saved out[DLV3_MAX_OUTPUTS];
-  bool recorded;      /* made while a program was recorded                      */
-  bool can_be_remade; /* output 0, from what this node saved                    */
-  tensor *remade;     /* while backward runs: for all that need it              */
+  const struct executor *executor; /* the one that was current when it was made         */
+  bool can_recompute;              /* output 0, from what this node saved                    */
+  tensor *recomputed;              /* output 0 again, while backward runs                    */
   dlv3_attr attr[DLV3_MAX_SLOTS];
   tensor *grad_out[DLV3_MAX_OUTPUTS]; /* filled while backward runs                            */
   struct node *visit;                 /* list of a backward run                                 */
@@ -292,6 +302,19 @@ static inline bool needs_grad(const node *n, int32_t i) { return n->edges[i].lea
 
 status node_record(op_call *c, tensor *const *original_in);
 void node_drop(node *n);
+/* Whether t is the recomputable output of a node that still has what it saved, and unchanged. */
+bool is_recomputable(const tensor *t);
+
+/* What the tape asks of the ops, as it asks for their shape and backward rules; defined in
+ * runtime/ops/saves.c. Whether the first output of a call is recomputed in backward from what its
+ * own node saves, so that other nodes need not save it. */
+bool can_recompute(const op_call *c);
+/* Recomputes that output: a new reference in y. */
+status recompute(const node *n, tensor **y);
+/* The inputs and outputs, one bit each, that the signature marks as saved for backward but that this
+ * call does not need. n: the call's node. */
+void unused_saves(const op_call *c, const node *n, uint32_t *in, uint32_t *out);
+
 /* The tensor that the gradient of input i is to be added to in place: the leaf's .grad or a zero
  * tensor of this run. Borrowed. For kernels that accumulate (gradients of parameters). */
 status grad_into(backward_call *b, int32_t i, tensor **out);
@@ -305,15 +328,14 @@ tensor *grad_so_far(const backward_call *b, int32_t i);
 void philox(uint32_t out[4], uint64_t key, uint64_t counter_low, uint64_t counter_high);
 static inline float philox_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; } /* [0,1) */
 
-/* -- The interrupt flag of dlv3_signals_catch -------------------------------------------------- */
+/* -- The process ------------------------------------------------------------------------------- */
+
+/* interrupt.c. The flag that runtime/host sets at a signal; each call polls it. */
+void interrupt_set(bool on);
 bool interrupt_wanted(void);
 
-/* CRC-32 of bytes behind those whose CRC-32 is crc (0: none), runtime/files/crc.c. */
-uint32_t crc_of(uint32_t crc, const void *bytes, int64_t n_bytes);
-uint32_t crc_joined(uint32_t first, uint32_t second, int64_t second_bytes); /* of two pieces one after the other */
-
-/* device.c. A part of dlv3 that is a library of its own: beside the program, in the build, or where
- * `make install` puts it. NULL: nowhere. */
+/* parts.c. The path of a part of dlv3 that is a library of its own: beside the program, in the build,
+ * or where `make install` puts it. NULL: none of them. */
 const char *find_part(char *path, size_t n, const char *name);
 
 /* What this process may use of the machine's processors: its affinity and the quotas of its control

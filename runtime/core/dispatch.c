@@ -5,13 +5,14 @@
  *
  * Backward rules and the optimiser come this way too (op_run), so that one place can profile,
  * check, record, replay. */
-#include "backend.h"
+#include "dispatch.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "record.h"
+#include "backend.h"
+#include "executor.h"
 #include "verbose.h"
 
 static _Thread_local const char *declined_reason;
@@ -29,7 +30,7 @@ DLV3_API dlv3_status dlv3_set_impl(const char *name) {
   return DLV3_OK;
 }
 
-int64_t impl_preference(void) { return preference; }
+int64_t implementation_preference(void) { return preference; }
 
 __attribute__((constructor)) static void read_environment(void) {
   const char *name = getenv("DLV3_IMPL");
@@ -38,14 +39,14 @@ __attribute__((constructor)) static void read_environment(void) {
   sync_each = sync && *sync && strcmp(sync, "0");
 }
 
-bool ops_apart(void) { return sync_each || verbose_level; }
+bool ops_synchronized(void) { return sync_each || verbose_level; }
 
 status before_kernel(int32_t device) {
   const backend *b = backend_of(device);
-  return b->check && !capturing() ? b->check(device) : DLV3_OK;
+  return b->check && current_executor->synchronizes ? b->check(device) : DLV3_OK;
 }
 status after_kernel(int32_t device) {
-  return device && ops_apart() && !capturing() ? backend_of(device)->sync(device) : DLV3_OK;
+  return device && ops_synchronized() && current_executor->synchronizes ? backend_of(device)->sync(device) : DLV3_OK;
 }
 
 status declined(const char *why) {
@@ -69,69 +70,6 @@ DLV3_API const char *dlv3_op_impls(int32_t op, int32_t device) {
   for (; list && list->run; list++)
     used += snprintf(text + used, sizeof text - (size_t)used, "%s%s", used ? " " : "", list->name);
   return text;
-}
-
-/* -- Messages ---------------------------------------------------------------------------------- */
-
-const char *call_text(char *buf, size_t n, const op_call *c) {
-  char one[TEXT];
-  int used = 0;
-  buf[0] = 0;
-  for (int32_t i = 0; i < c->n_in && i < 12; i++) {
-    char name[24];
-    if (!c->in[i]) continue;
-    if (c->info->variadic)
-      snprintf(name, sizeof name, "%d:", (int)i + 1);
-    else
-      snprintf(name, sizeof name, "%s", c->info->in_name[i]);
-    used += snprintf(buf + used, n - (size_t)used, "%s%s", used ? "   " : "", tensor_text(one, name, c->in[i]));
-    if ((size_t)used + 200 > n) return buf;
-  }
-  attrs_text(buf + used, n - (size_t)used, c->info, c->attr);
-  return buf;
-}
-
-status fail_call(const op_call *c, status code, const char *format, ...) {
-  char message[600], tensors[1200];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(message, sizeof message, format, args);
-  va_end(args);
-  return fail(code, "%s: %s\n  %s", c->info->name, message, call_text(tensors, sizeof tensors, c));
-}
-
-status check_ndim(const op_call *c, int32_t i, int32_t ndim) {
-  if (c->in[i]->ndim == ndim) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must have %d dimensions, it has %d", c->info->in_name[i], (int)ndim,
-                   (int)c->in[i]->ndim);
-}
-
-status check_float(const op_call *c, int32_t i) {
-  if (is_float(c->in[i]->dtype)) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be a float tensor (f16, bf16, f32, f64), it is %s", c->info->in_name[i],
-                   dtype_name(c->in[i]->dtype));
-}
-
-status check_dtype(const op_call *c, int32_t i, int32_t dtype) {
-  if (c->in[i]->dtype == dtype) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_DTYPE, "%s must be %s, it is %s", c->info->in_name[i], dtype_name(dtype),
-                   dtype_name(c->in[i]->dtype));
-}
-
-status check_sizes(const op_call *c, int32_t i, int32_t ndim, const int64_t *size) {
-  char want[TEXT];
-  const tensor *t = c->in[i];
-  if (t->ndim == ndim && (!ndim || !memcmp(t->size, size, (size_t)ndim * sizeof *size))) return DLV3_OK;
-  return fail_call(c, DLV3_ERR_SHAPE, "%s must be %s", c->info->in_name[i], sizes_text(want, ndim, size));
-}
-
-status normalize_axis(const op_call *c, int64_t *axis, int32_t ndim) {
-  int64_t a = *axis < 0 ? *axis + ndim : *axis;
-  if (a < 0 || a >= ndim)
-    return fail_call(c, DLV3_ERR_ARG, "no axis %lld in a tensor of %d dimensions",
-                     (long long)(*axis < 0 ? *axis : *axis + 1), (int)ndim);
-  *axis = a;
-  return DLV3_OK;
 }
 
 /* -- The steps --------------------------------------------------------------------------------- */
@@ -187,17 +125,13 @@ static status promote(op_call *c, tensor **owned) {
 /* Dense copies for kernels that want them; not on the tape, since they change nothing but the
  * layout. */
 static status densify(op_call *c, tensor **owned) {
-  bool grad = dlv3_grad_enabled();
   for (int32_t i = 0; i < c->n_in; i++) {
     if (!c->in[i] || is_dense(c->in[i])) continue;
     if (c->info->in_place >> i & 1)
       return fail_call(c, DLV3_ERR_ARG, "%s is changed in place and must be dense; it is a strided view",
                        c->info->in_name[i]);
     tensor *dense;
-    dlv3_set_grad_enabled(false);
-    status st = op_run(OP_contiguous, IN(c->in[i]), NULL, &dense);
-    dlv3_set_grad_enabled(grad);
-    TRY(st);
+    TRY(op_run_untracked(OP_contiguous, IN(c->in[i]), NULL, &dense));
     c->in[i] = owned[i] = dense;
   }
   return DLV3_OK;
@@ -240,7 +174,6 @@ static bool overlap(const tensor *x, const tensor *y) {
 /* What is changed in place must not be read through another window on the way: such operands are
  * copied first. */
 static status separate(op_call *c, tensor **owned) {
-  bool grad = dlv3_grad_enabled();
   for (int32_t i = 0; i < c->n_in; i++) {
     const tensor *x = c->in[i];
     if (!x || !(c->info->in_place >> i & 1)) continue;
@@ -252,10 +185,7 @@ static status separate(op_call *c, tensor **owned) {
     for (int32_t k = 0; k < c->n_in; k++) {
       if (k == i || !c->in[k] || c->info->in_place >> k & 1 || !overlap(x, c->in[k])) continue;
       tensor *copy;
-      dlv3_set_grad_enabled(false);
-      status st = op_run(OP_contiguous, IN(c->in[k]), NULL, &copy);
-      dlv3_set_grad_enabled(grad);
-      TRY(st);
+      TRY(op_run_untracked(OP_contiguous, IN(c->in[k]), NULL, &copy));
       tensor_drop(owned[k]);
       c->in[k] = owned[k] = copy;
     }
@@ -274,7 +204,8 @@ static status make_outputs(op_call *c) {
   if (c->is_view) {
     TRY(tensor_alias(&c->out[0], c->in[0]));
     tensor *y = c->out[0];
-    y->ndim = c->spec[0].ndim, y->offset = c->view_offset;
+    y->ndim = c->spec[0].ndim;
+    y->offset = c->view_offset;
     memcpy(y->size, c->spec[0].size, sizeof y->size);
     memcpy(y->stride, c->view_stride, sizeof y->stride);
     return DLV3_OK;
@@ -293,14 +224,16 @@ static status run_impl(op_call *c, const impl *i, int32_t device) {
     if (verbose_level > 1) verbose_declined(c, i->name, declined_reason);
     return st;
   }
-  chosen[c->op] = i->name, engines[c->op] = engine;
+  chosen[c->op] = i->name;
+  engines[c->op] = engine;
   if (st == DLV3_OK) st = after_kernel(device);
-  if (verbose_level && st == DLV3_OK && !capturing()) verbose_call(c, i->name, engine, dlv3_now() - begin);
+  if (verbose_level && st == DLV3_OK && current_executor->synchronizes)
+    verbose_call(c, i->name, engine, dlv3_now() - begin);
   return st;
 }
 
 /* The implementations in their order, a forced one first. */
-static status run_impls(op_call *c) {
+status run_implementations(op_call *c) {
   const int32_t device = device_of(c);
   const impl *list = impls_of(c->op, device), *forced = NULL;
   TRY(before_kernel(device));
@@ -320,9 +253,8 @@ static status run_impls(op_call *c) {
                              : st;
 }
 
-/* While a program is recorded the call is noted instead, and its outputs are promises (record.c). */
 status op_execute(op_call *c) {
-  TRY(recording() ? record_call(c) : run_impls(c));
+  TRY(current_executor->execute(c));
   for (int32_t i = 0; i < c->n_in && c->info->in_place; i++)
     if (c->in[i] && (c->info->in_place >> i & 1)) storage_changed(c->in[i]->st, 1);
   return DLV3_OK;
@@ -363,7 +295,12 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
   if (info->attr_slots) memcpy(slots, attr, (size_t)info->attr_slots * sizeof *slots);
   op_call c;
   memset(&c, 0, sizeof c);
-  c.op = op, c.info = info, c.n_in = n_in, c.in = inputs, c.attr = slots, c.n_out = info->n_out;
+  c.op = op;
+  c.info = info;
+  c.n_in = n_in;
+  c.in = inputs;
+  c.attr = slots;
+  c.n_out = info->n_out;
   status st = run_call(&c, owned);
   for (int32_t i = 0; i < n_in; i++) tensor_drop(owned[i]);
   for (int32_t i = 0; i < c.n_out; i++) {
@@ -372,6 +309,14 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
     else
       tensor_drop(c.out[i]);
   }
+  return st;
+}
+
+status op_run_untracked(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out) {
+  bool grad = dlv3_grad_enabled();
+  dlv3_set_grad_enabled(false);
+  status st = op_run(op, in, n_in, attr, out);
+  dlv3_set_grad_enabled(grad);
   return st;
 }
 

@@ -16,14 +16,15 @@
  * Scopes are a depth: a storage remembers the depth it was made at, and popping a depth releases
  * its storages, whoever still holds a reference. The headers stay, so that a stale handle is an
  * error and never dangles. */
-#include "backend.h"
+#include "memory.h"
 
-#include "record.h"
+#include "backend.h"
+#include "executor.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CLASSES = 400, MAX_DEVICES = 17 };
+enum { CLASSES = 400, MAX_DEVICES = 1 + MOST_PLUGIN_DEVICES };
 
 typedef struct block { /* lies in memory of the host: the host can not write into a device's */
   struct block *next;
@@ -72,7 +73,8 @@ static bool empty(block **lists, int32_t device) {
       next = b->next;
       backend_of(device)->free(b->data, b->bytes, device);
       pools[device].reserved -= b->bytes;
-      b->next = spare_blocks, spare_blocks = b;
+      b->next = spare_blocks;
+      spare_blocks = b;
       any = true;
     }
     lists[c] = NULL;
@@ -114,7 +116,8 @@ static status take(char **out, int64_t bytes, int32_t device) {
     block *b = *at;
     data = b->data;
     *at = b->next;
-    b->next = spare_blocks, spare_blocks = b;
+    b->next = spare_blocks;
+    spare_blocks = b;
   } else {
     if (over_limit(device, rounded)) flush(device);
     if (over_limit(device, rounded))
@@ -164,12 +167,16 @@ static void give_back(char *data, int64_t bytes, int32_t device) {
   int64_t rounded;
   size_class(bytes, &rounded);
   backend_of(device)->free(data, rounded, device);
-  pools[device].live -= rounded, pools[device].reserved -= rounded;
+  pools[device].live -= rounded;
+  pools[device].reserved -= rounded;
 }
 
 /* -- Memory of captured graphs ----------------------------------------------------------------- */
 
-void memory_capture_begin(int32_t device) { capture_device = device, captured_out = 0; }
+void memory_capture_begin(int32_t device) {
+  capture_device = device;
+  captured_out = 0;
+}
 
 /* What stays with somebody is no graph's: those that had it for scratch must be captured anew. */
 bool memory_capture_end(void) {
@@ -196,7 +203,8 @@ static status storage_header(storage **out, int64_t bytes, int32_t device) {
   storage *s = calloc(1, sizeof *s);
   if (!s) return fail(DLV3_ERR_OOM, "out of memory for a storage header");
   *s = (storage){.refs = 1, .device = device, .bytes = bytes, .scope = scope_depth};
-  s->next = live_storages.next, s->prev = &live_storages;
+  s->next = live_storages.next;
+  s->prev = &live_storages;
   s->next->prev = s->prev->next = s;
   *out = s;
   return DLV3_OK;
@@ -208,10 +216,12 @@ static void storage_forget(storage *s) {
   free(s);
 }
 
+status storage_allocate(storage *s) { return take(&s->data, s->bytes, s->device); }
+
 status storage_new(storage **out, int64_t bytes, int32_t device) {
   storage *s;
   TRY(storage_header(&s, bytes, device));
-  status st = recording() ? record_storage(s) : take(&s->data, bytes, device);
+  status st = current_executor->allocate(s);
   if (st != DLV3_OK) {
     storage_forget(s);
     return st;
@@ -241,7 +251,7 @@ void storage_release(storage *s) {
     p->destroy(p);
   }
   s->prepared = NULL;
-  if (s->data && !s->parent && !is_promised(s->data)) give(s->data, s->bytes, s->device);
+  if (s->data && !s->parent && !s->borrowed) give(s->data, s->bytes, s->device);
   s->data = NULL;
   if (s->parent) {
     storage *parent = s->parent;
@@ -271,7 +281,10 @@ status storage_restore(storage *s) {
   if (!p) return fail(DLV3_ERR_RELEASED, "the tensor was released");
   TRY(take(&s->data, s->bytes, s->device));
   status st = p->restore(p, s->data);
-  if (st != DLV3_OK) give(s->data, s->bytes, s->device), s->data = NULL;
+  if (st != DLV3_OK) {
+    give(s->data, s->bytes, s->device);
+    s->data = NULL;
+  }
   return st;
 }
 
@@ -293,6 +306,14 @@ DLV3_API void dlv3_scope_keep(dlv3_tensor *t) {
 DLV3_API void dlv3_scope_leave(dlv3_tensor *t) {
   for (storage *s = t->st; s; s = s->parent) s->scope = 0;
 }
+
+/* s takes the place of what `owner` holds, or belongs to it: it must not end before. */
+void scope_inherit(storage *s, const storage *owner) {
+  for (; s; s = s->parent)
+    if (s->scope > owner->scope) s->scope = owner->scope;
+}
+
+DLV3_API void dlv3_scope_inherit(dlv3_tensor *t, const dlv3_tensor *owner) { scope_inherit(t->st, owner->st); }
 
 DLV3_API void dlv3_scope_pop(int32_t depth) {
   if (depth < 0 || depth >= scope_depth) return;

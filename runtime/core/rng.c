@@ -11,11 +11,17 @@ void philox(uint32_t out[4], uint64_t key, uint64_t counter_low, uint64_t counte
   uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
   for (int round = 0; round < 10; round++) {
     uint64_t p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
-    c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, c1 = (uint32_t)p1;
-    c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1, c3 = (uint32_t)p0;
-    k0 += 0x9E3779B9, k1 += 0xBB67AE85;
+    c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+    c1 = (uint32_t)p1;
+    c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+    c3 = (uint32_t)p0;
+    k0 += 0x9E3779B9;
+    k1 += 0xBB67AE85;
   }
-  out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+  out[0] = c0;
+  out[1] = c1;
+  out[2] = c2;
+  out[3] = c3;
 }
 
 DLV3_API void dlv3_random(double *out, int32_t n, uint64_t seed, uint64_t stream, uint64_t counter) {
@@ -33,6 +39,7 @@ DLV3_API void dlv3_permutation(int64_t *out, int64_t n, uint64_t seed, uint64_t 
   for (int64_t i = n - 1; i > 0; i--) {
     philox(w, seed, (uint64_t)i, stream);
     int64_t k = (int64_t)(((uint64_t)w[0] << 32 | w[1]) % (uint64_t)(i + 1)), kept = out[i];
-    out[i] = out[k], out[k] = kept;
+    out[i] = out[k];
+    out[k] = kept;
   }
 }

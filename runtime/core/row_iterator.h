@@ -17,12 +17,19 @@ static inline row_iterator row_iterator_of(const tensor *t) {
   for (int32_t i = 0; i < t->ndim; i++) {
     if (t->size[i] == 1) continue;
     int32_t last = w.ndim - 1;
-    if (w.ndim && w.stride[last] == t->stride[i] * t->size[i])
-      w.size[last] *= t->size[i], w.stride[last] = t->stride[i];
-    else
-      w.size[w.ndim] = t->size[i], w.stride[w.ndim++] = t->stride[i];
+    if (w.ndim && w.stride[last] == t->stride[i] * t->size[i]) {
+      w.size[last] *= t->size[i];
+      w.stride[last] = t->stride[i];
+    } else {
+      w.size[w.ndim] = t->size[i];
+      w.stride[w.ndim++] = t->stride[i];
+    }
   }
-  if (!w.ndim) w.size[0] = 1, w.stride[0] = 1, w.ndim = 1;
+  if (!w.ndim) {
+    w.size[0] = 1;
+    w.stride[0] = 1;
+    w.ndim = 1;
+  }
   return w;
 }
 

@@ -1,4 +1,4 @@
-/* status.c - the last error of a thread, and how tensors are named in messages.
+/* status.c - the last error of a thread, and names of dtypes and sizes for messages.
  *
  * Messages are data: they are formatted once here and never used as a format again. They hold names
  * from files: bytes that a terminal would obey are written \xNN. */
@@ -38,7 +38,8 @@ DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t 
       memcpy(out + used, s + i, length);
     else
       snprintf(out + used, 5, "\\x%02x", (unsigned char)s[i]);
-    used += put, i += length ? (int64_t)length : 1;
+    used += put;
+    i += length ? (int64_t)length : 1;
   }
   out[used] = 0;
   return used;
@@ -95,15 +96,5 @@ const char *sizes_text(char *buf, int32_t ndim, const int64_t *size) {
   for (int32_t i = 0; i < ndim; i++)
     used += snprintf(buf + used, (size_t)(TEXT - used), i ? ", %lld" : "%lld", (long long)size[i]);
   snprintf(buf + used, (size_t)(TEXT - used), "]");
-  return buf;
-}
-
-const char *tensor_text(char *buf, const char *name, const tensor *t) {
-  char sizes[TEXT];
-  if (!t)
-    snprintf(buf, TEXT, "%s none", name);
-  else
-    snprintf(buf, TEXT, "%s%s%.100s %s %s", name, *name ? " " : "", sizes_text(sizes, t->ndim, t->size),
-             dtype_name(t->dtype), dlv3_device_name(t->st->device));
   return buf;
 }

@@ -11,7 +11,5 @@ void verbose_call(const op_call *c, const char *impl_name, int64_t engine,
 void verbose_declined(const op_call *c, const char *impl_name, const char *reason);
 /* A program of so many calls was captured as one graph, or why not. */
 void verbose_graph(int64_t calls, const char *why);
-/* "   stride 2,2  padding 0,0": an op's attributes, appended at buf. */
-void attrs_text(char *buf, size_t n, const op_info *info, const void *attr);
 
 #endif

@@ -5,6 +5,8 @@
  * 2009: lanes of 128 bits are folded over 1024 bits a step, then into one, which a Barrett
  * reduction brings to 32 bits. The constants for a distance of d bits are x^(d+32) and x^(d-32)
  * modulo the polynomial, bit-reflected and shifted by one. */
+#include "crc.h"
+
 #include "core/core.h"
 
 #include <zlib.h>
@@ -72,7 +74,11 @@ CLMUL static uint32_t crc_by_folding(uint32_t crc, const uint8_t *p, size_t n) {
 static bool folds(void) { return __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1"); }
 #else
 enum { STEP = 128 };
-static uint32_t crc_by_folding(uint32_t crc, const uint8_t *p, size_t n) { return (void)p, (void)n, crc; }
+static uint32_t crc_by_folding(uint32_t crc, const uint8_t *p, size_t n) {
+  (void)p;
+  (void)n;
+  return crc;
+}
 static bool folds(void) { return false; }
 #endif
 
@@ -81,7 +87,8 @@ uint32_t crc_of(uint32_t crc, const void *bytes, int64_t n_bytes) {
   size_t n = (size_t)n_bytes, folded = n - n % STEP;
   if (folded && folds()) {
     crc = ~crc_by_folding(~crc, p, folded);
-    p += folded, n -= folded;
+    p += folded;
+    n -= folded;
   }
   return (uint32_t)crc32_z(crc, p, n);
 }

@@ -5,8 +5,9 @@
  * two agree. Reading is by pread, not mmap: a file that another program cuts short must give an
  * error, not a signal. What the bytes mean (containers, headers) is Lua's: lua/dlv3/io/files.lua.
  * Every message begins with the path. */
-#include "core/record.h"
+#include "core/executor.h"
 #include "core/row_iterator.h"
+#include "crc.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -43,7 +44,10 @@ static status fail_errno(const char *path, const char *what) {
 
 static status file_new(dlv3_file **out, const char *path) {
   dlv3_file *f = calloc(1, sizeof *f);
-  if (f) f->fd = -1, f->path = strdup(path);
+  if (f) {
+    f->fd = -1;
+    f->path = strdup(path);
+  }
   if (!f || !f->path) {
     free(f);
     return fail(DLV3_ERR_OOM, "%s: out of memory", path);
@@ -101,7 +105,9 @@ static status read_at(dlv3_file *f, char *dst, int64_t offset, int64_t n) {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return fail_errno(f->path, "can not be read");
     if (got == 0) return fail(DLV3_ERR_IO, "%s: became shorter while it was read", f->path);
-    dst += got, offset += got, n -= got;
+    dst += got;
+    offset += got;
+    n -= got;
   }
   return DLV3_OK;
 }
@@ -137,7 +143,9 @@ static void move_elements(cursor *c, const tensor *t, char *flat, int64_t n, boo
   while (n > 0) {
     int64_t run = n < row - c->at ? n : row - c->at;
     copy_row(t->st->data + (c->w.offset + c->at * stride) * width, flat, run, stride, width, to_tensor);
-    flat += run * width, n -= run, c->at += run;
+    flat += run * width;
+    n -= run;
+    c->at += run;
     if (c->at == row) {
       row_iterator_next(&c->w);
       c->at = 0;
@@ -149,7 +157,7 @@ static bool one_run(const row_iterator *w) { return w->ndim == 1 && (w->stride[0
 
 static status check_tensor(const dlv3_file *f, const tensor *t) {
   char text[TEXT];
-  TRY(not_recording(f->path));
+  TRY(check_host_access(f->path));
   if (!t->st->data)
     return fail(DLV3_ERR_RELEASED, "%s: the tensor was released\n  %s", f->path, tensor_text(text, "", t));
   return DLV3_OK;
@@ -163,14 +171,12 @@ static void tame_bools(char *p, int64_t n) {
 /* Read here, sent there, put where t has its elements. */
 static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
   tensor *here = NULL, *there = NULL;
-  bool grad = dlv3_grad_enabled();
-  dlv3_set_grad_enabled(false);
   status st = tensor_new(&here, t->dtype, t->ndim, t->size, 0);
   if (st == DLV3_OK) st = dlv3_file_read_tensor(f, here, offset);
   if (st == DLV3_OK) st = tensor_to_device(&there, here, t->st->device);
-  if (st == DLV3_OK) st = op_run(OP_copy_, (tensor *[]){t, there}, 2, NULL, NULL);
-  dlv3_set_grad_enabled(grad);
-  tensor_drop(here), tensor_drop(there);
+  if (st == DLV3_OK) st = op_run_untracked(OP_copy_, (tensor *[]){t, there}, 2, NULL, NULL);
+  tensor_drop(here);
+  tensor_drop(there);
   return st;
 }
 
@@ -248,7 +254,8 @@ DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t
   }
   int64_t row = g.n / g.from.w.size[0]; /* bytes of one place on the outermost axis */
   if (g.from.w.ndim > 1 && row <= BUFFER) {
-    g.rows = BUFFER / row, g.piece = g.rows * row;
+    g.rows = BUFFER / row;
+    g.piece = g.rows * row;
     return read_pieces(&g);
   }
   int64_t most = BUFFER / width;
@@ -355,7 +362,9 @@ static status write_at(dlv3_file *f, const char *src, int64_t offset, int64_t n)
     ssize_t put = pwrite(f->fd, src, (size_t)(n < PIECE ? n : PIECE), offset);
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) return fail_errno(f->path, "can not be written");
-    src += put, offset += put, n -= put;
+    src += put;
+    offset += put;
+    n -= put;
   }
   return DLV3_OK;
 }
@@ -402,7 +411,8 @@ DLV3_API dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t) 
     int64_t now = n - done < most ? n - done : most;
     move_elements(&c, t, f->buffer, now, false);
     count_crc(f, f->buffer, now * width);
-    f->position += now * width, f->buffered = now * width;
+    f->position += now * width;
+    f->buffered = now * width;
     TRY(flush(f));
   }
   return DLV3_OK;
@@ -412,7 +422,8 @@ DLV3_API int64_t dlv3_file_position(const dlv3_file *f) { return f->position; }
 
 DLV3_API uint32_t dlv3_file_crc(dlv3_file *f) {
   uint32_t crc = f->crc;
-  f->crc = 0, f->counts_crc = true;
+  f->crc = 0;
+  f->counts_crc = true;
   return crc;
 }
 
@@ -551,7 +562,10 @@ DLV3_API dlv3_status dlv3_list_dir(char **out, const char *path) {
       else
         names = more;
     }
-    if (!full && !(names[n++] = strdup(e->d_name))) full = true, n--;
+    if (!full && !(names[n++] = strdup(e->d_name))) {
+      full = true;
+      n--;
+    }
   }
   closedir(d);
   if (n) qsort(names, n, sizeof *names, compare_names);

@@ -60,9 +60,12 @@ static bool plain(const char *text) {
 static bool next_choice(char **at, char **key, char **value) {
   for (char *end; (end = strchr(*at, '\n'));) {
     char *line = *at, *tab = memchr(line, '\t', (size_t)(end - line));
-    *end = 0, *at = end + 1;
+    *end = 0;
+    *at = end + 1;
     if (!tab) continue;
-    *tab = 0, *key = line, *value = tab + 1;
+    *tab = 0;
+    *key = line;
+    *value = tab + 1;
     if (plain(*key) && plain(*value)) return true;
   }
   return false;

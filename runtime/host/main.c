@@ -124,8 +124,10 @@ static int message_handler(lua_State *L) {
   if (!lua_isstring(L, 1)) {
     if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1))
       lua_replace(L, 1);
-    else
-      lua_pushfstring(L, "(the error is a %s)", luaL_typename(L, 1)), lua_replace(L, 1);
+    else {
+      lua_pushfstring(L, "(the error is a %s)", luaL_typename(L, 1));
+      lua_replace(L, 1);
+    }
   }
   lua_settop(L, 1);
   escape(L);
@@ -180,20 +182,21 @@ static void find_executable(void) {
 static int find_root(void) {
   static const char *const below[] = {"", "/..", "/../..", "/../share/dlv3"};
   char exe[PATH_MAX], candidate[PATH_MAX + 32];
-  if (!executable[0])
-    return fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n"), 1;
+  if (!executable[0]) {
+    fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n");
+    return 1;
+  }
   strcpy(exe, executable);
   *strrchr(exe, '/') = 0;
   for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
     snprintf(candidate, sizeof candidate, "%s%s", exe, below[i]);
     if (is_root(candidate) && realpath(candidate, root)) return 0;
   }
-  return fprintf(
-             stderr,
-             "dlv3: the Lua library is missing: no lua/dlv3/core/ffi.lua in %s, two levels above, "
-             "or in %s/../share/dlv3\n",
-             exe, exe),
-         1;
+  fprintf(stderr,
+          "dlv3: the Lua library is missing: no lua/dlv3/core/ffi.lua in %s, two levels above, "
+          "or in %s/../share/dlv3\n",
+          exe, exe);
+  return 1;
 }
 
 /* Pushes {NAME = value} of the variables that begin with DLV3_. */
@@ -269,9 +272,10 @@ static command parse(int argc, char **argv) {
       c.help = true;
     else if (!strcmp(a, "-i"))
       c.interactive = true;
-    else if (!strcmp(a, "-e") && i + 1 < argc)
-      c.has_code = true, i++;
-    else {
+    else if (!strcmp(a, "-e") && i + 1 < argc) {
+      c.has_code = true;
+      i++;
+    } else {
       if (!strcmp(a, "-e"))
         fprintf(stderr, "dlv3: -e needs the code to run, as in dlv3 -e 'print(1)'\n");
       else
@@ -416,7 +420,10 @@ int main(int argc, char **argv) {
   if (c.version) return printf("dlv3 %s\n%s", dlv3_version(), dlv3_build_info()) < 0;
   if (find_root()) return 1;
   lua_State *L = luaL_newstate();
-  if (!L) return fprintf(stderr, "dlv3: no memory for LuaJIT\n"), 1;
+  if (!L) {
+    fprintf(stderr, "dlv3: no memory for LuaJIT\n");
+    return 1;
+  }
   luaL_openlibs(L);
   set_package_path(L, c.script < argc ? argv[c.script] : NULL);
   set_arg(L, &c);

@@ -51,8 +51,15 @@ static int read_character(EditLine *el, wchar_t *out) {
   size_t used = 0;
   mbstate_t state;
   for (;;) {
-    if (resized) resized = 0, el_resize(el);
-    if (continued) continued = 0, el_set(el, EL_PREP_TERM, 1), el_set(el, EL_REFRESH); /* back from Ctrl-Z */
+    if (resized) {
+      resized = 0;
+      el_resize(el);
+    }
+    if (continued) {
+      continued = 0;
+      el_set(el, EL_PREP_TERM, 1);
+      el_set(el, EL_REFRESH);
+    } /* back from Ctrl-Z */
     ssize_t n = read(0, bytes + used, 1);
     if (n < 0 && errno == EINTR) {
       if (dlv3_signal_pending()) return -1;

@@ -22,6 +22,7 @@ static void on_signal(int number) {
   double now = dlv3_now(); /* clock_gettime is allowed in a handler */
   if (!pending) {
     pending = number;
+    if (interrupts) interrupt_set(true);
     first_at = now;
     int kept = errno;
     if (said[0] && write(2, said, strlen(said)) < 0) {} /* nobody listens */
@@ -42,6 +43,8 @@ DLV3_API void dlv3_signals_catch(int32_t interrupt, const char *note) {
   /* The REPL wants a read to return with EINTR; a training run does not. */
   action.sa_flags = interrupt ? 0 : SA_RESTART;
   interrupts = interrupt != 0;
+  if (!interrupts) interrupt_set(false);
+  if (interrupts && pending) interrupt_set(true);
   sigaction(SIGINT, &action, NULL);
   if (interrupt) return; /* with a person at a prompt the others still end the process at once */
   sigaction(SIGTERM, &action, NULL);
@@ -51,6 +54,7 @@ DLV3_API void dlv3_signals_catch(int32_t interrupt, const char *note) {
 }
 
 DLV3_API int32_t dlv3_signal_pending(void) { return (int32_t)pending; }
-DLV3_API void dlv3_signal_clear(void) { pending = 0; }
-
-bool interrupt_wanted(void) { return interrupts && pending; }
+DLV3_API void dlv3_signal_clear(void) {
+  interrupt_set(false);
+  pending = 0;
+}

@@ -4,7 +4,7 @@
  * pixels are equal to the last bit. libjpeg reports errors by a callback that must not return: a
  * longjmp local to this file. Its warnings that mean damaged or missing data are errors here, or
  * noted where the caller tolerates them; it never prints. */
-#include "image.h"
+#include "codecs.h"
 
 #include <setjmp.h>
 #include <stdio.h>

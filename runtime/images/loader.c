@@ -6,8 +6,11 @@
  * pass, writes them normalised into a new tensor. Only the host thread touches tensors and calls
  * the functions of dlv3.h. Random draws depend on (seed, epoch, index) alone, so batches are equal
  * for any number of workers and after a resume. The transforms are the reference's (Pillow's). */
+#include "core/executor.h"
 #include "image.h"
-#include "core/record.h"
+#include "image_file.h"
+#include "normalize.h"
+#include "resize.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -237,7 +240,8 @@ DLV3_API dlv3_status dlv3_loader_new(dlv3_loader **out, const dlv3_loader_config
   if (n < 0) return fail(DLV3_ERR_ARG, "loader: %lld samples", (long long)n);
   dlv3_loader *l = calloc(1, sizeof *l);
   if (!l) return fail(DLV3_ERR_OOM, "loader: out of memory");
-  l->config = *config, l->n = n;
+  l->config = *config;
+  l->n = n;
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->work, NULL);
   pthread_cond_init(&l->done, NULL);
@@ -263,7 +267,8 @@ static void free_slots(dlv3_loader *l) {
     free(s->mask_path);
   }
   free(l->slots);
-  l->slots = NULL, l->capacity = 0;
+  l->slots = NULL;
+  l->capacity = 0;
 }
 
 DLV3_API void dlv3_loader_free(dlv3_loader *l) {
@@ -303,7 +308,9 @@ static status begin(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t
   if (!l->order) return fail(DLV3_ERR_OOM, "loader: out of memory for %lld indices", (long long)n);
   memcpy(l->order, order, (size_t)n * sizeof *order);
   for (int64_t i = 0; i < l->capacity; i++) l->slots[i].state = EMPTY;
-  l->epoch = epoch, l->n_order = n, l->batch = batch;
+  l->epoch = epoch;
+  l->n_order = n;
+  l->batch = batch;
   l->claimed = l->filled = l->delivered = first;
   l->running = true;
   return DLV3_OK;
@@ -393,7 +400,10 @@ static void wait_a_moment(dlv3_loader *l) { /* so that an interrupt is seen whil
   struct timespec until;
   clock_gettime(CLOCK_REALTIME, &until);
   until.tv_nsec += 50000000;
-  if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+  if (until.tv_nsec >= 1000000000) {
+    until.tv_sec++;
+    until.tv_nsec -= 1000000000;
+  }
   pthread_cond_timedwait(&l->done, &l->lock, &until);
 }
 
@@ -419,7 +429,7 @@ static status wait_for(dlv3_loader *l, int64_t n) {
 static status make_batch(dlv3_loader *l, int64_t n, tensor **image, tensor **target) {
   batch_writer b = {.l = l};
   const slot *first = &l->slots[l->delivered % l->capacity];
-  TRY(not_recording("the data loader"));
+  TRY(check_host_access("the data loader"));
   for (int64_t i = 0; i < n; i++) {
     const slot *s = &l->slots[(l->delivered + i) % l->capacity];
     if (s->has_mask != first->has_mask)

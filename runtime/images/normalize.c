@@ -6,7 +6,7 @@
  * reciprocal and one correction, which is not always the correctly rounded quotient: the table's
  * maker compares all 768 results and looks up where one differs. */
 #include "core/isa_clones.h"
-#include "image.h"
+#include "normalize.h"
 
 /* -- Computed ---------------------------------------------------------------------------------- */
 
@@ -52,8 +52,11 @@ CLONES __attribute__((optimize("O3"))) static void compute_bf16(uint16_t *restri
 
 static void compute_pixels(void *dst, const uint8_t *src, int64_t n, const normalize_table *t, int32_t width) {
   block_constants b;
-  for (int32_t i = 0; i < BLOCK; i++)
-    b.mean[i] = t->mean[i % 3], b.std[i] = t->std[i % 3], b.inverse[i] = 1.0f / t->std[i % 3];
+  for (int32_t i = 0; i < BLOCK; i++) {
+    b.mean[i] = t->mean[i % 3];
+    b.std[i] = t->std[i % 3];
+    b.inverse[i] = 1.0f / t->std[i % 3];
+  }
   if (width == 4)
     compute_f32(dst, src, n * 3, &b);
   else
@@ -74,7 +77,8 @@ static bool computes_the_same(const normalize_table *t, int32_t width) {
     if ((width == 4 ? result.wide[i] : result.narrow[i]) != t->value[i % 3][i / 3]) return false;
   return true;
 #else
-  (void)t, (void)width;
+  (void)t;
+  (void)width;
   return false;
 #endif
 }

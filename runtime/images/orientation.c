@@ -3,7 +3,7 @@
  *
  * EXIF goes before XMP, which counts only where EXIF has no orientation at all. Everything is read
  * within bounds from bytes in memory; what is damaged counts as absent. */
-#include "image.h"
+#include "codecs.h"
 
 #include <stdlib.h>
 #include <zlib.h>
@@ -20,7 +20,10 @@ static uint32_t exif_number(const uint8_t *p, int32_t bytes, bool big) {
 
 int32_t exif_orientation(const uint8_t *exif, int64_t n) {
   enum { TAG = 0x112, BYTE = 1, LONG = 4 };
-  if (n >= 6 && !memcmp(exif, "Exif\0\0", 6)) exif += 6, n -= 6;
+  if (n >= 6 && !memcmp(exif, "Exif\0\0", 6)) {
+    exif += 6;
+    n -= 6;
+  }
   if (n < 8 || (memcmp(exif, "II*\0", 4) && memcmp(exif, "MM\0*", 4))) return ABSENT;
   bool big = exif[0] == 'M';
   int64_t at = exif_number(exif + 4, 4, big);
@@ -128,7 +131,10 @@ typedef struct {
 /* One chunk of a PNG; a later one goes before an earlier one of its kind. */
 static void look_at(found *f, const uint8_t *type, span chunk) {
   uint8_t *owned = NULL;
-  if (!memcmp(type, "eXIf", 4)) f->has_exif = true, f->exif = exif_orientation(chunk.data, chunk.n);
+  if (!memcmp(type, "eXIf", 4)) {
+    f->has_exif = true;
+    f->exif = exif_orientation(chunk.data, chunk.n);
+  }
   if (memcmp(type + 1, !memcmp(type, "tEXt", 4) ? "EXt" : "TXt", 3) || !strchr("tzi", type[0])) return;
   enum { MOST_TEXTS = 64 }; /* each may take a megabyte when it is unpacked */
   bool raw = has_keyword(chunk, "Raw profile type exif");

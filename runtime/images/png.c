@@ -4,7 +4,7 @@
  * checksums are errors too, or noted, and the others dropped; it never prints. Chunks beside the
  * pixels are skipped unread: one may claim gigabytes. Gamma and colour profiles are ignored, as
  * Pillow does; which way up a picture is finds orientation.c. */
-#include "image.h"
+#include "codecs.h"
 
 #include <stdio.h>
 

@@ -6,7 +6,7 @@
  * is rounded to 8 bits. NEAREST samples at pixel centres, summed up in double. Each output pixel
  * depends on its own taps only, so a window of the result can be computed alone. */
 #include "core/isa_clones.h"
-#include "image.h"
+#include "resize.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -137,7 +137,8 @@ static inline __attribute__((always_inline, target("avx2"))) __m256i pixel_of_tw
   const __m256i interleave =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
   __m256i low = _mm256_set1_epi32(1 << (FRACTION_BITS - 1)), high = _mm256_setzero_si256();
-  a += p->offset[x], b += p->offset[x];
+  a += p->offset[x];
+  b += p->offset[x];
   for (int32_t k = 0; k < pairs; k++) {
     __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(a + 6 * k))),
                                         _mm_loadl_epi64((const __m128i *)(b + 6 * k)), 1);
@@ -308,7 +309,8 @@ static status positions(int32_t **table, byte_buffer *space, int64_t in, int64_t
 static void reverse(int32_t *p, int64_t n) {
   for (int64_t i = 0; i < n / 2; i++) {
     int32_t v = p[i];
-    p[i] = p[n - 1 - i], p[n - 1 - i] = v;
+    p[i] = p[n - 1 - i];
+    p[n - 1 - i] = v;
   }
 }
 
@@ -318,7 +320,8 @@ status resize_nearest_into(const picture *out, const picture *in, int64_t h, int
   int32_t *xs, *ys;
   TRY(positions(&xs, &space->x, in->w, w, part.x1));
   TRY(positions(&ys, &space->y, in->h, h, part.y1));
-  xs += part.x0, ys += part.y0;
+  xs += part.x0;
+  ys += part.y0;
   if (mirror) reverse(xs, nw);
   for (int64_t y = 0; y < nh; y++) {
     uint8_t *to = out->data + y * out->w * c;

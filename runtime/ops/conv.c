@@ -207,7 +207,10 @@ static status matmul_gradient(backward_call *b, int32_t i, tensor *left, tensor 
   sum_attr batch = {.axes = {1, {0}}};
   tensor *g;
   TRY(op_run(OP_matmul, IN(left, right), &product, &g));
-  if (g->ndim == b->in_spec[i].ndim) return b->grad_x[i] = g, DLV3_OK;
+  if (g->ndim == b->in_spec[i].ndim) {
+    b->grad_x[i] = g;
+    return DLV3_OK;
+  }
   status st = op_run(OP_sum, IN(g), &batch, &b->grad_x[i]);
   tensor_drop(g);
   return st;

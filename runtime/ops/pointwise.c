@@ -13,7 +13,8 @@ status same_infer(op_call *c) {
 
 status broadcast_infer(op_call *c, int32_t first, int32_t dtype) {
   spec *s = &c->spec[0];
-  s->dtype = dtype, s->ndim = 0;
+  s->dtype = dtype;
+  s->ndim = 0;
   for (int32_t i = first; i < c->n_in; i++)
     if (c->in[i]->ndim > s->ndim) s->ndim = c->in[i]->ndim;
   for (int32_t d = 0; d < s->ndim; d++) {
@@ -168,7 +169,12 @@ status clamp_backward_rule(backward_call *b) { /* 1 where min <= x <= max */
   TRY_GOTO(st, op_run(OP_cast, IN(inside), &to, &f), done);
   st = unary_rule(b, OP_mul, f);
 done:
-  tensor_drop(low), tensor_drop(high), tensor_drop(above), tensor_drop(below), tensor_drop(inside), tensor_drop(f);
+  tensor_drop(low);
+  tensor_drop(high);
+  tensor_drop(above);
+  tensor_drop(below);
+  tensor_drop(inside);
+  tensor_drop(f);
   return st;
 }
 
@@ -242,7 +248,9 @@ status div_backward_rule(backward_call *b) { /* y = a / b: a' = 1 / b, b' = -(a 
   if (st == DLV3_OK) st = op_run(OP_div, IN(y, b->in[1]), NULL, &ratio);
   if (st == DLV3_OK) st = op_run(OP_neg, IN(ratio), NULL, &negative);
   if (st == DLV3_OK) st = binary_gradient(b, 1, OP_mul, b->grad_y[0], negative);
-  tensor_drop(y), tensor_drop(ratio), tensor_drop(negative);
+  tensor_drop(y);
+  tensor_drop(ratio);
+  tensor_drop(negative);
   return st;
 }
 
@@ -258,7 +266,12 @@ static status pow_by_base(backward_call *b) {
   TRY_GOTO(st, op_run(OP_where, IN(b->in[1], product, zero), NULL, &f), done);
   st = binary_gradient(b, 0, OP_mul, b->grad_y[0], f);
 done:
-  tensor_drop(zero), tensor_drop(one), tensor_drop(less), tensor_drop(power), tensor_drop(product), tensor_drop(f);
+  tensor_drop(zero);
+  tensor_drop(one);
+  tensor_drop(less);
+  tensor_drop(power);
+  tensor_drop(product);
+  tensor_drop(f);
   return st;
 }
 
@@ -272,7 +285,10 @@ static status pow_by_exponent(backward_call *b) {
   TRY_GOTO(st, op_run(OP_where, IN(b->in[0], product, zero), NULL, &f), done);
   st = binary_gradient(b, 1, OP_mul, b->grad_y[0], f);
 done:
-  tensor_drop(zero), tensor_drop(logarithm), tensor_drop(product), tensor_drop(f);
+  tensor_drop(zero);
+  tensor_drop(logarithm);
+  tensor_drop(product);
+  tensor_drop(f);
   return st;
 }
 
@@ -295,8 +311,13 @@ static status extreme_gradient(backward_call *b, int32_t i, int32_t wins) {
   TRY_GOTO(st, op_run(OP_add, IN(winf, share), NULL, &mask), done);
   st = binary_gradient(b, i, OP_mul, b->grad_y[0], mask);
 done:
-  tensor_drop(win), tensor_drop(equal), tensor_drop(winf), tensor_drop(equalf), tensor_drop(half), tensor_drop(share),
-      tensor_drop(mask);
+  tensor_drop(win);
+  tensor_drop(equal);
+  tensor_drop(winf);
+  tensor_drop(equalf);
+  tensor_drop(half);
+  tensor_drop(share);
+  tensor_drop(mask);
   return st;
 }
 
@@ -429,7 +450,10 @@ status dropout_backward_infer(op_call *c) {
 
 status dropout_backward_rule(backward_call *b) {
   const dropout_attr *a = b->attr;
-  if (!a->training || a->p == 0) return b->grad_x[0] = tensor_retain(b->grad_y[0]), DLV3_OK;
+  if (!a->training || a->p == 0) {
+    b->grad_x[0] = tensor_retain(b->grad_y[0]);
+    return DLV3_OK;
+  }
   dropout_backward_attr attr = {a->p};
   return op_run(OP_dropout_backward, IN(b->grad_y[0], b->out[1]), &attr, &b->grad_x[0]);
 }

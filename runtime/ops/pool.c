@@ -82,7 +82,8 @@ status max_pool2d_backward_infer(op_call *c) {
     return fail_call(c, DLV3_ERR_SHAPE, "grad_y must be %lldx%lld for x of %lldx%lld", (long long)expected[0],
                      (long long)expected[1], (long long)a->size.h, (long long)a->size.w);
   spec_like(&c->spec[0], grad_y);
-  c->spec[0].size[2] = a->size.h, c->spec[0].size[3] = a->size.w;
+  c->spec[0].size[2] = a->size.h;
+  c->spec[0].size[3] = a->size.w;
   return DLV3_OK;
 }
 
@@ -95,7 +96,8 @@ static status resized(op_call *c, attr_pair size, const char *what) {
   if (c->in[0]->size[2] < 1 || c->in[0]->size[3] < 1)
     return fail_call(c, DLV3_ERR_SHAPE, "%s has no pixels", c->info->in_name[0]);
   spec_like(&c->spec[0], c->in[0]);
-  c->spec[0].size[2] = size.h, c->spec[0].size[3] = size.w;
+  c->spec[0].size[2] = size.h;
+  c->spec[0].size[3] = size.w;
   return DLV3_OK;
 }
 

@@ -16,7 +16,9 @@ static status axes_mask(op_call *c, attr_axes *axes, uint32_t *mask) {
 }
 
 static void reduced_spec(spec *s, const tensor *x, uint32_t mask, bool keepdim, int32_t dtype) {
-  s->none = false, s->dtype = dtype, s->ndim = 0;
+  s->none = false;
+  s->dtype = dtype;
+  s->ndim = 0;
   for (int32_t i = 0; i < x->ndim; i++) {
     if (!(mask >> i & 1))
       s->size[s->ndim++] = x->size[i];
@@ -49,7 +51,8 @@ static status spread(backward_call *b, uint32_t mask, double factor, tensor **ou
   reshape_attr kept;
   expand_attr full;
   tensor *narrow = NULL, *wide = NULL, *f = NULL;
-  memset(&kept, 0, sizeof kept), memset(&full, 0, sizeof full);
+  memset(&kept, 0, sizeof kept);
+  memset(&full, 0, sizeof full);
   kept_sizes(&kept.size, &b->in_spec[0], mask);
   sizes_attr(&full.size, &b->in_spec[0]);
   status st = op_run(OP_reshape, IN(b->grad_y[0]), &kept, &narrow);
@@ -57,10 +60,12 @@ static status spread(backward_call *b, uint32_t mask, double factor, tensor **ou
     tensor *scaled = NULL;
     st = scalar_like(&f, narrow, factor);
     if (st == DLV3_OK) st = op_run(OP_mul, IN(narrow, f), NULL, &scaled);
-    tensor_drop(narrow), narrow = scaled;
+    tensor_drop(narrow);
+    narrow = scaled;
   }
   if (st == DLV3_OK) st = op_run(OP_expand, IN(narrow), &full, &wide);
-  tensor_drop(narrow), tensor_drop(f);
+  tensor_drop(narrow);
+  tensor_drop(f);
   *out = wide;
   return st;
 }
@@ -111,13 +116,16 @@ status var_backward_rule(
   double n = (double)reduced_count(&b->in_spec[0], mask) - (double)a->correction;
   mean_attr over;
   memset(&over, 0, sizeof over);
-  over.axes = a->axes, over.keepdim = 1;
+  over.axes = a->axes;
+  over.keepdim = 1;
   tensor *mean = NULL, *off = NULL, *wide = NULL;
   status st = op_run(OP_mean, IN(b->in[0]), &over, &mean);
   if (st == DLV3_OK) st = op_run(OP_sub, IN(b->in[0], mean), NULL, &off);
   if (st == DLV3_OK) st = spread(b, mask, 2 / n, &wide);
   if (st == DLV3_OK) st = op_run(OP_mul, IN(wide, off), NULL, &b->grad_x[0]);
-  tensor_drop(mean), tensor_drop(off), tensor_drop(wide);
+  tensor_drop(mean);
+  tensor_drop(off);
+  tensor_drop(wide);
   return st;
 }
 
@@ -166,7 +174,8 @@ status max_dim_backward_rule(backward_call *b) { /* grad_y goes where the extrem
   status st = op_run(OP_reshape, IN(b->grad_y[0]), &kept, &g);
   if (st == DLV3_OK) st = op_run(OP_reshape, IN(b->out[1]), &kept, &index);
   if (st == DLV3_OK) st = op_run(OP_gather_backward, IN(g, index), &back, &b->grad_x[0]);
-  tensor_drop(g), tensor_drop(index);
+  tensor_drop(g);
+  tensor_drop(index);
   return st;
 }
 

@@ -11,7 +11,8 @@ static status resized(op_call *c, attr_pair size, const char *what) {
   if (x->size[2] < 1 || x->size[3] < 1)
     return fail_call(c, DLV3_ERR_SHAPE, "%s has no pixels to interpolate", c->info->in_name[0]);
   spec_like(&c->spec[0], x);
-  c->spec[0].size[2] = size.h, c->spec[0].size[3] = size.w;
+  c->spec[0].size[2] = size.h;
+  c->spec[0].size[3] = size.w;
   return DLV3_OK;
 }
 

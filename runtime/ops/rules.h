@@ -15,16 +15,6 @@ status same_infer(op_call *c);
 /* The gradient of input 0 is op(grad_y, other). */
 status unary_rule(backward_call *b, int32_t op, tensor *other);
 
-/* saves.c. Whether a call's first output is to be made again from what its node saves, instead of
- * kept by others. */
-bool can_be_remade(const op_call *c);
-status remake(const node *n, tensor **y);
-/* Inputs and outputs, a bit each, that the signature keeps for the backward pass but this call does
- * not need; n: its node. */
-void unused_saves(const op_call *c, const node *n, uint32_t *in, uint32_t *out);
-/* autograd.c. Whether t is such an output, with the content of then. */
-bool is_remade(const tensor *t);
-
 static inline void sizes_attr(attr_dims *a, const spec *s) {
   a->n = s->ndim;
   memcpy(a->v, s->size, sizeof a->v);

@@ -15,7 +15,10 @@ static spec *view(op_call *c) {
 }
 
 static void remove_axis(spec *s, int64_t *stride, int64_t axis) {
-  for (int64_t i = axis; i + 1 < s->ndim; i++) s->size[i] = s->size[i + 1], stride[i] = stride[i + 1];
+  for (int64_t i = axis; i + 1 < s->ndim; i++) {
+    s->size[i] = s->size[i + 1];
+    stride[i] = stride[i + 1];
+  }
   s->ndim--;
 }
 
@@ -28,7 +31,10 @@ static bool view_strides(const tensor *x, const spec *y, int64_t *stride) {
   int64_t size[DLV3_MAX_DIMS], step[DLV3_MAX_DIMS];
   int32_t n = 0;
   for (int32_t a = 0; a < x->ndim; a++)
-    if (x->size[a] != 1) size[n] = x->size[a], step[n++] = x->stride[a];
+    if (x->size[a] != 1) {
+      size[n] = x->size[a];
+      step[n++] = x->stride[a];
+    }
   for (k = 0; k < y->ndim; k++) stride[k] = 1;
   for (k = 0; i < n;) {
     int32_t first_k = k;
@@ -42,7 +48,10 @@ static bool view_strides(const tensor *x, const spec *y, int64_t *stride) {
     }
     if (want != have) return false;
     int64_t at = step[i - 1];
-    for (int32_t a = k - 1; a >= first_k; a--) stride[a] = at, at *= y->size[a];
+    for (int32_t a = k - 1; a >= first_k; a--) {
+      stride[a] = at;
+      at *= y->size[a];
+    }
   }
   return true;
 }
@@ -61,7 +70,10 @@ status reshape_infer(op_call *c) {
       known = -1;
     if (known < 0) break;
   }
-  if (known > 0 && free_axis >= 0 && n % known == 0) a->size.v[free_axis] = n / known, known = n;
+  if (known > 0 && free_axis >= 0 && n % known == 0) {
+    a->size.v[free_axis] = n / known;
+    known = n;
+  }
   if (known != n || (free_axis >= 0 && a->size.v[free_axis] < 0))
     return fail_call(c, DLV3_ERR_SHAPE, "%lld elements do not make %s", (long long)n,
                      sizes_text(text, (int32_t)a->size.n, a->size.v));
@@ -157,8 +169,12 @@ status unsqueeze_infer(op_call *c) {
     return fail_call(c, DLV3_ERR_SHAPE, "a tensor has at most %d dimensions", DLV3_MAX_DIMS);
   TRY(normalize_axis(c, &a->axis, x->ndim + 1));
   spec *s = view(c);
-  for (int64_t i = s->ndim++; i > a->axis; i--) s->size[i] = s->size[i - 1], c->view_stride[i] = c->view_stride[i - 1];
-  s->size[a->axis] = 1, c->view_stride[a->axis] = 1;
+  for (int64_t i = s->ndim++; i > a->axis; i--) {
+    s->size[i] = s->size[i - 1];
+    c->view_stride[i] = c->view_stride[i - 1];
+  }
+  s->size[a->axis] = 1;
+  c->view_stride[a->axis] = 1;
   return DLV3_OK;
 }
 
@@ -212,7 +228,10 @@ status expand_backward_rule(backward_call *b) { return reduce_to_input(b, 0, ten
 /* -- Copies ------------------------------------------------------------------------------------ */
 
 status contiguous_infer(op_call *c) { return same_infer(c); }
-status contiguous_backward_rule(backward_call *b) { return b->grad_x[0] = tensor_retain(b->grad_y[0]), DLV3_OK; }
+status contiguous_backward_rule(backward_call *b) {
+  b->grad_x[0] = tensor_retain(b->grad_y[0]);
+  return DLV3_OK;
+}
 
 status cat_infer(op_call *c) {
   cat_attr *a = c->attr;
@@ -262,7 +281,10 @@ status pad_infer(op_call *c) {
 status pad_backward_rule(backward_call *b) { /* padding taken off again, cropping put back as zeros */
   const pad_attr *a = b->attr;
   pad_attr back = {.before = {.n = a->before.n}, .after = {.n = a->after.n}};
-  for (int64_t i = 0; i < a->before.n; i++) back.before.v[i] = -a->before.v[i], back.after.v[i] = -a->after.v[i];
+  for (int64_t i = 0; i < a->before.n; i++) {
+    back.before.v[i] = -a->before.v[i];
+    back.after.v[i] = -a->after.v[i];
+  }
   return op_run(OP_pad, IN(b->grad_y[0]), &back, &b->grad_x[0]);
 }
 

@@ -21,8 +21,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "program.h"
+#include "core/dispatch.h"
+#include "core/executor.h"
+#include "core/memory.h"
 #include "core/verbose.h"
+#include "program.h"
 
 enum { ALIGN = 64, MOST_FAILURES = 2 }; /* what a kernel made and kept in the first attempt is there in the second */
 
@@ -49,7 +52,6 @@ struct graph {
 };
 
 static bool wanted = true; /* DLV3_GRAPH                                              */
-static bool in_capture;
 static int32_t n_handles;
 static int64_t captures, launches;
 static char refused[1000];
@@ -59,7 +61,6 @@ __attribute__((constructor)) static void read_environment(void) {
   wanted = !text || strcmp(text, "0");
 }
 
-bool capturing(void) { return in_capture; }
 DLV3_API int64_t dlv3_graph_captures(void) { return captures; }
 DLV3_API int64_t dlv3_graph_launches(void) { return launches; }
 DLV3_API const char *dlv3_graph_refused(void) { return refused; }
@@ -83,7 +84,8 @@ static status watch(graph *g, storage *st, bool changed) {
         int64_t more = 2 * g->room + 64;
         watched *grown = realloc(g->watched, (size_t)more * sizeof *grown);
         if (!grown) return no_memory();
-        g->watched = grown, g->room = more;
+        g->watched = grown;
+        g->room = more;
       }
       g->watched[g->n_watched++] = (watched){.st = st};
     }
@@ -92,15 +94,15 @@ static status watch(graph *g, storage *st, bool changed) {
   return DLV3_OK;
 }
 
-/* All storages that steps read or write and the program does not bring itself. Headers lie on
- * nothing and promises have their recorded addresses meanwhile, which tells those apart. */
+/* All storages that steps read or write and the program does not bring itself. Headers of arguments
+ * lie on p->nothing meanwhile, which tells them from outside tensors. */
 static status watch_steps(dlv3_program *p, graph *g) {
   for (int64_t k = 0; k < p->n_steps; k++) {
     const step *s = &p->steps[k];
     for (int32_t i = 0; i < s->n_in; i++) {
       const bool changed = s->launch ? s->launch->kind[i] != 0 : (op_table[s->op].in_place >> i & 1) != 0;
       storage *st = s->in[i] ? s->in[i]->st : NULL;
-      if (!st || is_promised(st->data)) continue;
+      if (!st || st->borrowed) continue;
       if (st == p->nothing && changed)
         return fail(DLV3_ERR_ARG, "%s changes an argument in place",
                     s->launch ? s->launch->kernel->name : op_table[s->op].name);
@@ -125,7 +127,8 @@ static status place_argument(dlv3_program *p, graph *g, int32_t i) {
   if (lead % width) return fail(DLV3_ERR_ARG, "argument %d lies between two elements", (int)i + 1);
   tensor *t;
   TRY(tensor_alias(&t, given));
-  storage_drop(t->st), t->st = NULL;
+  storage_drop(t->st);
+  t->st = NULL;
   g->bytes[i] = reach(given) * width;
   status st = storage_new(&t->st, lead + g->bytes[i], g->device);
   if (st != DLV3_OK) {
@@ -133,8 +136,10 @@ static status place_argument(dlv3_program *p, graph *g, int32_t i) {
     tensor_drop(t);
     return st;
   }
-  t->st->scope = 0, t->offset = lead / width;
-  return g->args[i] = t, DLV3_OK;
+  t->st->scope = 0;
+  t->offset = lead / width;
+  g->args[i] = t;
+  return DLV3_OK;
 }
 
 /* Finds or makes all of it, once. */
@@ -159,10 +164,8 @@ static status make_ready(dlv3_program *p, graph *g) {
   }
   g->n_watched = 0;
   bind_headers(p, NULL);
-  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = (char *)(uintptr_t)p->promises[i].address;
   status st = watch_steps(p, g);
   bind_headers(p, p->given);
-  bind_promises(p, false);
   g->ready = st == DLV3_OK;
   return st;
 }
@@ -199,14 +202,17 @@ void graph_drop(dlv3_program *p) {
   for (int32_t i = 0; i < p->n_args && g->args; i++) tensor_drop(g->args[i]);
   for (int64_t i = 0; i < p->n_promises; i++)
     if (p->promises[i].fixed) storage_drop(p->promises[i].fixed);
-  free(g->watched), free(g->args), free(g->bytes), free(g);
+  free(g->watched);
+  free(g->args);
+  free(g->bytes);
+  free(g);
   p->graph = NULL;
 }
 
 /* As if nothing had been called: what kernels prepared meanwhile was never written. */
 static void undo(dlv3_program *p, graph *g) {
   for (int64_t i = 0; i < g->n_watched; i++) {
-    g->watched[i].st->own_version = g->watched[i].own_version,
+    g->watched[i].st->own_version = g->watched[i].own_version;
     g->watched[i].st->slice_changes = g->watched[i].slice_changes;
     outdate(g->watched[i].st, NULL);
   }
@@ -220,7 +226,9 @@ static status capture(dlv3_program *p, graph *g) {
   const backend *b = backend_of(g->device);
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
-    w->data = w->st->data, w->own_version = w->st->own_version, w->slice_changes = w->st->slice_changes;
+    w->data = w->st->data;
+    w->own_version = w->st->own_version;
+    w->slice_changes = w->st->slice_changes;
     w->form = renewed_form(w->st);
     if (w->outdated) outdate(w->st, w->form);
   }
@@ -231,25 +239,36 @@ static status capture(dlv3_program *p, graph *g) {
   bind_headers(p, g->args);
   bind_promises(p, true);
   memory_capture_begin(g->device);
-  in_capture = true;
+  const executor *before = current_executor;
+  executor capturing = eager_executor;
+  capturing.synchronizes = false;
+  current_executor = &capturing;
   st = run_steps(p);
-  in_capture = false;
+  current_executor = before;
   if (!memory_capture_end() && st == DLV3_OK) st = fail(DLV3_ERR_INTERNAL, "a kernel kept memory");
   bind_headers(p, p->given);
   bind_promises(p, false);
   if (st != DLV3_OK) keep_reason(st);
   status ended = b->graph_end(g->device, st == DLV3_OK ? &g->handle : NULL);
   if (st == DLV3_OK && ended != DLV3_OK) st = keep_reason(ended);
-  if (st != DLV3_OK) return undo(p, g), st;
+  if (st != DLV3_OK) {
+    undo(p, g);
+    return st;
+  }
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
-    w->bumps = w->st->own_version - w->own_version, w->version = arena_version(w->st);
+    w->bumps = w->st->own_version - w->own_version;
+    w->version = arena_version(w->st);
     prepared *form = renewed_form(w->st);
     w->renewed = form && w->changed;
     if (w->renewed) w->form = form;
   }
-  g->arena = arena_address(), g->generation = memory_generation(g->device), g->preference = impl_preference();
-  n_handles++, g->captures++, captures++;
+  g->arena = arena_address();
+  g->generation = memory_generation(g->device);
+  g->preference = implementation_preference();
+  n_handles++;
+  g->captures++;
+  captures++;
   return DLV3_OK;
 }
 
@@ -265,7 +284,10 @@ static status try_capture(dlv3_program *p, graph *g) {
 static status tell(dlv3_program *p, graph *g) {
   g->told = true;
   status st = try_capture(p, g);
-  if (st == DLV3_OK) undo(p, g), discard(g);
+  if (st == DLV3_OK) {
+    undo(p, g);
+    discard(g);
+  }
   if (st == DLV3_ERR_INTERRUPTED) return st;
   verbose_graph(p->n_steps, st == DLV3_OK ? NULL : refused);
   return DLV3_DECLINED;
@@ -276,13 +298,14 @@ static status tell(dlv3_program *p, graph *g) {
 /* Whether everything is where the graph has it. A weight whose version moved is outdated by every
  * later capture. */
 static bool holds(const dlv3_program *p, graph *g) {
-  bool same = g->generation == memory_generation(g->device) && g->preference == impl_preference()
+  bool same = g->generation == memory_generation(g->device) && g->preference == implementation_preference()
               && (!p->arena_bytes || g->arena == arena_address());
   for (int64_t i = 0; i < g->n_watched; i++) {
     watched *w = &g->watched[i];
     same &= w->st->data == w->data && (!w->form || w->form->version == arena_version(w->st));
     if (!w->st->prepared || w->outdated || w->version == arena_version(w->st)) continue;
-    w->outdated = true, same = false;
+    w->outdated = true;
+    same = false;
   }
   return same;
 }
@@ -326,10 +349,16 @@ status graph_run(dlv3_program *p) {
   }
   graph *g = p->graph;
   if (!g->handle && g->failures >= MOST_FAILURES) return DLV3_DECLINED;
-  if (ops_apart()) return verbose_level && !g->handle && !g->told ? tell(p, g) : DLV3_DECLINED;
+  if (ops_synchronized()) return verbose_level && !g->handle && !g->told ? tell(p, g) : DLV3_DECLINED;
   if (!fits(p, g)) return DLV3_DECLINED;
-  if (g->handle && !holds(p, g)) discard(g), g->wait = g->captures; /* what moves often is not captured as often */
-  if (!g->handle && g->wait > 0) return g->wait--, DLV3_DECLINED;
+  if (g->handle && !holds(p, g)) {
+    discard(g);
+    g->wait = g->captures;
+  } /* what moves often is not captured as often */
+  if (!g->handle && g->wait > 0) {
+    g->wait--;
+    return DLV3_DECLINED;
+  }
   if (b->check) TRY(b->check(device));
   if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
   if (!g->handle) {

@@ -5,12 +5,12 @@
  * that are there. What it shares with ops is written here once more: tensors must be alive and on
  * one device, versions move, DLV3_VERBOSE and DLV3_SYNC see it, dlv3.compile records it. What the
  * text of a kernel means is the backend's to know. */
-#include "core/backend.h"
-
 #include <stdio.h>
 
-#include "core/record.h"
+#include "core/dispatch.h"
+#include "core/executor.h"
 #include "core/verbose.h"
+#include "program.h"
 
 DLV3_API dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, const char *name, int32_t device) {
   if (!device_known(device)) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
@@ -24,7 +24,9 @@ DLV3_API dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, con
 /* The launch as a call that messages can be made of; info belongs to the caller. */
 static op_call as_call(op_info *info, const kernel_launch *l, tensor *const *in) {
   memset(info, 0, sizeof *info);
-  info->name = l->kernel->name, info->signature = info->attrs = info->doc = "", info->variadic = true;
+  info->name = l->kernel->name;
+  info->signature = info->attrs = info->doc = "";
+  info->variadic = true;
   return (op_call){.op = OP_COUNT, .info = info, .n_in = l->n, .in = (tensor **)in};
 }
 
@@ -69,7 +71,7 @@ status kernel_execute(const kernel_launch *l, tensor *const *in) {
     if (in[i] && l->kind[i]) storage_changed(in[i]->st, 1);
   const status st = after_kernel(l->kernel->device);
   if (st != DLV3_OK) return fail_more(st, "\n  after the kernel %s", l->kernel->name);
-  if (verbose_level && !capturing()) verbose_call(&c, "source", -1, dlv3_now() - begin);
+  if (verbose_level && current_executor->synchronizes) verbose_call(&c, "source", -1, dlv3_now() - begin);
   return DLV3_OK;
 }
 
@@ -79,8 +81,10 @@ DLV3_API dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, con
   kernel_launch l = {.kernel = k, .shared = shared, .n = n};
   if (n < 0 || n > DLV3_MAX_SLOTS)
     return fail(DLV3_ERR_ARG, "%s: %d arguments, at most %d", k->name, (int)n, DLV3_MAX_SLOTS);
-  memcpy(l.grid, grid, sizeof l.grid), memcpy(l.block, block, sizeof l.block);
-  memcpy(l.kind, kinds, (size_t)n * sizeof *kinds), memcpy(l.number, numbers, (size_t)n * sizeof *numbers);
+  memcpy(l.grid, grid, sizeof l.grid);
+  memcpy(l.block, block, sizeof l.block);
+  memcpy(l.kind, kinds, (size_t)n * sizeof *kinds);
+  memcpy(l.number, numbers, (size_t)n * sizeof *numbers);
   op_info info;
   op_call c = as_call(&info, &l, tensors);
   for (int32_t i = 0; i < n; i++)

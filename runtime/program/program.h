@@ -4,7 +4,6 @@
 #define DLV3_PROGRAM_H
 
 #include "core/backend.h"
-#include "core/record.h"
 
 typedef struct {
   int32_t op, n_in;
@@ -56,6 +55,12 @@ static inline int64_t reach(const tensor *t) {
   for (int32_t i = 0; i < t->ndim; i++) last += (t->size[i] - 1) * t->stride[i];
   return numel(t) ? last + 1 : 0;
 }
+
+/* record.c. Appends a launch of a kernel from source text, on n tensors or NULLs, to the program that
+ * is being recorded. kernel.c: runs it. */
+bool recording(void);
+status record_launch(const kernel_launch *l, tensor *const *in);
+status kernel_execute(const kernel_launch *l, tensor *const *in);
 
 /* record.c. The headers of arguments on args, or on nothing; the promises' storages on their
  * memory, results on what is lent to them or (fixed) where the graph leaves them; every step's

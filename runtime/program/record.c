@@ -1,10 +1,11 @@
 /* record.c - record and replay: a function's op calls as a program that runs without Lua and
  * without allocating.
  *
- * Recording computes nothing. Between dlv3_record_begin and dlv3_record_end every call passes
- * dispatch.c as ever - shapes, dtypes, the tape, backward rules - but its kernel is not run: the
- * call is noted, and its outputs are promises, storages with an address of their own and no memory.
- * So recording costs no memory, and no value can be read meanwhile.
+ * Recording computes nothing. dlv3_record_begin installs an executor (core/executor.h) and
+ * dlv3_record_end removes it. Between them every call passes dispatch.c as usual - shapes, dtypes,
+ * the tape, backward rules - but the executor appends it to the program instead of running its
+ * kernel. Its outputs are promises: storages with a unique address and no memory. Recording
+ * therefore takes no memory for tensors, and no value can be read meanwhile.
  *
  * A program knows four kinds of storages: its arguments, which every run brings anew; outside ones
  * (parameters, running statistics, random state), which are held; results, which every run
@@ -16,14 +17,16 @@
  * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes
  * as without a program, hence the same bits. On a device that can launch all of them as one graph,
  * graph.c captures the second run of a program and launches it from then on. */
-#include "program.h"
-
 #include <stdlib.h>
+
+#include "core/dispatch.h"
+#include "core/executor.h"
+#include "program.h"
 
 enum { ALIGN = 64 };
 
 static dlv3_program *current;
-static const uintptr_t PROMISED = (uintptr_t)1 << 62; /* is_promised */
+static const uintptr_t PROMISED = (uintptr_t)1 << 62; /* no process has memory there */
 static uintptr_t next_promise;
 static storage *arena;
 static int32_t n_programs;
@@ -31,13 +34,8 @@ static int32_t n_programs;
 bool recording(void) { return current != NULL; }
 DLV3_API int32_t dlv3_recording(void) { return current != NULL; }
 
-status not_recording(const char *what) {
-  if (!current) return DLV3_OK;
-  return fail(DLV3_ERR_ARG,
-              "%s: no value can be read or written on the host while dlv3.compile records the function; give it as an "
-              "argument, or return the tensor and read it outside",
-              what);
-}
+/* Whether st is a promise of the program that is being recorded. */
+static bool is_promised(const storage *st) { return (uintptr_t)st->data >= PROMISED; }
 
 /* Room for one more element in a growing array. */
 static status grow(void *array, int64_t n, int64_t *room, size_t width) {
@@ -45,17 +43,19 @@ static status grow(void *array, int64_t n, int64_t *room, size_t width) {
   int64_t more = *room ? 2 * *room : 64;
   void *grown = realloc(*(void **)array, (size_t)more * width);
   if (!grown) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
-  *(void **)array = grown, *room = more;
+  *(void **)array = grown;
+  *room = more;
   return DLV3_OK;
 }
 
 /* -- Recording --------------------------------------------------------------------------------- */
 
-status record_storage(storage *s) {
+static status record_storage(storage *s) {
   TRY(grow(&current->promises, current->n_promises, &current->promise_room, sizeof *current->promises));
   if ((uintptr_t)s->bytes > PROMISED / 2 || next_promise > PROMISED + PROMISED / 2)
     return fail(DLV3_ERR_OOM, "out of memory: compile: a tensor of %lld bytes", (long long)s->bytes);
   s->data = (char *)next_promise;
+  s->borrowed = true;
   next_promise += ((uintptr_t)s->bytes + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
   current->promises[current->n_promises++] =
       (promise){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
@@ -92,7 +92,7 @@ static status note(tensor **out, tensor *t) {
   *out = NULL;
   if (!t) return DLV3_OK;
   TRY(tensor_alias(out, t));
-  if (is_promised(t->st->data)) {
+  if (is_promised(t->st)) {
     promise *a = promise_of(p, t->st->data);
     if (a->first < 0) a->first = p->n_steps - 1;
     a->last = p->n_steps - 1;
@@ -133,7 +133,7 @@ static status take_down_call(const op_call *c) {
   for (int32_t i = 0; i < c->n_out; i++) TRY(note(&s->out[i], c->out[i]));
   return DLV3_OK;
 }
-status record_call(const op_call *c) { return taken_down(take_down_call(c)); }
+static status record_call(op_call *c) { return taken_down(take_down_call(c)); }
 
 static status take_down_launch(const kernel_launch *l, tensor *const *in) {
   dlv3_program *p = current;
@@ -149,23 +149,74 @@ static status take_down_launch(const kernel_launch *l, tensor *const *in) {
 }
 status record_launch(const kernel_launch *l, tensor *const *in) { return taken_down(take_down_launch(l, in)); }
 
+/* -- The executor while a function is recorded --------------------------------------------------- */
+
+static status refuse_host_access(const char *what) {
+  return fail(DLV3_ERR_ARG,
+              "%s: no value can be read or written on the host while dlv3.compile records the function; give it as an "
+              "argument, or return the tensor and read it outside",
+              what);
+}
+
+/* A node of another executor was made before the recording began: a program with it would go back
+ * through the first call's node in every run. */
+static status refuse_foreign_node(const node *n, const char *op) {
+  if (n->executor == current_executor) return DLV3_OK;
+  return fail(DLV3_ERR_AUTOGRAD,
+              "backward: dlv3.compile records the function, but the result of %s, which the loss was computed from, "
+              "was made before: make it inside of the function too, or detach() it",
+              op);
+}
+
+/* References that promises and steps of the program hold. */
+static int32_t recorded_references(const storage *st) {
+  if (!is_promised(st)) return 0;
+  return 1 + promise_of(current, st->data)->headers;
+}
+
+static const executor recorder = {
+    .allocate = record_storage,
+    .execute = record_call,
+    .host_access = refuse_host_access,
+    .backward_through = refuse_foreign_node,
+    .references = recorded_references,
+    .synchronizes = true,
+};
+
 DLV3_API void dlv3_program_free(dlv3_program *p) {
   if (!p) return;
   for (int64_t k = 0; k < p->n_steps; k++) {
     step *s = &p->steps[k];
     for (int32_t i = 0; i < s->n_in && s->in; i++) tensor_drop(s->in[i]);
     for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) tensor_drop(s->out[i]);
-    free(s->in), free(s->attr), free(s->launch);
+    free(s->in);
+    free(s->attr);
+    free(s->launch);
   }
   for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->args[i]);
   for (int32_t i = 0; i < p->n_results; i++) tensor_drop(p->results[i]);
   graph_drop(p);
-  for (int64_t i = 0; i < p->n_outsides; i++) tensor_drop(p->outsides[i].t), storage_drop(p->outsides[i].st);
-  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, storage_drop(p->promises[i].st);
+  for (int64_t i = 0; i < p->n_outsides; i++) {
+    tensor_drop(p->outsides[i].t);
+    storage_drop(p->outsides[i].st);
+  }
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    p->promises[i].st->data = NULL;
+    storage_drop(p->promises[i].st);
+  }
   if (p->nothing) storage_drop(p->nothing);
-  free(p->steps), free(p->promises), free(p->bindings), free(p->outsides), free(p->args), free(p->given),
-      free(p->results), free(p);
-  if (--n_programs == 0 && arena) storage_drop(arena), arena = NULL;
+  free(p->steps);
+  free(p->promises);
+  free(p->bindings);
+  free(p->outsides);
+  free(p->args);
+  free(p->given);
+  free(p->results);
+  free(p);
+  if (--n_programs == 0 && arena) {
+    storage_drop(arena);
+    arena = NULL;
+  }
 }
 
 DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args) {
@@ -174,22 +225,30 @@ DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args)
   if (!p) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   n_programs++;
   status st = storage_new(&p->nothing, 0, 0);
-  if (st == DLV3_OK) storage_release(p->nothing), p->nothing->scope = 0;
+  if (st == DLV3_OK) {
+    storage_release(p->nothing);
+    p->nothing->scope = 0;
+  }
   p->args = calloc((size_t)n_args + 1, sizeof *p->args);
   p->given = calloc((size_t)n_args + 1, sizeof *p->given);
   if (st == DLV3_OK && (!p->args || !p->given)) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
     if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
-  if (st == DLV3_OK)
-    current = p, next_promise = PROMISED;
-  else
+  if (st == DLV3_OK) {
+    current = p;
+    next_promise = PROMISED;
+    current_executor = &recorder;
+  } else
     dlv3_program_free(p);
   return st;
 }
 
 /* Promises have no memory until a run lends them some; handles that stay behind are stale. */
 static void withdraw(dlv3_program *p) {
-  for (int64_t i = 0; i < p->n_promises; i++) p->promises[i].st->data = NULL, p->promises[i].st->scope = 0;
+  for (int64_t i = 0; i < p->n_promises; i++) {
+    p->promises[i].st->data = NULL;
+    p->promises[i].st->scope = 0;
+  }
 }
 
 void bind_headers(dlv3_program *p, tensor *const *args) {
@@ -207,6 +266,7 @@ DLV3_API void dlv3_record_abort(void) {
   withdraw(current);
   dlv3_program_free(current);
   current = NULL;
+  current_executor = &eager_executor;
 }
 
 /* -- The plan ---------------------------------------------------------------------------------- */
@@ -224,8 +284,7 @@ static bool fills_storage(const tensor *t) { return !t->offset && tensor_bytes(t
 static void overwrite(dlv3_program *p, int64_t k, int32_t out, int32_t in) {
   const step *s = &p->steps[k];
   const tensor *x = s->in[in], *y = s->out[out];
-  if (!x || !y || !is_promised(x->st->data) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes)
-    return;
+  if (!x || !y || !is_promised(x->st) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes) return;
   for (int32_t i = 0; i < s->n_in; i++)
     if (i != in && s->in[i] && s->in[i]->st == x->st) return;
   promise *from = promise_of(p, x->st->data), *to = promise_of(p, y->st->data);
@@ -293,7 +352,7 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
                 (int)i + 1);
     if (st == DLV3_OK) st = note(&p->results[i], results[i]);
     p->n_results += p->results[i] != NULL;
-    if (st == DLV3_OK && is_promised(results[i]->st->data)) promise_of(p, results[i]->st->data)->result = true;
+    if (st == DLV3_OK && is_promised(results[i]->st)) promise_of(p, results[i]->st->data)->result = true;
   }
   if (st == DLV3_OK) overwrite_inputs(p);
   if (st == DLV3_OK) place(p, order, order + p->n_promises);
@@ -305,13 +364,9 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
   withdraw(p);
   bind_headers(p, NULL);
   current = NULL;
+  current_executor = &eager_executor;
   *out = p;
   return DLV3_OK;
-}
-
-int32_t recorded_references(const storage *st) {
-  if (!current || !is_promised(st->data)) return 0;
-  return 1 + promise_of(current, st->data)->headers;
 }
 
 static const tensor *header_on(const dlv3_program *p, const storage *st) {
@@ -352,9 +407,15 @@ static void unbind(dlv3_program *p) {
   for (int64_t i = 0; i < p->n_promises; i++) {
     promise *a = &p->promises[i];
     a->st->data = NULL;
-    if (a->lent) storage_drop(a->lent), a->lent = NULL;
+    if (a->lent) {
+      storage_drop(a->lent);
+      a->lent = NULL;
+    }
   }
-  for (int32_t i = 0; i < p->n_args; i++) tensor_drop(p->given[i]), p->given[i] = NULL;
+  for (int32_t i = 0; i < p->n_args; i++) {
+    tensor_drop(p->given[i]);
+    p->given[i] = NULL;
+  }
   bind_headers(p, NULL);
 }
 
@@ -375,7 +436,10 @@ static status lend(dlv3_program *p) {
   if (!p->n_promises) return DLV3_OK;
   int32_t device = p->promises[0].st->device;
   if (p->arena_bytes && (!arena || arena->bytes < p->arena_bytes || arena->device != device)) {
-    if (arena) storage_drop(arena), arena = NULL;
+    if (arena) {
+      storage_drop(arena);
+      arena = NULL;
+    }
     dlv3_memory_flush(device); /* what was kept for another way of working */
     TRY(storage_new(&arena, p->arena_bytes, device));
     arena->scope = 0; /* it outlives the scope that a run is in */
@@ -400,7 +464,12 @@ status run_steps(dlv3_program *p) {
       continue;
     }
     memset(&c, 0, sizeof c);
-    c.op = s->op, c.info = &op_table[s->op], c.n_in = s->n_in, c.in = s->in, c.attr = s->attr, c.n_out = c.info->n_out;
+    c.op = s->op;
+    c.info = &op_table[s->op];
+    c.n_in = s->n_in;
+    c.in = s->in;
+    c.attr = s->attr;
+    c.n_out = c.info->n_out;
     memcpy(c.out, s->out, sizeof s->out);
     if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
     for (int32_t i = 0; i < s->n_in; i++) {

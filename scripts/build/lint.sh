@@ -24,6 +24,9 @@ lua=$(files '*.lua' | grep -vE '^lua/dlv3/(core/ffi|vision/cairo)\.lua$')
 rule 'runtime and kernels report by status: no abort, exit, longjmp or printing' \
   '(^|[^a-zA-Z_.>])(abort|exit|_exit|longjmp|assert|printf|fprintf|puts|fputs|perror|putchar) *\(' $c_plain
 rule 'the FFI is used in lua/dlv3/core/ffi.lua and lua/dlv3/vision/cairo.lua only' "require *\\(? *['\"]ffi['\"]" $lua
+rule 'the functions of the runtime are called in lua/dlv3 only (dlv3.os, dlv3.core.runtime, ...)' '(^|[^a-zA-Z_])C\.dlv3_' \
+  $(files 'scripts/*.lua' 'models/*.lua' 'bench/*.lua' 'tests/*.lua' | grep -vE '^tests/unit/test_(pointwise|damaged_files)\.lua$') # these test C itself
+rule 'the library requires nothing of models/ and scripts/' "require *\\(? *['\"](models|scripts)" $(files 'lua/dlv3/*.lua')
 rule 'vendor headers belong into kernels/' '#include *[<"](dnnl|oneapi|cuda|cublas|cudnn|cblas|mkl)' $(files 'runtime/*.c' 'runtime/*.h')
 rule 'CUDA headers and CUDA-only lines belong into kernels/cuda/' '#include *[<"](cuda|cublas|cudnn|nvrtc)|#if.*CUDA' $(files 'runtime/*.c' 'runtime/*.h' 'kernels/cpu/*.c' 'kernels/cpu/*.h')
 rule 'unbounded string functions' '(^|[^a-z_])(strcat|sprintf|vsprintf|gets) *\(' $c_core
@@ -33,8 +36,14 @@ long=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' Makefile | xargs 
 [ -z "$long" ] || broken 'no file has more than 800 lines' "$long"
 wide=$(files '*.c' '*.h' '*.inc' '*.cu' '*.cpp' | xargs awk 'length > 120 {print FILENAME ":" FNR ": " length " columns"}')
 [ -z "$wide" ] || broken 'C and CUDA: 120 columns at most (clang-format does it, but for comments)' "$wide"
+wide=$(files '*.lua' | xargs awk 'length > 120 {print FILENAME ":" FNR ": " length " columns"}')
+[ -z "$wide" ] || broken 'Lua: 120 columns at most' "$wide"
+wide=$(files '*.lua' | xargs awk '/^ *-- [^ ]/ && length > 100 {print FILENAME ":" FNR ": " length " columns"}')
+[ -z "$wide" ] || broken 'Lua: 100 columns at most in comments' "$wide"
 odd=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' '*.md' Makefile | grep -v golden | xargs grep -nE '[[:space:]]+$' /dev/null | head -n 20)
 [ -z "$odd" ] || broken 'spaces at the end of lines' "$odd"
+
+upward=$(sh scripts/build/rooms.sh) || broken 'includes between rooms point one way (scripts/build/rooms.sh lists them)' "$upward"
 
 if command -v luacheck >/dev/null 2>&1; then
   # shellcheck disable=SC2046

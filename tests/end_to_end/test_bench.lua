@@ -1,7 +1,8 @@
--- test_bench.lua - the benchmark: useful operations counted, one work, the comparison with dlv3 alone.
+-- test_bench.lua - the benchmark: useful operations counted, one work, the comparison with dlv3
+-- alone.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 local convolutions = require 'bench.convolutions'
 local processor = require 'bench.processor'
 local report = require 'bench.report'
@@ -32,7 +33,7 @@ return function(t)
   end)
 
   t.case('the peak', function()
-    local peak = F.C.dlv3_measure_peak(F.dtype_id.f32)
+    local peak = runtime.measure_peak('f32')
     t.ok(peak == 0 or peak > 1e9 and peak < 1e15, peak)
   end)
 
@@ -54,7 +55,8 @@ return function(t)
       seen[row.id] = true
     end
     local function shown(environment, words)
-      local text, status = t.run(("DLV3_CUDA_LIBRARY='%s' %s %s --device cuda %s"):format(gpu.library, environment, bench, words))
+      local text, status = t.run(("DLV3_CUDA_LIBRARY='%s' %s %s --device cuda %s"):format(
+          gpu.library, environment, bench, words))
       t.eq(status, 0, text)
       return text
     end
@@ -63,11 +65,13 @@ return function(t)
     local file = assert(io.open(path))
     local text = file:read '*a'
     file:close()
-    t.ok(text:find '\n| MobileNetV3 training step 17, batch 2, bf16 | [%d.]+ s ' and text:find 'DLV3_CUDNN_BENCHMARK=1', text)
+    t.ok(text:find '\n| MobileNetV3 training step 17, batch 2, bf16 | [%d.]+ s ' and text:find 'DLV3_CUDNN_BENCHMARK=1',
+         text)
     t.ok(shown('', '--no-peers --rounds 1 --rows mbv3 --limit 1 --size 65'):find 'failed: it took longer than 1 s')
     local words = '--work infer --precision bf16 --size 17 --batch 2 --steps 2 --runs 1'
     t.ok(shown('', words):find '^dlv3 %S+ bf16 cuda: [%d.]+ s %([%d.]+ to [%d.]+%), peak %d+ MiB, tensors %d+ MiB\n')
-    local row = {text = 'a row', kind = 'seconds', peers = {}, ours = ("DLV3_GRAPH=0 DLV3_CUDA_LIBRARY='%s' %s --device cuda %s"):format(gpu.library, bench, words)}
+    local row = {text = 'a row', kind = 'seconds', peers = {},
+                 ours = ("DLV3_GRAPH=0 DLV3_CUDA_LIBRARY='%s' %s --device cuda %s"):format(gpu.library, bench, words)}
     require 'bench.compare'.row(row, 1)
     t.eq(row.text, 'a row; not one CUDA graph: none was asked for')
   end)
@@ -76,20 +80,24 @@ return function(t)
     local python, reason = t.python('torch', 'torchvision')
     if not python then t.skip(reason) end
     for _, words in ipairs {'--work train --mode nchw', '--work infer --mode channels_last'} do
-      local text, status = t.run(("%s '%s/bench/torch_peer.py' %s --size 33 --batch 2 --steps 2 --runs 1"):format(python, require('dlv3.host').root, words))
+      local text, status = t.run(("%s '%s/bench/torch_peer.py' %s --size 33 --batch 2 --steps 2 --runs 1"):format(
+          python, require('dlv3.host').root, words))
       t.eq(status, 0, text)
       t.ok(text:find 'PyTorch [^\n]+: [%d.]+ s %([%d.]+ to [%d.]+%), peak %d+ MiB', text)
     end
   end)
 
   t.case('ops by themselves', function()
-    local text, status = t.run(bench .. '--ops --model deeplabv3_mobilenet_v3_large --work infer --size 33 --batch 1 --seconds 0.001 --precision f32')
+    local text, status = t.run(bench .. '--ops --model deeplabv3_mobilenet_v3_large --work infer --size 33 --batch '
+                                        .. '1 --seconds 0.001 --precision f32')
     t.eq(status, 0, text)
     t.ok(text:find('\nall of the model ', 1, true), text)
     t.ok(text:find '\nbatch_norm and its gradient%s+[%d.]+%s+[%d.]+\n', text)
-    local three = bench .. '--ops --model deeplabv3_mobilenet_v3_large --size 33 --batch 1 --seconds 0.001 --precision f32 --only '
+    local three = bench
+        .. '--ops --model deeplabv3_mobilenet_v3_large --size 33 --batch 1 --seconds 0.001 --precision f32 --only '
     text = t.run(three .. "'3x3 rate'")
-    t.ok(text:find '\n960>256 3x3 rate 36 on 3x3 +by weight' and not text:find('1x1', 1, true) and not text:find('GB/s', 1, true), text)
+    t.ok(text:find '\n960>256 3x3 rate 36 on 3x3 +by weight' and not text:find('1x1', 1, true)
+         and not text:find('GB/s', 1, true), text)
     t.ok(t.run(three .. 'nothing'):find "no convolution has 'nothing'")
   end)
 
@@ -100,7 +108,8 @@ return function(t)
     t.ok(text:find('| start to a ready prompt | 0.', 1, true), text)
     local file = assert(io.open(path))
     local results = file:read '*a'
-    t.ok(results:find '^# Measured\n' and results:find('<!-- begin ' .. processor.describe().kind .. ' -->', 1, true), results)
+    t.ok(results:find '^# Measured\n' and results:find('<!-- begin ' .. processor.describe().kind .. ' -->', 1, true),
+         results)
     file:close()
     text, status = t.run(bench .. '--rows strat')
     t.eq(status, 1)
@@ -108,7 +117,8 @@ return function(t)
   end)
 
   t.case('the kind of a processor', function()
-    local text = 'vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f'
+    local text = 'vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: '
+                 .. 'fpu avx2 avx512f'
     t.eq(processor.describe(text .. ' avx512_bf16 end\n').kind, 'amd-25-17-avx512_bf16')
     t.eq(processor.describe(text .. 'x\n').kind, 'amd-25-17-avx2')
     t.eq(processor.describe(text .. '\n').kind, 'amd-25-17-avx512')
@@ -126,7 +136,8 @@ return function(t)
   t.case('the committed table and a worse one', function()
     local root, folder = require('dlv3.host').root, t.folder()
     local function table_of(name, speed, memory)
-      local row = {id = 'a-row', kind = 'seconds', ours = {value = 1, rss = memory}, best = {name = 'ONNX Runtime', value = speed}, least_rss = {name = 'PyTorch', rss = 100}}
+      local row = {id = 'a-row', kind = 'seconds', ours = {value = 1, rss = memory},
+                   best = {name = 'ONNX Runtime', value = speed}, least_rss = {name = 'PyTorch', rss = 100}}
       local file = assert(io.open(folder .. '/' .. name, 'w'))
       file:write(report.medians({row, {id = name, kind = 'rate'}}, 'a-kind'))
       file:close()

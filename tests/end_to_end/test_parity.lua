@@ -1,6 +1,8 @@
--- test_parity.lua - the models against torchvision's, run beside them: logits, gradients, five steps of training.
+-- test_parity.lua - the models against torchvision's, run beside them: logits, gradients, five
+-- steps of training.
 --
--- Skipped where Debian's python3-torch and python3-torchvision are not there; test_golden.lua always runs.
+-- Skipped where Debian's python3-torch and python3-torchvision are not there; test_golden.lua
+-- always runs.
 
 local dlv3 = require 'dlv3'
 local models = require 'models'
@@ -14,7 +16,8 @@ return function(t)
     local python, reason = t.python('torch', 'torchvision')
     if not python then t.skip(reason) end
     local file = t.folder() .. '/reference.pth'
-    local output, status = t.run(('%s "%s/parity/reference.py" %s %s %s'):format(python, t.directory, before, file, after or ''))
+    local output, status = t.run(('%s "%s/parity/reference.py" %s %s %s'):format(
+        python, t.directory, before, file, after or ''))
     t.eq(status, 0, output)
     return dlv3.load(file)
   end
@@ -52,7 +55,8 @@ return function(t)
   local function run_training(name, r, dtype)
     local model = model_of(name, r.weights):to('cpu', dtype):train()
     model:apply(function(m) if m.class_name == 'Dropout' then rawset(m, 'p', 0) end end)
-    local sgd = optim.SGD({{params = model.backbone:parameters()}, {params = model.classifier:parameters()}, {params = model.aux_classifier:parameters(), lr = 0.001}},
+    local sgd = optim.SGD({{params = model.backbone:parameters()}, {params = model.classifier:parameters()},
+                           {params = model.aux_classifier:parameters(), lr = 0.001}},
                           {lr = 1e-4, momentum = 0.9, weight_decay = 1e-4})
     local grads, losses = {}, {}
     for step = 1, r.x:size(1) do
@@ -85,7 +89,8 @@ return function(t)
       local e = error_of(exact.state[key], value)
       t.ok(e < 1e-8, ('f64 %s after %d steps: error %.1e'):format(key, steps, e))
     end
-    -- f32: no worse than twice PyTorch's own f32, over all gradients (their norm) and over the state
+    -- f32: no worse than twice PyTorch's own f32, over all gradients (their norm) and over the
+    -- state
     local single = run_training(name, r, 'f32')
     local function norms(ours, theirs, truth)
       local mine, peer, all = 0, 0, 0
@@ -105,7 +110,8 @@ return function(t)
     end
   end
 
-  t.case('five steps of deeplabv3_mobilenet_v3_large', function() compare('deeplabv3_mobilenet_v3_large', '65x49', 5) end)
+  t.case('five steps of deeplabv3_mobilenet_v3_large',
+         function() compare('deeplabv3_mobilenet_v3_large', '65x49', 5) end)
   t.case('five steps of deeplabv3_resnet50', function() compare('deeplabv3_resnet50', '49x49', 5) end)
 
   t.case('the learning rate to the last bit', function()

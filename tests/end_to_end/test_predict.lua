@@ -1,7 +1,9 @@
--- test_predict.lua - predict on what people's folders hold: no photo is written over, names, damaged files, odd kinds of pictures.
+-- test_predict.lua - predict on what people's folders hold: no photo is written over, names,
+-- damaged files, odd kinds of pictures.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local files = require 'dlv3.io.files'
 local image = require 'dlv3.vision.image'
 
@@ -13,7 +15,7 @@ return function(t)
   -- Random weights with 4 classes: what is painted does not matter here.
   local function weights()
     local path = scratch .. '/weights.pth'
-    if F.C.dlv3_path_kind(path) == 0 then
+    if not system.kind(path) then
       dlv3.save(path, require 'models'.deeplabv3_mobilenet_v3_large{num_classes = 4, aux = false}:state_dict())
     end
     return path
@@ -30,7 +32,9 @@ return function(t)
   -- A folder of photos of 20x30 pixels, each of one value.
   local function photos(...)
     local folder = t.folder()
-    for i, name in ipairs {...} do image.write_png(folder .. '/' .. name, dlv3.full({3, 20, 30}, 100 + i, {dtype = 'u8'})) end
+    for i, name in ipairs {...} do
+      image.write_png(folder .. '/' .. name, dlv3.full({3, 20, 30}, 100 + i, {dtype = 'u8'}))
+    end
     return folder
   end
 
@@ -41,11 +45,12 @@ return function(t)
 
   local function list(folder) return (t.run('LC_ALL=C ls -A ' .. folder):gsub('\n', ' ')) end
 
-  -- -- No output replaces an input --------------------------------------------------------------------------------
+  -- -- No output replaces an input ----------------------------------------------------------------
 
   t.case('identity is the file, not the text of its path', function()
     local folder = photos('a.png')
-    t.run(('cd %s && mkdir sub && ln -s a.png link.png && ln a.png hard.png && ln -s . here && ln -s nowhere dangling'):format(folder))
+    t.run(('cd %s && mkdir sub && ln -s a.png link.png && ln a.png hard.png && ln -s . here && ln -s nowhere '
+           .. 'dangling'):format(folder))
     local a = files.identity(folder .. '/a.png')
     for _, path in ipairs {'link.png', 'hard.png', 'here/a.png', 'sub/../a.png', './/a.png', 'here/here/link.png'} do
       t.eq(files.identity(folder .. '/' .. path), a, path)
@@ -53,7 +58,9 @@ return function(t)
     t.ok(files.identity(folder .. '/sub') ~= a)
     local new = files.identity(folder .. '/new/deep.png')
     t.ok(new ~= a)
-    for _, path in ipairs {'here/new/deep.png', 'sub/../new//deep.png'} do t.eq(files.identity(folder .. '/' .. path), new, path) end
+    for _, path in ipairs {'here/new/deep.png', 'sub/../new//deep.png'} do
+      t.eq(files.identity(folder .. '/' .. path), new, path)
+    end
     t.ok(files.identity(folder .. '/new/other.png') ~= new)
     t.ok(files.identity(folder .. '/dangling') ~= files.identity(folder .. '/nowhere2'))
     t.eq(files.identity 'no_such_file', files.identity './no_such_file')
@@ -70,11 +77,13 @@ return function(t)
     is_photo(folder .. '/a.png', 1)
     is_photo(folder .. '/b.png', 2)
     t.eq(list(folder), 'a.png a_2.png a_2_overlay.png b.png b_2.png b_2_overlay.png ')
-    t.ok(output:find('/a.png: its picture is ' .. folder .. '_link/a_2.png, another file has the name', 1, true), output)
+    t.ok(output:find('/a.png: its picture is ' .. folder .. '_link/a_2.png, another file has the name', 1, true),
+         output)
 
     -- a stale $PWD, as subprocess.run(cwd=) leaves it
     folder = photos('a.png')
-    output, status = t.run(('cd %s && PWD=/tmp %s %s/scripts/predict.lua --quiet --base-size 33 --weights %s --output-dir %s a.png')
+    output, status = t.run(('cd %s && PWD=/tmp %s %s/scripts/predict.lua --quiet --base-size 33 --weights %s '
+                            .. '--output-dir %s a.png')
                            :format(folder, binary, t.run('realpath ' .. root):match '%S+', weights(), folder))
     t.eq(status, 0, output)
     is_photo(folder .. '/a.png', 1)
@@ -98,7 +107,8 @@ return function(t)
 
     -- a photo that has the name of a temporary file
     folder = photos('a.png')
-    t.run(('mkdir %s/out && mv %s/a.png %s/out/a.png.part && cp %s/out/a.png.part %s/a.png'):format(folder, folder, folder, folder, folder))
+    t.run(('mkdir %s/out && mv %s/a.png %s/out/a.png.part && cp %s/out/a.png.part %s/a.png'):format(
+        folder, folder, folder, folder, folder))
     output, status = predict(('--output-dir %s/out %s/a.png %s/out/a.png.part'):format(folder, folder, folder))
     t.eq(status, 0, output)
     is_photo(folder .. '/out/a.png.part', 1)
@@ -120,7 +130,8 @@ return function(t)
     files.save_text(lists .. 'val.txt', 'shapes_00003\n2007_000033\n')
     output, status = script('make_shapes', draw .. ' --seed 3')
     t.eq(status, 1)
-    t.ok(output:find("val.txt' belongs to a data set that make_shapes did not draw %(its line '2007_000033'%): choose another %-%-output%-dir"), output)
+    t.ok(output:find("val.txt' belongs to a data set that make_shapes did not draw %(its line '2007_000033'%): "
+                     .. "choose another %-%-output%-dir"), output)
     t.eq((t.run('cat ' .. lists .. 'train.txt')), 'shapes_00001\nshapes_00002\n')
     files.save_text(lists .. 'val.txt', 'shapes_00003\n')
     files.save_text(folder .. '/VOCdevkit/VOC2012/class_names.txt', 'background\nleaf\n')
@@ -129,18 +140,22 @@ return function(t)
 
     -- a training that starts from the best weights of its own output folder
     files.save_text(folder .. '/VOCdevkit/VOC2012/class_names.txt', 'background\ndisc\nsquare\ntriangle\nstar\n')
-    t.run(('mkdir %s/out %s/elsewhere && cp %s %s/out/best.pth && ln -s ../out/best.pth %s/elsewhere/start.pth'):format(folder, folder, weights(), folder, folder))
-    output, status = script('train_voc', ('--quiet --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 16 --crop-size 16 -b 2 --epochs 1 '
-                            .. '--overwrite --data-path %s --weights %s/elsewhere/start.pth --output-dir %s/out'):format(folder, folder, folder))
+    t.run(('mkdir %s/out %s/elsewhere && cp %s %s/out/best.pth && ln -s ../out/best.pth %s/elsewhere/start.pth'):format(
+        folder, folder, weights(), folder, folder))
+    output, status = script('train_voc', ('--quiet --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux '
+                            .. '--base-size 16 --crop-size 16 -b 2 --epochs 1 --overwrite --data-path %s --weights '
+                               .. '%s/elsewhere/start.pth --output-dir %s/out'):format(folder, folder, folder))
     t.eq(status, 1)
-    t.ok(output:find("out/best.pth' would be written over the input '.*start.pth': choose another %-%-output%-dir"), output)
+    t.ok(output:find("out/best.pth' would be written over the input '.*start.pth': choose another %-%-output%-dir"),
+         output)
     t.eq(select(2, t.run(('cmp %s %s/out/best.pth'):format(weights(), folder))), 0)
-    output, status = t.run(('%s bench --no-peers --rows data --data-path %s --output %s/VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg'):format(binary, folder, folder))
+    output, status = t.run(('%s bench --no-peers --rows data --data-path %s --output '
+                            .. '%s/VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg'):format(binary, folder, folder))
     t.eq(status, 1)
     t.ok(output:find "shapes_00001.jpg' would be written over the input '.*': choose another %-%-output", output)
   end)
 
-  -- -- Names ----------------------------------------------------------------------------------------------------------
+  -- -- Names --------------------------------------------------------------------------------------
 
   t.case("a system's own files are no photos", function()
     local folder = photos('a.png')
@@ -160,12 +175,15 @@ return function(t)
     local output, status = predict(('--overlay --output-dir %s/out %s'):format(folder, folder))
     t.eq(status, 0, output)
     local cut = 'n' .. ('\195\182'):rep(121)
-    local expected = {cut .. '.png', cut .. '_overlay.png', ('x'):rep(243) .. '.png', ('x'):rep(243) .. '_overlay.png', ('x'):rep(241) .. '_2.png', ('x'):rep(241) .. '_2_overlay.png'}
+    local expected = {cut .. '.png', cut .. '_overlay.png', ('x'):rep(243) .. '.png', ('x'):rep(243) .. '_overlay.png',
+                      ('x'):rep(241) .. '_2.png', ('x'):rep(241) .. '_2_overlay.png'}
     table.sort(expected)
     t.eq(list(folder .. '/out'), table.concat(expected, ' ') .. ' ')
-    t.ok(output:find(cut .. '.png, its name is too long', 1, true) and output:find('_2.png, another file has the name', 1, true), output)
+    t.ok(output:find(cut .. '.png, its name is too long', 1, true)
+         and output:find('_2.png, another file has the name', 1, true), output)
 
-    -- a file whose name leaves no room for .part, beside one with the same beginning that another process is writing
+    -- a file whose name leaves no room for .part, beside one with the same beginning that another
+    -- process is writing
     local a, b = folder .. '/' .. ('k'):rep(251) .. '.pth', folder .. '/' .. ('k'):rep(250) .. 'j.pth'
     local bytes = require 'dlv3.io.bytes'
     local writer = bytes.create(a)
@@ -179,7 +197,7 @@ return function(t)
     t.error(function() dlv3.save(folder .. '/' .. ('k'):rep(256), {x = 1}) end, 'File name too long')
   end)
 
-  -- -- Damaged and odd photos ---------------------------------------------------------------------------------------
+  -- -- Damaged and odd photos ---------------------------------------------------------------------
 
   local golden = t.directory .. '/golden/images/'
 
@@ -193,7 +211,8 @@ return function(t)
     cut(folder .. '/progressive.jpg', 9)
     local output, status = predict(('--output-dir %s/out %s'):format(folder, folder))
     t.eq(status, 0, output)
-    t.ok(output:find '420.jpg: a damaged JPEG: Premature end of JPEG file %(at row 14 of 23%); what could be decoded of it is predicted', output)
+    t.ok(output:find('420.jpg: a damaged JPEG: Premature end of JPEG file %(at row 14 of 23%); what could be '
+                     .. 'decoded of it is predicted'), output)
     t.ok(output:find ' 3 photos in .*/out/; 2 damaged\n$', output)
     t.eq(list(folder .. '/out'), '420.png progressive.png rgb.png ')
     cut(folder .. '/rgb.png', 400)
@@ -205,9 +224,12 @@ return function(t)
   t.case('photos are predicted as they are seen, whatever says so', function()
     local folder = t.folder()
     t.run(('cp %sxmp6.png %sraw6.png %sxmp6.jpg %s'):format(golden, golden, golden, folder))
-    local output, status = predict(('--output-dir %s/out %s/xmp6.png %s/raw6.png %s/xmp6.jpg'):format(folder, folder, folder, folder))
+    local output, status = predict(('--output-dir %s/out %s/xmp6.png %s/raw6.png %s/xmp6.jpg'):format(
+        folder, folder, folder, folder))
     t.eq(status, 0, output)
-    for _, name in ipairs {'xmp6', 'raw6', 'xmp6_2'} do t.eq(image.read_mask(folder .. '/out/' .. name .. '.png'):size(), {9, 6}, name) end
+    for _, name in ipairs {'xmp6', 'raw6', 'xmp6_2'} do
+      t.eq(image.read_mask(folder .. '/out/' .. name .. '.png'):size(), {9, 6}, name)
+    end
   end)
 
   t.case('class names of a wrong number are an error, given or found beside the training data', function()
@@ -217,12 +239,13 @@ return function(t)
     files.save_text(names, 'disc\nsquare\ntriangle\n')
     local trained = data .. '/trained.pth'
     dlv3.save(trained, {model = dlv3.load(weights()), args = {data_path = data}})
-    local expected = names .. ': has 3 names, expected 4 (3 classes and the background): one name a line, background first'
+    local expected = names
+        .. ': has 3 names, expected 4 (3 classes and the background): one name a line, background first'
     for _, arguments in ipairs {'--class-names ' .. names, '--weights ' .. trained} do
       local output, status = predict(('%s --output-dir %s/out %s/a.png'):format(arguments, folder, folder))
       t.eq(status, 1, output)
       t.ok(output:find(expected, 1, true), output)
-      t.eq(F.C.dlv3_path_kind(folder .. '/out'), 0)
+      t.eq(system.kind(folder .. '/out'), nil)
     end
     files.save_text(names, 'background\ndisc\nsquare\ntriangle\n')
     t.eq(select(2, predict(('--weights %s --output-dir %s/out %s/a.png'):format(trained, folder, folder))), 0)
@@ -230,7 +253,8 @@ return function(t)
 
   t.case('12 bits in 16 are said once', function()
     local folder = t.folder()
-    t.run(('cp %sgrey16.png %s/a.png && cp %sdark12.png %s/b.png && cp %sdark12.png %s/c.png'):format(golden, folder, golden, folder, golden, folder))
+    t.run(('cp %sgrey16.png %s/a.png && cp %sdark12.png %s/b.png && cp %sdark12.png %s/c.png'):format(
+        golden, folder, golden, folder, golden, folder))
     local output, status = predict(('--output-dir %s/out %s'):format(folder, folder))
     t.eq(status, 0, output)
     t.ok(output:find 'b.png: 16 bits a channel, of which only the low 12 are used', output)
@@ -241,25 +265,27 @@ return function(t)
     local folder = photos('a.png', 'b.png')
     local hooked = folder .. '/limited.lua'
     files.save_text(hooked, ([[
-local C, image = require 'dlv3.core.ffi'.C, require 'dlv3.vision.image'
+local dlv3, image = require 'dlv3', require 'dlv3.vision.image'
 local read = image.read_with_info
 image.read_with_info = function(path, options)
-  C.dlv3_memory_limit(path:find '/a.png' and C.dlv3_memory_live(0) + 2 ^ 20 or 0)
+  dlv3.memory_limit(path:find '/a.png' and dlv3.memory().live + 2 ^ 20 or 0)
   return read(path, options)
 end
 dofile '%s/scripts/predict.lua'
 ]]):format(root))
-    local output, status = t.run(('%s %s --quiet --base-size 300 --weights %s --output-dir %s/out %s/a.png %s/b.png </dev/null')
+    local output, status = t.run(('%s %s --quiet --base-size 300 --weights %s --output-dir %s/out %s/a.png '
+                                  .. '%s/b.png </dev/null')
                                  :format(binary, hooked, weights(), folder, folder, folder))
     t.eq(status, 1, output)
-    t.ok(output:find 'out of memory' and output:find '\n  a %-%-base%-size below 300 needs less memory' and not output:find 'batch', output)
+    t.ok(output:find 'out of memory' and output:find '\n  a %-%-base%-size below 300 needs less memory'
+         and not output:find 'batch', output)
     t.ok(output:find ' 1 photos in .*; 1 failed', output)
     t.eq(image.read_mask(folder .. '/out/b.png'):size(), {20, 30})
   end)
 
-  -- -- Memory -------------------------------------------------------------------------------------------------------
+  -- -- Memory -------------------------------------------------------------------------------------
 
-  local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) -- they need memory of their own
+  local sanitized = runtime.is_sanitized() -- they need memory of their own
 
   -- Runs a script: its peak memory in MiB (0 under sanitizers), and what it prints.
   local function measured(arguments, name)
@@ -267,13 +293,14 @@ dofile '%s/scripts/predict.lua'
     files.save_text(hooked, ([[
 local exit = os.exit
 os.exit = function(code)
-  print(('peak %%d MiB'):format(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss()) / 2 ^ 20))
+  print(('peak %%d MiB'):format(require 'dlv3.os'.peak_memory() / 2 ^ 20))
   exit(code)
 end
 dofile '%s/scripts/%s.lua'
 os.exit(0)
 ]]):format(root, name or 'predict'))
-    local output, status = t.run(('%s %s --quiet --base-size 33 --weights %s %s </dev/null'):format(binary, hooked, weights(), arguments))
+    local output, status = t.run(('%s %s --quiet --base-size 33 --weights %s %s </dev/null'):format(
+        binary, hooked, weights(), arguments))
     t.eq(status, 0, output)
     return sanitized and 0 or tonumber(output:match 'peak (%d+) MiB'), output
   end
@@ -282,7 +309,7 @@ os.exit(0)
     local folder = t.folder()
     for i = 1, 96 do
       local sub = folder .. (i <= 24 and '/few' or '/many')
-      if i == 1 or i == 25 then F.check(F.C.dlv3_make_dir(sub)) end
+      if i == 1 or i == 25 then system.make_directory(sub) end
       image.write_png(('%s/%d.png'):format(sub, i), dlv3.full({3, 30 + i * 7 % 50, 30 + i}, i, {dtype = 'u8'}))
     end
     local few = measured(('--output-dir %s/out %s/few'):format(folder, folder))
@@ -294,7 +321,7 @@ os.exit(0)
     local folder = t.folder()
     local voc = folder .. '/VOCdevkit/VOC2012'
     for _, sub in ipairs {'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'} do
-      F.check(F.C.dlv3_make_dir(voc .. '/' .. sub))
+      system.make_directory(voc .. '/' .. sub)
     end
     local ids = {}
     for i = 1, 400 do
@@ -311,7 +338,8 @@ os.exit(0)
     t.ok(all < some + 16, ('%d MiB for 40 photos, %d for 400'):format(some, all))
   end)
 
-  -- Writes a PNG of one colour in a few kilobytes of memory: what a large one takes is then predict's.
+  -- Writes a PNG of one colour in a few kilobytes of memory: what a large one takes is then
+  -- predict's.
   local write_large = [[
 import struct, sys, zlib
 path, width, height = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -339,7 +367,8 @@ open(path, 'wb').write(png)
     t.ok(peak < 2200, peak .. ' MiB')
     local output, status = predict(('--output-dir %s/out %s/beyond.png'):format(folder, folder))
     t.eq(status, 1, output)
-    t.ok(output:find('beyond.png: an image of 24000x24000 pixels is too large (at most 536870912 pixels are read); make it smaller', 1, true), output)
+    t.ok(output:find('beyond.png: an image of 24000x24000 pixels is too large (at most 536870912 pixels are read); '
+                     .. 'make it smaller', 1, true), output)
   end)
 
   t.case('a photo of 24 megapixels', function()

@@ -1,9 +1,10 @@
--- test_readme.lua - the code in README.md and docs/ runs as it stands: every ```lua block as a script, every ```sh block
--- as a shell script.
+-- test_readme.lua - the code in README.md and docs/ runs as it stands: every ```lua block as a
+-- script, every ```sh block as a shell script.
 --
--- Blocks run in a folder of their own with what the text around them takes for granted: ./data (8 and 4 small pictures with
--- 4 classes), ./photos, ./dlv3, ./scripts, and a weight file under the name of torchvision's. Shell blocks train one epoch on
--- pictures of 65 pixels instead of what they say. cuda_kernels.md needs a device: test_cuda_kernel.lua runs its blocks.
+-- Blocks run in a folder of their own with what the text around them takes for granted: ./data (8
+-- and 4 small pictures with 4 classes), ./photos, ./dlv3, ./scripts, and a weight file under the
+-- name of torchvision's. Shell blocks train one epoch on pictures of 65 pixels instead of what they
+-- say. cuda_kernels.md needs a device: test_cuda_kernel.lua runs its blocks.
 
 local files = require 'dlv3.io.files'
 

@@ -1,7 +1,8 @@
--- test_runs.lua - what may befall a training: it diverges, its folder is taken or removed, its process is ended.
+-- test_runs.lua - what may befall a training: it diverges, its folder is taken or removed, its
+-- process is ended.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
+local system = require 'dlv3.os'
 
 return function(t)
   local binary = require('dlv3.host').executable
@@ -17,15 +18,17 @@ return function(t)
 
   local function data()
     local path = folder .. '/data'
-    if F.C.dlv3_path_kind(path) ~= 2 then
-      local output, status = t.run(('%s %s/scripts/make_shapes.lua --output-dir %s --train 6 --val 2 --width 64 --height 48'):format(binary, root, path))
+    if not system.is_directory(path) then
+      local output, status = t.run(('%s %s/scripts/make_shapes.lua --output-dir %s --train 6 --val 2 --width 64 '
+                                    .. '--height 48'):format(binary, root, path))
       t.eq(status, 0, output)
     end
     return path
   end
 
   local function options()
-    return '--model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 48 --crop-size 48 -b 2 --quiet --data-path ' .. data() .. ' '
+    return '--model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 48 --crop-size 48 -b 2 '
+           .. '--quiet --data-path ' .. data() .. ' '
   end
 
   -- A shell command that trains; hook: Lua code that runs before the script.
@@ -43,7 +46,7 @@ return function(t)
   local function train(arguments, hook) return t.run(command(arguments, hook)) end
 
   local function has(output, part) t.ok(output:find(part, 1, true), ('no "%s" in\n%s'):format(part, output)) end
-  local function kind(path) return F.C.dlv3_path_kind(path) end
+  local function kind(path) return system.kind(path) or 'nothing' end
 
   local function is_finite(path)
     for name, tensor in dlv3.items(dlv3.load(path).model) do
@@ -51,7 +54,7 @@ return function(t)
     end
   end
 
-  -- -- Divergence -------------------------------------------------------------------------------------------------
+  -- -- Divergence ---------------------------------------------------------------------------------
 
   t.case('a training that diverges is neither evaluated nor saved', function()
     local out = fresh()
@@ -60,7 +63,7 @@ return function(t)
     has(output, 'the training diverged: ')
     has(output, 'after step 3 of epoch 0')
     has(output, 'No checkpoint was saved before; start again with a smaller learning rate, such as --lr 1e+06')
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {0, 0})
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'nothing', 'nothing'})
     t.ok(not output:find 'mean IoU', output)
   end)
 
@@ -84,9 +87,11 @@ end]]):format(steps)
 
   t.case('a sound last.pth stays when the weights become nan, and the message names it', function()
     local out = fresh()
-    local output, status = train(options() .. '--epochs 1 --lr 0.01 --save-every 1 --output-dir ' .. out, spoiled_after(2))
+    local output, status = train(options() .. '--epochs 1 --lr 0.01 --save-every 1 --output-dir ' .. out,
+                                 spoiled_after(2))
     t.eq(status, 1, output)
-    has(output, 'the training diverged: nan or infinity in the model after step 2 of epoch 0: 1 of its tensors (backbone.0.0.weight)')
+    has(output, 'the training diverged: nan or infinity in the model after step 2 of epoch 0: 1 of its tensors '
+                .. '(backbone.0.0.weight)')
     has(output, 'The last checkpoint with finite weights is ' .. out .. '/last.pth')
     has(output, '--resume ' .. out .. '/last.pth --lr 0.001')
     is_finite(out .. '/last.pth')
@@ -109,10 +114,10 @@ train.evaluate = function(model, ...)
 end]])
     t.eq(status, 1, output)
     has(output, 'nan or infinity in the outputs of the evaluation after step 3 of epoch 0')
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {0, 0})
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'nothing', 'nothing'})
   end)
 
-  -- -- The folder -------------------------------------------------------------------------------------------------
+  -- -- The folder ---------------------------------------------------------------------------------
 
   t.case('a folder that holds a run is left alone without --resume or --overwrite', function()
     local out, short = fresh(), options() .. '--epochs 1 --lr 0.01 '
@@ -121,7 +126,8 @@ end]])
     local sum = t.run('cat ' .. out .. '/*.pth | md5sum')
     output, status = train(short .. '--lr 0 --output-dir ' .. out)
     t.eq(status, 1, output)
-    has(output, ("'%s' holds a run already (last.pth, best.pth): --resume %s/last.pth goes on with it, --overwrite replaces it, --output-dir names another folder"):format(out, out))
+    has(output, ("'%s' holds a run already (last.pth, best.pth): --resume %s/last.pth goes on with it, --overwrite "
+                 .. "replaces it, --output-dir names another folder"):format(out, out))
     t.eq(t.run('cat ' .. out .. '/*.pth | md5sum'), sum)
 
     -- another run goes on elsewhere, and not over this one
@@ -130,30 +136,34 @@ end]])
     t.eq(status, 0, output)
     output, status = train(('--quiet --resume %s/last.pth --output-dir %s'):format(other, out))
     t.eq(status, 1, output)
-    has(output, ("'%s' holds another run than '%s/last.pth' (last.pth, best.pth): name another folder with --output-dir, or replace that run with --overwrite"):format(out, other))
+    has(output, ("'%s' holds another run than '%s/last.pth' (last.pth, best.pth): name another folder with "
+                 .. "--output-dir, or replace that run with --overwrite"):format(out, other))
 
     -- overwritten, nothing of the old run is left to be praised
-    output, status = train(short .. '--max-steps 1 --overwrite --output-dir ' .. out, "require 'dlv3.train'.evaluate = function() error('a mask is broken', 0) end")
+    output, status = train(short .. '--max-steps 1 --overwrite --output-dir ' .. out,
+                           "require 'dlv3.train'.evaluate = function() error('a mask is broken', 0) end")
     t.eq(status, 1, output)
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {1, 0})
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'file', 'nothing'})
     t.eq(dlv3.load(out .. '/last.pth').next_step, 1)
   end)
 
   t.case('the default folder gets a number; a folder that was moved is gone on in', function()
     local place = fresh()
-    F.check(F.C.dlv3_make_dir(place))
+    system.make_directory(place)
     local function train_there(arguments)
-      local output, status = t.run(('cd %s && %s %s/scripts/train_voc.lua %s </dev/null'):format(place, binary, root:sub(1, 1) == '/' and root or '"$OLDPWD"/' .. root, arguments))
+      local output, status = t.run(('cd %s && %s %s/scripts/train_voc.lua %s </dev/null'):format(
+          place, binary, root:sub(1, 1) == '/' and root or '"$OLDPWD"/' .. root, arguments))
       t.eq(status, 0, output)
       return output
     end
     local short = options() .. '--lr 0.01 --max-steps 1 --epochs 1 '
     train_there(short)
     has(train_there(short), 'weights: out_2/best.pth')
-    t.eq({kind(place .. '/out/last.pth'), kind(place .. '/out_2/last.pth'), kind(place .. '/out_3')}, {1, 1, 0})
+    t.eq({kind(place .. '/out/last.pth'), kind(place .. '/out_2/last.pth'), kind(place .. '/out_3')},
+         {'file', 'file', 'nothing'})
     t.run(('mv %s/out %s/moved'):format(place, place))
     train_there '--quiet --resume moved/last.pth'
-    t.eq({kind(place .. '/out'), dlv3.load(place .. '/moved/last.pth').next_epoch}, {0, 1})
+    t.eq({kind(place .. '/out'), dlv3.load(place .. '/moved/last.pth').next_epoch}, {'nothing', 1})
   end)
 
   t.case('two trainings at once in one folder: the second ends at its start', function()
@@ -167,7 +177,8 @@ train.late = function(...)
   return late(...)
 end]]):format(inner .. ' 2>&1; echo "inner status $?"'))
     t.eq(status, 0, output)
-    has(output, ("another training is writing into '%s': wait until it ends, or name another folder with --output-dir"):format(out))
+    has(output, ("another training is writing into '%s': wait until it ends, or name another folder with "
+                 .. "--output-dir"):format(out))
     has(output, 'inner status 1')
     output, status = train('--quiet --resume ' .. out .. '/last.pth') -- the lock ends with its process
     t.eq(status, 0, output)
@@ -179,18 +190,22 @@ end]]):format(inner .. ' 2>&1; echo "inner status $?"'))
       t.run(('mkdir -p %s/%s'):format(out, name))
       local output, status = train(options() .. '--epochs 1 --output-dir ' .. out)
       t.eq(status, 1, output)
-      has(output, ('%s/%s: is a directory, a file was to be written; move it away, or name another folder with --output-dir'):format(out, name))
+      has(output, ('%s/%s: is a directory, a file was to be written; move it away, or name another folder with '
+                   .. '--output-dir'):format(out, name))
       t.ok(not output:find 'Epoch', output)
     end
   end)
 
-  t.case('a folder that is removed in mid-run is made again; where it can not be, the checkpoint goes elsewhere', function()
+  t.case('a folder that is removed in mid-run is made again; where it can not be, the checkpoint goes elsewhere',
+         function()
     local out = fresh()
-    local removed = "local train = require 'dlv3.train'\nlocal evaluate = train.evaluate\ntrain.evaluate = function(...)\n  os.execute(%q)\n  return evaluate(...)\nend"
-    local output, status = train(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out, removed:format('rm -rf ' .. out))
+    local removed = "local train = require 'dlv3.train'\nlocal evaluate = train.evaluate\ntrain.evaluate = "
+                    .. "function(...)\n  os.execute(%q)\n  return evaluate(...)\nend"
+    local output, status = train(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out,
+                                 removed:format('rm -rf ' .. out))
     t.eq(status, 0, output)
-    has(output, ("warning: the folder '%s' was removed during the training; it is made again"):format(out))
-    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {1, 1})
+    has(output, ("warning: the folder '%s' was removed during the training; it is created anew"):format(out))
+    t.eq({kind(out .. '/last.pth'), kind(out .. '/best.pth')}, {'file', 'file'})
     has(t.run('cat ' .. out .. '/results*.txt'), '[epoch: 0]')
 
     out = fresh() -- with the best weights: what is left by then is the best of the new folder
@@ -209,17 +224,19 @@ end]]):format(out))
 
     out = fresh() .. '/run' -- a file takes the place of the folder above it
     local elsewhere = fresh()
-    F.check(F.C.dlv3_make_dir(elsewhere))
+    system.make_directory(elsewhere)
     local above = out:match '^(.*)/run$'
-    output, status = t.run('TMPDIR=' .. elsewhere .. ' ' .. command(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out, removed:format(('rm -rf %s; touch %s'):format(above, above))))
+    output, status = t.run('TMPDIR=' .. elsewhere .. ' '
+                           .. command(options() .. '--epochs 1 --lr 0.01 --output-dir ' .. out,
+                                      removed:format(('rm -rf %s; touch %s'):format(above, above))))
     t.eq(status, 0, output)
     local place = output:match "files go to '([^']+)'"
     t.ok(place and place:find(elsewhere, 1, true), output)
-    t.eq({kind(place .. '/last.pth'), kind(place .. '/best.pth')}, {1, 1})
+    t.eq({kind(place .. '/last.pth'), kind(place .. '/best.pth')}, {'file', 'file'})
     has(output, place .. '/best.pth')
   end)
 
-  -- -- Signals ----------------------------------------------------------------------------------------------------
+  -- -- Signals ------------------------------------------------------------------------------------
 
   -- A hook that runs code after the second step's call.
   local function at_step_2(code)
@@ -235,7 +252,7 @@ dlv3.scope = function(fn)
 end]]):format(code)
   end
 
-  local hang_up = at_step_2 "os.execute(('kill -HUP %d'):format(tonumber(F.C.dlv3_getpid())))"
+  local hang_up = at_step_2 "os.execute(('kill -HUP %d'):format(require 'dlv3.os'.process_id()))"
 
   t.case('a hang-up saves and ends; under nohup the training goes on', function()
     local out, short = fresh(), options() .. '--epochs 1 --lr 0.01 --output-dir '
@@ -251,14 +268,16 @@ end]]):format(code)
 
   t.case('a reader of the log that is gone: the training saves and ends', function()
     local out = fresh()
-    local output = t.run(('{ %s; echo "status $?" >&2; } | head -n 1'):format(command(options() .. '--epochs 50 --print-freq 1 --lr 0.01 --output-dir ' .. out)))
+    local output = t.run(('{ %s; echo "status $?" >&2; } | head -n 1'):format(
+        command(options() .. '--epochs 50 --print-freq 1 --lr 0.01 --output-dir ' .. out)))
     has(output, 'status 141')
     local saved = dlv3.load(out .. '/last.pth')
     t.ok(saved.next_epoch < 50, ('%d epochs'):format(saved.next_epoch))
     has(output, 'stopped after step')
   end)
 
-  -- A file system of so many MiB, mounted while fn(path) runs; without the right to mount one the case is skipped.
+  -- A file system of so many MiB, mounted while fn(path) runs; without the right to mount one the
+  -- case is skipped.
   local function with_small_disk(mebibytes, fn)
     local path = t.folder()
     local output, status = t.run(('mount -t tmpfs -o size=%dm tmpfs %s'):format(mebibytes, path))
@@ -282,7 +301,8 @@ end]]):format(code)
       t.eq(after.next_step, before.next_step)
       for name, tensor in dlv3.items(before.model) do t.eq(after.model[name], tensor, name) end
       t.eq(t.run('ls -A ' .. out .. ' | grep part'), '')
-      output, status = t.run(('%s %s/scripts/predict.lua --quiet --base-size 48 --overlay --weights %s/last.pth --output-dir %s/maps %s </dev/null')
+      output, status = t.run(('%s %s/scripts/predict.lua --quiet --base-size 48 --overlay --weights %s/last.pth '
+                              .. '--output-dir %s/maps %s </dev/null')
         :format(binary, root, out, disk, data() .. '/VOCdevkit/VOC2012/JPEGImages'))
       t.eq(status, 1, output)
       has(output, 'No space left on device')
@@ -298,7 +318,8 @@ end]]):format(code)
     local out = fresh()
     local output, status = train(options() .. '--epochs 2 --max-steps 3 --lr 0.01 --output-dir ' .. out)
     t.eq(status, 0, output)
-    output, status = t.run(('ulimit -f 2000; %s'):format(command('--quiet --max-steps 6 --resume ' .. out .. '/last.pth')))
+    output, status = t.run(('ulimit -f 2000; %s'):format(
+        command('--quiet --max-steps 6 --resume ' .. out .. '/last.pth')))
     t.eq(status, 1, output)
     has(output, '.pth: can not be written: File too large; a larger limit on the size of files is needed (ulimit -f)')
     t.eq(dlv3.load(out .. '/last.pth').next_epoch, 1)

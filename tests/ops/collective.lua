@@ -1,5 +1,5 @@
--- Samples of the ops over all ranks, as one process runs them; see tests/harness.lua for the fields. Several ranks:
--- tests/unit/test_world.lua.
+-- Samples of the ops over all ranks, as one process runs them; see tests/harness.lua for the
+-- fields. Several ranks: tests/unit/test_world.lua.
 
 return {
   {op = 'all_reduce_', inputs = {{3, 5}}},

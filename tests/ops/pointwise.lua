@@ -3,7 +3,8 @@
 local S = {}
 local function add(sample) S[#S + 1] = sample end
 
--- Activations and functions of one tensor: odd sizes, 4-d (channels-last), nothing at all, one element, a kink avoided.
+-- Activations and functions of one tensor: odd sizes, 4-d (channels-last), nothing at all, one
+-- element, a kink avoided.
 local kinks = {relu = {0}, relu6 = {0, 6}, hardswish = {-3, 3}, hardsigmoid = {-3, 3}, abs = {0}}
 for _, op in ipairs {'relu', 'relu6', 'hardswish', 'hardsigmoid', 'sigmoid', 'tanh'} do
   for _, sizes in ipairs {{7, 5}, {2, 3, 5, 4}, {0, 3}, {}, {1}} do
@@ -38,9 +39,12 @@ add {op = 'clamp', inputs = {{7, 5, away = {0}}}, attrs = {min = 0}}
 add {op = 'clamp', inputs = {{5, dtype = 'i64', low = -4, high = 4}}, attrs = {max = 2}}
 add {op = 'clamp', inputs = {{2}}, attrs = {min = 1, max = 0}, error = 'clamp: min 1 is above max 0'}
 
--- Two operands: same sizes, broadcasting either way, channels-last against [n,c,1,1], 0-d, empty, a number.
-local pairs_of = {{{7, 5}, {7, 5}}, {{2, 3, 5, 4}, {3, 1, 1}}, {{3, 1}, {4}}, {{2, 40, 3, 3}, {2, 40, 1, 1}}, {{}, {2, 3}}, {{0, 3}, {1, 3}}}
-for _, op in ipairs {'add', 'sub', 'mul', 'div', 'pow', 'maximum', 'minimum', 'eq', 'ne', 'lt', 'le', 'gt', 'ge', 'logical_and', 'logical_or'} do
+-- Two operands: same sizes, broadcasting either way, channels-last against [n,c,1,1], 0-d, empty, a
+-- number.
+local pairs_of = {{{7, 5}, {7, 5}}, {{2, 3, 5, 4}, {3, 1, 1}}, {{3, 1}, {4}}, {{2, 40, 3, 3}, {2, 40, 1, 1}},
+                  {{}, {2, 3}}, {{0, 3}, {1, 3}}}
+for _, op in ipairs {'add', 'sub', 'mul', 'div', 'pow', 'maximum', 'minimum', 'eq', 'ne', 'lt', 'le', 'gt', 'ge',
+                     'logical_and', 'logical_or'} do
   for _, p in ipairs(pairs_of) do
     local a, b = {unpack(p[1])}, {unpack(p[2])}
     if op == 'div' then b.low, b.high = 0.5, 2 end
@@ -57,7 +61,8 @@ for _, op in ipairs {'add_', 'sub_', 'mul_', 'div_', 'copy_'} do
   add {op = op, inputs = {{3}, {2, 3}}, error = op .. ': y does not broadcast to x'}
 end
 for _, op in ipairs {'add_', 'sub_', 'mul_', 'div_'} do
-  add {op = op, inputs = {{3, dtype = 'i64'}, {3}}, error = op .. ': x holds integers %(i64%) and keeps its dtype, y is f32'}
+  add {op = op, inputs = {{3, dtype = 'i64'}, {3}},
+       error = op .. ': x holds integers %(i64%) and keeps its dtype, y is f32'}
 end
 
 add {op = 'where', inputs = {{3, 4, dtype = 'bool'}, {3, 4}, {4}}, wrt = {2, 3}}
@@ -75,13 +80,15 @@ for _, op in ipairs {'uniform_', 'normal_'} do
   add {op = op, inputs = {{3, dtype = 'i64'}}, error = op .. ': x must be a float tensor'}
 end
 add {op = 'randint_', inputs = {{50, dtype = 'i64'}}, attrs = {low = -3, high = 4}}
-add {op = 'randint_', inputs = {{5, dtype = 'i64'}}, attrs = {low = 3, high = 3}, error = 'randint_: %[3, 3%) must hold'}
+add {op = 'randint_', inputs = {{5, dtype = 'i64'}}, attrs = {low = 3, high = 3},
+     error = 'randint_: %[3, 3%) must hold'}
 add {op = 'dropout', inputs = {{2, 3, 5, 4}}, attrs = {p = 0.3}, strided = false}
 add {op = 'dropout', inputs = {{37}}, attrs = {p = 0.9}}
 add {op = 'dropout', inputs = {{37}}, attrs = {p = 0.5, training = false}}
 add {op = 'dropout', inputs = {{37}}, attrs = {p = 1}}
 add {op = 'dropout', inputs = {{3}}, attrs = {p = 1.5}, error = 'dropout: p must be a probability'}
-add {op = 'dropout_backward', inputs = {{2, 3, 5, 4}, {2, dtype = 'i64', low = 1, high = 9}}, attrs = {p = 0.3}, strided = false}
+add {op = 'dropout_backward', inputs = {{2, 3, 5, 4}, {2, dtype = 'i64', low = 1, high = 9}}, attrs = {p = 0.3},
+     strided = false}
 add {op = 'dropout_backward', inputs = {{3}, {3, dtype = 'i64'}}, error = 'dropout_backward: state must be %[2%]'}
 
 for _, to in ipairs {'f64', 'bf16', 'f16', 'i64', 'i32', 'u8', 'bool'} do

@@ -4,7 +4,8 @@ local S = {}
 local function add(sample) S[#S + 1] = sample end
 
 for _, op in ipairs {'sum', 'mean', 'var'} do
-  for _, a in ipairs {{}, {axes = 1}, {axes = {2, 3}}, {axes = {-1, -2}, keepdim = true}, {axes = {1, 3}, keepdim = true}} do
+  for _, a in ipairs {{}, {axes = 1}, {axes = {2, 3}}, {axes = {-1, -2}, keepdim = true},
+                      {axes = {1, 3}, keepdim = true}} do
     add {op = op, inputs = {{3, 5, 4}}, attrs = a, rtol = 1e-4}
   end
   for _, a in ipairs {{axes = {3, 4}, keepdim = true}, {axes = {1, 3, 4}}, {axes = 2}, {axes = -1}} do
@@ -24,7 +25,9 @@ add {op = 'sum', inputs = {{3, 70000}}, attrs = {axes = 2}, grad = false, rtol =
 for _, op in ipairs {'max_dim', 'min_dim'} do
   for axis = 1, 4 do add {op = op, inputs = {{2, 7, 5, 4}}, attrs = {axis = axis}, dtypes = {'f32', 'f64'}} end
   add {op = op, inputs = {{5, 3}}, attrs = {axis = -1, keepdim = true}, dtypes = {'f32', 'f64'}}
-  for axis = 1, 3 do add {op = op, inputs = {{3, 37, 1100}}, attrs = {axis = axis}, dtypes = {'f32', 'bf16'}, grad = false} end
+  for axis = 1, 3 do
+    add {op = op, inputs = {{3, 37, 1100}}, attrs = {axis = axis}, dtypes = {'f32', 'bf16'}, grad = false}
+  end
   add {op = op, inputs = {{600, dtype = 'bf16', low = -2, high = 2}}, attrs = {axis = 1}, grad = false}
   add {op = op, inputs = {{9, dtype = 'i64', low = -5, high = 5}}, attrs = {axis = 1}}
   add {op = op, inputs = {{0, 3}}, attrs = {axis = 2}, grad = false}

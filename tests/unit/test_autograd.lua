@@ -1,4 +1,5 @@
--- test_autograd.lua - the tape: accumulation, views, versions, no_grad, scopes, Lua functions, error texts.
+-- test_autograd.lua - the tape: accumulation, views, versions, no_grad, scopes, Lua functions,
+-- error texts.
 
 local dlv3 = require 'dlv3'
 
@@ -74,17 +75,24 @@ return function(t)
     t.error(function() (x * 2):requires_grad_(false) end, 'was computed from others')
   end)
 
-  t.case('a batch norm is made again for those that need its output, to the bit', function()
-    local function gradients(dtype, activation, training, seen) -- through norms with and without a residual, at last norms of norms
+  t.case('a batch norm is recomputed for the nodes that need its output, to the bit', function()
+    -- through norms with and without a residual, at last norms of norms
+    local function gradients(dtype, activation, training, seen)
       dlv3.manual_seed(1)
       local x = dlv3.randn{2, 6, 7, 5}:to(dtype):detach():requires_grad_()
       local leaves = {x}
-      for i, size in ipairs{{6}, {6}, {4, 6, 3, 3}, {4, 6, 3, 3}, {6, 6, 1, 1}, {6, 6, 1, 1}, {6, 6, 1, 1}} do leaves[i + 1] = dlv3.randn(size, {requires_grad = true}) end
-      local y = seen(x:batch_norm(leaves[2], leaves[3], dlv3.zeros{6}, dlv3.ones{6}, nil, {training = training, activation = activation}))
-      for i, w in ipairs{leaves[6], leaves[7], leaves[8]} do
-        y = seen(y:conv2d(w):batch_norm(leaves[2], nil, nil, nil, i == 1 and x or y, {training = true, activation = activation}))
+      for i, size in ipairs{{6}, {6}, {4, 6, 3, 3}, {4, 6, 3, 3}, {6, 6, 1, 1}, {6, 6, 1, 1}, {6, 6, 1, 1}} do
+        leaves[i + 1] = dlv3.randn(size, {requires_grad = true})
       end
-      for _ = 1, 3 do y = seen(y:batch_norm(leaves[2], nil, nil, nil, nil, {training = true, activation = activation})) end
+      local y = seen(x:batch_norm(leaves[2], leaves[3], dlv3.zeros{6}, dlv3.ones{6}, nil,
+                                  {training = training, activation = activation}))
+      for i, w in ipairs{leaves[6], leaves[7], leaves[8]} do
+        y = seen(y:conv2d(w):batch_norm(leaves[2], nil, nil, nil, i == 1 and x or y,
+                                        {training = true, activation = activation}))
+      end
+      for _ = 1, 3 do
+        y = seen(y:batch_norm(leaves[2], nil, nil, nil, nil, {training = true, activation = activation}))
+      end
       local z = (y * y):conv2d(leaves[4], {padding = 1}) + y:conv2d(leaves[5], {padding = 1})
       z:square():sum():backward()
       local list = {}
@@ -93,7 +101,9 @@ return function(t)
     end
     local function kept(y) return y:reshape{2, 6, 7, 5} end -- a view, which no batch norm made
     local function made(y) return y end
-    for dtype, activations in pairs{f32 = {'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'}, bf16 = {'none', 'relu', 'hardswish'}} do -- where y's rounding tells no other slope
+    -- where y's rounding tells no other slope
+    for dtype, activations in pairs{f32 = {'none', 'relu', 'relu6', 'hardswish', 'hardsigmoid'},
+                                    bf16 = {'none', 'relu', 'hardswish'}} do
       for _, activation in ipairs(activations) do
         for _, training in ipairs{true, false} do
           local case = ('%s %s %s'):format(dtype, activation, training and 'training' or 'eval')
@@ -107,7 +117,8 @@ return function(t)
   t.case('a factor is kept for the gradient of the other one alone', function()
     local map, w = dlv3.randn({4, 16, 64, 64}), dlv3.randn{16, 16, 1, 1}
     local x = dlv3.ones({1}, {requires_grad = true})
-    for name, fn in pairs{conv2d = function(y) return y:conv2d(w) end, mul = function(y) return y * 2 end, div = function(y) return y / 2 end} do
+    for name, fn in pairs{conv2d = function(y) return y:conv2d(w) end, mul = function(y) return y * 2 end,
+                          div = function(y) return y / 2 end} do
       collectgarbage()
       collectgarbage()
       local before = dlv3.memory().live
@@ -121,7 +132,7 @@ return function(t)
     end
   end)
 
-  t.case('a batch norm whose output or input was changed is not made again wrongly', function()
+  t.case('a batch norm whose output or input was changed is not recomputed from the changed values', function()
     local x, w = dlv3.randn({2, 3, 4, 4}), dlv3.randn({2, 3, 1, 1}, {requires_grad = true})
     local scale = dlv3.ones({3}, {requires_grad = true})
     local function norm(v) return v:batch_norm(scale, nil, nil, nil, nil, {training = true, activation = 'relu'}) end
@@ -189,12 +200,15 @@ return function(t)
     y:sum():backward()
     t.eq(y:totable(), {10, 10, 10})
     t.eq(x.grad:totable(), {10, 10, 10})
-    local wrong = dlv3.Function{forward = function(_, a) return a * 2 end, backward = function() return dlv3.ones{1} end}
+    local wrong = dlv3.Function{forward = function(_, a) return a * 2 end,
+                                backward = function() return dlv3.ones{1} end}
     t.error(function() wrong(x):sum():backward() end, 'the gradient of input 1 is')
-    local failing = dlv3.Function{forward = function(_, a) return a * 2 end, backward = function() error('from backward', 0) end}
+    local failing = dlv3.Function{forward = function(_, a) return a * 2 end,
+                                  backward = function() error('from backward', 0) end}
     t.error(function() failing(x):sum():backward() end, 'from backward')
     t.error(function() dlv3.Function{} end, 'needs {forward')
-    local twice = dlv3.Function{forward = function(_, a) local b = a * 2 return b, b end, backward = function(_, a, b) return a + b end}
+    local twice = dlv3.Function{forward = function(_, a) local b = a * 2 return b, b end,
+                                backward = function(_, a, b) return a + b end}
     t.error(function() twice(dlv3.ones({1}, {requires_grad = true})) end, 'result 2 is result 1 once more')
   end)
 
@@ -219,7 +233,8 @@ return function(t)
   t.case('what is written into another tensor would lose its gradient, and is refused', function()
     local w = dlv3.ones({3}, {requires_grad = true})
     local sum = dlv3.zeros{}
-    t.error(function() sum:add_((w * 2):sum()) end, 'add_: .*requires grad, and what is written into another tensor leaves the tape')
+    t.error(function() sum:add_((w * 2):sum()) end,
+            'add_: .*requires grad, and what is written into another tensor leaves the tape')
     t.error(function() dlv3.zeros{3}:copy_(w) end, 'copy_: .*leaves the tape')
     local row = dlv3.zeros{3}
     t.error(function() row[1] = w[1] end, 'leaves the tape')

@@ -1,4 +1,5 @@
--- test_compile.lua - dlv3.compile: replays equal eager calls to the last bit, and what can not be replayed says so.
+-- test_compile.lua - dlv3.compile: replays equal eager calls to the last bit, and what can not be
+-- replayed says so.
 
 local dlv3 = require 'dlv3'
 local nn = require 'dlv3.nn'
@@ -8,19 +9,22 @@ local models = require 'models'
 return function(t)
   local training_step = dofile(t.directory .. '/training.lua')
 
-  -- Losses, parameters, statistics and random state after five steps of two sizes with a falling rate.
+  -- Losses, parameters, statistics and random state after five steps of two sizes with a falling
+  -- rate.
   local function trained(name, precision, compiled, aux, checkpointed)
     return dlv3.scope(function()
       dlv3.manual_seed(1)
       local model = models[name]{num_classes = 4, aux = aux}
       if checkpointed then model:checkpoint_activations() end
-      local groups = {{params = model.backbone:parameters()}, {params = model.classifier:parameters(), lr = 0.02}, aux and {params = model.aux_classifier:parameters()} or nil}
+      local groups = {{params = model.backbone:parameters()}, {params = model.classifier:parameters(), lr = 0.02},
+                      aux and {params = model.aux_classifier:parameters()} or nil}
       local sgd = optim.SGD(groups, {lr = 0.01, momentum = 0.9, weight_decay = 1e-4})
       local step = training_step(model, sgd, aux)
       if compiled then step = dlv3.compile(step) end
       local losses = {}
       for i, size in ipairs {33, 33, 17, 33, 17} do
-        local x, target = dlv3.randn{2, 3, size, size}:to(precision), dlv3.randint(0, 4, {2, size, size}, {dtype = 'u8'})
+        local x, target = dlv3.randn{2, 3, size, size}:to(precision), dlv3.randint(0, 4, {2, size, size},
+            {dtype = 'u8'})
         for _, group in ipairs(sgd.groups) do group.lr = group.initial_lr / i end
         losses[i] = step(x, target):item()
       end
@@ -30,7 +34,8 @@ return function(t)
     end)
   end
 
-  for _, case in ipairs {{'deeplabv3_mobilenet_v3_large', 'f32'}, {'deeplabv3_mobilenet_v3_large', 'bf16'}, {'deeplabv3_resnet50', 'f32'}, {'deeplabv3_resnet101', 'f32'}} do
+  for _, case in ipairs {{'deeplabv3_mobilenet_v3_large', 'f32'}, {'deeplabv3_mobilenet_v3_large', 'bf16'},
+                         {'deeplabv3_resnet50', 'f32'}, {'deeplabv3_resnet101', 'f32'}} do
     t.case(('%s, %s: training is the same to the last bit'):format(case[1], case[2]), function()
       local want, got = trained(case[1], case[2], false, true), trained(case[1], case[2], true, true)
       t.eq(got.losses, want.losses)
@@ -39,8 +44,10 @@ return function(t)
     end)
   end
 
-  for _, case in ipairs {{'deeplabv3_mobilenet_v3_large', 'f32'}, {'deeplabv3_mobilenet_v3_large', 'bf16'}, {'deeplabv3_resnet50', 'f32'}, {'deeplabv3_resnet50', 'bf16'}} do
-    t.case(('%s, %s: training that makes its activations again is the same to the last bit, plain and compiled'):format(case[1], case[2]), function()
+  for _, case in ipairs {{'deeplabv3_mobilenet_v3_large', 'f32'}, {'deeplabv3_mobilenet_v3_large', 'bf16'},
+                         {'deeplabv3_resnet50', 'f32'}, {'deeplabv3_resnet50', 'bf16'}} do
+    t.case(('%s, %s: training that makes its activations again is the same to the last bit, plain and compiled'):format(
+        case[1], case[2]), function()
       local want = trained(case[1], case[2], false, false)
       for _, compiled in ipairs {false, true} do
         local got = trained(case[1], case[2], compiled, false, true)
@@ -72,10 +79,12 @@ return function(t)
     t.ok(again.grad == plain.grad and again.after == plain.after)
     t.ok(again.peak < plain.peak * 0.7, ('%d bytes against %d'):format(again.peak, plain.peak))
     local x = dlv3.randn({2}, {requires_grad = true})
-    t.error(function() dlv3.recompute(function(y) return y end) end, 'takes a function and a tensor')
-    t.error(function() dlv3.recompute(function() return 1 end, x * 1) end, 'must return one tensor, it returned a number')
-    t.error(function() dlv3.recompute(function(y) return y, y end, x * 1) end, 'must return one tensor, it returned more')
-    t.error(function() dlv3.recompute(function(y) return y end, x, x) end, 'a function of one tensor, more came')
+    t.error(function() dlv3.recompute(function(y) return y end) end, 'expected a function and a tensor')
+    t.error(function() dlv3.recompute(function() return 1 end, x * 1) end,
+            'must return one tensor, it returned a number')
+    t.error(function() dlv3.recompute(function(y) return y, y end, x * 1) end,
+            'must return one tensor, it returned more')
+    t.error(function() dlv3.recompute(function(y) return y end, x, x) end, 'a function of one tensor, got more')
   end)
 
   for _, name in ipairs {'deeplabv3_mobilenet_v3_large', 'deeplabv3_resnet50', 'deeplabv3_resnet101'} do
@@ -101,8 +110,11 @@ return function(t)
     local w, scale = dlv3.randn({2, 3, 1, 1}, {requires_grad = true}), dlv3.ones({3}, {requires_grad = true})
     w.grad = dlv3.zeros_like(w)
     local f = dlv3.compile(function(y) y:conv2d(w):sum():backward() end)
-    local function map() return dlv3.randn{2, 3, 4, 4}:batch_norm(scale, nil, nil, nil, nil, {training = true, activation = 'relu'}) end
-    t.error(function() f(map()) end, 'the result of batch_norm, which the loss was computed from, was made before: make it inside of the function too, or detach%(%) it')
+    local function map()
+      return dlv3.randn{2, 3, 4, 4}:batch_norm(scale, nil, nil, nil, nil, {training = true, activation = 'relu'})
+    end
+    t.error(function() f(map()) end, 'the result of batch_norm, which the loss was computed from, was made before: '
+                                     .. 'make it inside of the function too, or detach%(%) it')
     for _ = 1, 2 do
       local y = map():detach()
       w.grad:zero_()
@@ -209,7 +221,8 @@ return function(t)
   end)
 
   t.case('a Lua function, a scope and another compiled function inside', function()
-    local twice = dlv3.Function{forward = function(ctx, x) ctx.x = x return x * 2 end, backward = function(ctx, g) return g * 2 + ctx.x * 0 end}
+    local twice = dlv3.Function{forward = function(ctx, x) ctx.x = x return x * 2 end,
+                                backward = function(ctx, g) return g * 2 + ctx.x * 0 end}
     local inner = dlv3.compile(function(x) return x:relu() end)
     local w = dlv3.randn{6}:requires_grad_()
     w.grad = dlv3.zeros{6}
@@ -256,14 +269,16 @@ return function(t)
   t.case('memory: gradients of batch norm are written over what it reads for the last time', function()
     local MAP = 4 * 2 * 8 * 100 * 125
     for _, activation in ipairs {'none', 'relu', 'hardswish'} do
-      local x, leaves = dlv3.randn{2, 8, 100, 125}, {scale = dlv3.ones{8}, bias = dlv3.zeros{8}, factor = dlv3.ones{2, 8, 1, 1}}
+      local x, leaves = dlv3.randn{2, 8, 100, 125}, {scale = dlv3.ones{8}, bias = dlv3.zeros{8},
+                                                     factor = dlv3.ones{2, 8, 1, 1}}
       for _, leaf in pairs(leaves) do
         leaf.requires_grad = true
         leaf.grad = leaf:detach() * 0
       end
       local function step(image)
         local y, residual = image * leaves.factor, image:exp() * leaves.factor
-        local loss = y:batch_norm(leaves.scale, leaves.bias, nil, nil, residual, {training = true, activation = activation}):square():mean()
+        local loss = y:batch_norm(leaves.scale, leaves.bias, nil, nil, residual,
+                                  {training = true, activation = activation}):square():mean()
         loss:backward()
         return loss
       end
@@ -279,23 +294,28 @@ return function(t)
       t.eq(gradients(fast), want)
       collectgarbage()
       collectgarbage()
-      t.ok(dlv3.memory().live - before < 6 * MAP, ('%s: %.2f maps at once'):format(activation, (dlv3.memory().live - before) / MAP))
+      t.ok(dlv3.memory().live - before < 6 * MAP, ('%s: %.2f maps at once'):format(
+          activation, (dlv3.memory().live - before) / MAP))
     end
   end)
 
   t.case('what can not be recorded is an error at the line', function()
     local x = dlv3.ones{3}
-    t.error(function() dlv3.compile(function(v) return v:sum():item() end)(x) end, 'test_compile.lua:%d+: item: no value can be read or written on the host while dlv3.compile records')
+    t.error(function() dlv3.compile(function(v) return v:sum():item() end)(x) end,
+            'test_compile.lua:%d+: item: no value can be read or written on the host while dlv3.compile records')
     t.error(function() dlv3.compile(function(v) return v:totable() end)(x) end, 'totable: no value')
     t.error(function() dlv3.compile(function(v) return tostring(v) end)(x) end, 'no value can be read')
     t.error(function() dlv3.compile(function(v) return v + dlv3.tensor{1, 2, 3} end)(x) end, 'tensor: no value')
     t.error(function() dlv3.compile(function(v) return v:equal(v) end)(x) end, 'item: no value')
-    t.error(function() dlv3.compile(function() return require 'dlv3.vision.image'.resize(dlv3.zeros({3, 4, 4}, {dtype = 'u8'}), 8) end)() end, 'no value can be read')
-    t.error(function() dlv3.compile(function(v) return v:matmul(dlv3.ones{2, 2}) end)(x) end, 'test_compile.lua:%d+: matmul')
+    t.error(function() dlv3.compile(function() return require 'dlv3.vision.image'.resize(dlv3.zeros({3, 4, 4},
+        {dtype = 'u8'}), 8) end)() end, 'no value can be read')
+    t.error(function() dlv3.compile(function(v) return v:matmul(dlv3.ones{2, 2}) end)(x) end,
+            'test_compile.lua:%d+: matmul')
     t.error(function() dlv3.compile(function() error('mine', 0) end)(x) end, '^mine$')
     t.error(function() dlv3.compile(3) end, 'compile: takes a function')
     local kept = {}
-    t.error(function() dlv3.compile(function(v) kept[1] = v * 2 return v end)(x) end, 'test_compile.lua:%d+: compile: the function keeps a tensor that it makes, %[3%] f32 cpu')
+    t.error(function() dlv3.compile(function(v) kept[1] = v * 2 return v end)(x) end,
+            'test_compile.lua:%d+: compile: the function keeps a tensor that it makes, %[3%] f32 cpu')
     t.error(function() return kept[1] + 1 end, 'was released')
     local later = dlv3.compile(function(v) if v:size(1) == 4 then kept[1] = v * 2 end return v * 3 end)
     t.eq(later(x), x * 3)
@@ -320,7 +340,8 @@ return function(t)
   end)
 
   t.case('a weight that is made inside is packed anew in every run', function()
-    for _, case in ipairs {{{1, 40, 9, 9}, {48, 40, 3, 3}, {padding = 1}}, {{1, 32, 9, 9}, {32, 1, 3, 3}, {groups = 32}}, {{1, 5, 9, 9}, {7, 5, 1, 1}, {}}} do
+    for _, case in ipairs {{{1, 40, 9, 9}, {48, 40, 3, 3}, {padding = 1}},
+                           {{1, 32, 9, 9}, {32, 1, 3, 3}, {groups = 32}}, {{1, 5, 9, 9}, {7, 5, 1, 1}, {}}} do
       local x = dlv3.randn(case[1])
       local function plain(v, k)
         v = v:clone():requires_grad_()
@@ -339,7 +360,8 @@ return function(t)
     end
   end)
 
-  t.case('numbers that differ in their last digit, tensors without elements, memory beside an argument or shared by two', function()
+  t.case('numbers that differ in their last digit, tensors without elements, memory beside an argument or shared '
+         .. 'by two', function()
     local add = dlv3.compile(function(x, n) return x + n end)
     local zeros = dlv3.zeros({2}, {dtype = 'i64'})
     add(zeros, 1e15)

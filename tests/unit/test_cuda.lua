@@ -1,10 +1,10 @@
--- test_cuda.lua - the device cuda:0, a GPU's or the one that the host plays (tests/cuda_host): the whole op suite on it, and
--- what is particular to devices.
+-- test_cuda.lua - the device cuda:0, a GPU's or the one that the host plays (tests/cuda_host): the
+-- whole op suite on it, and what is particular to devices.
 
 local dlv3 = require 'dlv3'
-local F = require 'dlv3.core.ffi'
 
--- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, the last parameter, and the loss scale of f16.
+-- Two steps of MobileNetV3 at 32 x 32, dropout included: the losses, the last parameter, and the
+-- loss scale of f16.
 local function train(training_step, device, dtype, compiled)
   local optim, models = require 'dlv3.optim', require 'models'
   dlv3.manual_seed(5)
@@ -29,7 +29,8 @@ end
 local function devices(t, gpu, library_played)
   local training_step = dofile(t.directory .. '/training.lua')
 
-  t.case('a number that is read later: what was queued before it counts, and nothing after; errors come with it', function()
+  t.case('a number that is read later: what was queued before it counts, and nothing after; errors come with it',
+         function()
     for _, device in ipairs {'cpu', 'cuda'} do
       for _, dtype in ipairs {'f32', 'bf16', 'i64', 'u8'} do
         local x = dlv3.tensor({1, 2, 3}, {dtype = dtype}):to(device)
@@ -37,11 +38,13 @@ local function devices(t, gpu, library_played)
         x:fill_(9)
         t.eq({later(), later()}, {2, 2}, device .. ' ' .. dtype)
       end
-      t.error(function() dlv3.ones({2}, {device = device}):item_later() end, 'item_later: the tensor must have one element, it has 2')
+      t.error(function() dlv3.ones({2}, {device = device}):item_later() end,
+              'item_later: the tensor must have one element, it has 2')
       dlv3.ones({1}, {device = device}):item_later()
     end
     collectgarbage() -- the ones that nobody asked for
-    local bad = dlv3.randn({1, 3, 2, 2}, {device = 'cuda'}):cross_entropy(dlv3.full({1, 2, 2}, 7, {dtype = 'u8', device = 'cuda'})):item_later()
+    local bad = dlv3.randn({1, 3, 2, 2}, {device = 'cuda'}):cross_entropy(dlv3.full({1, 2, 2}, 7,
+        {dtype = 'u8', device = 'cuda'})):item_later()
     t.error(bad, 'target has the label 7')
     t.ok(bad() ~= bad())
   end)
@@ -70,23 +73,27 @@ local function devices(t, gpu, library_played)
     local function draw(device)
       dlv3.manual_seed(9)
       local x = dlv3.rand({5, 7}, {device = device})
-      return x:to('cpu'), dlv3.ones({4, 9}, {device = device}):dropout(0.4):to('cpu'), dlv3.randint(0, 9, {5}, {device = device}):to('cpu'), dlv3.get_rng_state()
+      return x:to('cpu'), dlv3.ones({4, 9}, {device = device}):dropout(0.4):to('cpu'),
+          dlv3.randint(0, 9, {5}, {device = device}):to('cpu'), dlv3.get_rng_state()
     end
     local a, b = {draw 'cpu'}, {draw 'cuda'}
     for i = 1, 4 do t.eq(b[i], a[i]) end
   end)
 
   t.case('tensors on two devices are named, a device that is not there too', function()
-    t.error(function() return dlv3.zeros({2}, {device = 'cuda'}) + dlv3.zeros {2} end, 'several devices.*a %[2%] f32 cuda:0   b %[2%] f32 cpu')
+    t.error(function() return dlv3.zeros({2}, {device = 'cuda'}) + dlv3.zeros {2} end,
+            'several devices.*a %[2%] f32 cuda:0   b %[2%] f32 cpu')
     t.error(function() return dlv3.zeros({2}, {device = 'cuda:99'}) end, "device 'cuda:99' does not exist: there")
     t.error(function() return dlv3.zeros({2}, {device = 'cuda:x'}) end, "no device is called 'cuda:x'")
   end)
 
   t.case('a wrong label is found on the device, said at the next wait, and said once', function()
-    local x, target = dlv3.randn({2, 5, 3, 4}, {device = 'cuda'}), dlv3.zeros({2, 3, 4}, {dtype = 'u8', device = 'cuda'})
+    local x, target = dlv3.randn({2, 5, 3, 4}, {device = 'cuda'}), dlv3.zeros({2, 3, 4},
+        {dtype = 'u8', device = 'cuda'})
     target[{2, 3, 1}] = 9
     local loss = x:cross_entropy(target)
-    t.error(function() return loss:item() end, 'cross_entropy: target has the label 9 at n 2, y 3, x 1 %(counted from 1%); labels must be 0 to 4, or 255')
+    t.error(function() return loss:item() end, 'cross_entropy: target has the label 9 at n 2, y 3, x 1 %(counted '
+                                               .. 'from 1%); labels must be 0 to 4, or 255')
     target[{2, 3, 1}] = 1
     t.ok(x:cross_entropy(target):item() > 0)
   end)
@@ -102,7 +109,8 @@ local function devices(t, gpu, library_played)
   t.case('a loss scale there: growth, and a step that is left out', function()
     local optim = require 'dlv3.optim'
     local p = require 'dlv3.nn'.Parameter(dlv3.tensor({1, -2}, {device = 'cuda'}))
-    local sgd, scaler = optim.SGD({p}, {lr = 0.25, momentum = 0.5}), optim.LossScaler{init = 64, interval = 2, device = 'cuda'}
+    local sgd, scaler = optim.SGD({p}, {lr = 0.25, momentum = 0.5}), optim.LossScaler{init = 64, interval = 2,
+        device = 'cuda'}
     local step = dlv3.compile(function(x)
       sgd:zero_grad()
       scaler:scale((p * x):sum()):backward()
@@ -114,7 +122,8 @@ local function devices(t, gpu, library_played)
       step(dlv3.tensor(x, {device = 'cuda'}))
       t.eq({p[1]:item(), p[2]:item(), scaler:get_scale()}, want[i], 'step ' .. i)
     end
-    t.error(function() optim.LossScaler():scale(p:sum()) end, "the loss is on cuda:0, the scale on cpu: make it with optim.LossScaler{device = 'cuda:0'}")
+    t.error(function() optim.LossScaler():scale(p:sum()) end,
+            "the loss is on cuda:0, the scale on cpu: make it with optim.LossScaler{device = 'cuda:0'}")
   end)
 
   t.case('maps that do not lie on boundaries of 16 bytes', function()
@@ -123,12 +132,16 @@ local function devices(t, gpu, library_played)
       local flat, half = dlv3.randn({33}):to(dtype), dlv3.randn({33}):to(dtype)
       local taken = dlv3.randint(3, 6, {33}, {dtype = 'u8'})
       local function results(device)
-        local x, g = flat:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1), half:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1)
-        local conv, pool, grad_w = {padding = 1, groups = 16, size = 1}, {kernel_size = 3, stride = 2, padding = 1, size = 1}, dlv3.zeros_like(w):to(device)
+        local x, g = flat:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1),
+            half:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1)
+        local conv, pool, grad_w = {padding = 1, groups = 16, size = 1}, {kernel_size = 3, stride = 2, padding = 1,
+            size = 1}, dlv3.zeros_like(w):to(device)
         local index = taken:to(device):narrow(1, 2, 32):reshape(2, 16, 1, 1)
         x:conv2d_backward_weight(g, grad_w, nil, {padding = 1, groups = 16})
-        local got = {x:max_pool2d {kernel_size = 3, stride = 2, padding = 1}, g:max_pool2d_backward(index, pool), x:adaptive_avg_pool2d {size = 1}, g:adaptive_avg_pool2d_backward {size = 1},
-                     x:conv2d(w:to(device), nil, {padding = 1, groups = 16}), g:conv2d_backward_input(w:to(device), conv), grad_w}
+        local got = {x:max_pool2d {kernel_size = 3, stride = 2, padding = 1}, g:max_pool2d_backward(index, pool),
+                     x:adaptive_avg_pool2d {size = 1}, g:adaptive_avg_pool2d_backward {size = 1},
+                     x:conv2d(w:to(device), nil, {padding = 1, groups = 16}),
+                     g:conv2d_backward_input(w:to(device), conv), grad_w}
         for i = 1, #got do got[i] = got[i]:to('cpu', 'f64') end
         return got
       end
@@ -151,16 +164,18 @@ local function devices(t, gpu, library_played)
         if library_played then t.ok(rounded > 1e-3 and rounded < 5e-2, 'off by ' .. rounded) end
       end
     end
-    t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: must be true or false, 1 came')
+    t.error(function() dlv3.allow_tf32(1) end, 'allow_tf32: expected true or false, got 1')
     local benchmark = dlv3.cudnn_benchmark()
-    t.eq({dlv3.cudnn_benchmark(true), dlv3.cudnn_benchmark(), dlv3.cudnn_benchmark(false), dlv3.cudnn_benchmark()}, {true, true, false, false})
+    t.eq({dlv3.cudnn_benchmark(true), dlv3.cudnn_benchmark(), dlv3.cudnn_benchmark(false), dlv3.cudnn_benchmark()},
+         {true, true, false, false})
     dlv3.cudnn_benchmark(benchmark)
-    t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: must be true or false, on came')
+    t.error(function() dlv3.cudnn_benchmark 'on' end, 'cudnn_benchmark: expected true or false, got on')
   end)
 
   t.case('--own-kernels: of no library', function()
     if gpu.sanitized or not library_played then t.skip 'the host plays no GPU, or slowly' end
-    local output, status = t.run(("DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' '%s/run.lua' --file cuda --own-kernels"):format(
+    local command = "DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' '%s/run.lua' --file cuda --own-kernels"
+    local output, status = t.run(command:format(
       gpu.library, require 'dlv3.host'.executable, t.directory))
     t.eq(status, 0)
     for impl, wanted in pairs {atrous = true, depthwise = true, direct = true, cudnn = false, cublaslt = false} do
@@ -202,7 +217,9 @@ local function devices(t, gpu, library_played)
       local tolerance = ({f32 = 1e-4, f64 = 1e-10})[dtype] or 4e-2
       for first = 1, 3 do
         local want, got = {results('cpu', first)}, {results('cuda', first)}
-        for i = 1, 4 do t.close(got[i], want[i], tolerance, tolerance, dtype .. ' from ' .. first .. ', result ' .. i) end
+        for i = 1, 4 do
+          t.close(got[i], want[i], tolerance, tolerance, dtype .. ' from ' .. first .. ', result ' .. i)
+        end
       end
     end
   end)
@@ -218,11 +235,14 @@ end
 -- What the host can only play: other machines. fails: an error of cudaGetDeviceCount.
 local function other_machines(t, library)
   local function dlv3_with(environment, code)
-    return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s' -e '%s'"):format(library, environment, require 'dlv3.host'.executable, code))
+    return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s' -e '%s'"):format(
+        library, environment, require 'dlv3.host'.executable, code))
   end
   t.case('no driver, an old one, no GPU, no library: each in its own words', function()
-    for _, case in ipairs {{'CUDA_HOST_FAILS=35', 'no NVIDIA driver'}, {'CUDA_HOST_FAILS=35 CUDA_HOST_DRIVER=11080', 'for CUDA 11.8 and too old'},
-                           {'CUDA_HOST_FAILS=100', 'finds no NVIDIA GPU'}, {'DLV3_CUDA_LIBRARY=/nowhere.so', 'nowhere.so can not be opened'}} do
+    for _, case in ipairs {{'CUDA_HOST_FAILS=35', 'no NVIDIA driver'},
+                           {'CUDA_HOST_FAILS=35 CUDA_HOST_DRIVER=11080', 'for CUDA 11.8 and too old'},
+                           {'CUDA_HOST_FAILS=100', 'finds no NVIDIA GPU'},
+                               {'DLV3_CUDA_LIBRARY=/nowhere.so', 'nowhere.so can not be opened'}} do
       local output, status = dlv3_with(case[1], 'require("dlv3").zeros({2}, {device = "cuda"})')
       t.ok(status == 1 and output:find("device 'cuda' is not available: .*" .. case[2]), output)
       t.ok(dlv3_with(case[1], 'print(require("dlv3").devices().cuda)'):find(case[2]))
@@ -230,16 +250,19 @@ local function other_machines(t, library)
     end
   end)
   t.case('out of memory names the largest tensors', function()
-    local code = 'dlv3 = require "dlv3" local kept = dlv3.zeros({5 * 2^18}, {device = "cuda"}) dlv3.zeros({5 * 2^18}, {device = "cuda"})'
+    local code = 'dlv3 = require "dlv3" local kept = dlv3.zeros({5 * 2^18}, {device = "cuda"}) dlv3.zeros({5 * '
+                 .. '2^18}, {device = "cuda"})'
     local output, status = dlv3_with('CUDA_HOST_MEMORY=8', code)
-    t.ok(status == 1 and output:find 'out of memory on cuda:0: 5.0 MiB asked for.*largest live tensors: 5.0 MiB.*a smaller batch', output)
+    t.ok(status == 1 and output:find('out of memory on cuda:0: 5.0 MiB asked for.*largest live tensors: 5.0 MiB.*a '
+                                     .. 'smaller batch'), output)
   end)
 end
 
--- Which of cuDNN's engines are taken, in processes of their own. The played ones (tests/cuda_host/cudnn.cpp) take 1 ms (not
--- deterministic, so never allowed), 3 (TF32), 4 (exact, the first that is allowed for f32), 2 (exact too) by the clock of
--- events; a fifth refuses to run. In 16 bits the third is named before the second. A choice by timing runs each allowed one
--- 6 times.
+-- Which of cuDNN's engines are taken, in processes of their own. The played ones
+-- (tests/cuda_host/cudnn.cpp) take 1 ms (not deterministic, so never allowed), 3 (TF32), 4 (exact,
+-- the first that is allowed for f32), 2 (exact too) by the clock of events; a fifth refuses to run.
+-- In 16 bits the third is named before the second. A choice by timing runs each allowed one 6
+-- times.
 local function cudnn_engines(t, library)
   local program = t.folder() .. '/convolve.lua'
   local f = io.open(program, 'w')
@@ -259,14 +282,17 @@ local function cudnn_engines(t, library)
         assert(v.grad:to('cpu', 'f32'):max():item() == 9 * channels)
       else dlv3.scope(function() assert(x:conv2d(w):to('cpu'):eq(144):all():item()) end) end
     end
-    if mode ~= 'train' then assert(dlv3.memory('cuda').live == live and x:eq(2):all():item() and w:eq(1):all():item()) end
+    if mode ~= 'train' then
+      assert(dlv3.memory('cuda').live == live and x:eq(2):all():item() and w:eq(1):all():item())
+    end
     local runs = {}
     for i = 0, 3 do runs[#runs + 1] = tostring(tonumber(played.cuda_host_cudnn_runs(i))) end
     print(table.concat(runs, ' '))
   ]]
   f:close()
   local function command(environment, arguments)
-    return ("env -u DLV3_CACHE -u XDG_CACHE_HOME -u DLV3_NONDETERMINISTIC -u DLV3_CUDNN_BENCHMARK DLV3_CUDA_LIBRARY='%s' %s '%s' '%s' %s"):format(
+    return ("env -u DLV3_CACHE -u XDG_CACHE_HOME -u DLV3_NONDETERMINISTIC -u DLV3_CUDNN_BENCHMARK "
+            .. "DLV3_CUDA_LIBRARY='%s' %s '%s' '%s' %s"):format(
       library, environment, require 'dlv3.host'.executable, program, arguments or '')
   end
   local function runs(environment, arguments)
@@ -298,14 +324,18 @@ local function cudnn_engines(t, library)
     t.eq(runs("DLV3_CACHE='" .. folder .. "'"), first, 'a file is not looked at')
   end)
 
-  t.case('cuDNN: the fastest by timing, from a file in later runs, timed anew where the file has another engine', function()
+  t.case('cuDNN: the fastest by timing, from a file in later runs, timed anew where the file has another engine',
+         function()
     local folder = t.folder() .. '/made/for it'
     local path = folder .. '/cudnn_engines.txt'
     t.eq(runs(on(folder)), timed)
     local text = read(path)
     local key, value = text:match '^#[^\n]*\n([^\n\t]+)\t([^\n\t]+)\n$'
     t.eq(value, 'A 3 engine 43', text)
-    for _, word in ipairs {'the host, playing a GPU sm_', 'cudnn 90000: forward f32, nhwc', 'n 1, c 8, h 5, w 5, k 8, r 3, s 3'} do t.ok(key:find(word, 1, true), key) end
+    for _, word in ipairs {'the host, playing a GPU sm_', 'cudnn 90000: forward f32, nhwc',
+                           'n 1, c 8, h 5, w 5, k 8, r 3, s 3'} do
+      t.ok(key:find(word, 1, true), key)
+    end
     t.eq(runs(on(folder)), fastest)
     t.eq(runs("DLV3_CACHE='" .. folder .. "'", 'lua'), fastest)
     t.eq(read(path), text)
@@ -325,7 +355,9 @@ local function cudnn_engines(t, library)
     t.eq(runs(on(folder), 'train'), '0 18 18 24') -- for bf16 the one that rounds f32 is as good as others
     t.eq(runs(on(folder), 'train'), '0 0 0 6')
     local text = read(folder .. '/cudnn_engines.txt')
-    for _, words in ipairs {'forward bf16', 'backward input bf16', 'backward weight bf16'} do t.ok(text:find(words, 1, true), text) end
+    for _, words in ipairs {'forward bf16', 'backward input bf16', 'backward weight bf16'} do
+      t.ok(text:find(words, 1, true), text)
+    end
   end)
 
   t.case('cuDNN: more sizes than it has room for plans of; what a graph holds stays', function()
@@ -344,16 +376,20 @@ local function cudnn_engines(t, library)
     end
   end)
 
-  t.case('cuDNN: a file of choices that is damaged or of something else is no harm, one that can not be written neither', function()
+  t.case('cuDNN: a file of choices that is damaged or of something else is no harm, one that can not be written '
+         .. 'neither', function()
     local folder = t.folder()
     local path = folder .. '/cudnn_engines.txt'
     runs(on(folder))
     local text = read(path)
     local key = text:match '\n([^\t]+)\t'
     local other = 'another GPU\tF 1 engine 7\n'
-    for _, damaged in ipairs {'', '\n\t\n\t\t\n', '\1\2\255\0' .. text, text:sub(1, -2), key .. '\n', key .. ' A 3 engine 43\n', key .. '\tA 3 engine 43 \n', key .. '\tA 3\n',
-                              key .. '\tX 3 engine 43\n', key .. '\tA 99 engine 43\n', key .. '\tA -1 engine 43\n', key .. '\tA 99999999999999999999 engine 43\n',
-                              key .. '\tA 0 engine 40\n', key .. '\t' .. ('A'):rep(5000) .. '\n', ('x'):rep(5 * 2^20)} do
+    for _, damaged in ipairs {'', '\n\t\n\t\t\n', '\1\2\255\0' .. text, text:sub(1, -2), key .. '\n',
+                              key .. ' A 3 engine 43\n', key .. '\tA 3 engine 43 \n', key .. '\tA 3\n',
+                              key .. '\tX 3 engine 43\n', key .. '\tA 99 engine 43\n', key .. '\tA -1 engine 43\n',
+                              key .. '\tA 99999999999999999999 engine 43\n',
+                              key .. '\tA 0 engine 40\n', key .. '\t' .. ('A'):rep(5000) .. '\n',
+                                  ('x'):rep(5 * 2^20)} do
       write(path, other .. damaged)
       t.eq(runs(on(folder)), timed, damaged:sub(1, 300))
       local now = read(path)
@@ -367,14 +403,18 @@ local function cudnn_engines(t, library)
     t.eq(runs(on(folder)), timed)
   end)
 
-  t.case('cuDNN: where the file of choices is; several processes add to it; nothing is timed while a stream is captured', function()
+  t.case('cuDNN: where the file of choices is; several processes add to it; nothing is timed while a stream is '
+         .. 'captured', function()
     local folder = t.folder()
     t.eq(runs("DLV3_CUDNN_BENCHMARK=1 HOME='" .. folder .. "'"), timed)
     t.eq(runs("DLV3_CUDNN_BENCHMARK=1 XDG_CACHE_HOME='" .. folder .. "/.cache' HOME=/nowhere"), fastest)
     t.eq(runs("DLV3_CUDNN_BENCHMARK=1 XDG_CACHE_HOME=not/absolute HOME='" .. folder .. "'"), fastest)
     local shared = t.folder()
-    t.run(table.concat({command(on(shared), 'env 8'), command(on(shared), 'env 16'), command(on(shared), 'env 24'), 'wait'}, ' & '))
-    for _, channels in ipairs {8, 16, 24} do t.eq(runs(on(shared), 'env ' .. channels), fastest, channels .. ' channels') end
+    t.run(table.concat({command(on(shared), 'env 8'), command(on(shared), 'env 16'), command(on(shared), 'env 24'),
+                        'wait'}, ' & '))
+    for _, channels in ipairs {8, 16, 24} do
+      t.eq(runs(on(shared), 'env ' .. channels), fastest, channels .. ' channels')
+    end
     local none = t.folder()
     t.eq(runs('CUDA_HOST_CAPTURES=1 ' .. on(none)), first)
     t.eq(read(none .. '/cudnn_engines.txt'), nil)
@@ -389,16 +429,20 @@ return function(t)
     t.case('a device cuda:0', function() t.skip(why) end)
     return
   end
-  if t.own_kernels then return dofile(t.directory .. '/harness.lua').run_own_kernels(t, {'conv', 'norm', 'loss', 'pool', 'reduce'}, 'cuda:0') end
+  if t.own_kernels then
+    return dofile(t.directory .. '/harness.lua').run_own_kernels(t, {'conv', 'norm', 'loss', 'pool', 'reduce'},
+        'cuda:0')
+  end
   local tf32 = dlv3.allow_tf32()
   dlv3.allow_tf32(false) -- results are compared to the digits of f32
-  devices(t, gpu, F.string(F.C.dlv3_cuda_state()):find 'playing' ~= nil)
+  devices(t, gpu, dlv3.devices().cuda:find 'playing' ~= nil)
   if gpu.library_exists then
     other_machines(t, gpu.library)
     cudnn_engines(t, gpu.library)
   end
   local harness = dofile(t.directory .. '/harness.lua')
-  local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', not gpu.sanitized and 'conv' or nil}
+  local families = {'pool', 'norm', 'resample', 'loss', 'pointwise', 'reduce', 'shape', 'optim', 'collective',
+                    not gpu.sanitized and 'conv' or nil}
   harness.run_device(t, families, 'cuda:0')
   dlv3.allow_tf32(tf32)
 end

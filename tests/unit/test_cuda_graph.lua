@@ -1,7 +1,9 @@
--- test_cuda_graph.lua - programs as one graph: the same bits as call after call, and what makes a graph no longer right.
+-- test_cuda_graph.lua - programs as one graph: the same bits as call after call, and what makes a
+-- graph no longer right.
 
 local dlv3 = require 'dlv3'
 local F = require 'dlv3.core.ffi'
+local runtime = require 'dlv3.core.runtime'
 local models = require 'models'
 local optim = require 'dlv3.optim'
 local host = require 'dlv3.host'
@@ -20,7 +22,10 @@ return function(t)
     return
   end
 
-  local function graphs() return {captures = tonumber(F.C.dlv3_graph_captures()), launches = tonumber(F.C.dlv3_graph_launches())} end
+  local function graphs()
+    local now = runtime.graphs()
+    return {captures = now.captures, launches = now.launches}
+  end
   -- Captures and launches of fn().
   local function counted(fn)
     local before = graphs()
@@ -126,7 +131,7 @@ return function(t)
     for _ = 1, 5 do same 'the arena moved' end
     captures, launches = counted(function()
       for _ = 1, 12 do same 'again' end
-      F.C.dlv3_memory_flush(1)
+      runtime.flush(1)
       for _ = 1, 12 do same 'after a flush' end
     end)
     t.ok(captures >= 1 and launches > 12, ('%d captures, %d launches'):format(captures, launches))
@@ -154,13 +159,15 @@ return function(t)
     local a = dlv3.zeros({3}, {device = 'cuda'})
     local captures, launches = counted(function() for i = 1, 4 do t.eq(add(a):to('cpu'), dlv3.full({3}, 2 * i)) end end)
     t.eq({captures, launches}, {0, 0})
-    t.ok(F.string(F.C.dlv3_graph_refused()):find 'changes an argument in place', F.string(F.C.dlv3_graph_refused()))
+    t.ok(runtime.graphs().refused:find 'changes an argument in place', runtime.graphs().refused)
     local both = dlv3.compile(function(p, q) return p - q end)
     local x = dlv3.arange(0, 60):float():to('cuda')
     captures, launches = counted(function()
       for _ = 1, 3 do t.eq(both(x:narrow(1, 1, 20), x:narrow(1, 33, 20)):to('cpu'), dlv3.full({20}, -32)) end
-      t.eq(both(dlv3.full({20}, 9, {device = 'cuda'}), dlv3.full({20}, 2, {device = 'cuda'})):to('cpu'), dlv3.full({20}, 7), 'in two')
-      t.eq(both(x:narrow(1, 2, 20), x:narrow(1, 35, 20)):to('cpu'), dlv3.full({20}, -33), 'on other boundaries: call after call')
+      t.eq(both(dlv3.full({20}, 9, {device = 'cuda'}), dlv3.full({20}, 2, {device = 'cuda'})):to('cpu'),
+           dlv3.full({20}, 7), 'in two')
+      t.eq(both(x:narrow(1, 2, 20), x:narrow(1, 35, 20)):to('cpu'), dlv3.full({20}, -33),
+           'on other boundaries: call after call')
     end)
     t.eq({captures, launches}, {1, 3})
   end)
@@ -186,7 +193,8 @@ return function(t)
     t.eq(dlv3.memory('cuda').live, before)
   end)
 
-  t.case('weights in bf16 and f16: sgd_ writes the copy that convolutions read; after what else changes them it is made anew', function()
+  t.case('weights in bf16 and f16: sgd_ writes the copy that convolutions read; after what else changes them it is '
+         .. 'made anew', function()
     for _, dtype in ipairs {'bf16', 'f16'} do
       local first, second = dlv3.randn({8, 8, 3, 3}, {device = 'cuda'}), dlv3.randn({6, 8, 1, 1}, {device = 'cuda'})
       for _, w in ipairs {first, second} do w.requires_grad = true end
@@ -194,7 +202,10 @@ return function(t)
       local x = dlv3.randn({1, 8, 5, 5}, {device = 'cuda'}):to(dtype)
       local function forward(w) return dlv3.no_grad(function() return x:conv2d(w) end) end
       local function right(what)
-        for i, w in ipairs {first, second} do t.eq(forward(w):to('cpu'), forward(w:detach():clone()):to('cpu'), ('%s, %s, weight %d'):format(dtype, what, i)) end
+        for i, w in ipairs {first, second} do
+          t.eq(forward(w):to('cpu'), forward(w:detach():clone()):to('cpu'),
+               ('%s, %s, weight %d'):format(dtype, what, i))
+        end
       end
       local function launched(w)
         local before = streams()
@@ -266,8 +277,9 @@ return function(t)
 
   if device.sanitized then return end -- fibers are slow then
 
-  -- Losses, weights and the random state of a step of each size, with falling rates. Random numbers are drawn on the
-  -- device alone: the generator moves to where it is used, and a program that it moves away from is recorded anew.
+  -- Losses, weights and the random state of a step of each size, with falling rates. Random numbers
+  -- are drawn on the device alone: the generator moves to where it is used, and a program that it
+  -- moves away from is recorded anew.
   local function trained(dtype, compiled, sizes, between)
     dlv3.manual_seed(5)
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 5, aux = true}
@@ -298,10 +310,11 @@ return function(t)
     t.eq(got.rng, want.rng)
     for i, entry in ipairs(want.state) do t.ok(entry[2] == got.state[i][2], entry[1]) end
   end
-  -- Other work with the model between the steps: prepared weights are made outside of the graph too.
+  -- Other work with the model between the steps: prepared weights are made outside of the graph
+  -- too.
   local function forward(i, model, x)
     dlv3.no_grad(function() model:logits(x) end)
-    if i == 4 then F.C.dlv3_memory_flush(1) end
+    if i == 4 then runtime.flush(1) end
   end
 
   t.case('a step is queued without a wait, from the second replay on, and its loss read later', function()
@@ -344,15 +357,17 @@ return function(t)
     t.eq({captures, launches}, {2, 4})
   end)
 
-  -- Four calls of a convolution in a process of its own: whether they are right, captures and launches, and what was said.
+  -- Four calls of a convolution in a process of its own: whether they are right, captures and
+  -- launches, and what was said.
   local function apart(environment)
     if gpu then t.skip 'only on the played device' end
     local code = [[
-local F, x, w = require "dlv3.core.ffi", dlv3.randn{1, 3, 9, 9}:to "cuda", dlv3.randn{4, 3, 3, 3}:to "cuda"
+local runtime, x, w = require "dlv3.core.runtime", dlv3.randn{1, 3, 9, 9}:to "cuda", dlv3.randn{4, 3, 3, 3}:to "cuda"
 local fast, right = dlv3.compile(function(v) return v:conv2d(w) end), true
 for i = 1, 4 do right = right and fast(x + i):to("cpu"):equal((x + i):conv2d(w):to("cpu")) end
-print(right, tonumber(F.C.dlv3_graph_captures()), tonumber(F.C.dlv3_graph_launches()), F.string(F.C.dlv3_graph_refused()))]]
-    return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s' -e '%s' 2>&1"):format(device.library, environment, host.executable, code))
+print(right, runtime.graphs().captures, runtime.graphs().launches, runtime.graphs().refused)]]
+    return t.run(("DLV3_CUDA_LIBRARY='%s' %s '%s' -e '%s' 2>&1"):format(
+        device.library, environment, host.executable, code))
   end
 
   t.case('DLV3_GRAPH=0, DLV3_SYNC, DLV3_VERBOSE: call after call', function()
@@ -369,8 +384,10 @@ print(right, tonumber(F.C.dlv3_graph_captures()), tonumber(F.C.dlv3_graph_launch
 local add = dlv3.cuda_kernel("__global__ void add(float *y, float a) { y[threadIdx.x] += a; }", "add")
 local fast = dlv3.compile(function(x) local y = x * 2 add(1, 4, y, 1) return y end)
 for i = 1, 3 do print(fast(dlv3.full({4}, i, {device = "cuda"})):sum():item()) end]]
-    local output = t.run(("DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' -e '%s' 2>&1"):format(device.library, host.executable, code))
-    t.ok(output:find 'compile: one graph %(3 calls%)' and output:find '12\n20\n28\n$', output) -- the number 2 is filled in by a call
+    local output = t.run(("DLV3_VERBOSE=1 DLV3_CUDA_LIBRARY='%s' '%s' -e '%s' 2>&1"):format(
+        device.library, host.executable, code))
+    -- the number 2 is filled in by a call
+    t.ok(output:find 'compile: one graph %(3 calls%)' and output:find '12\n20\n28\n$', output)
   end)
 
   t.case('a kernel that waits: the capture fails, the calls go on', function()

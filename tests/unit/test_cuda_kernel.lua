@@ -1,5 +1,5 @@
--- test_cuda_kernel.lua - dlv3.cuda_kernel: kernels from source text on a GPU, or on the device that the host plays, where
--- its C++ compiler stands in for NVRTC (tests/cuda_host/nvrtc.cpp).
+-- test_cuda_kernel.lua - dlv3.cuda_kernel: kernels from source text on a GPU, or on the device that
+-- the host plays, where its C++ compiler stands in for NVRTC (tests/cuda_host/nvrtc.cpp).
 
 local dlv3 = require 'dlv3'
 
@@ -23,7 +23,8 @@ __global__ void numbers(double *out, bool b, uint8_t u, int i, unsigned w, int64
   out[0] = b, out[1] = u, out[2] = i, out[3] = w, out[4] = (double)l, out[5] = (double)m, out[6] = f, out[7] = d;
 }
 __global__ void places(int *out) {
-  const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x, thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const int thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
   out[block * blockDim.x * blockDim.y * blockDim.z + thread] = 1000 * block + thread;
 }
 ]]
@@ -127,7 +128,8 @@ local function page(t)
   local text = file:read '*a'
   file:close()
   for block in text:gmatch '```lua\n(.-)```' do
-    t.case('docs/cuda_kernels.md: ' .. block:match '^%-%- ([^\n]*)', function() assert(loadstring(block, '=docs/cuda_kernels.md'))() end)
+    t.case('docs/cuda_kernels.md: ' .. block:match '^%-%- ([^\n]*)',
+           function() assert(loadstring(block, '=docs/cuda_kernels.md'))() end)
   end
 end
 
@@ -171,7 +173,8 @@ local function errors(t)
   t.case('an error of the compiler shows the line of the source and of the call', function()
     local text = '__global__ void broken(float *x) {\n  x[0] = 1;\n  x[1] = not_there;\n}\n'
     local line = debug.getinfo(1, 'l').currentline + 1
-    local message = t.error(function() dlv3.cuda_kernel(text, 'broken') end, "source of 'broken' does not compile\n.*source%(3%): error:.*not_there")
+    local message = t.error(function() dlv3.cuda_kernel(text, 'broken') end,
+                            "source of 'broken' does not compile\n.*source%(3%): error:.*not_there")
     t.ok(message:find('test_cuda_kernel.lua:' .. line .. ': cuda_kernel: ', 1, true), message)
     local long = '__global__ void broken(float *x) {\n'
     for i = 1, 60 do long = ('%s  x[0] = not_there_%d;\n'):format(long, i) end
@@ -181,37 +184,46 @@ local function errors(t)
   end)
 
   t.case('a name that is not there, options and types that are not', function()
-    t.error(function() dlv3.cuda_kernel(source, 'axpi') end, "no kernel 'axpi' in the source; did you mean 'axpy'%? %(has: axpy, scale, reverse, numbers, places%)")
-    t.error(function() dlv3.cuda_kernel('int x;', 'f') end, "no kernel 'f' in the source %(has: no __global__ function%)")
-    t.error(function() dlv3.cuda_kernel(source, 'axpy', {devise = 'cuda'}) end, "no option 'devise'; did you mean 'device'")
+    t.error(function() dlv3.cuda_kernel(source, 'axpi') end,
+            "no kernel 'axpi' in the source; did you mean 'axpy'%? %(has: axpy, scale, reverse, numbers, places%)")
+    t.error(function() dlv3.cuda_kernel('int x;', 'f') end,
+            "no kernel 'f' in the source %(has: no __global__ function%)")
+    t.error(function() dlv3.cuda_kernel(source, 'axpy', {devise = 'cuda'}) end,
+            "no option 'devise'; did you mean 'device'")
     t.error(function() dlv3.cuda_kernel(source) end, 'takes the source and the kernel')
     local axpy, scale, x = dlv3.cuda_kernel(source, 'axpy'), dlv3.cuda_kernel(source, 'scale<float>'), on_cuda(4)
-    t.error(function() axpy(1, 4, x, x, x, 1) end, 'axpy: it takes 5 arguments after grid and block %(const float %*__restrict__ x, .*, int n%), 4 came')
+    t.error(function() axpy(1, 4, x, x, x, 1) end,
+            'axpy: it takes 5 arguments after grid and block %(const float %*__restrict__ x, .*, int n%), got 4')
     t.error(function() axpy(1, 4, x, x, x, 1, 4, {share = 1}) end, "no option 'share'; did you mean 'shared'")
-    t.error(function() axpy(1, 4, x, x, x, 1, 4.5) end, 'argument 5 %(int n%) must be a whole number from %-2147483648 to 2147483647, 4.5 came')
-    t.error(function() axpy(1, 4, x, x, x, {'f64', 1}, 4) end, "argument 4 %(float a%) is f32, {'f64', 1} came")
+    t.error(function() axpy(1, 4, x, x, x, 1, 4.5) end,
+            'argument 5 %(int n%) must be a whole number from %-2147483648 to 2147483647, got 4.5')
+    t.error(function() axpy(1, 4, x, x, x, {'f64', 1}, 4) end, "argument 4 %(float a%) is f32, got {'f64', 1}")
     t.error(function() axpy(1, 4, x, x, x, {'f23', 1}, 4) end, "no number is of type 'f23'; did you mean 'f32'")
     t.error(function() axpy(1, 4, x, 2, x, 1, 4) end, 'argument 2 %(const float %*y%) must be a tensor')
     t.error(function() axpy(1, 4, x, x, x, x, 4) end, 'argument 4 %(float a%) must be a number')
     t.error(function() axpy(1, 4, x, nil, x, 1, 4) end, 'argument 2 %(const float %*y%) is nil')
-    t.error(function() axpy(1, 4, x, x:to 'bf16', x, 1, 4) end, 'argument 2 %(const float %*y%) points to f32, the tensor is bf16')
-    t.error(function() scale(1, 4, x, x, 2, 4) end, "argument 3 %(T by%): its type is none that dlv3 knows; write the number with one, as in {'f32', 0.5}")
+    t.error(function() axpy(1, 4, x, x:to 'bf16', x, 1, 4) end,
+            'argument 2 %(const float %*y%) points to f32, the tensor is bf16')
+    t.error(function() scale(1, 4, x, x, 2, 4) end,
+            "argument 3 %(T by%): its type is none that dlv3 knows; write the number with one, as in {'f32', 0.5}")
     t.error(function() scale(1, 4, x, x, {'f64', 2}, 4) end, 'argument 3 is of 4 bytes, 8 came')
   end)
 
   t.case('grids and blocks that no device has', function()
     local axpy, x = dlv3.cuda_kernel(source, 'axpy'), on_cuda(4)
     t.error(function() axpy(1, 2048, x, x, x, 1, 4) end, 'axpy: the block of 2048 x 1 x 1 threads is too large')
-    t.error(function() axpy(1, {1, 1, 65}, x, x, x, 1, 4) end, 'the block of 1 x 1 x 65 threads is too large.*64 along z')
+    t.error(function() axpy(1, {1, 1, 65}, x, x, x, 1, 4) end,
+            'the block of 1 x 1 x 65 threads is too large.*64 along z')
     t.error(function() axpy({1, 65536}, 1, x, x, x, 1, 4) end, 'the grid of 1 x 65536 x 1 blocks is too large')
-    t.error(function() axpy(1, 0, x, x, x, 1, 4) end, 'block must be a whole number from 1')
+    t.error(function() axpy(1, 0, x, x, x, 1, 4) end, 'block: expected a whole number from 1, got 0')
     t.error(function() axpy('1', 1, x, x, x, 1, 4) end, 'grid is a number or {x, y, z}')
     t.error(function() axpy(1, 4, x, x, x, 1, 4, {shared = 2 ^ 22}) end, 'no 4194304 bytes of shared memory')
   end)
 
   t.case('tensors elsewhere, released, strided, that want a gradient', function()
     local axpy, x, here = dlv3.cuda_kernel(source, 'axpy'), on_cuda(4), dlv3.randn {4}
-    t.error(function() axpy(1, 4, x, here, x, 1, 4) end, 'axpy: argument 2 is on cpu, the kernel runs on cuda:0.*2: %[4%] f32 cpu')
+    t.error(function() axpy(1, 4, x, here, x, 1, 4) end,
+            'axpy: argument 2 is on cpu, the kernel runs on cuda:0.*2: %[4%] f32 cpu')
     t.error(function() axpy(1, 4, here, here, here, 1, 4) end, "'axpy' is CUDA C and runs on a cuda device, not on cpu")
     if #dlv3.devices() > 2 then
       local there = dlv3.randn({4}, {device = 'cuda:1'})
@@ -223,19 +235,24 @@ local function errors(t)
     local gone = on_cuda(4)
     gone:release()
     t.error(function() axpy(1, 4, x, gone, x, 1, 4) end, 'axpy: argument 2 was released')
-    t.error(function() axpy(1, 4, x, on_cuda(4, 2):select(2, 1), x, 1, 4) end, 'argument 2 is a strided view.*x:contiguous')
-    t.error(function() axpy(1, 4, x:clone():requires_grad_(), x, x, 1, 4) end, 'argument 1 requires grad, and the kernel has no gradient; call it in a dlv3.Function')
+    t.error(function() axpy(1, 4, x, on_cuda(4, 2):select(2, 1), x, 1, 4) end,
+            'argument 2 is a strided view.*x:contiguous')
+    t.error(function() axpy(1, 4, x:clone():requires_grad_(), x, x, 1, 4) end,
+            'argument 1 requires grad, and the kernel has no gradient; call it in a dlv3.Function')
   end)
 end
 
 return function(t)
   t.case('parameters are read from the source', function()
     local _, found = require 'dlv3.core.cuda_kernel'.kernels_of [[
-      __global__ void a(const float *x, float const *const y, double z[], const unsigned char *, unsigned n, long long, void *p, f<int, 2> q) {}
+      __global__ void a(const float *x, float const *const y, double z[], const unsigned char *, unsigned n, long long,
+                        void *p, f<int, 2> q) {}
       // __global__ void b(int n) {}
       extern "C" __global__ void c(void) {}]]
     local texts = {}
-    for i, p in ipairs(found.a) do texts[i] = (p.pointer and (p.const and 'reads ' or 'writes ') or '') .. (p.type and p.type[1] or '?') end
+    for i, p in ipairs(found.a) do
+      texts[i] = (p.pointer and (p.const and 'reads ' or 'writes ') or '') .. (p.type and p.type[1] or '?')
+    end
     t.eq(texts, {'reads f32', 'reads f32', 'writes f64', 'reads u8', 'i32', 'i64', 'writes ?', '?'})
     t.eq({found.b == nil, #found.c}, {true, 0})
   end)
@@ -251,8 +268,11 @@ return function(t)
   errors(t)
   if not gpu.library_exists then return end
   t.case('without NVRTC the rest of cuda works', function()
-    local code = 'dlv3 = require "dlv3" print(dlv3.ones({2}, {device = "cuda"}):sum():item()) dlv3.cuda_kernel("__global__ void f() {}", "f")'
-    local output, status = t.run(("DLV3_CUDA_LIBRARY='%s' CUDA_HOST_NVRTC=none '%s' -e '%s'"):format(gpu.library, require 'dlv3.host'.executable, code))
-    t.ok(status == 1 and output:find '2\n.*NVRTC is missing: neither libnvrtc.so.13 nor libnvrtc.so.12 can be opened', output)
+    local code = 'dlv3 = require "dlv3" print(dlv3.ones({2}, {device = "cuda"}):sum():item()) '
+                 .. 'dlv3.cuda_kernel("__global__ void f() {}", "f")'
+    local output, status = t.run(("DLV3_CUDA_LIBRARY='%s' CUDA_HOST_NVRTC=none '%s' -e '%s'"):format(
+        gpu.library, require 'dlv3.host'.executable, code))
+    t.ok(status == 1 and output:find '2\n.*NVRTC is missing: neither libnvrtc.so.13 nor libnvrtc.so.12 can be opened',
+         output)
   end)
 end

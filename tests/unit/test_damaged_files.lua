@@ -1,13 +1,17 @@
--- test_damaged_files.lua - weight files that are damaged, absurd or made to do harm: the message, and what it costs to get there.
+-- test_damaged_files.lua - weight files that are damaged, absurd or made to do harm: the message,
+-- and what it costs to get there.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
 local zip = require 'dlv3.io.zip'
 
 return function(t)
   local files = dofile(t.directory .. '/weight_files.lua')
-  local write, slurp, pth, tensor_pickle, check_values = files.write, files.slurp, files.pth, files.tensor_pickle, files.check_values
+  local write, slurp, pth, tensor_pickle, check_values = files.write, files.slurp, files.pth, files.tensor_pickle,
+      files.check_values
   local golden = t.directory .. '/golden/'
 
   t.case('files that are no weights are refused with the reason', function()
@@ -29,7 +33,7 @@ return function(t)
     t.error(function() dlv3.load(folder) end, 'is a directory')
     t.error(function() dlv3.load(folder .. '/no') end, 'no: can not be opened: No such file')
     t.error(function() dlv3.load '/dev/zero' end, 'not a regular file')
-    t.error(function() dlv3.load(nil) end, "a file's name is expected")
+    t.error(function() dlv3.load(nil) end, "load: expected a file's name, got nothing")
   end)
 
   t.case('pickles run nothing', function()
@@ -47,11 +51,12 @@ return function(t)
     refused('(cos\nsystem\n' .. command .. 'o.', 'refuses os.system')
     refused('}X\1\0\0\0acsubprocess\nPopen\n)Rs.', 'refuses subprocess.Popen.*may be an attack; delete it')
     refused('cbuiltins\ngetattr\n.', 'holds an object of the class builtins.getattr')
-    refused('ctorchvision.models.resnet\nResNet\n)\129.', 'holds an object of the class torchvision.models.resnet.ResNet, .*model.state_dict%(%)')
+    refused('ctorchvision.models.resnet\nResNet\n)\129.',
+            'holds an object of the class torchvision.models.resnet.ResNet, .*model.state_dict%(%)')
     refused('c__builtin__\n__import__\n.', 'refuses __builtin__.__import__')
     refused('ctorch._utils\n_rebuild_tensor_v2\n.', 'holds an object of the class torch._utils._rebuild_tensor_v2')
     refused('\130\1.', 'an extension registry')
-    t.eq(require 'dlv3.core.ffi'.C.dlv3_path_kind(mark), 0)
+    t.eq(system.kind(mark), nil)
   end)
 
   t.case('any nan of a file is a number', function() -- LuaJIT takes the bits of some for nil, or for objects
@@ -64,7 +69,9 @@ return function(t)
     end
     local x = dlv3.frombytes(('\255'):rep(4), {1})
     t.eq({type(x:item()), type(x:totable()[1])}, {'number', 'number'})
-    for _, v in ipairs{'\127\240\0\0\0\0\0\0', '\255\240\0\0\0\0\0\0'} do t.eq(math.abs(bytes.number(v:reverse(), 'f64')), math.huge) end
+    for _, v in ipairs{'\127\240\0\0\0\0\0\0', '\255\240\0\0\0\0\0\0'} do
+      t.eq(math.abs(bytes.number(v:reverse(), 'f64')), math.huge)
+    end
     t.eq(bytes.number('\0\0\128\127', 'f32'), math.huge)
     t.eq(bytes.number('\255\255\127\127', 'f32') < math.huge, true)
   end)
@@ -123,9 +130,12 @@ return function(t)
 
   t.case('no message has bytes that a terminal would obey', function()
     local F = require 'dlv3.core.ffi'
-    for _, case in ipairs{{'plain', 'plain'}, {'gr\195\188n \240\159\152\128', 'gr\195\188n \240\159\152\128'}, {'a\27[31mb', 'a\\x1b[31mb'}, {'a\0b\r\127', 'a\\x00b\\x0d\\x7f'},
-                          {'\194\155', '\\xc2\\x9b'}, {'\255\192\175\195', '\\xff\\xc0\\xaf\\xc3'}, {'\237\160\128', '\\xed\\xa0\\x80'}, {'\226\128\174x', '\\xe2\\x80\\xaex'},
-                          {'two\nlines\t', 'two\nlines\t'}, {'\244\144\128\128', '\\xf4\\x90\\x80\\x80'}, {'\226\130\172', '\226\130\172'},
+    for _, case in ipairs{{'plain', 'plain'}, {'gr\195\188n \240\159\152\128', 'gr\195\188n \240\159\152\128'},
+                          {'a\27[31mb', 'a\\x1b[31mb'}, {'a\0b\r\127', 'a\\x00b\\x0d\\x7f'},
+                          {'\194\155', '\\xc2\\x9b'}, {'\255\192\175\195', '\\xff\\xc0\\xaf\\xc3'},
+                          {'\237\160\128', '\\xed\\xa0\\x80'}, {'\226\128\174x', '\\xe2\\x80\\xaex'},
+                          {'two\nlines\t', 'two\nlines\t'}, {'\244\144\128\128', '\\xf4\\x90\\x80\\x80'},
+                          {'\226\130\172', '\226\130\172'},
                           {'\195\169\169', '\195\169\\xa9'}, {'\240\159\152', '\\xf0\\x9f\\x98'}} do
       t.eq(F.printable(case[1]), case[2])
       t.eq(F.printable(case[2]), case[2], 'a second time changes nothing')
@@ -136,7 +146,8 @@ return function(t)
     -- C's messages, Lua's, and reports
     local folder, evil = t.folder(), '\27]0;owned\7\27[2J\0'
     local function clean(message)
-      t.ok(not tostring(message):find '[%z\1-\8\11-\31\127]' and tostring(message):find('\\x1b]0;owned\\x07\\x1b[2J', 1, true), ('%q'):format(tostring(message)))
+      t.ok(not tostring(message):find '[%z\1-\8\11-\31\127]'
+           and tostring(message):find('\\x1b]0;owned\\x07\\x1b[2J', 1, true), ('%q'):format(tostring(message)))
     end
     clean(select(2, pcall(dlv3.load, folder .. '/' .. evil:sub(1, -2))))
     clean(select(2, pcall(F.raise, evil)))
@@ -153,17 +164,18 @@ return function(t)
     clean(select(2, pcall(require 'dlv3.train'.load, path)))
     pth(path, 'c' .. evil .. '\nname\n)R.')
     clean(select(2, pcall(dlv3.load, path)))
-    local header = '{"' .. evil:gsub('.', function(c) return ('\\u%04x'):format(c:byte()) end) .. '":{"dtype":"F99","shape":[],"data_offsets":[0,0]}}'
+    local header = '{"' .. evil:gsub('.', function(c) return ('\\u%04x'):format(c:byte()) end)
+        .. '":{"dtype":"F99","shape":[],"data_offsets":[0,0]}}'
     clean(select(2, pcall(dlv3.load, write(folder .. '/x.safetensors', bytes.le64(#header) .. header))))
   end)
 
   t.case('small files take little memory and time, whatever they say', function()
     local folder, binary = t.folder(), require('dlv3.host').executable
     write(folder .. '/load.lua', [==[
-local dlv3, F = require 'dlv3', require 'dlv3.core.ffi'
-local base, begin = tonumber(F.C.dlv3_peak_rss()), dlv3.now()
+local dlv3, system = require 'dlv3', require 'dlv3.os'
+local base, begin = system.peak_memory(), dlv3.now()
 local ok, result = pcall(dlv3.load, arg[1])
-local bytes = tonumber(F.C.dlv3_peak_rss()) - base
+local bytes = system.peak_memory() - base
 print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv3.now() - begin))
 ]==])
     -- mebibytes: what was measured, and half of it again
@@ -184,7 +196,8 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
     local header = '{"__metadata__":[' .. ('{},'):rep(2000000) .. '0]}'
     loaded(write(folder .. '/objects.safetensors', bytes.le64(#header) .. header), 'JSON: too many values', 150)
     loaded(pth(folder .. '/dicts.pth', '](' .. ('}'):rep(7000000) .. 'e.'), 'more than 8000000 objects', 400)
-    loaded(pth(folder .. '/opaque.pth', '](ca\nb\nq\0' .. ('h\0)R'):rep(2000000) .. 'e.'), 'more than 8000000 objects', 400)
+    loaded(pth(folder .. '/opaque.pth', '](ca\nb\nq\0' .. ('h\0)R'):rep(2000000) .. 'e.'), 'more than 8000000 objects',
+           400)
     loaded(pth(folder .. '/lists.pth', '](' .. ('](e'):rep(2600000) .. 'e.'), 'fine', 650)
   end)
 
@@ -198,7 +211,8 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
     pth(path, tensor_pickle(4, 0, {2, 2}, {2, 1}) .. '.', {['0'] = four})
     t.eq(dlv3.load(path):size(), {2, 2})
     refused(tensor_pickle(2 ^ 50, 0, {2 ^ 50}, {1}), 'has 16 bytes where its tensors expect')
-    refused(tensor_pickle(4, 0, {2 ^ 40}, {0}) .. tensor_pickle(4, 0, {5}, {1}) .. '\134', 'reaches past its storage of 4')
+    refused(tensor_pickle(4, 0, {2 ^ 40}, {0}) .. tensor_pickle(4, 0, {5}, {1}) .. '\134',
+            'reaches past its storage of 4')
     refused(tensor_pickle(4, 0, {2 ^ 30, 2 ^ 30}, {0, 0}), 'more elements than can be counted')
     refused(tensor_pickle(4, 0, {5}, {1}), 'reaches past')
     refused(tensor_pickle(4, 3, {2}, {1}), 'reaches past')
@@ -242,7 +256,9 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
     local text = '(' .. table.concat(items) .. 'l.'
     archive:add('a/data.pkl', #text, function(f) f:write(text) end)
     archive:add('a/data/0', 2000, function(f) f:write(('\0'):rep(2000)) end)
-    for i = 1, 9 do archive.entries[i + 2] = {name = 'a/data/' .. i, size = 2000, crc = 0, start = archive.entries[2].start} end
+    for i = 1, 9 do
+      archive.entries[i + 2] = {name = 'a/data/' .. i, size = 2000, crc = 0, start = archive.entries[2].start}
+    end
     archive:finish()
     file:commit()
     file:close()
@@ -301,13 +317,14 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
     local x = dlv3.empty({1300000}, {dtype = 'u8'})
     reader:read_tensor(x, 0)
     t.eq(reader:crc(), whole)
-    t.eq(F.string(F.cast('char *', F.C.dlv3_tensor_address(x.p)), 1300000), text:rep(1000))
+    t.eq(F.string(F.cast('char *', runtime.address(x)), 1300000), text:rep(1000))
     reader:close()
   end)
 
   t.case('tensors of many pieces and of any layout come back', function()
     local path = t.folder() .. '/a.pth'
-    local d = dict.from{{'long', dlv3.randn{5000000}}, {'weights', dlv3.randn{300, 70, 3, 3}}, {'wide', dlv3.randn{3, 40000, 3, 3}}, {'bools', dlv3.randn{70, 90, 5, 5}:gt(0)},
+    local d = dict.from{{'long', dlv3.randn{5000000}}, {'weights', dlv3.randn{300, 70, 3, 3}},
+                        {'wide', dlv3.randn{3, 40000, 3, 3}}, {'bools', dlv3.randn{70, 90, 5, 5}:gt(0)},
                         {'half', dlv3.randn{513, 65, 3, 3}:to 'bf16'}, {'one', dlv3.randn{1, 600, 7, 7}}}
     dlv3.save(path, d)
     local e = dlv3.load(path)
@@ -323,7 +340,8 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
         local at = zip.place(file, member)
         for i = at + 1, at + member.size, math.max(1, math.floor(member.size / 13)) do
           write(path, good:sub(1, i - 1) .. string.char(bit.bxor(good:byte(i), 2 ^ (i % 8))) .. good:sub(i + 1))
-          t.error(function() dlv3.load(path) end, "x.pth: '[^']*' in it is damaged: expected the CRC%-32 %x+, got %x+: copy or download the file again")
+          t.error(function() dlv3.load(path) end, "x.pth: '[^']*' in it is damaged: expected the CRC%-32 %x+, got "
+                                                  .. "%x+: copy or download the file again")
           n = n + 1
         end
       end
@@ -332,7 +350,8 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
     t.ok(n > 100, n .. ' places')
   end)
 
-  -- The archive with 0 for every CRC in its directory: torch.save can be told to compute none (compute_crc32 = False).
+  -- The archive with 0 for every CRC in its directory: torch.save can be told to compute none
+  -- (compute_crc32 = False).
   local function without_crc(archive)
     return (archive:gsub('(PK\1\2' .. ('.'):rep(12) .. ')....', '%1\0\0\0\0'))
   end
@@ -343,7 +362,8 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
     check_values(t, dlv3.load(write(t.folder() .. '/x.pth', s)))
   end)
 
-  -- Any damage gives the values or an error that names the file: no crash, no Lua error from within.
+  -- Any damage gives the values or an error that names the file: no crash, no Lua error from
+  -- within.
   t.case('thousands of damaged files', function()
     local folder = t.folder()
     math.randomseed(7)
@@ -356,8 +376,10 @@ print(('%s %.0f MiB %.1f s'):format(ok and 'fine' or result, bytes / 2 ^ 20, dlv
         local s = good
         for _ = 1, random(1, 4) do
           local at, kind = random(1, #s), random(1, 6)
-          local new = kind == 1 and '' or kind == 2 and ('\255'):rep(random(1, 8)) or kind == 3 and s:sub(at, at + random(0, 40)):rep(2) or string.char(random(0, 255))
-          s = kind == 6 and s:sub(1, at) or s:sub(1, at - 1) .. new .. s:sub(kind == 3 and at or at + #new + (kind == 1 and 1 or 0))
+          local new = kind == 1 and '' or kind == 2 and ('\255'):rep(random(1, 8))
+              or kind == 3 and s:sub(at, at + random(0, 40)):rep(2) or string.char(random(0, 255))
+          s = kind == 6 and s:sub(1, at) or s:sub(1, at - 1) .. new
+              .. s:sub(kind == 3 and at or at + #new + (kind == 1 and 1 or 0))
           if s == '' then s = 'x' end
         end
         local path = write(folder .. '/' .. name, s)

@@ -1,6 +1,8 @@
--- test_data.lua - data sets, the loader and its transforms, and the scripts check_data and make_shapes.
+-- test_data.lua - data sets, the loader and its transforms, and the scripts check_data and
+-- make_shapes.
 --
--- Whole samples are compared with tests/golden/images, which Pillow made, and with Pillow itself where it is there.
+-- Whole samples are compared with tests/golden/images, which Pillow made, and with Pillow itself
+-- where it is there.
 
 local dlv3 = require 'dlv3'
 local data = require 'dlv3.data'
@@ -28,7 +30,8 @@ return function(t)
   local function shapes()
     if not drawn then
       drawn = t.folder()
-      local text, status = t.run(scripts .. 'make_shapes.lua --output-dir ' .. drawn .. ' --train 10 --val 5 --width 64 --height 48')
+      local text, status = t.run(scripts .. 'make_shapes.lua --output-dir ' .. drawn
+                                 .. ' --train 10 --val 5 --width 64 --height 48')
       t.eq(status, 0, text)
     end
     return drawn
@@ -49,20 +52,22 @@ return function(t)
     local loader = data.loader(set, options)
     local list = {}
     for batch in loader:epoch(e or 0, {skip = skip}) do
-      list[#list + 1] = batch.image:tobytes() .. (batch.target and batch.target:tobytes() or '') .. table.concat(batch.indices, ' ')
+      list[#list + 1] = batch.image:tobytes() .. (batch.target and batch.target:tobytes() or '')
+          .. table.concat(batch.indices, ' ')
     end
     loader:close()
     return list
   end
 
-  -- -- VOC's layout -----------------------------------------------------------------------------------------------
+  -- -- VOC's layout -------------------------------------------------------------------------------
 
   t.case('voc', function()
     local root = shapes()
     local set = data.voc{root = root, split = 'val'}
     t.eq(set.size, 5)
     t.eq(set.ids[1], 'shapes_00011')
-    t.eq({set.files(2)}, {root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00012.jpg', root .. '/VOCdevkit/VOC2012/SegmentationClass/shapes_00012.png'})
+    t.eq({set.files(2)}, {root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00012.jpg',
+                          root .. '/VOCdevkit/VOC2012/SegmentationClass/shapes_00012.png'})
     t.eq(set.class_names, {'background', 'disc', 'square', 'triangle', 'star'})
     t.eq(data.voc{root = root .. '/'}.size, 10)
     t.eq({data.voc{root = root, masks = false}.files(1)}, {root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg'})
@@ -86,27 +91,34 @@ return function(t)
     t.run('mv ' .. root .. '/VOCdevkit ' .. root .. '/other')
     try(root .. '/other', "holds VOC2012 itself; it must lie in a folder called VOCdevkit")
     try(root .. '/other/VOC2012', 'holds the pictures themselves; give a folder in which they are in VOCdevkit/VOC2012')
-    t.error(function() data.voc{} end, 'root, the folder that holds VOCdevkit, must be given')
-    t.error(function() data.voc{root = root, splitt = 'val'} end, "data.voc: no option 'splitt'; did you mean 'split'%?")
+    t.error(function() data.voc{} end, 'root: expected the folder that holds VOCdevkit, got nothing')
+    t.error(function() data.voc{root = root, splitt = 'val'} end,
+            "data.voc: no option 'splitt'; did you mean 'split'%?")
   end)
 
   t.case('voc: the list', function()
     local root, base = copy()
     local lists = base .. '/ImageSets/Segmentation/'
-    t.error(function() data.voc{root = root, split = 'trian'} end, "there is no list '.*/trian.txt'; did you mean 'train'%? %(there are: train, trainval, val%)")
+    t.error(function() data.voc{root = root, split = 'trian'} end,
+            "there is no list '.*/trian.txt'; did you mean 'train'%? %(there are: train, trainval, val%)")
     write_file(lists .. 'empty.txt', '\n  \n')
     t.error(function() data.voc{root = root, split = 'empty'} end, "the list '.*/empty.txt' is empty")
     write_file(lists .. 'blank.txt', '\239\187\191\n shapes_00001 \r\n\n\nshapes_00002')
     t.eq(data.voc{root = root, split = 'blank'}.ids, {'shapes_00001', 'shapes_00002'})
     write_file(lists .. 'missing.txt', 'shapes_00001\n\nno_such\n')
     t.error(function() data.voc{root = root, split = 'missing'} end,
-            "'.*/JPEGImages/no_such.jpg' is missing; line 3 of '.*/missing.txt' asks for it %(and 1 more; scripts/check_data.lua lists them%)")
+            "'.*/JPEGImages/no_such.jpg' is missing; line 3 of '.*/missing.txt' asks for it "
+            .. '%(and 1 more; scripts/check_data.lua lists them%)')
     t.eq(#data.voc{root = root, split = 'missing', check = false}.missing, 2)
-    for _, line in ipairs {'shapes_00001 1', 'no_such.jpg', '/JPEGImages/no_such.jpg', '/JPEGImages/shapes_00001.jpg /Masks/shapes_00001.png'} do
+    for _, line in ipairs {'shapes_00001 1', 'no_such.jpg', '/JPEGImages/no_such.jpg',
+                           '/JPEGImages/shapes_00001.jpg /Masks/shapes_00001.png'} do
       write_file(lists .. 'odd.txt', '\n' .. line .. '\n')
-      t.error(function() data.voc{root = root, split = 'odd'} end, "is missing; line 2 of .*/odd.txt' asks for it; a line of a list is an id, or the path of a photo, or those of a photo and its mask")
+      t.error(function() data.voc{root = root, split = 'odd'} end,
+              "is missing; line 2 of .*/odd.txt' asks for it; a line of a list is an id, or the path of a photo, "
+              .. 'or those of a photo and its mask')
     end
-    t.ok(t.run(scripts .. 'check_data.lua --splits odd --data-path ' .. root):find '/Masks/shapes_00001.png is missing; line 2 of the list asks for it; a line of a list is')
+    t.ok(t.run(scripts .. 'check_data.lua --splits odd --data-path '
+               .. root):find '/Masks/shapes_00001.png is missing; line 2 of the list asks for it; a line of a list is')
     t.run('mv ' .. base .. '/JPEGImages/shapes_00001.jpg ' .. base .. '/JPEGImages/shapes_00001.PNG')
     t.ok(data.voc{root = root}.files(1):find 'shapes_00001.PNG$')
   end)
@@ -125,12 +137,16 @@ return function(t)
     t.eq({plain[1], plain[2]}, {2, 'shapes_00001'})
     local function utf16(text, big) return (text:gsub('.', big and '\0%0' or '%0\0')) end
     for name, content in pairs {
-      cr = 'shapes_00001\rshapes_00002\r', crlf = 'shapes_00001\r\nshapes_00002\r\n', bom = '\239\187\191shapes_00001\nshapes_00002', blank = '\n\n \t\nshapes_00001 \n\r\n\n shapes_00002\n\n',
-      little = '\255\254' .. utf16 'shapes_00001\r\nshapes_00002\r\n', big = '\254\255' .. utf16('shapes_00001\nshapes_00002', true),
-      little_without_mark = utf16 'shapes_00001\nshapes_00002\n', big_without_mark = utf16('shapes_00001\nshapes_00002\n', true),
+      cr = 'shapes_00001\rshapes_00002\r', crlf = 'shapes_00001\r\nshapes_00002\r\n',
+      bom = '\239\187\191shapes_00001\nshapes_00002', blank = '\n\n \t\nshapes_00001 \n\r\n\n shapes_00002\n\n',
+      little = '\255\254' .. utf16 'shapes_00001\r\nshapes_00002\r\n',
+      big = '\254\255' .. utf16('shapes_00001\nshapes_00002', true),
+      little_without_mark = utf16 'shapes_00001\nshapes_00002\n',
+      big_without_mark = utf16('shapes_00001\nshapes_00002\n', true),
       odd_length = '\255\254' .. utf16 'shapes_00001\nshapes_00002\n' .. 'x',
     } do t.eq(first_of(root, base, content), plain, name) end
-    t.run(('cp %s/JPEGImages/shapes_00001.jpg %s/JPEGImages/é中😀.jpg; cp %s/SegmentationClass/shapes_00001.png %s/SegmentationClass/é中😀.png'):format(base, base, base, base))
+    t.run(('cp %s/JPEGImages/shapes_00001.jpg %s/JPEGImages/é中😀.jpg; cp %s/SegmentationClass/shapes_00001.png '
+           .. '%s/SegmentationClass/é中😀.png'):format(base, base, base, base))
     t.eq(first_of(root, base, '\255\254\233\0\45\78\61\216\0\222')[2], 'é中😀')
     write_file(base .. '/class_names.txt', '\255\254' .. utf16 'background\r\nx\r\n')
     t.eq(data.voc{root = root}.class_names, {'background', 'x'})
@@ -140,17 +156,23 @@ return function(t)
     local root, base = copy()
     local plain = first_of(root, base, 'shapes_00001\n')
     for _, line in ipairs {
-      'shapes_00001.jpg', 'JPEGImages/shapes_00001', '/JPEGImages/shapes_00001.jpg', './JPEGImages/shapes_00001.jpg', 'JPEGImages\\shapes_00001.jpg', 'VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg',
-      'VOC2012/JPEGImages/shapes_00001.jpg', plain[3], '/JPEGImages/shapes_00001.jpg /SegmentationClass/shapes_00001.png', 'JPEGImages/shapes_00001.jpg\tSegmentationClass/shapes_00001.png',
+      'shapes_00001.jpg', 'JPEGImages/shapes_00001', '/JPEGImages/shapes_00001.jpg', './JPEGImages/shapes_00001.jpg',
+      'JPEGImages\\shapes_00001.jpg', 'VOCdevkit/VOC2012/JPEGImages/shapes_00001.jpg',
+      'VOC2012/JPEGImages/shapes_00001.jpg', plain[3],
+      '/JPEGImages/shapes_00001.jpg /SegmentationClass/shapes_00001.png',
+      'JPEGImages/shapes_00001.jpg\tSegmentationClass/shapes_00001.png',
       'shapes_00001.jpg shapes_00001.png', plain[3] .. ' ' .. plain[4],
     } do t.eq(first_of(root, base, line .. '\n'), plain, line) end
-    -- masks in a folder of their own, photos outside of the data, upper case, an id with a folder or a space
+    -- masks in a folder of their own, photos outside of the data, upper case, an id with a folder
+    -- or a space
     t.run(('cp -r %s/SegmentationClass %s/SegmentationClassAug'):format(base, base))
-    t.eq(first_of(root, base, '/JPEGImages/shapes_00001.jpg /SegmentationClassAug/shapes_00001.png')[4], base .. '/SegmentationClassAug/shapes_00001.png')
+    t.eq(first_of(root, base, '/JPEGImages/shapes_00001.jpg /SegmentationClassAug/shapes_00001.png')[4],
+         base .. '/SegmentationClassAug/shapes_00001.png')
     local outside = t.folder() .. '/photo one.jpg'
     t.run(('cp %s "%s"; cp %s "%s/SegmentationClass/photo one.png"'):format(plain[3], outside, plain[4], base))
     t.eq(first_of(root, base, outside), {1, 'photo one', outside, base .. '/SegmentationClass/photo one.png'})
-    t.run(('mkdir %s/JPEGImages/a %s/SegmentationClass/a; cp %s %s/JPEGImages/a/b.PNG; cp %s %s/SegmentationClass/a/b.png'):format(base, base, plain[3], base, plain[4], base))
+    t.run(('mkdir %s/JPEGImages/a %s/SegmentationClass/a; cp %s %s/JPEGImages/a/b.PNG; cp %s '
+           .. '%s/SegmentationClass/a/b.png'):format(base, base, plain[3], base, plain[4], base))
     t.eq(first_of(root, base, 'a/b'), {1, 'a/b', base .. '/JPEGImages/a/b.PNG', base .. '/SegmentationClass/a/b.png'})
     t.run(('mv %s %s'):format(plain[4], plain[4]:gsub('png$', 'PNG')))
     t.eq(first_of(root, base, 'shapes_00001')[4], (plain[4]:gsub('png$', 'PNG')))
@@ -159,7 +181,8 @@ return function(t)
   t.case('voc: control characters of a list are shown, not obeyed', function()
     local root, base = copy()
     write_file(base .. '/ImageSets/Segmentation/odd.txt', 'shapes_00001\0\27[31m\n')
-    t.error(function() data.voc{root = root, split = 'odd'} end, "'.*/JPEGImages/shapes_00001\\x00\\x1b%[31m.jpg' is missing; line 1")
+    t.error(function() data.voc{root = root, split = 'odd'} end,
+            "'.*/JPEGImages/shapes_00001\\x00\\x1b%[31m.jpg' is missing; line 1")
     write_file(base .. '/ImageSets/Segmentation/odd.txt', 'shapes_00001\nshapes\27[2Jx\nshapes\27[2Jx\n')
     local output = t.run(scripts .. 'check_data.lua --num-classes 4 --splits odd --data-path ' .. root)
     t.ok(output:find('shapes\\x1b[2Jx', 1, true) and not output:find '\27', output)
@@ -171,12 +194,14 @@ return function(t)
   t.case('a million ids take two seconds and 150 MB', function()
     if dofile(t.directory .. '/gpu.lua')(t).sanitized then t.skip 'sanitizers take memory and time' end
     local root, base = copy()
-    write_file(base .. '/ImageSets/Segmentation/million.txt', (table.concat(data.voc{root = root}.ids, '\r\n') .. '\r\n'):rep(100000))
+    write_file(base .. '/ImageSets/Segmentation/million.txt',
+               (table.concat(data.voc{root = root}.ids, '\r\n') .. '\r\n'):rep(100000))
     local output, status = t.run(([[%s -e 'local data, begin = data, dlv3.now()
       local set = data.voc{root = "%s", split = "million"}
       local loader = data.loader(set, {train = true, batch_size = 4, base_size = 32, crop_size = 32, workers = 1})
       local batch = loader:epoch(0)()
-      print(set.size, #batch.indices, dlv3.now() - begin, tonumber(require "dlv3.core.ffi".C.dlv3_peak_rss()) / 1e6)' </dev/null]]):format(require('dlv3.host').executable, root))
+      print(set.size, #batch.indices, dlv3.now() - begin, require "dlv3.os".peak_memory() / 1e6)' </dev/null]]):format(
+      require('dlv3.host').executable, root))
     t.eq(status, 0, output)
     local size, n, seconds, megabytes = output:match '(%d+)%s(%d+)%s(%S+)%s(%S+)'
     t.eq({size, n}, {'1000000', '4'})
@@ -197,7 +222,8 @@ return function(t)
       t.ok(text:find "is missing; line %d of the list asks for it; '[sS]hapes_0000", text)
     end
     t.run(('mv %s2.png %s2.bmp && touch %s/._shapes_00002.png'):format(masks, masks, base .. '/SegmentationClass'))
-    expect "shapes_00002.png' is missing; line 2 of .*; 'shapes_00002.bmp' is there: PNG files are read; convert it, with Pillow: Image.open%('shapes_00002.bmp'%).save%('shapes_00002.png'%)"
+    expect("shapes_00002.png' is missing; line 2 of .*; 'shapes_00002.bmp' is there: PNG files are read; convert "
+           .. "it, with Pillow: Image.open%('shapes_00002.bmp'%).save%('shapes_00002.png'%)")
     t.run(('mv %s2.bmp %s2.jpg'):format(masks, masks))
     expect "'shapes_00002.jpg' is there: a JPEG can not be a mask, .* save the masks as PNG"
     t.run(('mv %s2.jpg %s2.png && mv %s3.jpg %s3.tif'):format(masks, masks, photos, photos))
@@ -206,7 +232,7 @@ return function(t)
     expect "'Shapes_00003.jpg' is there: rename it or change the list, upper and lower case must match"
   end)
 
-  -- -- Samples ----------------------------------------------------------------------------------------------------
+  -- -- Samples ------------------------------------------------------------------------------------
 
   t.case('evaluation: what Pillow and the reference make', function()
     local photo, mask = golden .. '420.jpg', golden .. 'palette8.png'
@@ -217,7 +243,8 @@ return function(t)
         local kind, at, bytes = line:match '^(eval_%a+) sample (%d+) (%d+) 30 48$'
         if kind then
           n = n + 1
-          t.ok((kind == 'eval_image' and batch.image or batch.target):tobytes() == expected:sub(at + 1, at + bytes), kind)
+          t.ok((kind == 'eval_image' and batch.image or batch.target):tobytes() == expected:sub(at + 1, at + bytes),
+               kind)
         end
       end
     end
@@ -226,7 +253,8 @@ return function(t)
 
   t.case('training: what Pillow and the reference make', function()
     local loader = data.loader(repeated(golden .. '420.jpg', golden .. 'palette8.png', 6),
-      {batch_size = 6, train = true, shuffle = false, base_size = 24, crop_size = 20, seed = 5, workers = 2, num_classes = 11})
+      {batch_size = 6, train = true, shuffle = false, base_size = 24, crop_size = 20, seed = 5, workers = 2,
+       num_classes = 11})
     local expected, n = read_file(golden .. 'expected.bin'), 0
     for batch in loader:epoch(3) do
       for line in io.lines(golden .. 'index.txt') do
@@ -246,10 +274,13 @@ return function(t)
     if not python then t.skip(reason) end
     local set, out = data.voc{root = shapes()}, t.folder() .. '/out'
     local photo, mask = set.files(1)
-    local text, status = t.run(('%s -B %s/golden/pillow_oracle.py train %s %s %s 11 2 0 15 50 40'):format(python, t.directory, out, photo, mask))
+    local text, status = t.run(('%s -B %s/golden/pillow_oracle.py train %s %s %s 11 2 0 15 50 40'):format(
+        python, t.directory, out, photo, mask))
     t.eq(status, 0, text)
     local expected, at, n = read_file(out), 1, 40 * 40
-    local loader = data.loader(repeated(photo, mask, 16), {batch_size = 16, train = true, shuffle = false, base_size = 50, crop_size = 40, seed = 11})
+    local loader = data.loader(repeated(photo, mask, 16),
+                               {batch_size = 16, train = true, shuffle = false, base_size = 50, crop_size = 40,
+                                seed = 11})
     for batch in loader:epoch(2) do
       for i = 1, 16 do
         t.ok(batch.image:narrow(1, i, 1):tobytes() == expected:sub(at, at + 12 * n - 1), 'image ' .. i)
@@ -260,7 +291,8 @@ return function(t)
   end)
 
   t.case('a batch of several sizes is padded at the right and bottom', function()
-    local set = {size = 2, files = function(i) return golden .. (i == 1 and '420.jpg' or 'orient1.jpg'), golden .. 'palette8.png' end}
+    local set = {size = 2, files = function(i) return golden .. (i == 1 and '420.jpg' or 'orient1.jpg'),
+        golden .. 'palette8.png' end}
     local tall = dlv3.zeros({3, 30, 10}, {dtype = 'u8'})
     local mixed = {size = 2, get = function(i)
       if i == 1 then return set.files(1) end
@@ -278,11 +310,13 @@ return function(t)
     end
   end)
 
-  -- -- Batches do not depend on how they were made ------------------------------------------------------------------
+  -- -- Batches do not depend on how they were made ------------------------------------------------
 
   t.case('equal for 1 and 8 workers, for a resumed run, for the same seed', function()
     local set = data.voc{root = shapes()}
-    local function options(workers, seed) return {batch_size = 3, train = true, workers = workers, seed = seed or 1, base_size = 48, crop_size = 40} end
+    local function options(workers, seed)
+      return {batch_size = 3, train = true, workers = workers, seed = seed or 1, base_size = 48, crop_size = 40}
+    end
     local one = epoch_bytes(set, options(1), 4)
     t.eq(#one, 4)
     t.ok(table.concat(one) == table.concat(epoch_bytes(set, options(8), 4)), '8 workers')
@@ -296,13 +330,16 @@ return function(t)
     local loader = data.loader(set, options(3))
     loader:epoch(0)()
     local first
-    for batch in loader:epoch(4) do first = first or batch.image:tobytes() .. batch.target:tobytes() .. table.concat(batch.indices, ' ') end
+    for batch in loader:epoch(4) do
+      first = first or batch.image:tobytes() .. batch.target:tobytes() .. table.concat(batch.indices, ' ')
+    end
     t.ok(first == one[1], 'after another epoch')
   end)
 
   t.case('sets by files, by get with paths and by get with tensors give the same batches', function()
     local set = data.voc{root = shapes()}
-    local options = {batch_size = 4, train = true, seed = 9, base_size = 40, crop_size = 48, workers = 2, num_classes = 5}
+    local options = {batch_size = 4, train = true, seed = 9, base_size = 40, crop_size = 48, workers = 2,
+                     num_classes = 5}
     local a = table.concat(epoch_bytes(set, options))
     t.ok(a == table.concat(epoch_bytes({size = set.size, get = set.files}, options)), 'paths')
     local tensors = {size = set.size, get = function(i)
@@ -342,7 +379,8 @@ return function(t)
   t.case('ended at any time', function()
     local set = data.voc{root = shapes()}
     for n = 0, 6 do
-      local loader = data.loader(set, {batch_size = 2, workers = 4, train = true, base_size = 200, crop_size = 100, ahead = 3})
+      local loader = data.loader(set, {batch_size = 2, workers = 4, train = true, base_size = 200, crop_size = 100,
+                                       ahead = 3})
       local next_batch = loader:epoch(n)
       for _ = 1, n % 4 do next_batch() end
       if n % 2 == 0 then
@@ -367,16 +405,18 @@ return function(t)
       end
       return x:add(i):to('u8')
     end}
-    local next_batch = data.loader(set, {batch_size = 4, base_size = 0, mean = {0, 0, 0}, std = {1, 1, 1}, workers = 1}):epoch(0)
+    local next_batch = data.loader(set, {batch_size = 4, base_size = 0, mean = {0, 0, 0}, std = {1, 1, 1},
+                                         workers = 1}):epoch(0)
     t.error(next_batch, 'once')
     for first = 1, 5, 4 do
       local batch = next_batch()
-      t.close(batch.image:narrow(2, 1, 1):narrow(3, 1, 1):narrow(4, 1, 1):reshape(4) * 255, {first, first + 1, first + 2, first + 3}, 1e-6)
+      t.close(batch.image:narrow(2, 1, 1):narrow(3, 1, 1):narrow(4, 1, 1):reshape(4) * 255,
+              {first, first + 1, first + 2, first + 3}, 1e-6)
     end
     t.eq(next_batch(), nil)
   end)
 
-  -- -- Errors -----------------------------------------------------------------------------------------------------
+  -- -- Errors -------------------------------------------------------------------------------------
 
   local function first_error(set, options, pattern)
     options = options or {}
@@ -387,18 +427,23 @@ return function(t)
   t.case('bad files are named', function()
     local photo, mask = golden .. '420.jpg', golden .. 'palette8.png'
     first_error(repeated(photo, mask, 1), {num_classes = 10},
-      'palette8.png: label 10 at x 35, y 12 %(counted from 0%); labels are 0..9, or 255 where a pixel does not count\n  is the number of classes right%? scripts/check_data.lua')
-    first_error(repeated(photo, mask, 1), {num_classes = 11, ignore_index = 10}, 'label 255 at x 0, y 0 %(counted from 0%); labels are 0..10, or 10')
+      'palette8.png: label 10 at x 35, y 12 %(counted from 0%); labels are 0..9, or 255 where a pixel '
+      .. 'does not count\n  is the number of classes right%? scripts/check_data.lua')
+    first_error(repeated(photo, mask, 1), {num_classes = 11, ignore_index = 10},
+                'label 255 at x 0, y 0 %(counted from 0%); labels are 0..10, or 10')
     local folder = t.folder()
     image.write_png(folder .. '/small.png', dlv3.zeros({5, 9}, {dtype = 'u8'}))
     image.write_png(folder .. '/turned.png', dlv3.zeros({37, 23}, {dtype = 'u8'}))
-    first_error(repeated(photo, folder .. '/small.png', 1), nil, 'small.png: the mask is 9x5 pixels but its image .*420.jpg is 37x23 %(width x height%)$')
-    first_error(repeated(photo, folder .. '/turned.png', 1), nil, 'turned.png: the mask is 23x37 .*\n  the photo may be stored turned')
+    first_error(repeated(photo, folder .. '/small.png', 1), nil,
+                'small.png: the mask is 9x5 pixels but its image .*420.jpg is 37x23 %(width x height%)$')
+    first_error(repeated(photo, folder .. '/turned.png', 1), nil,
+                'turned.png: the mask is 23x37 .*\n  the photo may be stored turned')
     write_file(folder .. '/cut.jpg', read_file(photo):sub(1, 700))
     first_error(repeated(folder .. '/cut.jpg', mask, 1), nil, '/cut.jpg: .*JPEG')
     first_error(repeated(folder .. '/none.jpg', mask, 1), nil, '/none.jpg: can not be read: No such file')
     first_error(repeated(photo, golden .. 'rgb.png', 1), nil, 'rgb.png: an RGB mask')
-    -- the first bad sample in the order of delivery, whoever finds one first; the batches before it come
+    -- the first bad sample in the order of delivery, whoever finds one first; the batches before it
+    -- come
     local set = {size = 6, files = function(i) return photo, i >= 5 and folder .. '/bad' .. i .. '.png' or mask end}
     for _, workers in ipairs {1, 4} do
       local n = 0
@@ -411,39 +456,53 @@ return function(t)
 
   t.case('bad data sets and options', function()
     local set = repeated(golden .. '420.jpg', golden .. 'palette8.png', 3)
-    t.error(function() data.loader(set, {batchsize = 3}) end, "data.loader: no option 'batchsize'; did you mean 'batch_size'%? %(has: ahead base_size batch_size")
-    t.error(function() data.loader(set, {base_size = 2 ^ 31}) end, 'base_size must be a whole number from 0 to 2147483647, 2147483648 came')
-    t.error(function() data.loader(set, {batch_size = 0}) end, 'batch_size must be a whole number from 1, 0 came')
-    t.error(function() data.loader(set, {batch_size = 4, drop_last = true}) end, 'drop_last leaves no batch: the data set has 3 samples, a batch 4')
+    t.error(function() data.loader(set, {batchsize = 3}) end,
+            "data.loader: no option 'batchsize'; did you mean 'batch_size'%? %(has: ahead, base_size, batch_size")
+    t.error(function() data.loader(set, {base_size = 2 ^ 31}) end,
+            'base_size: expected a whole number from 0 to 2147483647, got 2147483648')
+    t.error(function() data.loader(set, {batch_size = 0}) end,
+            'batch_size: expected a whole number from 1 to 2147483647, got 0')
+    t.error(function() data.loader(set, {batch_size = 4, drop_last = true}) end,
+            'drop_last leaves no batch: the data set has 3 samples, a batch 4')
     t.error(function() data.loader(set, {workers = 1000}) end, 'workers must be within 1..256, 1000 came')
     t.error(function() data.loader(set, {ignore_index = 300}) end, 'ignore_index must be within 0..255')
     t.error(function() data.loader(set, {std = {1, 0, 1}}) end, 'std must be above 0')
-    t.error(function() data.loader(set, {precision = 'f23'}) end, "no precision is called 'f23'")
-    t.error(function() data.loader(set, {flip = 'yes'}) end, 'flip must be a number, yes came')
-    t.error(function() data.loader(set, {seed = -1}) end, 'seed must be a whole number from 0, %-1 came')
-    t.error(function() data.loader(set, {train = true, scale = 2}) end, 'scale is {least, most}')
-    t.error(function() data.loader(set):epoch(0.5) end, 'an epoch is a whole number from 0, 0.5 came')
-    t.error(function() data.loader(set, {train = true, scale = {2, 1}}) end, 'the range of sizes must be within 1.. and not empty, 1040..520 came')
-    t.error(function() data.loader(set):epoch(0, {skip = 2}) end, 'skip must be within 0..1, 2 came')
-    t.error(function() data.loader('train') end, 'a data set %(a table%) was expected, a string came')
-    t.error(function() data.loader{files = print} end, 'has no size')
-    t.error(function() data.loader{size = 0, files = print} end, 'the data set is empty')
+    t.error(function() data.loader(set, {precision = 'f23'}) end,
+            "precision: expected one of f32, bf16, f16, got 'f23'; did you mean")
+    t.error(function() data.loader(set, {flip = 'yes'}) end, "flip: expected a number from 0 to 1, got 'yes'")
+    t.error(function() data.loader(set, {seed = -1}) end, 'seed: expected a whole number from 0, got %-1')
+    t.error(function() data.loader(set, {train = true, scale = 2}) end, 'scale: expected a list of 2 values, got 2')
+    t.error(function() data.loader(set):epoch(0.5) end, 'epoch: expected a whole number from 0, got 0.5')
+    t.error(function() data.loader(set, {train = true, scale = {2, 1}}) end,
+            'the range of sizes must be within 1.. and not empty, 1040..520 came')
+    t.error(function() data.loader(set):epoch(0, {skip = 2}) end, 'skip: expected a whole number from 0 to 1, got 2')
+    t.error(function() data.loader('train') end, "expected a data set %(a table, as data.voc returns%), got 'train'")
+    t.error(function() data.loader{files = print} end,
+            "the data set's size: expected a whole number from 1, got nothing")
+    t.error(function() data.loader{size = 0, files = print} end,
+            "the data set's size: expected a whole number from 1, got 0")
     t.error(function() data.loader{size = 1} end, 'neither files%(i%), which returns paths, nor get%(i%)')
-    t.error(function() data.loader{size = 1, files = function() return 1 end} end, 'files%(1%) must return the path of an image .*a number and a nil')
-    t.error(function() data.loader{size = 2, files = function(i) return 'a', i == 2 and 'b' or nil end} end, 'files%(2%) has a mask, those before have none')
+    t.error(function() data.loader{size = 1, files = function() return 1 end} end,
+            'files%(1%): expected the path of an image .*got 1 and nothing')
+    t.error(function() data.loader{size = 2, files = function(i) return 'a', i == 2 and 'b' or nil end} end,
+            'files%(2%) has a mask, those before have none')
     local x = dlv3.zeros({3, 8, 8}, {dtype = 'u8'})
-    first_error({size = 1, get = function() return 7 end}, nil, 'get%(1%) must return the image as a u8 tensor or a path, a number came')
+    first_error({size = 1, get = function() return 7 end}, nil,
+                'get%(1%): expected the image as a u8 tensor or a path, got 7')
     first_error({size = 1, get = function() end}, nil, 'get%(1%): there is no image')
     first_error({size = 1, get = function() return x:to('f32') end}, nil, 'get%(1%): expected u8 %[3,h,w%]\n.*f32')
     first_error({size = 1, get = function() return x, x end}, nil, 'get%(1%): expected u8 %[h,w%]')
-    first_error({size = 1, get = function() return x, dlv3.zeros({8, 9}, {dtype = 'u8'}) end}, nil, 'get%(1%): the mask is 9x8 pixels but its image get%(1%) is 8x8')
-    first_error({size = 1, get = function() return x, dlv3.full({8, 8}, 3, {dtype = 'u8'}) end}, {num_classes = 2}, 'get%(1%): label 3 at x 0, y 0')
-    first_error({size = 2, get = function(i) return x, i == 1 and x[1] or nil end}, nil, 'get%(1%) and get%(2%): one has a mask and the other has none')
+    first_error({size = 1, get = function() return x, dlv3.zeros({8, 9}, {dtype = 'u8'}) end}, nil,
+                'get%(1%): the mask is 9x8 pixels but its image get%(1%) is 8x8')
+    first_error({size = 1, get = function() return x, dlv3.full({8, 8}, 3, {dtype = 'u8'}) end}, {num_classes = 2},
+                'get%(1%): label 3 at x 0, y 0')
+    first_error({size = 2, get = function(i) return x, i == 1 and x[1] or nil end}, nil,
+                'get%(1%) and get%(2%): one has a mask and the other has none')
     first_error({size = 1, get = function() error('my own error') end}, nil, 'my own error')
-    t.error(function() data.permutation(-1) end, 'permutation: a whole number from 0')
+    t.error(function() data.permutation(-1) end, 'permutation: n: expected a whole number from 0, got %-1')
   end)
 
-  -- -- Scripts ----------------------------------------------------------------------------------------------------
+  -- -- Scripts ------------------------------------------------------------------------------------
 
   t.case('make_shapes draws the same for the same seed', function()
     local again, other = t.folder(), t.folder()
@@ -479,9 +538,13 @@ return function(t)
     local text, status = t.run(scripts .. 'check_data.lua --num-classes 5 --data-path ' .. root)
     t.eq(status, 1)
     for _, pattern in ipairs {
-      'shapes_00001.png: label 77 %(1 pixels, the first at x 10, y 2%); labels are 0..5 and 255', 'shapes_00002.png: the mask is 9x9 pixels but its photo 64x48',
-      'shapes_00003.png: an RGB mask: colours are .* numbers; a mask', 'shapes_00004.jpg is missing; line 4 of the list', 'shapes_00005.jpg: .*JPEG', "'shapes_00011' is in the list twice",
-      "note: 'shapes_00007' is in train too", 'note: no mask has label 5 %(moon%)', 'note: in 1 mask no pixel counts', '   77  %(outside the classes%)', '\n6 problems\n$',
+      'shapes_00001.png: label 77 %(1 pixels, the first at x 10, y 2%); labels are 0..5 and 255',
+      'shapes_00002.png: the mask is 9x9 pixels but its photo 64x48',
+      'shapes_00003.png: an RGB mask: colours are .* numbers; a mask',
+      'shapes_00004.jpg is missing; line 4 of the list', 'shapes_00005.jpg: .*JPEG',
+      "'shapes_00011' is in the list twice",
+      "note: 'shapes_00007' is in train too", 'note: no mask has label 5 %(moon%)', 'note: in 1 mask no pixel counts',
+      '   77  %(outside the classes%)', '\n6 problems\n$',
     } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
     text, status = t.run(scripts .. 'check_data.lua --data-path ' .. root .. '/VOCdevkit')
     t.eq(status, 1)
@@ -502,8 +565,10 @@ return function(t)
     write_file(lists .. 'two.txt', 'turned1\nturned2\n')
     local text, status = t.run(scripts .. 'check_data.lua --splits two --num-classes 1 --data-path ' .. root)
     t.eq(status, 1)
-    t.ok(text:find('turned1.png: the mask is 23x37 pixels but its photo 37x23 (width x height); the photo is stored turned (EXIF or XMP orientation)', 1, true), text)
-    t.ok(text:find 'note: 2 photos have an orientation %(EXIF or XMP%)' and text:find 'no mask has a class beside the background: they hold 0 and 255', text)
+    t.ok(text:find('turned1.png: the mask is 23x37 pixels but its photo 37x23 (width x height); the photo is '
+                   .. 'stored turned (EXIF or XMP orientation)', 1, true), text)
+    t.ok(text:find 'note: 2 photos have an orientation %(EXIF or XMP%)'
+         and text:find 'no mask has a class beside the background: they hold 0 and 255', text)
     t.ok(text:find '\n2 problems\n$', text)
     text, status = t.run(scripts .. 'check_data.lua --splits train,two --num-classes 4 --data-path ' .. root)
     t.ok(status == 1 and text:find 'note: 2 masks hold 0 and 255 alone' and text:find '\n1 problem\n$', text)
@@ -515,14 +580,18 @@ return function(t)
     local set = data.voc{root = root}
     t.eq(look.complaint(set), nil)
     local function paint(ids, value)
-      for _, id in ipairs(ids) do image.write_png(base .. '/SegmentationClass/' .. id .. '.png', dlv3.full({48, 64}, value, {dtype = 'u8'})) end
+      for _, id in ipairs(ids) do
+        image.write_png(base .. '/SegmentationClass/' .. id .. '.png', dlv3.full({48, 64}, value, {dtype = 'u8'}))
+      end
     end
     paint(set.ids, 255)
     local message, certain = look.complaint(set)
-    t.ok(certain and message:find('no pixel counts in the masks of .*/train.txt: all are 255. A mask has the number'), message)
+    t.ok(certain and message:find('no pixel counts in the masks of .*/train.txt: all are 255. A mask has the number'),
+         message)
     paint({set.ids[3]}, 0)
     message, certain = look.complaint(set)
-    t.ok(certain == false and message:find('the masks of .*/train.txt hold no class but the background. A mask has the number'), message)
+    t.ok(certain == false and message:find('the masks of .*/train.txt hold no class but the background. A mask has '
+                                           .. 'the number'), message)
     paint({set.ids[3]}, 4)
     t.eq(look.complaint(set), nil)
     paint(set.ids, 255)
@@ -530,7 +599,8 @@ return function(t)
     local text, status = t.run(scripts .. 'check_data.lua --num-classes 4 --data-path ' .. root)
     t.eq(status, 1, text)
     t.ok(text:find 'no pixel of any mask counts: all are 255' and text:find '\n1 problem\n$', text)
-    text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large --data-path ' .. root .. ' --output-dir ' .. root .. '/out')
+    text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large --data-path '
+                         .. root .. ' --output-dir ' .. root .. '/out')
     t.ok(status == 1 and text:find 'no pixel counts in the masks of' and not text:find 'Epoch', text)
     -- of many masks some are looked at
     write_file(base .. '/ImageSets/Segmentation/many.txt', (table.concat(set.ids, '\n') .. '\n'):rep(50))
@@ -545,8 +615,10 @@ return function(t)
     t.eq(look.dark_photo(set_of 'grey16.png'), nil)
     t.eq(look.dark_photo(set_of 'no_such_photo.png'), nil)
     local root, base = copy()
-    t.run(('cd %s/JPEGImages && for f in *.jpg; do rm $f; cp %s ${f%%jpg}png; done'):format(base, t.run('realpath ' .. golden .. 'dark12.png'):match '%S+'))
-    local text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large --data-path ' .. root .. ' --output-dir ' .. root .. '/out')
+    t.run(('cd %s/JPEGImages && for f in *.jpg; do rm $f; cp %s ${f%%jpg}png; done'):format(
+        base, t.run('realpath ' .. golden .. 'dark12.png'):match '%S+'))
+    local text, status = t.run(scripts .. 'train_voc.lua --num-classes 4 --model deeplabv3_mobilenet_v3_large '
+                                          .. '--data-path ' .. root .. ' --output-dir ' .. root .. '/out')
     t.ok(status == 1 and text:find 'the mask is', text) -- of another size
     t.eq(select(2, text:gsub('warning: [^\n]*/shapes_%d+.png: 16 bits a channel', '')), 1, text)
   end)
@@ -555,30 +627,36 @@ return function(t)
     local root, base = copy()
     local names = base .. '/class_names.txt'
     local metrics = require 'dlv3.vision.metrics'
-    local expected = "class_names.txt: has 4 names, expected 5 (4 classes and the background): one name a line, background first; the first line must be the background's, it is 'disc'"
+    local expected = "class_names.txt: has 4 names, expected 5 (4 classes and the background): one name a line, "
+                     .. "background first; the first line must be the background's, it is 'disc'"
     write_file(names, 'disc\nsquare\ntriangle\nstar\n')
     t.error(function() metrics.class_names(data.voc{root = root}, 5) end, (expected:gsub('%p', '%%%0')))
-    for _, command in ipairs {'check_data.lua', 'train_voc.lua --model deeplabv3_mobilenet_v3_large --output-dir ' .. root .. '/out'} do
+    for _, command in ipairs {'check_data.lua', 'train_voc.lua --model deeplabv3_mobilenet_v3_large --output-dir '
+                              .. root .. '/out'} do
       local text, status = t.run(scripts .. command .. ' --num-classes 4 --data-path ' .. root)
       t.eq(status, 1, text)
       t.ok(text:find(expected, 1, true) and not text:find 'Epoch', text)
       t.ok(not text:find '1  disc', text) -- not shifted by one
     end
     write_file(names, 'background\ndisc\nsquare\ntriangle\nstar\nsixth\n')
-    t.error(function() metrics.class_names(data.voc{root = root}, 5) end, 'has 6 names, expected 5 %(4 classes and the background%): one name a line, background first$')
+    t.error(function() metrics.class_names(data.voc{root = root}, 5) end,
+            'has 6 names, expected 5 %(4 classes and the background%): one name a line, background first$')
     t.eq(metrics.class_names(data.voc{root = root}, 6)[6], 'sixth')
     -- VOC's names: for its data, or where nothing says otherwise, which is said
     t.run('rm ' .. names)
     local set = data.voc{root = root}
     t.eq(metrics.class_names(set, 5), nil)
-    t.eq({metrics.class_names(set, 21)}, {data.voc_classes, 'class names: those of PASCAL VOC, since there are 21 classes and no class_names.txt'})
+    t.eq({metrics.class_names(set, 21)}, {
+      data.voc_classes, 'class names: those of PASCAL VOC, since there are 21 classes and no class_names.txt',
+    })
     t.eq({metrics.class_names(nil, 21)}, {metrics.class_names(set, 21)})
     t.eq({metrics.class_names({size = 2, ids = {'2007_000032', '2011_003271'}}, 21)}, {data.voc_classes})
     local text = t.run(scripts .. 'check_data.lua --data-path ' .. root)
     t.ok(text:find 'note: class names: those of PASCAL VOC' and text:find '1  aeroplane', text)
   end)
 
-  -- A copy of the shapes with the first photo cut short, the mask of the second damaged beside its pixels and a photo that is empty.
+  -- A copy of the shapes with the first photo cut short, the mask of the second damaged beside its
+  -- pixels and a photo that is empty.
   local function with_damage()
     local root, base = copy()
     local photo, mask = base .. '/JPEGImages/shapes_00001.jpg', base .. '/SegmentationClass/shapes_00002.png'
@@ -592,14 +670,18 @@ return function(t)
   t.case('damaged files stop a training, or are left out and listed', function()
     local root = with_damage()
     local set = data.voc{root = root}
-    first_error(set, nil, 'shapes_00001.jpg: a damaged JPEG: .*\n  %-%-skip%-damaged of train_voc and validate .* leaves out damaged files and lists them$')
+    first_error(set, nil, 'shapes_00001.jpg: a damaged JPEG: .*\n  %-%-skip%-damaged of train_voc and validate .* '
+                          .. 'leaves out damaged files and lists them$')
     for _, workers in ipairs {1, 4} do
       local rest, messages = data.skip_damaged(set, {workers = workers})
       t.eq(rest.size, 7)
-      t.eq(rest.ids, {'shapes_00003', 'shapes_00004', 'shapes_00005', 'shapes_00006', 'shapes_00007', 'shapes_00008', 'shapes_00009'})
+      t.eq(rest.ids, {'shapes_00003', 'shapes_00004', 'shapes_00005', 'shapes_00006', 'shapes_00007', 'shapes_00008',
+                      'shapes_00009'})
       t.ok(rest.files(1):find 'shapes_00003.jpg$')
       t.eq(#messages, 3)
-      for i, pattern in ipairs {'shapes_00001.jpg: a damaged JPEG: [^\n]*$', 'shapes_00002.png: a damaged PNG: prVt: CRC error$', 'shapes_00010.jpg: the file is empty'} do
+      for i, pattern in ipairs {'shapes_00001.jpg: a damaged JPEG: [^\n]*$',
+                                'shapes_00002.png: a damaged PNG: prVt: CRC error$',
+                                'shapes_00010.jpg: the file is empty'} do
         t.ok(messages[i]:find(pattern), messages[i])
       end
       t.eq(#epoch_bytes(rest, {batch_size = 2, base_size = 40}), 4)
@@ -607,22 +689,27 @@ return function(t)
     -- other faults are left to the training
     local sound, none = data.skip_damaged(repeated(golden .. '420.jpg', golden .. 'rgb.png', 3))
     t.eq({sound.size, none}, {3, {}})
-    local by_get = data.skip_damaged{size = 2, get = function(i) return i == 1 and root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg' or golden .. '420.jpg' end}
+    local by_get = data.skip_damaged{size = 2, get = function(i) return i == 1
+        and root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg' or golden .. '420.jpg' end}
     t.eq({by_get.size, by_get.get(1)}, {1, golden .. '420.jpg'})
-    t.error(function() data.skip_damaged(repeated(root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg', nil, 2)) end, 'all 2 samples are damaged, the first: .*is empty')
+    t.error(function() data.skip_damaged(repeated(root .. '/VOCdevkit/VOC2012/JPEGImages/shapes_00010.jpg', nil,
+                                                  2)) end, 'all 2 samples are damaged, the first: .*is empty')
   end)
 
   t.case('--skip-damaged, and check_data on damaged files', function()
     local root = with_damage()
-    local train = ('train_voc.lua --quiet --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux --base-size 32 --crop-size 32 -b 4 --epochs 1 --data-path %s --output-dir %s/out')
+    local train = ('train_voc.lua --quiet --model deeplabv3_mobilenet_v3_large --num-classes 4 --no-aux '
+                   .. '--base-size 32 --crop-size 32 -b 4 --epochs 1 --data-path %s --output-dir %s/out')
                   :format(root, root)
     local text, status = t.run(scripts .. train)
     t.ok(status == 1 and text:find '\n  %-%-skip%-damaged of train_voc', text)
     text, status = t.run(scripts .. train .. '2 --skip-damaged')
     t.eq(status, 0, text)
-    t.ok(text:find 'train.txt: decoding 10 samples to find damaged ones\n3 of 10 samples are damaged and left out:\n  %S+shapes_00001.jpg: a damaged JPEG', text)
+    t.ok(text:find('train.txt: decoding 10 samples to find damaged ones\n3 of 10 samples are damaged and left '
+                   .. 'out:\n  %S+shapes_00001.jpg: a damaged JPEG'), text)
     t.ok(text:find '7 training and 5 validation images', text)
-    text, status = t.run(('%svalidate.lua --quiet --split train --skip-damaged --data-path %s --weights %s/out2/last.pth'):format(scripts, root, root))
+    text, status = t.run(('%svalidate.lua --quiet --split train --skip-damaged --data-path %s --weights '
+                          .. '%s/out2/last.pth'):format(scripts, root, root))
     t.eq(status, 0, text)
     t.ok(text:find '3 of 10 samples are damaged' and text:find '; 7 images of ', text)
     t.run(('cp %sdark12.png %s/VOCdevkit/VOC2012/JPEGImages/shapes_00003.jpg'):format(golden, root))
@@ -630,7 +717,8 @@ return function(t)
     t.eq(status, 1)
     for _, pattern in ipairs {
       'shapes_00001.jpg: a damaged JPEG', 'shapes_00002.png: a damaged PNG', 'shapes_00010.jpg: the file is empty',
-      'note: 1 damaged photo can be decoded in part; train_voc and validate leave damaged files out with %-%-skip%-damaged', 'note: 1 photo: 16 bits a channel, of which only the low 12',
+      'note: 1 damaged photo can be decoded in part; train_voc and validate leave damaged files out with '
+      .. '%-%-skip%-damaged', 'note: 1 photo: 16 bits a channel, of which only the low 12',
       '\n4 problems\n$', -- the photo of 12 bits has another size than its mask
     } do t.ok(text:find(pattern), pattern .. ' is not in\n' .. text) end
   end)
@@ -647,8 +735,10 @@ return function(t)
     t.ok(first ~= second)
     t.eq(second, order(1))
     t.eq(order(), order(2))
-    t.error(function() loader() end, 'a loader is no iterator: for batch in loader:epoch%(e%) do')
-    for _, name in ipairs {'train', 'shuffle', 'drop_last'} do t.error(function() data.loader(set, {[name] = 'no'}) end, name .. ' must be true or false, no came') end
-    t.error(function() data.loader(set, {train = true, flip = 3}) end, 'flip is a probability')
+    t.error(function() loader() end, 'a loader is not an iterator: write for batch in loader:epoch%(e%) do')
+    for _, name in ipairs {'train', 'shuffle', 'drop_last'} do
+      t.error(function() data.loader(set, {[name] = 'no'}) end, name .. ": expected true or false, got 'no'")
+    end
+    t.error(function() data.loader(set, {train = true, flip = 3}) end, 'flip: expected a number from 0 to 1, got 3')
   end)
 end

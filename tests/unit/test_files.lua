@@ -1,6 +1,8 @@
--- test_files.lua - dlv3.load and dlv3.save: the containers of PyTorch, safetensors, torch itself (golden/make_files.py makes the fixtures).
+-- test_files.lua - dlv3.load and dlv3.save: the containers of PyTorch, safetensors, torch itself
+-- (golden/make_files.py makes the fixtures).
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
 local json = require 'dlv3.io.json'
@@ -38,8 +40,10 @@ return function(t)
 
   t.case('JSON', function()
     local text = [[ {"a":[1,2.5e3,-7,{"x":null}],"b":"q\"\u00e9\ud83d\ude00\n","t":true,"e":{},"l":[]} ]]
-    t.eq(json.encode(json.decode(text)), '{"a":[1,2500,-7,{"x":null}],"b":"q\\"\195\169\240\159\152\128\\n","t":true,"e":{},"l":[]}')
-    for _, bad in ipairs {'', '{', '[1,]', '{"a":1,"a":2}', '"abc', '1e', '[1 2]', 'nul', ('['):rep(100), '1 2', '"\\ud800"', '"\\q"', '-', '{1:2}', '\0'} do
+    t.eq(json.encode(json.decode(text)),
+         '{"a":[1,2500,-7,{"x":null}],"b":"q\\"\195\169\240\159\152\128\\n","t":true,"e":{},"l":[]}')
+    for _, bad in ipairs {'', '{', '[1,]', '{"a":1,"a":2}', '"abc', '1e', '[1 2]', 'nul', ('['):rep(100), '1 2',
+                          '"\\ud800"', '"\\q"', '-', '{1:2}', '\0'} do
       t.error(function() json.decode(bad) end, 'JSON: ')
     end
   end)
@@ -67,8 +71,7 @@ return function(t)
 
   t.case('tensors of one storage share it', function()
     for _, name in ipairs {'files_zip.pth', 'files_stream.pth'} do
-      local F, d = require 'dlv3.core.ffi', dlv3.load(golden .. name)
-      local function address(x) return tonumber(F.C.dlv3_tensor_address(x.p)) end
+      local d, address = dlv3.load(golden .. name), runtime.address
       t.eq(address(d.view) - address(d.base), 16)
       t.eq(address(d.strided) - address(d.base), 4)
       t.eq(address(d.tied), address(d['conv.weight']))
@@ -98,7 +101,8 @@ return function(t)
       dlv3.save(path, v)
       t.eq(dlv3.load(path), v)
     end
-    local numbers = {0, 255, 256, 65535, 65536, -1, 2 ^ 31 - 1, 2 ^ 31, -2 ^ 31, -2 ^ 31 - 1, 2 ^ 53, -2 ^ 53, 1e300, 0.1, math.huge, -math.huge, 2 ^ 60}
+    local numbers = {0, 255, 256, 65535, 65536, -1, 2 ^ 31 - 1, 2 ^ 31, -2 ^ 31, -2 ^ 31 - 1, 2 ^ 53, -2 ^ 53, 1e300,
+                     0.1, math.huge, -math.huge, 2 ^ 60}
     dlv3.save(path, numbers)
     t.eq(dlv3.load(path), numbers)
     local names = dict.new()
@@ -109,7 +113,8 @@ return function(t)
 
   t.case('large tensors, read in pieces by several threads', function()
     local path = t.folder() .. '/large.pth'
-    local saved = {filters = dlv3.randn{61, 301, 3, 5}, turned = dlv3.randn({700, 501}, {dtype = 'bf16'}):transpose(1, 2), straight = dlv3.randn{3, 300001}}
+    local saved = {filters = dlv3.randn{61, 301, 3, 5},
+                   turned = dlv3.randn({700, 501}, {dtype = 'bf16'}):transpose(1, 2), straight = dlv3.randn{3, 300001}}
     dlv3.save(path, saved)
     local loaded = dlv3.load(path)
     for name, x in pairs(saved) do
@@ -120,13 +125,15 @@ return function(t)
 
   t.case('safetensors are saved by their name', function()
     local path = t.folder() .. '/a.safetensors'
-    local d = dict.from {{'w', counting {2, 3, 2, 2}}, {'b', counting({3}, 5)}, {'n', dlv3.frombytes(('\1\0\0\0\0\0\0\0'), {}, {dtype = 'i64'})}}
+    local d = dict.from {{'w', counting {2, 3, 2, 2}}, {'b', counting({3}, 5)},
+                         {'n', dlv3.frombytes(('\1\0\0\0\0\0\0\0'), {}, {dtype = 'i64'})}}
     dlv3.save(path, d)
     local e = dlv3.load(path)
     t.eq(dict.keys(e), {'w', 'b', 'n'})
     for k, v in dict.items(d) do t.eq(e[k], v) end
     t.eq(slurp(path):sub(9, 9), '{')
-    t.error(function() dlv3.save(path, {epoch = 3}) end, "a.safetensors: 'epoch' is a number: safetensors files hold tensors only")
+    t.error(function() dlv3.save(path, {epoch = 3}) end,
+            "a.safetensors: 'epoch' is a number: safetensors files hold tensors only")
     t.error(function() dlv3.save(path, 3) end, 'holds a dict of tensors')
     t.eq(dict.keys(dlv3.load(path)), {'w', 'b', 'n'}, 'the old file is still there')
   end)
@@ -159,13 +166,14 @@ return function(t)
     local deep = {}
     for _ = 1, 300 do deep = {deep} end
     for _, case in ipairs {
-      {nil, 'nothing to save'}, {{1, x = 2}, 'both numbers and names'}, {{1, nil, 3}, 'holes'}, {{x = loop}, 'x.1 contains itself'}, {deep, 'nested deeper'},
+      {nil, 'nothing to save'}, {{1, x = 2}, 'both numbers and names'}, {{1, nil, 3}, 'holes'},
+      {{x = loop}, 'x.1 contains itself'}, {deep, 'nested deeper'},
       {{m = {setmetatable({}, {})}}, 'm.1 is an object'}, {{f = function() end}, 'f is a function'},
     } do t.error(function() dlv3.save(path, case[1]) end, case[2]) end
     local x = counting {2}
     x:release()
     t.error(function() dlv3.save(path, {x = x}) end, 'released')
-    t.error(function() dlv3.save('', 1) end, "a file's name is expected")
+    t.error(function() dlv3.save('', 1) end, "save: expected a file's name, got ''")
     t.error(function() dlv3.save('/', 1) end, 'directory')
     t.error(function() dlv3.save('/nowhere/a.pth', 1) end, '/nowhere/a.pth: can not be written: No such file')
     t.error(function() dlv3.save('/dev/null', 1) end, 'not a regular file')
@@ -179,7 +187,10 @@ return function(t)
     d.bytes = '\0\255'
     dlv3.save(folder .. '/all.pth', d)
     local state = dict.new()
-    for _, name in ipairs {'conv.weight', 'conv.last', 'param', 'f64', 'f16', 'bf16', 'i64', 'i32', 'u8', 'bool', 'empty', 'transposed', 'strided', 'tied'} do state[name] = d[name] end
+    for _, name in ipairs {'conv.weight', 'conv.last', 'param', 'f64', 'f16', 'bf16', 'i64', 'i32', 'u8', 'bool',
+                           'empty', 'transposed', 'strided', 'tied'} do
+      state[name] = d[name]
+    end
     dlv3.save(folder .. '/state.pth', state)
     write(folder .. '/check.py', [==[
 import collections, sys, zipfile, torch
@@ -242,9 +253,12 @@ sched = torch.optim.lr_scheduler.LambdaLR(opt, lambda x: 0.5 ** x)
 if what == 'make':
     model(torch.ones(2, 3, 5, 5)).sum().backward()
     opt.step(), sched.step()
-    torch.save({'model': model.state_dict(), 'optimizer': opt.state_dict(), 'lr_scheduler': sched.state_dict(), 'epoch': 3, 'best': numpy.float64(0.5),
-                'count': numpy.int64(7), 'flag': numpy.bool_(True), 'args': argparse.Namespace(lr=0.1, betas=(0.9, 0.999)), 'rng': torch.get_rng_state(),
-                'dtype': torch.bfloat16, 'device': torch.device('cuda', 1), 'size': torch.Size([2, 3])}, folder + '/a.pth')
+    torch.save({'model': model.state_dict(), 'optimizer': opt.state_dict(), 'lr_scheduler': sched.state_dict(), 'epoch':
+                3, 'best': numpy.float64(0.5),
+                'count': numpy.int64(7), 'flag': numpy.bool_(True), 'rng': torch.get_rng_state(),
+                'args': argparse.Namespace(lr=0.1, betas=(0.9, 0.999)),
+                'dtype': torch.bfloat16, 'device': torch.device('cuda', 1), 'size': torch.Size([2, 3])},
+               folder + '/a.pth')
     torch.save(model, folder + '/whole.pth')
     torch.jit.script(model).save(folder + '/script.pth')
 else:
@@ -272,10 +286,13 @@ else:
     output = t.run(python .. ' -W ignore ' .. folder .. '/both.py ' .. folder .. ' check')
     t.ok(output:find 'fine', output)
     t.error(function() dlv3.load(folder .. '/whole.pth') end,
-            "whole.pth: holds an object of the class torch.nn.modules.container.Sequential, .*\n  model = torch.load%('/%S+whole.pth', map_location='cpu', weights_only=False%)\n" ..
-            "  torch.save%(model.state_dict%(%), 'weights.pth'%)$")
+            "whole.pth: holds an object of the class torch.nn.modules.container.Sequential, .*\n"
+            .. "  model = torch.load%('/%S+whole.pth', map_location='cpu', weights_only=False%)\n"
+            .. "  torch.save%(model.state_dict%(%), 'weights.pth'%)$")
     t.error(function() dlv3.load(folder .. '/script.pth') end,
-            "a TorchScript program, not weights; in PyTorch:\n  model = torch.jit.load%('/%S+script.pth', map_location='cpu'%)\n  torch.save%(model.state_dict%(%), 'weights.pth'%)$")
+            "a TorchScript program, not weights; in PyTorch:\n"
+            .. "  model = torch.jit.load%('/%S+script.pth', map_location='cpu'%)\n"
+            .. "  torch.save%(model.state_dict%(%), 'weights.pth'%)$")
     -- the lines do what they say; PyTorch before 1.13 and TorchScript know no weights_only
     for _, name in ipairs{'whole', 'script'} do
       local _, message = pcall(dlv3.load, folder .. '/' .. name .. '.pth')
@@ -308,32 +325,44 @@ layer(torch.ones(1, 2)).sum().backward()
 optimizer.step()
 names, items = Names(a=1), Items([1, 2])
 names.extra = items.extra = names
-extra = {'array': numpy.arange(6.0).reshape(2, 3), 'colour': Colour.red, 'date': datetime.datetime(2024, 1, 2), 'path': pathlib.PurePosixPath('a/b'),
-         'windows': pathlib.PureWindowsPath('a'), 'optimizer': optimizer, 'layer': layer, 'complex': torch.ones(2, dtype=torch.complex64), 'number': 1 + 2j,
-         'sparse': torch.eye(2).to_sparse(), 'quantised': torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), 'when': numpy.datetime64('2024-01-02'),
-         'class': Colour, 'function': torch.nn.functional.relu, 'type': numpy.dtype('f4'), 'names': names, 'items': items, 'pair': Pair(1, 2), 'id': uuid.UUID(int=5),
-         'money': decimal.Decimal('1.5'), 'by colour': {Colour.red: 1, 'plain': 2}, 'slice': slice(1, 2), 'range': range(3), 'storage': torch.ones(2).storage()}
+extra = {'array': numpy.arange(6.0).reshape(2, 3), 'colour': Colour.red, 'date': datetime.datetime(2024, 1, 2),
+         'path': pathlib.PurePosixPath('a/b'),
+         'windows': pathlib.PureWindowsPath('a'), 'optimizer': optimizer, 'layer': layer,
+         'complex': torch.ones(2, dtype=torch.complex64), 'number': 1 + 2j,
+         'sparse': torch.eye(2).to_sparse(), 'quantised': torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+         'when': numpy.datetime64('2024-01-02'),
+         'class': Colour, 'function': torch.nn.functional.relu, 'type': numpy.dtype('f4'), 'names': names,
+         'items': items, 'pair': Pair(1, 2), 'id': uuid.UUID(int=5),
+         'money': decimal.Decimal('1.5'), 'by colour': {Colour.red: 1, 'plain': 2}, 'slice': slice(1, 2),
+         'range': range(3), 'storage': torch.ones(2).storage()}
 for protocol in (2, 3, 4, 5):
     for zipped in (True, False):
-        torch.save({'before': torch.arange(3.0), 'extra': extra, 'list': [Colour.red, 7], 'after': torch.arange(4.0)}, '%s/%d%s.pth' % (sys.argv[1], protocol, 'zip' if zipped else 'old'),
+        torch.save({'before': torch.arange(3.0), 'extra': extra, 'list': [Colour.red, 7], 'after': torch.arange(4.0)},
+                   '%s/%d%s.pth' % (sys.argv[1], protocol, 'zip' if zipped else 'old'),
                    pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
 ]==])
     local output, status = t.run(python .. ' -W ignore ' .. folder .. '/make.py ' .. folder)
     t.eq(status, 0, output)
-    local classes = {array = 'numpy.ndarray', colour = '__main__.Colour', date = 'datetime.datetime', optimizer = 'torch.optim.sgd.SGD', layer = 'torch.nn.modules.linear.Linear',
-                     complex = 'torch.Tensor %(complex', sparse = '_rebuild_sparse_tensor', class = '__main__.Colour', pair = '__main__.Pair', names = '__main__.Names'}
+    local classes = {array = 'numpy.ndarray', colour = '__main__.Colour', date = 'datetime.datetime',
+                     optimizer = 'torch.optim.sgd.SGD', layer = 'torch.nn.modules.linear.Linear',
+                     complex = 'torch.Tensor %(complex', sparse = '_rebuild_sparse_tensor', class = '__main__.Colour',
+                     pair = '__main__.Pair', names = '__main__.Names'}
     local count = 0
     for _, kind in ipairs{'zip', 'old'} do
       for protocol = 2, 5 do
         local path = ('%s/%d%s.pth'):format(folder, protocol, kind)
         local d = dlv3.load(path)
         t.eq({d.before:totable(), d.after:totable(), d.list[2]}, {{0, 1, 2}, {0, 1, 2, 3}, 7})
-        for name, class in pairs(classes) do t.ok(tostring(d.extra[name]):find('an object of the class .*' .. class), name .. ': ' .. tostring(d.extra[name])) end
+        for name, class in pairs(classes) do
+          t.ok(tostring(d.extra[name]):find('an object of the class .*' .. class),
+               name .. ': ' .. tostring(d.extra[name]))
+        end
         for name, v in dict.items(d.extra) do
           local path_text, plain = name == 'path' and type(v) == 'string', name == 'by colour'
           if not path_text and not plain then
             t.ok(require 'dlv3.io.opaque'.is(v), name)
-            t.error(function() return v.field end, 'an object of the class .* can not be used: .*in PyTorch, save it as')
+            t.error(function() return v.field end, 'an object of the class .* can not be used: .*in PyTorch, save '
+                                                   .. 'it as')
             t.error(function() return v + 1 end, 'can not be used')
             t.error(function() return v < v end, 'can not be used')
             t.error(function() v.x = 1 end, 'can not be used')
@@ -344,15 +373,19 @@ for protocol in (2, 3, 4, 5):
         end
         t.eq(d.extra['by colour'].plain, 2)
         t.eq(dict.size(d.extra['by colour']), 2)
-        t.error(function() dlv3.save(folder .. '/again.pth', d) end, 'extra.array is an object of the class numpy.ndarray, of which nothing was read: take it out')
-        t.error(function() require 'dlv3.io.files'.save_json(folder .. '/again.json', {d.extra.array}) end, 'JSON: an object of the class numpy.ndarray can not be written')
+        t.error(function() dlv3.save(folder .. '/again.pth', d) end,
+                'extra.array is an object of the class numpy.ndarray, of which nothing was read: take it out')
+        t.error(function() require 'dlv3.io.files'.save_json(folder .. '/again.json', {d.extra.array}) end,
+                'JSON: an object of the class numpy.ndarray can not be written')
       end
     end
     t.ok(count > 150, count .. ' values')
     -- a whole model where weights are expected says which lines convert it
     local d = dlv3.load(folder .. '/4zip.pth')
-    local ok, message = pcall(require 'dlv3.checkpoint'.unwrap, dict.from{{'epoch', 3}, {'model', d.extra.layer}}, 'x.pth')
-    t.ok(not ok and message:find("x.pth: holds no weights: its 'model' is an object of the class torch.nn.modules.linear.Linear; if it is a model, in PyTorch", 1, true), message)
+    local ok, message = pcall(require 'dlv3.checkpoint'.unwrap, dict.from{{'epoch', 3}, {'model', d.extra.layer}},
+                              'x.pth')
+    t.ok(not ok and message:find("x.pth: holds no weights: its 'model' is an object of the class "
+                                 .. "torch.nn.modules.linear.Linear; if it is a model, in PyTorch", 1, true), message)
     t.ok(message:find("model = torch.load('x.pth', map_location='cpu', weights_only=False)['model']", 1, true), message)
   end)
 
@@ -362,8 +395,10 @@ for protocol in (2, 3, 4, 5):
     local folder = t.folder()
     write(folder .. '/make.py', [==[
 import pickle, sys, collections, pathlib
-v = {'i': [0, 1, 255, 256, 65536, -1, 2**31, -2**31, 2**53], 'f': [0.5, -1e300, float('inf')], 's': ['', "it's \\ \n x\\x41", 'gr\u00fcn \U0001f600', 'a' * 300],
-     't': (1, (2,), (3, 4, 5, 6)), 'b': [True, False], 'by': b'\x00\xff', 'set': {1}, 'fs': frozenset([2]), 'od': collections.OrderedDict(a=1), 'dd': collections.defaultdict(list, b=2),
+v = {'i': [0, 1, 255, 256, 65536, -1, 2**31, -2**31, 2**53], 'f': [0.5, -1e300, float('inf')],
+     's': ['', "it's \\ \n x\\x41", 'gr\u00fcn \U0001f600', 'a' * 300],
+     't': (1, (2,), (3, 4, 5, 6)), 'b': [True, False], 'by': b'\x00\xff', 'set': {1}, 'fs': frozenset([2]),
+     'od': collections.OrderedDict(a=1), 'dd': collections.defaultdict(list, b=2),
      'p': pathlib.PosixPath('/a/b'), ('k', 1): 1, None: 2, 2.5: 3}
 for p in range(6):
     open('%s/%d' % (sys.argv[1], p), 'wb').write(pickle.dumps(v, p))

@@ -1,9 +1,9 @@
 -- test_fuse.lua - model:fuse(): the same results, the weights in memory once, and what it refuses.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local nn = require 'dlv3.nn'
 local models = require 'models'
-local F = require 'dlv3.core.ffi'
 
 return function(t)
   -- Statistics and factors as after a training, so that folding has something to do.
@@ -39,8 +39,10 @@ return function(t)
       for round = 1, 2 do
         local got, got2 = model(x), model(x2) -- also outside of no_grad: nothing requires grad
         for _, key in ipairs {'out', 'aux'} do
-          t.ok(relative(want[key], got[key]) < 1e-5, ('%s, round %d: %g'):format(key, round, relative(want[key], got[key])))
-          t.ok(relative(want2[key], got2[key]) < 1e-5, ('%s, another size: %g'):format(key, relative(want2[key], got2[key])))
+          t.ok(relative(want[key], got[key]) < 1e-5, ('%s, round %d: %g'):format(
+              key, round, relative(want[key], got[key])))
+          t.ok(relative(want2[key], got2[key]) < 1e-5, ('%s, another size: %g'):format(
+              key, relative(want2[key], got2[key])))
         end
       end
       t.ok(relative(want.out, model(x:to 'bf16').out) < 0.1, 'bf16')
@@ -61,9 +63,9 @@ return function(t)
     t.eq(conv.weight, plain)
     net(x)
     for _, impl in ipairs {'direct', 'ref', 'onednn', 'direct'} do
-      F.check(F.C.dlv3_set_impl(impl))
+      runtime.set_implementation(impl)
       local again = net(x)
-      F.check(F.C.dlv3_set_impl '')
+      runtime.set_implementation('')
       t.close(again, y, 1e-5, 1e-4, impl)
       t.eq(conv.weight, plain, impl)
     end
@@ -83,7 +85,8 @@ return function(t)
   end)
 
   t.case("a convolution's own bias, and parts that are used twice", function()
-    local net = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4, {activation = 'hardswish'})))
+    local net = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1),
+                                      nn.BatchNorm2d(4, {activation = 'hardswish'})))
     local x = dlv3.randn{2, 3, 9, 9}
     local want = dlv3.no_grad(net, x)
     t.ok(relative(want, net:fuse()(x)) < 1e-5)
@@ -116,9 +119,11 @@ return function(t)
   t.case('what is refused', function()
     local net = settled(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))):fuse()
     local v = dlv3.ones{1, 4, 2, 2}
-    t.error(function() return net[2](net[1](v), v) end, 'a residual can not be added after it was folded into its convolution: write bn:after')
+    t.error(function() return net[2](net[1](v), v) end,
+            'it was folded into its convolution, which has to add the residual: write bn:after')
     local model = models.deeplabv3_mobilenet_v3_large{num_classes = 3}
-    t.error(function() model:fuse() end, "test_fuse.lua:%d+: fuse: 'backbone.0.1' is in training mode, .*model:eval%(%):fuse%(%)")
+    t.error(function() model:fuse() end, "test_fuse.lua:%d+: fuse: 'backbone.0.1' is in training mode, "
+                                         .. ".*model:eval%(%):fuse%(%)")
     model:eval():fuse()
     t.error(function() model:train() end, 'test_fuse.lua:%d+: train: a fused model is for inference only')
     t.error(function() model:state_dict() end, 'state_dict: a fused model')

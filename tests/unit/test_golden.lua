@@ -1,15 +1,16 @@
--- test_golden.lua - models whose weights are a formula against figures that torchvision computed in f64, without either
--- at hand: golden/models.lua, made by golden/make_models.py.
+-- test_golden.lua - models whose weights are a formula against figures that torchvision computed in
+-- f64, without either at hand: golden/models.lua, made by golden/make_models.py.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local models = require 'models'
 local F = require 'dlv3.core.ffi'
 
 return function(t)
   local classes = 5
 
-  -- Pseudorandom numbers in [0, 1) from an entry's number and the row-major position, scaled: value() of make_models.py.
-  -- All products stay below 2^53, so both sides compute the same bits.
+  -- Pseudorandom numbers in [0, 1) from an entry's number and the row-major position, scaled:
+  -- value() of make_models.py. All products stay below 2^53, so both sides compute the same bits.
   local function fill(x, entry, factor, plus)
     local n = x:numel()
     local flat = F.new('double[?]', n)
@@ -17,7 +18,7 @@ return function(t)
       local a = (i * 1103515 + entry * 12345 + 7) % 65521
       flat[i] = ((a * a + i) % 65521) / 65521 * factor + plus
     end
-    F.check(F.C.dlv3_tensor_from_f64(x.p, flat))
+    runtime.set_doubles(x, flat)
     return x
   end
 
@@ -30,7 +31,13 @@ return function(t)
       local prefix, last = key:match '^(.*)%.([^.]*)$'
       if last == 'num_batches_tracked' then -- luacheck: ignore
       elseif norms[prefix] then
-        if last == 'bias' then fill(x, entry, 1, -0.5) elseif last == 'running_mean' then fill(x, entry, 0.2, -0.1) else fill(x, entry, 1, 0.5) end
+        if last == 'bias' then
+          fill(x, entry, 1, -0.5)
+        elseif last == 'running_mean' then
+          fill(x, entry, 0.2, -0.1)
+        else
+          fill(x, entry, 1, 0.5)
+        end
       elseif last == 'weight' then
         local sizes = x:size()
         local bound = (6 / (sizes[2] * sizes[3] * sizes[4])) ^ 0.5

@@ -1,7 +1,8 @@
--- test_image.lua - image files, resizing and normalising: against fixtures that Pillow made (tests/golden/make_images.py), and
--- against Pillow itself where it is there.
+-- test_image.lua - image files, resizing and normalising: against fixtures that Pillow made
+-- (tests/golden/make_images.py), and against Pillow itself where it is there.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local F = require 'dlv3.core.ffi'
 local image = require 'dlv3.vision.image'
 
@@ -25,7 +26,8 @@ local function resize_line(list, n)
   local reach = math.max(scale, 1)
   for i = 1, n do
     local center, sum, total = (i - 0.5) * scale, half, 0
-    local first, last = math.max(0, math.floor(math.max(0, center - reach + 0.5))), math.min(#list, math.floor(center + reach + 0.5)) - 1
+    local first, last = math.max(0, math.floor(math.max(0, center - reach + 0.5))),
+        math.min(#list, math.floor(center + reach + 0.5)) - 1
     local function weight(k) return math.max(0, 1 - math.abs((k - center + 0.5) * (1 / reach))) end
     for k = first, last do total = total + weight(k) end
     for k = first, last do sum = sum + list[k + 1] * math.floor(0.5 + weight(k) / total * 2 ^ 22) end
@@ -101,19 +103,24 @@ return function(t)
   end)
 
   t.case('masks that are none', function()
-    t.error(function() image.read_mask(golden .. 'rgb.png') end, 'rgb.png: an RGB mask: colours are not class numbers\n  a mask holds one class number a pixel')
+    t.error(function() image.read_mask(golden .. 'rgb.png') end,
+            'rgb.png: an RGB mask: colours are not class numbers\n  a mask holds one class number a pixel')
     t.error(function() image.read_mask(golden .. 'rgba.png') end, 'rgba.png: an RGBA mask')
     t.error(function() image.read_mask(golden .. 'rgb16.png') end, 'rgb16.png: an RGB mask')
-    t.error(function() image.read_mask(golden .. 'grey16.png') end, 'grey16.png: a grey mask of 16 bits; labels have 8.-Image.fromarray')
+    t.error(function() image.read_mask(golden .. 'grey16.png') end,
+            'grey16.png: a grey mask of 16 bits; labels have 8.-Image.fromarray')
     t.error(function() image.read_mask(golden .. 'grey_alpha.png') end, 'grey_alpha.png: a grey mask with transparency')
-    t.error(function() image.read_mask(golden .. '420.jpg') end, '420.jpg: a JPEG as mask: its compression changes the class numbers')
+    t.error(function() image.read_mask(golden .. '420.jpg') end,
+            '420.jpg: the mask is a JPEG, whose compression changes the class numbers')
   end)
 
   t.case('resizing as Pillow does', function()
     local noise = image.read(golden .. 'noise.png')
     for _, f in ipairs(fixtures 'resize') do same_bytes(image.resize(noise, f[3]), f[2], table.concat(f[3], 'x')) end
     local labels = image.read_mask(golden .. 'labels_grey.png')
-    for _, f in ipairs(fixtures 'resize_mask') do same_bytes(image.resize_mask(labels, f[3]), f[2], table.concat(f[3], 'x')) end
+    for _, f in ipairs(fixtures 'resize_mask') do
+      same_bytes(image.resize_mask(labels, f[3]), f[2], table.concat(f[3], 'x'))
+    end
   end)
 
   t.case('resizing by its rule, every width', function()
@@ -219,10 +226,12 @@ return function(t)
     t.close(image.read(folder .. '/a.jpg'):to('f32'):mean(), x:to('f32'):mean(), 0, 3)
     t.eq((t.run('ls -A ' .. folder)), 'a.jpg\na.png\ngrey.png\np.png\nq.png\n') -- no temporary files
     t.error(function() image.write_png(folder .. '/none/a.png', x) end, '/none/a.png')
-    t.error(function() image.write_jpeg(folder .. '/a.jpg', x, {quality = 0}) end, 'quality must be within 1..100, 0 came')
+    t.error(function() image.write_jpeg(folder .. '/a.jpg', x, {quality = 0}) end,
+            'expected a quality of 1 to 100, got 0')
     t.error(function() image.write_jpeg(folder .. '/a.jpg', labels) end, 'expected u8 %[3,h,w%]')
     t.error(function() image.write_png(folder .. '/b.png', x, image.voc_palette()) end, 'expected u8 %[h,w%]')
-    t.error(function() image.write_png(folder .. '/b.png', labels, {{1, 2, 256}}) end, 'color 1 is not {r, g, b} of 0..255')
+    t.error(function() image.write_png(folder .. '/b.png', labels, {{1, 2, 256}}) end,
+            'color 1 is not {r, g, b} of 0..255')
     t.error(function() image.write_png(folder .. '/b.png', labels, 'abcd') end, 'a palette has at most 256 colors')
   end)
 
@@ -231,11 +240,13 @@ return function(t)
     t.error(function() image.read(folder .. '/none.jpg') end, '/none.jpg: can not be read: No such file')
     t.error(function() image.read(folder) end, ': is a folder')
     t.error(function() image.read(write_file(folder .. '/empty.jpg', '')) end, '/empty.jpg: the file is empty')
-    t.error(function() image.read(write_file(folder .. '/a.jpg', '<html>')) end, '/a.jpg: neither JPEG nor PNG; it looks like a web page')
-    t.error(function() image.read(write_file(folder .. '/b.jpg', 'GIF89a')) end, 'it looks like a GIF')
-    t.error(function() image.read(write_file(folder .. '/c.jpg', 'abcdefgh')) end, 'it begins with the bytes 61 62 63 64')
-    t.error(function() image.read_mask(folder .. '/c.jpg') end, 'it begins with the bytes 61 62 63 64')
-    t.error(function() image.read(nil) end, 'a file name was expected, a nil came')
+    t.error(function() image.read(write_file(folder .. '/a.jpg', '<html>')) end,
+            '/a.jpg: expected a JPEG or PNG file; this looks like a web page')
+    t.error(function() image.read(write_file(folder .. '/b.jpg', 'GIF89a')) end, 'this looks like a GIF')
+    t.error(function() image.read(write_file(folder .. '/c.jpg', 'abcdefgh')) end,
+            'this begins with the bytes 61 62 63 64')
+    t.error(function() image.read_mask(folder .. '/c.jpg') end, 'this begins with the bytes 61 62 63 64')
+    t.error(function() image.read(nil) end, "read: expected a file's name, got nothing")
     write_file(folder .. '/png.jpg', read_file(golden .. 'rgb.png'))
     t.eq(image.read(folder .. '/png.jpg'), image.read(golden .. 'rgb.png')) -- by content
   end)
@@ -245,7 +256,8 @@ return function(t)
     local jpeg = read_file(golden .. '420.jpg')
     local at = jpeg:find('\255\192', 1, true)
     local big = jpeg:sub(1, at + 4) .. '\255\0\255\0' .. jpeg:sub(at + 9)
-    t.error(function() image.read(write_file(t.folder() .. '/huge.jpg', big)) end, 'huge.jpg: an image of 65280x65280 pixels is too large')
+    t.error(function() image.read(write_file(t.folder() .. '/huge.jpg', big)) end,
+            'huge.jpg: an image of 65280x65280 pixels is too large')
   end)
 
   t.case('cut files are errors', function()
@@ -266,7 +278,9 @@ return function(t)
   end)
 
   -- A big-endian number, and a chunk of a PNG with its sum.
-  local function be32(n) return string.char(math.floor(n / 2 ^ 24) % 256, math.floor(n / 2 ^ 16) % 256, math.floor(n / 2 ^ 8) % 256, n % 256) end
+  local function be32(n)
+    return string.char(math.floor(n / 2 ^ 24) % 256, math.floor(n / 2 ^ 16) % 256, math.floor(n / 2 ^ 8) % 256, n % 256)
+  end
 
   local function crc32(s)
     local crc = bit.bnot(0)
@@ -285,12 +299,15 @@ return function(t)
     return whole:sub(1, 33) .. more .. whole:sub(34)
   end
 
-  local sanitized = F.string(F.C.dlv3_build_info()):find('sanitizers', 1, true) -- they need memory of their own
+  local sanitized = runtime.is_sanitized() -- they need memory of their own
 
-  -- Reads a file in a process of its own: what it says, and its peak memory in bytes (0 under sanitizers).
+  -- Reads a file in a process of its own: what it says, and its peak memory in bytes (0 under
+  -- sanitizers).
   local function read_apart(path)
     local program = t.folder() .. '/read.lua'
-    write_file(program, ("print(pcall(require 'dlv3.vision.image'.read, %q)) print(tonumber(require 'dlv3.core.ffi'.C.dlv3_peak_rss()))"):format(path))
+    write_file(program,
+               ("print(pcall(require 'dlv3.vision.image'.read, %q)) print(require 'dlv3.os'.peak_memory())"):format(
+        path))
     local output = t.run(("'%s' %s"):format(require('dlv3.host').executable, program))
     return output, sanitized and 0 or tonumber(output:match '(%d+)\n$')
   end
@@ -314,7 +331,8 @@ return function(t)
       local at = bytes:find(frame, 1, true)
       write_file(path, bytes:sub(1, at + 4) .. '\62\128\62\128' .. bytes:sub(at + 9))
       local output, peak = read_apart(path)
-      t.ok(output:find 'claim.jpg: a damaged JPEG: its %d+ bytes can not hold the 16000x16000 pixels that it claims', output)
+      t.ok(output:find 'claim.jpg: a damaged JPEG: its %d+ bytes can not hold the 16000x16000 pixels that it claims',
+           output)
       t.ok(peak < least + 16 * 2 ^ 20, ('%s: %d MiB'):format(name, peak / 2 ^ 20))
       t.error(function() image.read(path, {tolerant = true}) end, 'can not hold')
     end
@@ -341,9 +359,10 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
     t.ok(dlv3.now() - begin < 5, 'took ' .. dlv3.now() - begin)
   end)
 
-  -- -- Damaged in part ----------------------------------------------------------------------------------------------
+  -- -- Damaged in part ----------------------------------------------------------------------------
 
-  -- Strict reading refuses the file with this text; tolerant reading returns the picture and the text.
+  -- Strict reading refuses the file with this text; tolerant reading returns the picture and the
+  -- text.
   local function tolerant(path, text)
     t.error(function() image.read(path) end, text)
     local x, info = image.read_with_info(path, {tolerant = true})
@@ -355,7 +374,8 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
   local function bad_code(at)
     local whole = read_file(golden .. '420.jpg')
     local scan = whole:find('\255\218', 1, true) + 14
-    return write_file(t.folder() .. '/bad_code.jpg', whole:sub(1, scan + at) .. ('\255\0'):rep(4) .. whole:sub(scan + at + 9))
+    return write_file(t.folder() .. '/bad_code.jpg',
+                      whole:sub(1, scan + at) .. ('\255\0'):rep(4) .. whole:sub(scan + at + 9))
   end
 
   t.case('a JPEG with wrong or missing data is refused, or decoded as far as it goes', function()
@@ -379,9 +399,11 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
     local bytes, path = read_file(golden .. '420.jpg'), t.folder() .. '/kind.jpg'
     local at = bytes:find('\255\192', 1, true)
     write_file(path, bytes:sub(1, at + 3) .. '\12' .. bytes:sub(at + 5))
-    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: Unsupported JPEG data precision 12; save it')
+    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: Unsupported JPEG data '
+                                             .. 'precision 12; save it')
     write_file(path, bytes:sub(1, at) .. '\197' .. bytes:sub(at + 2))
-    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: .*; save it as a usual 8%-bit JPEG or PNG')
+    t.error(function() image.read(path) end, 'kind.jpg: a JPEG of a kind that is not read: .*; save it as a usual '
+                                             .. '8%-bit JPEG or PNG')
   end)
 
   t.case('a wrong checksum beside the pixels of a PNG', function()
@@ -405,11 +427,14 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
     local whole, path = read_file(golden .. 'progressive.jpg'), t.folder() .. '/scans.jpg'
     local first = whole:find('\255\218', 1, true)
     local last = whole:find('\255[^%z]', first + 2) - 1 -- of the first scan, which may be repeated
-    local function with(n) return write_file(path, whole:sub(1, last) .. whole:sub(first, last):rep(n) .. whole:sub(last + 1)) end
+    local function with(n)
+      return write_file(path, whole:sub(1, last) .. whole:sub(first, last):rep(n) .. whole:sub(last + 1))
+    end
     t.eq(image.read(with(40)), image.read(golden .. 'progressive.jpg'))
     local begin = dlv3.now()
     for _, how in ipairs {false, true} do
-      t.error(function() image.read(with(20000), {tolerant = how}) end, 'scans.jpg: the JPEG can not be decoded: it has more than 100 scans, .* save it anew')
+      t.error(function() image.read(with(20000), {tolerant = how}) end,
+              'scans.jpg: the JPEG can not be decoded: it has more than 100 scans, .* save it anew')
     end
     t.ok(dlv3.now() - begin < 1, 'took ' .. dlv3.now() - begin)
   end)
@@ -418,9 +443,11 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
     local dark, info = image.read_with_info(golden .. 'grey16.png')
     t.eq(info.bits, 16)
     t.eq(image.too_dark(dark, info), nil)
-    t.ok(image.too_dark(dlv3.full({3, 2, 2}, 15, {dtype = 'u8'}), info):find 'only the low 12 are used .* multiply its values by 16')
+    t.ok(image.too_dark(dlv3.full({3, 2, 2}, 15, {dtype = 'u8'}),
+                        info):find 'only the low 12 are used .* multiply its values by 16')
     t.eq(image.too_dark(dlv3.full({3, 2, 2}, 16, {dtype = 'u8'}), info), nil)
-    t.eq(image.too_dark(dlv3.zeros({3, 2, 2}, {dtype = 'u8'}), select(2, image.read_with_info(golden .. 'rgb.png'))), nil)
+    t.eq(image.too_dark(dlv3.zeros({3, 2, 2}, {dtype = 'u8'}), select(2, image.read_with_info(golden .. 'rgb.png'))),
+         nil)
     t.eq(select(2, image.read_with_info(golden .. 'palette2.png')).bits, 2)
     t.eq(select(2, image.read_with_info(golden .. '420.jpg')).bits, 8)
     t.eq(select(2, image.read_with_info(golden .. 'xmp6.png', {orient = false})).orientation, 6)
@@ -433,7 +460,8 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
       state = (state * 1103515245 + 12345) % 2 ^ 31
       return math.floor(state / 2 ^ 31 * n)
     end
-    for _, name in ipairs {'420.jpg', 'progressive.jpg', 'cmyk.jpg', 'grey.jpg', 'orient6.jpg', 'rgb.png', 'palette4.png', 'rgb16.png', 'orient6.png', 'xmp_packed8.png', 'raw6.png', 'xmp6.jpg'} do
+    for _, name in ipairs {'420.jpg', 'progressive.jpg', 'cmyk.jpg', 'grey.jpg', 'orient6.jpg', 'rgb.png',
+                           'palette4.png', 'rgb16.png', 'orient6.png', 'xmp_packed8.png', 'raw6.png', 'xmp6.jpg'} do
       local whole = read_file(golden .. name)
       for _ = 1, 30 do
         local bytes = whole
@@ -451,8 +479,7 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
 
   t.case('counting labels', function()
     local mask = dlv3.tensor({{0, 3, 3}, {255, 3, 0}}, {dtype = 'u8'})
-    local counts, first = F.new 'int64_t[256]', F.new 'int64_t[256]'
-    F.check(F.C.dlv3_mask_count(counts, first, mask.p))
+    local counts, first = image.count_labels(mask)
     t.eq({tonumber(counts[0]), tonumber(counts[3]), tonumber(counts[255]), tonumber(counts[7])}, {2, 3, 1, 0})
     t.eq({tonumber(first[0]), tonumber(first[3]), tonumber(first[255]), tonumber(first[7])}, {0, 1, 3, -1})
   end)
@@ -463,13 +490,14 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
     local out = t.folder() .. '/out'
     for _, at in ipairs {20, 200, 400} do
       local file = bad_code(at)
-      local text, status = t.run(('%s -B %s/golden/pillow_oracle.py decode %s %s'):format(python, t.directory, out, file))
+      local text, status = t.run(('%s -B %s/golden/pillow_oracle.py decode %s %s'):format(
+          python, t.directory, out, file))
       t.eq(status, 0, text)
       same_bytes(image.read(file, {tolerant = true}), read_file(out):match '^23 37\n(.*)$', file)
     end
   end)
 
-  -- -- Against Pillow, on files that are not part of the project -------------------------------------------------
+  -- -- Against Pillow, on files that are not part of the project ----------------------------------
 
   local function pillow()
     local python, reason = t.python('PIL', 'numpy')
@@ -504,11 +532,14 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
 
   t.case('PngSuite, odd JPEGs and VOC photos as Pillow reads them', function()
     local command, root, out = pillow(), data(), t.folder() .. '/out'
-    local files = t.run('ls ' .. root .. '/odd_images/*.jpg ' .. root .. '/odd_images/pngsuite/*.png ' .. root .. '/voc_samples/JPEGImages/*')
+    local files = t.run('ls ' .. root .. '/odd_images/*.jpg ' .. root .. '/odd_images/pngsuite/*.png ' .. root
+                        .. '/voc_samples/JPEGImages/*')
     local text, status = t.run(command .. 'decode ' .. out .. ' ' .. files:gsub('\n', ' '))
     t.eq(status, 0, text)
-    local function tolerate(file) return file:find 'xcsn0g01' ~= nil end -- a wrong checksum of the pixels, which Pillow does not look at
-    local equal = compare(files, read_file(out), 3, function(file) return image.read(file, {orient = false}) end, tolerate)
+    -- a wrong checksum of the pixels, which Pillow does not look at
+    local function tolerate(file) return file:find 'xcsn0g01' ~= nil end
+    local equal = compare(files, read_file(out), 3, function(file) return image.read(file, {orient = false}) end,
+                          tolerate)
     t.ok(equal >= 160, equal .. ' files are equal')
     files = t.run('ls ' .. root .. '/voc_samples/SegmentationClass/*')
     t.run(command .. 'masks ' .. out .. ' ' .. files:gsub('\n', ' '))
@@ -519,7 +550,8 @@ open('%s', 'wb').write(whole[:33] + bomb * 40 + whole[33:])"]]):format(python, g
     local command, root, out = pillow(), data(), t.folder() .. '/out'
     local photo = t.run('ls ' .. root .. '/voc_samples/JPEGImages/*'):match '[^\n]+'
     local mask = photo:gsub('JPEGImages', 'SegmentationClass'):gsub('jpg$', 'png')
-    local sizes = {{260, 390}, {1040, 1387}, {1, 1}, {7, 3}, {520, 780}, {333, 500}, {17, 500}, {375, 41}, {513, 513}, {100, 1000}, {374, 499}, {3, 2000}}
+    local sizes = {{260, 390}, {1040, 1387}, {1, 1}, {7, 3}, {520, 780}, {333, 500}, {17, 500}, {375, 41}, {513, 513},
+                   {100, 1000}, {374, 499}, {3, 2000}}
     local words = {}
     for i, s in ipairs(sizes) do words[i] = s[1] .. ' ' .. s[2] end
     local text, status = t.run(('%s resize %s %s %s %s'):format(command, out, photo, mask, table.concat(words, ' ')))

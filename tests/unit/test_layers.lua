@@ -1,5 +1,6 @@
--- test_layers.lua - batch norm, pooling, upsampling and cross entropy against PyTorch's numbers (golden/layers.pth,
--- made by golden/make_layers.py), in f64 and in f32; fused forms against composed ones; numbers at the edges.
+-- test_layers.lua - batch norm, pooling, upsampling and cross entropy against PyTorch's numbers
+-- (golden/layers.pth, made by golden/make_layers.py), in f64 and in f32; fused forms against
+-- composed ones; numbers at the edges.
 
 local dlv3 = require 'dlv3'
 
@@ -7,7 +8,8 @@ return function(t)
   local golden
   local tolerance = {f64 = {1e-11, 1e-12}, f32 = {3e-5, 3e-5}}
 
-  -- The tensors of a case in a dtype: case('ce').x; labels stay u8. Names in `leaves` want gradients.
+  -- The tensors of a case in a dtype: case('ce').x; labels stay u8. Names in `leaves` want
+  -- gradients.
   local function fixture(case, dtype, leaves)
     golden = golden or dlv3.load(t.directory .. '/golden/layers.pth')
     return setmetatable({}, {__index = function(self, name)
@@ -20,7 +22,9 @@ return function(t)
     end})
   end
 
-  local function close(got, want, dtype, what) t.close(got, want, tolerance[dtype][1], tolerance[dtype][2], what .. ' ' .. dtype) end
+  local function close(got, want, dtype, what)
+    t.close(got, want, tolerance[dtype][1], tolerance[dtype][2], what .. ' ' .. dtype)
+  end
 
   -- fn(fixture, dtype, close) in both precisions; golden tensors are kept between cases.
   local function both(case, leaves, fn)
@@ -33,9 +37,11 @@ return function(t)
   end
 
   -- PyTorch's gradient of hardsigmoid has 1/6 rounded to f32 in f64 too.
-  local function rough(f, case) return function(got, name) t.close(got, f[name], 1e-7, 1e-7, case .. '.' .. name) end end
+  local function rough(f, case)
+    return function(got, name) t.close(got, f[name], 1e-7, 1e-7, case .. '.' .. name) end
+  end
 
-  -- -- Batch norm ---------------------------------------------------------------------------------------------------
+  -- -- Batch norm ---------------------------------------------------------------------------------
 
   local function batch_norm(case, attrs)
     both(case, 'x w b r', function(f, check, dtype)
@@ -82,7 +88,7 @@ return function(t)
     t.close(twice, w.grad * 2, 1e-6, 1e-6)
   end)
 
-  -- -- Pooling and upsampling -----------------------------------------------------------------------------------------
+  -- -- Pooling and upsampling ---------------------------------------------------------------------
 
   local function map(case, fn)
     both(case, 'x', function(f, check)
@@ -94,10 +100,12 @@ return function(t)
   end
   map('pool_3s2', function(x) return x:max_pool2d{kernel_size = 3, stride = 2, padding = 1} end)
   map('pool_2', function(x) return x:max_pool2d{kernel_size = 2} end)
-  map('pool_odd', function(x) return x:max_pool2d{kernel_size = {3, 2}, stride = {1, 3}, padding = {1, 0}, dilation = {2, 1}} end)
+  map('pool_odd', function(x) return x:max_pool2d{kernel_size = {3, 2}, stride = {1, 3}, padding = {1, 0},
+                                                  dilation = {2, 1}} end)
   map('avg_1', function(x) return x:adaptive_avg_pool2d{size = 1} end)
   map('avg_3x2', function(x) return x:adaptive_avg_pool2d{size = {3, 2}} end)
-  for name, size in pairs{x2 = {8, 10}, odd = {13, 11}, one = {4, 6}, down = {4, 3}, row = {1, 20}, same = {3, 4}, to_one = {1, 1}} do
+  for name, size in pairs{x2 = {8, 10}, odd = {13, 11}, one = {4, 6}, down = {4, 3}, row = {1, 20}, same = {3, 4},
+                          to_one = {1, 1}} do
     map('up_' .. name, function(x) return x:upsample_bilinear2d{size = size} end)
     map('up_' .. name .. '_align', function(x) return x:upsample_bilinear2d{size = size, align_corners = true} end)
   end
@@ -120,7 +128,7 @@ return function(t)
     t.eq({y[2], y[3]}, {3, -math.huge})
   end)
 
-  -- -- Cross entropy --------------------------------------------------------------------------------------------------
+  -- -- Cross entropy ------------------------------------------------------------------------------
 
   local function cross_entropy(case, attrs, fused)
     both(case, 'x', function(f, check, dtype)
@@ -160,7 +168,8 @@ return function(t)
 
   t.case('cross entropy: large logits, exact zeros where nothing counts', function()
     for _, dtype in ipairs{'f64', 'f32'} do
-      local x = dlv3.tensor{{1e4, -1e4, 0}, {-3e38, 3e38, 0}, {100, 100, 100}, {1, 2, 3}}:to(dtype):clone():requires_grad_()
+      local x = dlv3.tensor{{1e4, -1e4, 0}, {-3e38, 3e38, 0}, {100, 100, 100},
+                            {1, 2, 3}}:to(dtype):clone():requires_grad_()
       local loss = x:cross_entropy(dlv3.tensor({0, 0, 2, 255}, {dtype = 'u8'}))
       loss:backward()
       local g = x.grad:totable()
@@ -200,8 +209,7 @@ return function(t)
   end)
 
   t.case('results do not depend on the number of threads', function()
-    local F = require 'dlv3.core.ffi'
-    local threads = F.C.dlv3_num_threads()
+    local threads = dlv3.num_threads()
     local function everything()
       dlv3.manual_seed(5)
       local x = dlv3.randn({2, 19, 37, 41}, {requires_grad = true})
@@ -209,21 +217,22 @@ return function(t)
       local target = dlv3.randint(0, 19, {2, 150, 170}, {dtype = 'u8'})
       local mean, var = dlv3.zeros{19}, dlv3.ones{19}
       local y = x:batch_norm(w, nil, mean, var, nil, {training = true, activation = 'hardswish'})
-      local z = y:max_pool2d{kernel_size = 3, stride = 2, padding = 1}:upsample_bilinear2d{size = {37, 41}} + y:adaptive_avg_pool2d{size = 1}
+      local z = y:max_pool2d{kernel_size = 3, stride = 2,
+                             padding = 1}:upsample_bilinear2d{size = {37, 41}} + y:adaptive_avg_pool2d{size = 1}
       local loss = z:upsample_cross_entropy(target, nil, {label_smoothing = .1})
       loss:backward()
       local hist = dlv3.zeros({19, 19}, {dtype = 'i64'})
       dlv3.no_grad(function() z:upsample_argmax{size = {150, 170}}:confusion_matrix(target, hist) end)
       return {loss:detach(), x.grad, w.grad, mean, var, hist}
     end
-    F.check(F.C.dlv3_set_num_threads(1))
+    dlv3.num_threads(1)
     local one = everything()
     for _, n in ipairs{2, 5} do
-      F.check(F.C.dlv3_set_num_threads(n))
+      dlv3.num_threads(n)
       local several = everything()
       for i = 1, #one do t.eq(several[i], one[i], 'result ' .. i .. ' with ' .. n .. ' threads') end
     end
-    F.check(F.C.dlv3_set_num_threads(threads))
+    dlv3.num_threads(threads)
     t.eq(one[6]:sum():item(), 2 * 150 * 170)
   end)
 end

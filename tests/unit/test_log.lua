@@ -32,7 +32,8 @@ return function(t)
     local lines = {}
     -- every look at the clock takes half a second
     local now = -0.5
-    local logger = log.logger{write = function(s) lines[#lines + 1] = s end, now = function() now = now + 0.5 return now end}
+    local logger = log.logger{write = function(s) lines[#lines + 1] = s end,
+                              now = function() now = now + 0.5 return now end}
     logger:add('lr', {window = 1, format = '{value:%.6f}'})
     local n, seen = 0, {}
     local function iterator()
@@ -55,7 +56,10 @@ return function(t)
   t.case('evaluation has an empty field where the meters are', function()
     local lines = {}
     local logger = log.logger{write = function(s) lines[#lines + 1] = s end, now = clock{0}}
-    for _ in logger:every({total = 2, print_freq = 100, header = 'Test:', memory = function() return 1234.4 end}, ipairs{7, 8}) do t.ok(true) end
+    for _ in logger:every({total = 2, print_freq = 100, header = 'Test:', memory = function() return 1234.4 end},
+                          ipairs{7, 8}) do
+      t.ok(true)
+    end
     t.eq(lines[1], 'Test:  [0/2]  eta: 0:00:00    time: 0.0000  data: 0.0000  max mem: 1234')
     t.eq(lines[2], 'Test: Total time: 0:00:00')
   end)
@@ -69,20 +73,24 @@ return function(t)
     local content = file:read '*a'
     file:close()
     local four = "global correct: 94.7\naverage row correct: ['97.0', '94.0']\nIoU: ['93.9', 'nan']\nmean IoU: 76.8\n\n"
-    t.eq(content, '[epoch: 0]\ntrain_loss: 0.7098\nlr: 0.000100\n' .. four .. '[epoch: 1]\ntrain_loss: 0.5000\nlr: 0.000000\n' .. four)
-    t.error(function() log.append_results('/nowhere/results.txt', 0, 0, 0, metrics) end, '/nowhere/results.txt: No such file')
+    t.eq(content, '[epoch: 0]\ntrain_loss: 0.7098\nlr: 0.000100\n' .. four
+         .. '[epoch: 1]\ntrain_loss: 0.5000\nlr: 0.000000\n' .. four)
+    t.error(function() log.append_results('/nowhere/results.txt', 0, 0, 0, metrics) end,
+            '/nowhere/results.txt: No such file')
     t.ok(log.results_path('out'):match '^out/results%d%d%d%d%d%d%d%d%-%d%d%d%d%d%d%.txt$')
   end)
 
   t.case('progress line', function()
     local written = {}
-    local p = log.progress{label = 'predict', total = 4, unit = 'photos', now = clock{0, 2, 2.01, 4, 8}, write = function(s) written[#written + 1] = s end}
+    local p = log.progress{label = 'predict', total = 4, unit = 'photos', now = clock{0, 2, 2.01, 4, 8},
+                           write = function(s) written[#written + 1] = s end}
     p:step('a.jpg')
     p:step('b.jpg') -- too soon after the last
     p:step('c.jpg')
     p:step('d.jpg')
     p:done()
-    t.eq(written, {'\r\27[Kpredict  1/4  0.5 photos/s  0:00:06 left  a.jpg', '\r\27[Kpredict  3/4  0.8 photos/s  0:00:01 left  c.jpg',
+    t.eq(written, {'\r\27[Kpredict  1/4  0.5 photos/s  0:00:06 left  a.jpg',
+                   '\r\27[Kpredict  3/4  0.8 photos/s  0:00:01 left  c.jpg',
                    '\r\27[Kpredict  4/4  0.5 photos/s  0:00:00 left  d.jpg', '\r\27[K'})
   end)
 
@@ -95,6 +103,7 @@ return function(t)
     t.eq(text.bytes(100), '100 B')
     t.eq(text.thousands(1234567), '1,234,567')
     t.eq(text.thousands(-123), '-123')
-    t.eq(text.columns({{'name', 'IoU'}, {'aéroplane', '93.9'}, {'bus', '7.0'}}, 'lr'), 'name        IoU\naéroplane  93.9\nbus         7.0\n')
+    t.eq(text.columns({{'name', 'IoU'}, {'aéroplane', '93.9'}, {'bus', '7.0'}}, 'lr'),
+         'name        IoU\naéroplane  93.9\nbus         7.0\n')
   end)
 end

@@ -1,6 +1,8 @@
 -- test_memory.lua - counters, the limit and its message, collection under pressure, the cache.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
+local system = require 'dlv3.os'
 
 return function(t)
   t.case('counters follow storages', function()
@@ -18,12 +20,12 @@ return function(t)
   t.case('the limit is an error that names the largest tensors, after garbage was collected', function()
     collectgarbage()
     collectgarbage()
-    local F = require 'dlv3.core.ffi'
-    F.C.dlv3_memory_flush(0)
+    runtime.flush(0)
     dlv3.memory_limit(dlv3.memory().reserved + 64 * 2 ^ 20)
     local ok, message = pcall(function()
       local keep = dlv3.zeros{10 * 2 ^ 20 / 4}
-      local function fill() for _ = 1, 20 do local _ = dlv3.zeros{20 * 2 ^ 20 / 4} end end -- garbage: collected on the way
+      -- garbage: collected on the way
+      local function fill() for _ = 1, 20 do local _ = dlv3.zeros{20 * 2 ^ 20 / 4} end end
       fill()
       t.error(function() dlv3.zeros{100 * 2 ^ 20 / 4} end, 'out of memory.*largest live tensors: 10%.')
       t.eq(keep[1]:item(), 0)
@@ -74,8 +76,7 @@ return function(t)
   end)
 
   t.case('a packed weight is kept from its second use on, and not while the weight changes', function()
-    local F = require 'dlv3.core.ffi'
-    local function resident() return tonumber(F.C.dlv3_peak_rss()) end -- packed forms are not tensors; the peak never falls
+    local function resident() return system.peak_memory() end -- packed forms are not tensors; the peak never falls
     local list = {}
     for i = 1, 24 do list[i] = dlv3.zeros{256, 256, 3, 3} end -- 2.25 MiB each
     local x = dlv3.zeros{1, 256, 8, 8}

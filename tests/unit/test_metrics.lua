@@ -1,4 +1,5 @@
--- test_metrics.lua - figures of a confusion matrix, their formats, absent classes; plots and overlays.
+-- test_metrics.lua - figures of a confusion matrix, their formats, absent classes; plots and
+-- overlays.
 
 local dlv3 = require 'dlv3'
 local metrics = require 'dlv3.vision.metrics'
@@ -16,7 +17,8 @@ return function(t)
     t.close(r.rows, {200 / 3, 200 / 3, 100}, 1e-6)
     t.close(r.ious, {50, 50, 100}, 1e-6)
     t.close(r.mean, 200 / 3, 1e-6)
-    t.eq(metrics.reference_text(r), "global correct: 71.4\naverage row correct: ['66.7', '66.7', '100.0']\nIoU: ['50.0', '50.0', '100.0']\nmean IoU: 66.7")
+    t.eq(metrics.reference_text(r), "global correct: 71.4\naverage row correct: ['66.7', '66.7', '100.0']\nIoU: "
+                                    .. "['50.0', '50.0', '100.0']\nmean IoU: 66.7")
   end)
 
   t.case('a class that does not occur is nan to the reference and left out of ours', function()
@@ -42,7 +44,8 @@ return function(t)
 
   t.case('a plot is a picture with a line in it', function()
     local plot = cairo_or_skip()
-    local picture = plot.draw({{name = 'a', x = {0, 1, 2}, y = {0, 1, 0 / 0}}}, {title = 'title', width = 300, height = 200})
+    local picture = plot.draw({{name = 'a', x = {0, 1, 2}, y = {0, 1, 0 / 0}}},
+                              {title = 'title', width = 300, height = 200})
     t.eq(picture:size(), {3, 200, 300})
     t.ok(picture:min():item() < 60 and picture:max():item() == 255)
     plot.draw({{x = {0}, y = {5}}}, {}) -- one point, no range
@@ -51,7 +54,8 @@ return function(t)
 
   t.case('bars', function()
     local plot = cairo_or_skip()
-    local groups = {{name = 'one', bars = {{name = 'a', value = 1}, {name = 'b', value = 3, text = 'three'}}}, {name = 'two', bars = {{name = 'b', value = 2}}}}
+    local groups = {{name = 'one', bars = {{name = 'a', value = 1}, {name = 'b', value = 3, text = 'three'}}},
+                    {name = 'two', bars = {{name = 'b', value = 2}}}}
     local picture = plot.draw_bars(groups, {title = 'title', mark = 1, width = 600})
     t.eq(picture:size(3), 600)
     local function pixels(color) -- of a's and b's colour, in the place of the bars

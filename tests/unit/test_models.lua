@@ -1,13 +1,15 @@
--- test_models.lua - the three models: names, sizes, counts, initialisation, options, precisions. Figures are in
--- test_golden.lua, torchvision beside them in test_parity.lua.
+-- test_models.lua - the three models: names, sizes, counts, initialisation, options, precisions.
+-- Figures are in test_golden.lua, torchvision beside them in test_parity.lua.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local models = require 'models'
 
 return function(t)
   local mobilenet, resnet50, resnet101 = 'deeplabv3_mobilenet_v3_large', 'deeplabv3_resnet50', 'deeplabv3_resnet101'
 
-  -- golden/keys.txt: per model a list of {name, sizes, dtype}, a batch norm written out, and the number of parameters.
+  -- golden/keys.txt: per model a list of {name, sizes, dtype}, a batch norm written out, and the
+  -- number of parameters.
   local function expected_keys()
     local all, list = {}, nil -- luacheck: ignore 331 (what it gathers is in all)
     for line in io.lines(t.directory .. '/golden/keys.txt') do
@@ -18,7 +20,9 @@ return function(t)
         list = {entries = tonumber(entries), parameters = tonumber(parameters)}
         all[model] = list
       elseif prefix then
-        for _, last in ipairs {'weight', 'bias', 'running_mean', 'running_var'} do list[#list + 1] = {prefix .. '.' .. last, channels, 'f32'} end
+        for _, last in ipairs {'weight', 'bias', 'running_mean', 'running_var'} do
+          list[#list + 1] = {prefix .. '.' .. last, channels, 'f32'}
+        end
         list[#list + 1] = {prefix .. '.num_batches_tracked', '', 'i64'}
       else list[#list + 1] = {name, sizes, 'f32'} end
     end
@@ -43,7 +47,7 @@ return function(t)
       for key in dlv3.items(sd) do
         if not key:find 'running_' and not key:find 'num_batches' then
           p = p + 1
-          t.eq(tonumber(require 'dlv3.core.ffi'.C.dlv3_tensor_address(model:parameters()[p].p)), tonumber(require 'dlv3.core.ffi'.C.dlv3_tensor_address(sd[key].p)), key)
+          t.eq(runtime.address(model:parameters()[p]), runtime.address(sd[key]), key)
         end
         if p > 12 then break end
       end
@@ -63,7 +67,7 @@ return function(t)
     t.eq(model.aux_classifier, nil)
   end)
 
-  -- -- Initialisation -------------------------------------------------------------------------------------------------
+  -- -- Initialisation -----------------------------------------------------------------------------
 
   local function close_to(x, std, what)
     local n = x:numel()
@@ -107,7 +111,7 @@ return function(t)
     t.ok(not weight(5):equal(weight(6)))
   end)
 
-  -- -- Calls ------------------------------------------------------------------------------------------------------------
+  -- -- Calls --------------------------------------------------------------------------------------
 
   t.case('sizes of the results, and the ways to them agree', function()
     local model = models[mobilenet]{num_classes = 6, aux = true}:eval()
@@ -139,7 +143,9 @@ return function(t)
       local model = models[resnet50]{num_classes = 2, output_stride = stride}:eval()
       t.eq(dlv3.no_grad(model.logits, model, x).out:size(), {1, 2, size, size})
       local dilations = {}
-      for i, layer in ipairs {model.backbone.layer3, model.backbone.layer4} do dilations[i] = {layer[1].conv2.options.dilation[1], layer[2].conv2.options.dilation[1]} end
+      for i, layer in ipairs {model.backbone.layer3, model.backbone.layer4} do
+        dilations[i] = {layer[1].conv2.options.dilation[1], layer[2].conv2.options.dilation[1]}
+      end
       t.eq(dilations, stride == 8 and {{1, 2}, {2, 4}} or {{1, 1}, {1, 2}})
     end
   end)
@@ -182,23 +188,28 @@ return function(t)
     t.ok(losses[4] < losses[1], table.concat(losses, ' '))
   end)
 
-  -- -- Errors -----------------------------------------------------------------------------------------------------------
+  -- -- Errors -------------------------------------------------------------------------------------
 
   t.case('wrong options and inputs say what is wrong, and where', function()
-    t.error(function() models[resnet50]{num_clases = 3} end, "test_models.lua:%d+: deeplabv3_resnet50: no option 'num_clases'; did you mean 'num_classes'")
-    t.error(function() models[resnet50]{num_classes = 0} end, 'num_classes must be a whole number from 1, 0 came')
-    t.error(function() models[resnet50]{aux = 1} end, 'aux must be true or false, 1 came')
-    t.error(function() models[resnet50]{output_stride = 4} end, "output_stride must be one of 8, 16, 32; '4' came")
-    t.error(function() models[mobilenet]{output_stride = 8} end, "output_stride must be one of 16, 32; '8' came")
-    t.error(function() models[mobilenet]{atrous_rates = 6} end, 'atrous_rates must be a table such as')
-    t.error(function() models[mobilenet]{atrous_rates = {6, 0}} end, 'rate 2 of atrous_rates must be a whole number from 1, 0 came')
-    t.error(function() return models.deeplabv3_resnet_50 end, "no model is called 'deeplabv3_resnet_50'; did you mean 'deeplabv3_resnet50'")
+    t.error(function() models[resnet50]{num_clases = 3} end,
+            "test_models.lua:%d+: deeplabv3_resnet50: no option 'num_clases'; did you mean 'num_classes'")
+    t.error(function() models[resnet50]{num_classes = 0} end, 'num_classes: expected a whole number from 1, got 0')
+    t.error(function() models[resnet50]{aux = 1} end, 'aux: expected true or false, got 1')
+    t.error(function() models[resnet50]{output_stride = 4} end, "output_stride: expected one of 8, 16, 32, got 4")
+    t.error(function() models[mobilenet]{output_stride = 8} end, "output_stride: expected 16 or 32, got 8")
+    t.error(function() models[mobilenet]{atrous_rates = 6} end, 'atrous_rates: expected a list, got 6')
+    t.error(function() models[mobilenet]{atrous_rates = {6, 0}} end,
+            'atrous_rates.2: expected a whole number from 1, got 0')
+    t.error(function() return models.deeplabv3_resnet_50 end,
+            "no model is called 'deeplabv3_resnet_50'; did you mean 'deeplabv3_resnet50'")
     local model = models[mobilenet]{num_classes = 2}
-    t.error(function() model(dlv3.randn{2, 4, 33, 33}) end, 'mobilenetv3.lua:%d+: in backbone%.0%.0: conv2d: x has 4 channels but w expects 3')
+    t.error(function() model(dlv3.randn{2, 4, 33, 33}) end,
+            'mobilenetv3.lua:%d+: in backbone%.0%.0: conv2d: x has 4 channels but w expects 3')
     t.error(function() model:logits(dlv3.randn{2, 4, 33, 33}) end, 'in backbone%.0%.0: conv2d')
-    t.error(function() model(dlv3.randn{1, 3, 33, 33}) end, 'in classifier%.0%.convs%.4%.2: batch_norm: training needs more than one value a channel')
-    t.error(function() model() end, 'DeepLabV3: x must be a tensor, nothing came')
-    t.error(function() model{image = 1} end, 'DeepLabV3: x must be a tensor, a table came')
+    t.error(function() model(dlv3.randn{1, 3, 33, 33}) end,
+            'in classifier%.0%.convs%.4%.2: batch_norm: training needs more than one value a channel')
+    t.error(function() model() end, 'DeepLabV3: x: expected a tensor, got nothing')
+    t.error(function() model{image = 1} end, 'DeepLabV3: x: expected a tensor, got a table')
     model.backbone['7'].block[2][1] = require 'dlv3.nn'.Conv2d(7, 240, 1)
     t.error(function() model:eval()(dlv3.randn{1, 3, 33, 33}) end, 'in backbone%.7%.block%.1%.0: conv2d')
   end)

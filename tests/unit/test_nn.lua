@@ -16,7 +16,7 @@ return function(t)
     return names
   end
 
-  -- -- Order and names ----------------------------------------------------------------------------------------------
+  -- -- Order and names ----------------------------------------------------------------------------
 
   local Block = nn.module('Block', function(self, width)
     self.conv = nn.Conv2d(width, width, 3, {padding = 1})
@@ -30,11 +30,15 @@ return function(t)
 
   t.case('own parts come first, then children, each in the order of definition', function()
     local net = nn.Sequential{{'stem', nn.Conv2d(3, 4, 1, {bias = false})}, {'body', Block(4)}}
-    t.eq(names_of(net:named_parameters()), {'stem.weight', 'body.scale', 'body.conv.weight', 'body.conv.bias', 'body.norm.weight', 'body.norm.bias'})
-    t.eq(names_of(net:named_buffers()), {'body.count', 'body.norm.running_mean', 'body.norm.running_var', 'body.norm.num_batches_tracked'})
+    t.eq(names_of(net:named_parameters()), {'stem.weight', 'body.scale', 'body.conv.weight', 'body.conv.bias',
+                                            'body.norm.weight', 'body.norm.bias'})
+    t.eq(names_of(net:named_buffers()), {'body.count', 'body.norm.running_mean', 'body.norm.running_var',
+                                         'body.norm.num_batches_tracked'})
     t.eq(names_of(net:named_modules()), {'', 'stem', 'body', 'body.conv', 'body.norm'})
-    t.eq(keys_of(net:state_dict()), {'stem.weight', 'body.scale', 'body.count', 'body.conv.weight', 'body.conv.bias', 'body.norm.weight', 'body.norm.bias',
-                                     'body.norm.running_mean', 'body.norm.running_var', 'body.norm.num_batches_tracked'})
+    t.eq(keys_of(net:state_dict()), {'stem.weight', 'body.scale', 'body.count', 'body.conv.weight', 'body.conv.bias',
+                                     'body.norm.weight', 'body.norm.bias',
+                                     'body.norm.running_mean', 'body.norm.running_var',
+                                         'body.norm.num_batches_tracked'})
     t.eq(#net:parameters(), 6)
     t.eq(#net:children(), 2)
     t.eq(net:num_parameters(), 12 + 4 * 4 * 9 + 4 + 4 + 8)
@@ -75,18 +79,20 @@ return function(t)
     list['1'] = nn.Linear(3, 9)
     t.eq(list[2].weight:size(), {9, 3})
 
-    t.error(function() nn.Sequential(nn.ReLU(), 3) end, 'Sequential: part 2 is a number, not a module')
-    t.error(function() nn.Sequential{{'conv', dlv3.ones{1}}} end, 'Sequential: part conv is a tensor, not a module')
-    t.error(function() nn.ModuleList(nn.ReLU()) end, 'ModuleList: takes a table of modules')
-    t.error(function() list[5] = nn.ReLU() end, 'there is no part 5 to replace; it has 2')
-    t.error(function() list['1'] = nil end, 'part 1 must be a module, a nil came')
+    t.error(function() nn.Sequential(nn.ReLU(), 3) end, 'Sequential: part 2: expected a module, got 3')
+    t.error(function() nn.Sequential{{'conv', dlv3.ones{1}}} end,
+            'Sequential: part conv: expected a module, got a tensor of sizes %[1%]')
+    t.error(function() nn.ModuleList(nn.ReLU()) end,
+            'ModuleList: expected a table of modules, as in nn.ModuleList{a, b}, got a module')
+    t.error(function() list[5] = nn.ReLU() end, 'no part 5 to replace: it has 2 parts')
+    t.error(function() list['1'] = nil end, 'part 1: expected a module, got nothing')
   end)
 
   t.case('modules in a plain table are not hidden', function()
     local Net = nn.module('Net', function(self) self.layers = {nn.ReLU(), nn.Linear(2, 2)} end)
-    t.error(function() Net() end, "Net: 'layers' is a plain table with modules in it, .* make it nn.ModuleList")
+    t.error(function() Net() end, "Net: 'layers' is a plain table with modules in it, .*: use nn.ModuleList")
     local Other = nn.module('Other', function(self) self[1] = nn.ReLU() end)
-    t.error(function() Other() end, 'Other: a part of a module has a name, not the key 1')
+    t.error(function() Other() end, 'Other: expected a name for a part of a module, got the key 1')
   end)
 
   t.case('what is shared is learned once and saved under both names', function()
@@ -97,7 +103,7 @@ return function(t)
     t.eq(keys_of(net:state_dict()), {'0.weight', '0.bias', '2.weight', '2.bias'})
   end)
 
-  -- -- Modes, moving, freezing ----------------------------------------------------------------------------------------
+  -- -- Modes, moving, freezing --------------------------------------------------------------------
 
   t.case('train, eval, requires_grad_, apply', function()
     local net = nn.Sequential(Block(2), nn.Dropout(0.5))
@@ -121,10 +127,29 @@ return function(t)
     net:to('f32')
     t.eq(net.conv.weight:detach(), before)
     t.ok(net.conv.weight.requires_grad and net.conv.weight.is_leaf)
-    t.error(function() net:to('cpu', 'bf16') end, "to: parameters stay f32 .* the images' dtype selects the precision: model%(x:to%('bf16'%)%)")
-    t.error(function() net:to('cpu', 'f46') end, "the dtype must be one of f32, f64; 'f46' came; did you mean 'f64'")
+    t.error(function() net:to('cpu', 'bf16') end,
+            "to: parameters stay f32 .* the dtype of the images selects the precision: model%(x:to%('bf16'%)%)")
+    t.error(function() net:to('cpu', 'f46') end, "the dtype: expected f32 or f64, got 'f46'; did you mean 'f64'")
     t.error(function() net:to 'float16' end, "no dtype is called 'float16': it is 'f16' here")
     t.error(function() net:to('cpux') end, 'cpux')
+  end)
+
+  t.case('a model moved or fused in a scope outlives it', function()
+    local net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)):eval()
+    local x = dlv3.randn{1, 2, 3, 3}
+    local want = net(x)
+    dlv3.scope(function() net:to 'f64' end)
+    t.close(net(x:to 'f64'):to 'f32', want, 1e-5, 1e-5)
+    dlv3.scope(function() net:to 'f32' end)
+    t.close(net(x), want, 1e-5, 1e-5)
+    dlv3.scope(function() net:fuse() end)
+    t.close(net(x), want, 1e-5, 1e-5)
+  end)
+
+  t.case('a model that is made and moved in a scope ends with it', function()
+    local net
+    dlv3.scope(function() net = nn.Linear(2, 2):to 'f64' end)
+    t.error(function() return net.weight:totable() end, 'released')
   end)
 
   t.case('bf16 activations keep parameters, statistics and gradients f32', function()
@@ -148,7 +173,7 @@ return function(t)
     t.ok(y:min():item() > 50, 'the residual is added')
   end)
 
-  -- -- State dicts ------------------------------------------------------------------------------------------------------
+  -- -- State dicts --------------------------------------------------------------------------------
 
   t.case('state dicts: there and back, sharing memory with the model', function()
     local a, b = Block(3), Block(3)
@@ -168,7 +193,8 @@ return function(t)
     local sd = Block(3):state_dict()
     sd['conv.bias'] = nil
     sd['extra.weight'] = dlv3.zeros{4, 2}
-    local text = t.error(function() net:load_state_dict(sd) end, 'load_state_dict: the state dict does not fit the model')
+    local text = t.error(function() net:load_state_dict(sd) end,
+                         'load_state_dict: the state dict does not fit the model')
     t.ok(text:find('missing (1):\n    conv.bias [3]', 1, true), text)
     t.ok(text:find('unexpected (1):\n    extra.weight [4, 2]', 1, true), text)
     t.eq(net.conv.weight:detach(), before)
@@ -178,7 +204,8 @@ return function(t)
     sd.scale = dlv3.zeros{5}
     t.error(function() net:load_state_dict(sd, {strict = false}) end, 'scale: the file has %[5%], the model %[3%]')
     t.error(function() net:load_state_dict(sd, {strickt = false}) end, "no option 'strickt'; did you mean 'strict'")
-    t.error(function() net:load_state_dict(nil) end, 'takes a state dict')
+    t.error(function() net:load_state_dict(nil) end,
+            'load_state_dict: expected a state dict, as from dlv3.load%(path%), got nothing')
   end)
 
   t.case('files from before num_batches_tracked are whole', function()
@@ -188,10 +215,11 @@ return function(t)
     t.eq(missing, {})
   end)
 
-  -- -- Errors -----------------------------------------------------------------------------------------------------------
+  -- -- Errors -------------------------------------------------------------------------------------
 
   local Net = nn.module('Net', function(self)
-    self.layers = nn.ModuleList{nn.Conv2d(3, 4, 1), nn.Sequential{{'first', nn.Conv2d(4, 5, 1)}, {'second', nn.Conv2d(6, 7, 1)}}}
+    self.layers = nn.ModuleList{nn.Conv2d(3, 4, 1),
+                                nn.Sequential{{'first', nn.Conv2d(4, 5, 1)}, {'second', nn.Conv2d(6, 7, 1)}}}
     self.head = nn.Linear(7, 2)
   end)
   function Net:forward(x)
@@ -220,39 +248,51 @@ return function(t)
   end)
 
   t.case('options and arguments are checked', function()
-    t.error(function() nn.Conv2d(3, 4, 3, {strde = 2}) end, "Conv2d: no option 'strde'; did you mean 'stride'%? %(has: bias, dilation, groups, padding, stride%)")
-    t.error(function() nn.Conv2d(3, 4, 3, 1) end, 'Conv2d: options stand in a table')
-    t.error(function() nn.Conv2d(3, 4) end, 'Conv2d: is made as')
-    t.error(function() nn.Conv2d(3, 4, {3, 3, 3}) end, 'Conv2d: kernel_size must be a number or {h, w}, a table of 3 came')
-    t.error(function() nn.Conv2d(3, 4, 3, {stride = 0}) end, 'Conv2d: stride must be a whole number from 1, 0 came')
-    t.error(function() nn.Conv2d(3, 4, 3, {bias = 1}) end, 'Conv2d: bias must be true or false, 1 came')
+    t.error(function() nn.Conv2d(3, 4, 3, {strde = 2}) end,
+            "Conv2d: no option 'strde'; did you mean 'stride'%? %(has: bias, dilation, groups, padding, stride%)")
+    t.error(function() nn.Conv2d(3, 4, 3, 1) end, 'Conv2d: expected a table of options, as in {bias = ...}, got 1')
+    t.error(function() nn.Conv2d(3, 4) end, 'Conv2d: expected nn.Conv2d%(input channels')
+    t.error(function() nn.Conv2d(3, 4, {3, 3, 3}) end,
+            'Conv2d: kernel_size: expected a whole number from 1, or {h, w}, got a list')
+    t.error(function() nn.Conv2d(3, 4, 3, {stride = 0}) end,
+            'Conv2d: stride: expected a whole number from 1, or {h, w}, got 0')
+    t.error(function() nn.Conv2d(3, 4, 3, {bias = 1}) end, 'Conv2d: bias: expected true or false, got 1')
     t.error(function() nn.Conv2d(3, 4, 3, {groups = 2}) end, '2 groups do not divide 3 and 4 channels')
-    t.error(function() nn.Conv2d(0, 4, 3) end, 'the number of input channels must be a whole number from 1, 0 came')
-    t.error(function() nn.BatchNorm2d(4, {activation = 'rleu'}) end, "activation must be one of none, relu, .*'rleu' came; did you mean 'relu'")
-    t.error(function() nn.Dropout(2) end, 'Dropout: p must be a number from 0 to 1, 2 came')
-    t.error(function() nn.Upsample{} end, 'Upsample: needs size or scale_factor')
-    t.error(function() nn.Upsample{size = 3, mode = 'nearest'} end, "Upsample: mode must be one of bilinear; 'nearest' came")
-    t.error(function() nn.Upsample{scale_factor = 1.5}(dlv3.ones{1, 1, 5, 4}) end, 'Upsample: 5 x 4 by 1.5 is no whole size')
+    t.error(function() nn.Conv2d(0, 4, 3) end, 'the number of input channels: expected a whole number from 1, got 0')
+    t.error(function() nn.BatchNorm2d(4, {activation = 'rleu'}) end,
+            "activation: expected one of none, relu, .*got 'rleu'; did you mean 'relu'")
+    t.error(function() nn.Dropout(2) end, 'Dropout: p: expected a number from 0 to 1, got 2')
+    t.error(function() nn.Upsample{} end, 'Upsample: expected size or scale_factor')
+    t.error(function() nn.Upsample{size = 3, mode = 'nearest'} end, "Upsample: mode: expected bilinear, got 'nearest'")
+    t.error(function() nn.Upsample{scale_factor = 1.5}(dlv3.ones{1, 1, 5, 4}) end,
+            'Upsample: 5 x 4 by 1.5 is no whole size')
     t.error(function() return nn.Conv2D end, "nn has no 'Conv2D'; did you mean 'Conv2d'")
     t.error(function() nn.module('Empty', function() end)()(1) end, "module 'Empty' has no forward")
-    t.error(function() nn.module('Empty') end, 'nn.module: takes a name and a function')
-    t.error(function() nn.init.kaiming_normal_(dlv3.ones{2, 2}, 'fan_uot') end, "mode must be one of fan_in, fan_out; 'fan_uot' came; did you mean 'fan_out'")
-    t.error(function() nn.init.kaiming_normal_(dlv3.ones{2}) end, 'the fan of a tensor of 1 dimensions is not known')
+    t.error(function() nn.module('Empty') end, 'nn.module: expected a name and a function')
+    t.error(function() nn.init.kaiming_normal_(dlv3.ones{2, 2}, 'fan_uot') end,
+            "mode: expected fan_in or fan_out, got 'fan_uot'; did you mean 'fan_out'")
+    t.error(function() nn.init.kaiming_normal_(dlv3.ones{2}) end,
+            'expected a weight of at least 2 dimensions to count its fan, got 1')
   end)
 
   t.case('what a model looks like', function()
-    local net = nn.Sequential{{'conv', nn.Conv2d(3, 4, 3, {stride = 2, padding = {1, 2}, bias = false})}, {'body', nn.Sequential(nn.BatchNorm2d(4, {activation = 'relu'}),
-                              nn.MaxPool2d(3, {stride = 2, padding = 1}), nn.Dropout(0.1), nn.Upsample{scale_factor = 2})}}
-    t.eq(tostring(net), 'Sequential(\n  (conv): Conv2d(3, 4, kernel_size = 3, stride = 2, padding = {1, 2}, bias = false)\n  (body): Sequential(\n' ..
-         '    (0): BatchNorm2d(4, eps = 1e-05, momentum = 0.1, relu)\n    (1): MaxPool2d(kernel_size = 3, stride = 2, padding = 1)\n    (2): Dropout(p = 0.1)\n' ..
-         '    (3): Upsample(scale_factor = 2)\n  )\n)')
+    local net = nn.Sequential{{'conv', nn.Conv2d(3, 4, 3, {stride = 2, padding = {1, 2}, bias = false})},
+                              {'body', nn.Sequential(nn.BatchNorm2d(4, {activation = 'relu'}),
+                              nn.MaxPool2d(3, {stride = 2, padding = 1}), nn.Dropout(0.1),
+                              nn.Upsample{scale_factor = 2})}}
+    t.eq(tostring(net), 'Sequential(\n  (conv): Conv2d(3, 4, kernel_size = 3, stride = 2, padding = {1, 2}, bias = '
+                        .. 'false)\n  (body): Sequential(\n'
+                        .. '    (0): BatchNorm2d(4, eps = 1e-05, momentum = 0.1, relu)\n'
+                        .. '    (1): MaxPool2d(kernel_size = 3, stride = 2, padding = 1)\n    (2): Dropout(p = 0.1)\n'
+                        .. '    (3): Upsample(scale_factor = 2)\n  )\n)')
   end)
 
-  -- -- Layers -----------------------------------------------------------------------------------------------------------
+  -- -- Layers -------------------------------------------------------------------------------------
 
   t.case('layers are their ops', function()
     local x = dlv3.randn{2, 4, 6, 5}
-    for layer, op in pairs {ReLU = 'relu', ReLU6 = 'relu6', Hardswish = 'hardswish', Hardsigmoid = 'hardsigmoid', Sigmoid = 'sigmoid', Tanh = 'tanh'} do
+    for layer, op in pairs {ReLU = 'relu', ReLU6 = 'relu6', Hardswish = 'hardswish', Hardsigmoid = 'hardsigmoid',
+                            Sigmoid = 'sigmoid', Tanh = 'tanh'} do
       t.eq(nn[layer]()(x), x[op](x), layer)
     end
     t.eq(nn.Identity()(x), x)
@@ -271,7 +311,8 @@ return function(t)
     t.close(linear(x), (x:reshape(-1, 5):matmul(linear.weight:t()) + linear.bias):reshape(2, 4, 6, 3), 1e-5, 1e-6)
     local target = dlv3.randint(0, 4, {2, 6, 5}, {dtype = 'u8'})
     local weight = dlv3.tensor{1, 2, 3, 4}
-    t.eq(nn.CrossEntropyLoss{weight = weight, label_smoothing = 0.1}(x, target), x:cross_entropy(target, weight, {label_smoothing = 0.1}))
+    t.eq(nn.CrossEntropyLoss{weight = weight, label_smoothing = 0.1}(x, target),
+         x:cross_entropy(target, weight, {label_smoothing = 0.1}))
   end)
 
   t.case('initialisation has the documented statistics', function()
@@ -306,7 +347,7 @@ return function(t)
     net.scale = net.scale * 2
     t.error(function() net:parameters() end, "Late: the parameter 'scale' was replaced by the result of an operation")
     net.scale = 5
-    t.error(function() net:state_dict() end, "Late: the parameter 'scale' was replaced by a number")
+    t.error(function() net:state_dict() end, "Late: the parameter 'scale' was replaced by 5")
     net.scale = nil
     t.eq(#net:parameters(), 2)
   end)
@@ -317,6 +358,6 @@ return function(t)
     t.eq(#c, 3)
     t.eq(#c:parameters(), 6)
     t.ok(c:state_dict()['3.weight'] and c:state_dict()['2.weight'])
-    t.error(function() c:train(0) end, 'train: true or false')
+    t.error(function() c:train(0) end, 'train: on: expected true or false, got 0')
   end)
 end

@@ -1,9 +1,9 @@
 -- test_optim.lua - SGD over arenas and learning-rate schedules.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local nn = require 'dlv3.nn'
 local optim = require 'dlv3.optim'
-local F = require 'dlv3.core.ffi'
 
 return function(t)
   local function parameter(...) return nn.Parameter(dlv3.tensor({...}, {dtype = 'f64'})) end
@@ -23,7 +23,8 @@ return function(t)
   end
 
   t.case('the formula of PyTorch: momentum, weight decay, nesterov', function()
-    for _, o in ipairs {{lr = 0.1}, {lr = 0.1, momentum = 0.9}, {lr = 0.1, momentum = 0.9, weight_decay = 0.01}, {lr = 0.01, momentum = 0.5, weight_decay = 0.1, nesterov = true}} do
+    for _, o in ipairs {{lr = 0.1}, {lr = 0.1, momentum = 0.9}, {lr = 0.1, momentum = 0.9, weight_decay = 0.01},
+                        {lr = 0.01, momentum = 0.5, weight_decay = 0.1, nesterov = true}} do
       local p = parameter(1, -2, 3)
       local sgd = optim.SGD({p}, o)
       for _ = 1, 4 do
@@ -61,8 +62,8 @@ return function(t)
     for name, v in dlv3.items(net:state_dict()) do t.eq(v, before[name], name) end
     t.eq(net(x), y)
     for _, p in ipairs(net:parameters()) do
-      t.eq(tonumber(F.C.dlv3_tensor_address(p.p)) % 64, 0)
-      t.eq(tonumber(F.C.dlv3_tensor_address(p.grad.p)) % 64, 0)
+      t.eq(runtime.address(p) % 64, 0)
+      t.eq(runtime.address(p.grad) % 64, 0)
     end
     sgd:zero_grad()
     net(x):sum():backward()
@@ -141,7 +142,8 @@ return function(t)
     local function start()
       dlv3.manual_seed(3)
       local net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 1))
-      return net, optim.SGD({{params = net[1]:parameters()}, {params = net[2]:parameters(), lr = 0.05}}, {lr = 0.1, momentum = 0.9, weight_decay = 1e-3})
+      return net, optim.SGD({{params = net[1]:parameters()}, {params = net[2]:parameters(), lr = 0.05}},
+                            {lr = 0.1, momentum = 0.9, weight_decay = 1e-3})
     end
     local x = dlv3.randn{2, 2, 5, 5}
     local function steps(net, sgd, n)
@@ -195,25 +197,32 @@ return function(t)
       return function() sgd:load_state_dict(copy) end
     end
     t.error(load(function(s) s.param_groups[2] = nil end), 'the state has 1 parameter groups, the optimiser 2')
-    t.error(load(function(s) s.param_groups[1].params = {0} end), 'group 1 of the state has 1 parameters, the optimiser 2')
-    t.error(load(function(s) s.state[2] = {momentum_buffer = dlv3.zeros{3}} end), 'the momentum of parameter 2 is %[3%] in the state, the parameter is %[1%]')
+    t.error(load(function(s) s.param_groups[1].params = {0} end),
+            'group 1 of the state has 1 parameters, the optimiser 2')
+    t.error(load(function(s) s.state[2] = {momentum_buffer = dlv3.zeros{3}} end),
+            'the momentum of parameter 2 is %[3%] in the state, the parameter is %[1%]')
     t.error(load(function(s) s.param_groups[1].dampening = 0.5 end), 'dampening')
-    t.error(function() sgd:load_state_dict{} end, 'this is no state of an optimiser')
+    t.error(function() sgd:load_state_dict{} end,
+            'expected the state of an optimiser %(state, param_groups%), got a list')
   end)
 
   t.case('what can not be optimised says why', function()
     local p = parameter(1)
-    t.error(function() optim.SGD({p}, {lr = 0.1, momentun = 0.9}) end, "SGD: no option 'momentun'; did you mean 'momentum'")
-    t.error(function() optim.SGD({{params = {p}, weigth_decay = 1}}) end, "no option 'weigth_decay'; did you mean 'weight_decay'")
-    t.error(function() optim.SGD({p}, {lr = -1}) end, 'lr must be a number from 0, %-1 came')
-    t.error(function() optim.SGD({p}, {lr = '0.1'}) end, 'lr must be a number, 0.1 came')
-    t.error(function() optim.SGD({p}, {nesterov = true}) end, 'nesterov needs a momentum')
-    t.error(function() optim.SGD({{lr = 1}}) end, 'group 1 needs params')
-    t.error(function() optim.SGD({{params = nn.Linear(1, 1):named_parameters()}}) end, 'a function came')
-    t.error(function() optim.SGD({{params = {3}}}) end, 'parameter 1 of group 1 is a number, not a tensor')
+    t.error(function() optim.SGD({p}, {lr = 0.1, momentun = 0.9}) end,
+            "SGD: no option 'momentun'; did you mean 'momentum'")
+    t.error(function() optim.SGD({{params = {p}, weigth_decay = 1}}) end,
+            "no option 'weigth_decay'; did you mean 'weight_decay'")
+    t.error(function() optim.SGD({p}, {lr = -1}) end, 'lr: expected a number from 0, got %-1')
+    t.error(function() optim.SGD({p}, {lr = '0.1'}) end, "lr: expected a number from 0, got '0.1'")
+    t.error(function() optim.SGD({p}, {nesterov = true}) end, 'nesterov: expected a momentum above 0 with it')
+    t.error(function() optim.SGD({{lr = 1}}) end, 'group 1: expected params, .*got nothing')
+    t.error(function() optim.SGD({{params = nn.Linear(1, 1):named_parameters()}}) end,
+            'group 1: expected params, .*got a function')
+    t.error(function() optim.SGD({{params = {3}}}) end, 'parameter 1 of group 1: expected a tensor, got 3')
     t.error(function() optim.SGD({p * 2}) end, 'is the result of an operation')
-    t.error(function() optim.SGD({{params = {p}}, {params = {p}}}) end, 'parameter 1 of group 2 is also parameter 1 of group 1')
-    t.error(function() optim.SGD(p) end, 'takes a table of parameters')
+    t.error(function() optim.SGD({{params = {p}}, {params = {p}}}) end,
+            'parameter 1 of group 2 is also parameter 1 of group 1')
+    t.error(function() optim.SGD(p) end, 'SGD: expected a table of parameters')
     t.error(function() return optim.Sgd end, "optim has no 'Sgd'; did you mean 'SGD'")
     local layer = nn.Linear(2, 2)
     local sgd = optim.SGD(layer:parameters())
@@ -221,7 +230,62 @@ return function(t)
     t.error(function() sgd:step() end, 'a parameter was moved or released after the optimiser was made')
   end)
 
-  -- -- Schedules ----------------------------------------------------------------------------------------------------
+  -- -- Scopes -------------------------------------------------------------------------------------
+
+  -- Three steps of w^2 / 2 from w = 1.
+  local function three_steps(sgd, w)
+    for _ = 1, 3 do
+      local loss = (w * w):sum() / 2
+      sgd:zero_grad()
+      loss:backward()
+      sgd:step()
+    end
+    return w:item()
+  end
+
+  t.case('an optimiser made in a scope lives as long as the parameters', function()
+    local w = nn.Parameter(dlv3.ones{1})
+    local sgd
+    dlv3.scope(function() sgd = optim.SGD({w}, {lr = 0.5, momentum = 0.5}) end)
+    local v = nn.Parameter(dlv3.ones{1})
+    t.eq(three_steps(sgd, w), three_steps(optim.SGD({v}, {lr = 0.5, momentum = 0.5}), v))
+    t.eq(w.grad:size(), {1})
+    t.eq(sgd:state_dict().state[0].momentum_buffer:size(), {1})
+  end)
+
+  t.case('parameters of two scopes in one group: none ends before the older', function()
+    local old = nn.Parameter(dlv3.ones{1})
+    local sgd
+    dlv3.scope(function()
+      local new = nn.Parameter(dlv3.ones{1})
+      sgd = optim.SGD({new, old}, {lr = 0.5, momentum = 0.5})
+    end)
+    t.eq(old:item(), 1)
+    t.eq(sgd.groups[1].arena.lr:item(), 0)
+    t.eq(sgd.groups[1].arena.momentum:size(), {32})
+  end)
+
+  t.case('a momentum that is set late, in a scope, lives as long as the parameters', function()
+    local w = nn.Parameter(dlv3.ones{1})
+    local sgd = optim.SGD({w}, {lr = 0.5})
+    dlv3.scope(function()
+      sgd.groups[1].momentum = 0.5
+      three_steps(sgd, w)
+    end)
+    local after = three_steps(sgd, w)
+    local v = nn.Parameter(dlv3.ones{1})
+    local other = optim.SGD({v}, {lr = 0.5, momentum = 0.5})
+    three_steps(other, v)
+    t.eq(after, three_steps(other, v))
+  end)
+
+  t.case('a gradient that is assigned in a scope lives as long as its parameter', function()
+    local w = nn.Parameter(dlv3.ones{2})
+    dlv3.scope(function() w.grad = dlv3.full({2}, 3) end)
+    t.eq(w.grad, dlv3.full({2}, 3))
+  end)
+
+  -- -- Schedules ----------------------------------------------------------------------------------
 
   t.case('poly: warmup, then a power, 0 past the end', function()
     local f = optim.poly{steps_per_epoch = 10, epochs = 4}
@@ -233,7 +297,8 @@ return function(t)
     local plain = optim.poly{steps_per_epoch = 10, epochs = 4, warmup_epochs = 0, power = 2}
     t.eq({plain(0), plain(20), plain(40)}, {1, 0.25, 0})
     t.eq(optim.poly{steps_per_epoch = 10, epochs = 1}(11), 0)
-    -- Python's floats, as float.hex writes them: facts of the reference's formula at 366 steps and 30 epochs
+    -- Python's floats, as float.hex writes them: facts of the reference's formula at 366 steps and
+    -- 30 epochs
     local g = optim.poly{steps_per_epoch = 366, epochs = 30}
     local hex = {[1] = '0x1.e8d587785ca9ep-9', [100] = '0x1.1886904cd1190p-2', [366] = '0x1.0000000000000p+0',
                  [367] = '0x1.fff4e2c8801adp-1', [5000] = '0x1.317fc12a7ea13p-1', [10979] = '0x1.f346148d355bdp-13'}
@@ -251,24 +316,28 @@ return function(t)
   end)
 
   t.case('schedules check their options', function()
-    t.error(function() optim.poly{steps_per_epoch = 10} end, 'optim.poly: epochs must be given')
-    t.error(function() optim.poly() end, 'optim.poly: epochs must be given')
-    t.error(function() optim.poly{steps_per_epoch = 10, epoch = 3} end, "optim.poly: no option 'epoch'; did you mean 'epochs'")
-    t.error(function() optim.poly{steps_per_epoch = 0, epochs = 3} end, 'steps_per_epoch must be a whole number from 1, 0 came')
-    t.error(function() optim.poly{steps_per_epoch = 1, epochs = 3, warmup_epochs = 4} end, 'warmup_epochs must be a number from 0 to 3, 4 came')
-    t.error(function() optim.multistep{steps_per_epoch = 1, milestones = 3} end, 'milestones must be a table of epochs')
+    t.error(function() optim.poly{steps_per_epoch = 10} end,
+            'optim.poly: epochs: expected a whole number from 1, got nothing')
+    t.error(function() optim.poly() end, 'optim.poly: epochs: expected a whole number from 1, got nothing')
+    t.error(function() optim.poly{steps_per_epoch = 10, epoch = 3} end,
+            "optim.poly: no option 'epoch'; did you mean 'epochs'")
+    t.error(function() optim.poly{steps_per_epoch = 0, epochs = 3} end,
+            'steps_per_epoch: expected a whole number from 1, got 0')
+    t.error(function() optim.poly{steps_per_epoch = 1, epochs = 3, warmup_epochs = 4} end,
+            'warmup_epochs: expected a number from 0 to 3, got 4')
+    t.error(function() optim.multistep{steps_per_epoch = 1, milestones = 3} end, 'milestones: expected a list, got 3')
     t.error(function() return optim.polly end, "optim has no 'polly'; did you mean 'poly'")
   end)
 
   t.case('what would train nothing is refused', function()
     local layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    t.error(function() optim.SGD(layers, {lr = 0.1}) end, 'a module came: optim.SGD%(model:parameters')
-    t.error(function() optim.SGD({}, {lr = 0.1}) end, 'there are no parameters')
-    t.error(function() optim.SGD({{params = {}}}, {lr = 0.1}) end, 'there are no parameters')
+    t.error(function() optim.SGD(layers, {lr = 0.1}) end, 'got a module: optim.SGD%(model:parameters')
+    t.error(function() optim.SGD({}, {lr = 0.1}) end, 'expected at least one parameter, got none')
+    t.error(function() optim.SGD({{params = {}}}, {lr = 0.1}) end, 'expected at least one parameter, got none')
     local one = optim.SGD({params = layers:parameters(), lr = 0.5}, {lr = 0.1})
     t.eq(#one.groups, 1)
     t.eq(one.groups[1].lr, 0.5)
-    t.error(function() one.lr = 1 end, "'lr' can not be set here: .* opt.groups%[1%].lr")
+    t.error(function() one.lr = 1 end, "'lr' can not be set on the optimiser; .* opt.groups%[1%].lr")
   end)
 
   t.case('a parameter that learns again needs a new optimiser, which takes over the momenta', function()
@@ -283,7 +352,8 @@ return function(t)
     end
     step(old)
     b.requires_grad = true
-    t.error(function() step(old) end, 'was frozen when the optimiser was made learns now: make the optimiser anew')
+    t.error(function() step(old) end, 'was frozen when the optimiser was made requires gradients now: make a new '
+                                      .. 'optimiser')
     local new = optim.SGD({a, b}, {lr = 0.1, momentum = 0.9})
     new:load_state_dict(old:state_dict())
     t.close(new:state_dict().state[0].momentum_buffer:item(), 4, 0, 0)
@@ -313,8 +383,8 @@ return function(t)
     t.close(optim.clip_grad_norm_({a, c}, 1):item(), 2 * math.abs(a:item()), 1e-12, 0)
     other:step()
     t.close(c:item(), 2, 0, 0)
-    t.error(function() optim.clip_grad_norm_({a}, 1, 1) end, 'only the 2%-norm is there, 1 came')
-    t.error(function() optim.clip_grad_norm_(a, 1) end, 'clip_grad_norm_: takes a table of parameters')
+    t.error(function() optim.clip_grad_norm_({a}, 1, 1) end, 'norm_type: expected 2, got 1')
+    t.error(function() optim.clip_grad_norm_(a, 1) end, 'clip_grad_norm_: expected a table of parameters')
   end)
 
   t.case('a second optimiser of the same parameters is told', function()
@@ -326,11 +396,15 @@ return function(t)
   end)
 
   t.case('schedules, steps and data sets say what they take', function()
-    t.error(function() optim.poly{steps_per_epoch = 2, epochs = 2}(nil) end, 'optim.poly: the schedule is a function of the step, a number from 0; nothing came')
-    t.error(function() optim.multistep{steps_per_epoch = 2, milestones = {'a'}} end, 'milestone 1 must be a number from 0, a came')
+    t.error(function() optim.poly{steps_per_epoch = 2, epochs = 2}(nil) end,
+            'optim.poly: step: expected a number from 0, got nothing')
+    t.error(function() optim.multistep{steps_per_epoch = 2, milestones = {'a'}} end,
+            "milestones.1: expected a number from 0, got 'a'")
     t.error(function() optim.SGD({parameter(1)}, {lr = 1}):step(function() end) end, 'SGD: step takes no closure')
-    t.error(function() parameter(1):sum():backward{retain_graph = true} end, 'backward: takes the gradient of t, a tensor')
+    t.error(function() parameter(1):sum():backward{retain_graph = true} end,
+            'backward: takes the gradient of t, a tensor')
     t.error(function() return dlv3.zero end, "dlv3 has no 'zero'; did you mean 'zeros'%?")
-    t.error(function() require 'dlv3.data'.voc() end, 'data.voc: takes a table')
+    t.error(function() require 'dlv3.data'.voc() end,
+            'data.voc: root: expected the folder that holds VOCdevkit, got nothing')
   end)
 end

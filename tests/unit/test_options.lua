@@ -19,7 +19,8 @@ local spec = {
   {'names', {}, 'of the classes', type = 'list'},
   {'weights', nil, 'checkpoint', value = 'FILE'},
 }
-local with_files = {{'weights', nil, 'checkpoint', required = true}, {'photo', nil, 'JPEG or PNG', positional = true, min = 1}}
+local with_files = {{'weights', nil, 'checkpoint', required = true},
+                    {'photo', nil, 'JPEG or PNG', positional = true, min = 1}}
 
 local function try(...) return options.try(spec, {[0] = 'train.lua', ...}) end
 
@@ -32,7 +33,8 @@ return function(t)
 
   t.case('defaults', function()
     local opt, given = try()
-    t.eq(opt, {data_path = 'data', batch_size = 4, lr = 1e-4, power = 1, weight_decay = 1e-4, precision = 'f32', aux = true,
+    t.eq(opt, {data_path = 'data', batch_size = 4, lr = 1e-4, power = 1, weight_decay = 1e-4, precision = 'f32',
+               aux = true,
                overlay = false, atrous_rates = {12, 24, 36}, names = {}})
     t.eq(given, {})
   end)
@@ -59,9 +61,9 @@ return function(t)
   t.case('values from elsewhere', function()
     local own = {{'epochs', 3, 'passes', min = 1}, {'model', 'a', 'which', choices = {'a', 'b'}}}
     t.eq(options.misfit(own, 'epochs', 2), nil)
-    t.eq(options.misfit(own, 'epochs', 0), '--epochs: must be at least 1, 0 came')
-    t.eq(options.misfit(own, 'epochs', 1.5), "--epochs: expected a whole number, got 1.5")
-    t.eq(options.misfit(own, 'model', 'c'), "--model: 'c' is not one of a, b")
+    t.eq(options.misfit(own, 'epochs', 0), '--epochs: expected a whole number from 1, got 0')
+    t.eq(options.misfit(own, 'epochs', 1.5), "--epochs: expected a whole number from 1, got 1.5")
+    t.eq(options.misfit(own, 'model', 'c'), "--model: expected a or b, got 'c'")
   end)
 
   t.case('booleans', function()
@@ -87,25 +89,27 @@ return function(t)
     message("no option '--batchsize'; did you mean '--batch-size'?", '--batchsize', '3')
     message("no option '--no-aus'; did you mean '--no-aux'?", '--no-aus')
     message("no option '-lr'; did you mean '--lr'?", '-lr', '3')
-    message("--lr: expected a number, 'fast' came", '--lr', 'fast')
-    message("-b: expected a whole number, '1.5' came", '-b', '1.5')
-    message('-b: must be at least 1, 0 came', '-b', '0')
-    message('-b: must be at most 512, 1000 came', '--batch-size=8', '-b', '1000')
-    message("--aux: expected true or false, 'maybe' came", '--aux=maybe')
-    message("--precision: 'bf61' is not one of f32, bf16; did you mean 'bf16'?", '--precision', 'bf61')
-    message("--atrous-rates: expected numbers with commas between them, as in 12,24,36, '6,x' came", '--atrous-rates', '6,x')
+    message("--lr: expected a number, got 'fast'", '--lr', 'fast')
+    message("-b: expected a whole number from 1 to 512, got 1.5", '-b', '1.5')
+    message('-b: expected a whole number from 1 to 512, got 0', '-b', '0')
+    message('-b: expected a whole number from 1 to 512, got 1000', '--batch-size=8', '-b', '1000')
+    message("--aux: expected true or false, got 'maybe'", '--aux=maybe')
+    message("--precision: expected f32 or bf16, got 'bf61'; did you mean 'bf16'?", '--precision', 'bf61')
+    message("--atrous-rates: expected numbers with commas between them, as in 12,24,36, got '6,x'", '--atrous-rates',
+            '6,x')
     message('--lr: expected a number after it', '--lr')
     message('--lr: expected a number after it', '--lr', '--aux')
     message("'maybe' is not understood here", '--aux', 'maybe')
-    message("expected a number, 'nan' came", '--lr', 'nan')
-    message("expected a number, '0x10' came", '--lr', '0x10')
+    message("expected a number, got nan", '--lr', 'nan')
+    message("expected a number, got '0x10'", '--lr', '0x10')
   end)
 
   t.case('help has every option and its default', function()
     local none, text, kind = try('--lr', '1', '--help')
     t.ok(none == nil)
     t.eq(kind, 'help')
-    for _, part in ipairs {'usage: dlv3 train.lua [options]', 'Data:', '  -b, --batch-size N', 'images a step [4]', '--[no-]aux', '[12,24,36]',
+    for _, part in ipairs {'usage: dlv3 train.lua [options]', 'Data:', '  -b, --batch-size N', 'images a step [4]',
+                           '--[no-]aux', '[12,24,36]',
                            '--weight-decay, --wd X', 'f32, bf16 [f32]', '--weights FILE', '-h, --help'} do
       t.ok(text:find(part, 1, true), 'no "' .. part .. '" in\n' .. text)
     end
@@ -118,6 +122,7 @@ return function(t)
     t.eq(suggest('strides', {'stride', 'padding'}), "did you mean 'stride'?")
     t.eq(suggest('xyz', {'stride', 'padding'}), nil)
     t.eq(suggest.text('xyz', {'stride'}), '')
-    t.eq(suggest.names('deeplabv3_resnet', {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'fcn'}), {'deeplabv3_resnet50', 'deeplabv3_resnet101'})
+    t.eq(suggest.names('deeplabv3_resnet', {'deeplabv3_resnet50', 'deeplabv3_resnet101', 'fcn'}),
+         {'deeplabv3_resnet50', 'deeplabv3_resnet101'})
   end)
 end

@@ -1,8 +1,9 @@
--- test_pointwise.lua - elementwise ops, reductions, shapes, SGD and random numbers against PyTorch's numbers
--- (golden/pointwise.pth, made by golden/make_pointwise.py), Philox against its published vectors, and what threads,
--- strides and overlapping operands must not change.
+-- test_pointwise.lua - elementwise ops, reductions, shapes, SGD and random numbers against
+-- PyTorch's numbers (golden/pointwise.pth, made by golden/make_pointwise.py), Philox against its
+-- published vectors, and what threads, strides and overlapping operands must not change.
 
 local dlv3 = require 'dlv3'
+local runtime = require 'dlv3.core.runtime'
 local F = require 'dlv3.core.ffi'
 
 return function(t)
@@ -26,7 +27,9 @@ return function(t)
         if want.dtype == 'bool' then t.eq(y, want) else t.close(y, want, tol[1], tol[2], dtype .. ' y') end
         if g then
           y:backward(g:to(dtype))
-          for i = 1, #x do t.close(x[i].grad, fixture(name .. '.grad' .. i), tol[1], tol[2], dtype .. ' gradient ' .. i) end
+          for i = 1, #x do
+            t.close(x[i].grad, fixture(name .. '.grad' .. i), tol[1], tol[2], dtype .. ' gradient ' .. i)
+          end
         end
       end
     end, {leaks = true}) -- the fixtures stay
@@ -55,16 +58,19 @@ return function(t)
     end
   end
 
-  -- -- Elementwise --------------------------------------------------------------------------------------------------
+  -- -- Elementwise --------------------------------------------------------------------------------
 
-  for _, op in ipairs{'relu', 'relu6', 'hardswish', 'sigmoid', 'tanh', 'neg', 'abs', 'exp', 'square', 'sin', 'cos', 'log', 'sqrt',
+  for _, op in ipairs{'relu', 'relu6', 'hardswish', 'sigmoid', 'tanh', 'neg', 'abs', 'exp', 'square', 'sin', 'cos',
+                      'log', 'sqrt',
                       'sign', 'floor', 'ceil', 'round', 'hardsigmoid'} do case(op, method(op)) end
   case('clamp', method('clamp', {min = -1.5, max = 2}))
   case('clamp_min', method('clamp', {min = .25}))
   for _, op in ipairs{'sigmoid', 'tanh', 'exp'} do case(op .. '_wide', method(op)) end
 
   for _, op in ipairs{'add', 'sub', 'mul', 'div', 'maximum', 'minimum'} do
-    for _, shape in ipairs{'same', 'row', 'both', 'channels', 'scale', 'scalar', 'empty'} do case(op .. '_' .. shape, method(op), 2) end
+    for _, shape in ipairs{'same', 'row', 'both', 'channels', 'scale', 'scalar', 'empty'} do
+      case(op .. '_' .. shape, method(op), 2)
+    end
   end
   case('maximum_equal', method 'maximum', 2)
   case('pow', method 'pow', 2)
@@ -80,14 +86,17 @@ return function(t)
     t.close(a.grad, fixture 'pow_zero.grad1', 1e-15, 0)
   end, {leaks = true})
 
-  -- -- Edges --------------------------------------------------------------------------------------------------------
+  -- -- Edges --------------------------------------------------------------------------------------
 
-  for _, op in ipairs{'relu6', 'hardsigmoid', 'neg', 'abs', 'square', 'sqrt', 'floor', 'ceil', 'round', 'isfinite', 'logical_not'} do
+  for _, op in ipairs{'relu6', 'hardsigmoid', 'neg', 'abs', 'square', 'sqrt', 'floor', 'ceil', 'round', 'isfinite',
+                      'logical_not'} do
     exact('edge_' .. op, method(op))
   end
   exact('edge_clamp', method('clamp', {min = -1, max = 2}))
   for _, dtype in ipairs{'bf16', 'f16', 'f64', 'bool'} do exact('edge_to_' .. dtype, method('cast', dtype)) end
-  for _, op in ipairs{'maximum', 'minimum', 'eq', 'ne', 'lt', 'ge', 'add', 'mul', 'div'} do exact('edge_' .. op, method(op), 2, op:find 'imum') end
+  for _, op in ipairs{'maximum', 'minimum', 'eq', 'ne', 'lt', 'ge', 'add', 'mul', 'div'} do
+    exact('edge_' .. op, method(op), 2, op:find 'imum')
+  end
   exact('to_i64', method('cast', 'i64'))
   exact('to_u8', method('cast', 'u8'))
 
@@ -123,7 +132,9 @@ return function(t)
   exact('bf16_with_f32', method 'mul', 2)
 
   for _, dtype in ipairs{'i64', 'i32'} do
-    for _, op in ipairs{'add', 'sub', 'mul', 'div', 'maximum', 'minimum', 'eq', 'lt', 'ge'} do exact(dtype .. '_' .. op, method(op), 2) end
+    for _, op in ipairs{'add', 'sub', 'mul', 'div', 'maximum', 'minimum', 'eq', 'lt', 'ge'} do
+      exact(dtype .. '_' .. op, method(op), 2)
+    end
   end
   for _, op in ipairs{'add', 'sub', 'maximum', 'minimum', 'eq', 'ne', 'lt', 'gt'} do -- beyond what f64 holds
     exact('big_' .. op, method(op), 2)
@@ -139,7 +150,7 @@ return function(t)
   exact('u8_sum', method('sum', 2))
   exact('bool_sum', method 'sum')
 
-  -- -- Reductions ---------------------------------------------------------------------------------------------------
+  -- -- Reductions ---------------------------------------------------------------------------------
 
   for _, op in ipairs{'sum', 'mean', 'var'} do
     case(op .. '_all', method(op))
@@ -164,7 +175,8 @@ return function(t)
   t.case('sums of many f32 lose nothing to their order', function()
     local x = dlv3.randn({1000003}):add_(100)
     t.close(x:sum(), x:to 'f64':sum(), 1e-7, 0)
-    t.close(x:narrow(1, 1, 1000000):reshape(1000, 1000):sum(1), x:narrow(1, 1, 1000000):to 'f64':reshape(1000, 1000):sum(1), 1e-7, 0)
+    t.close(x:narrow(1, 1, 1000000):reshape(1000, 1000):sum(1),
+            x:narrow(1, 1, 1000000):to 'f64':reshape(1000, 1000):sum(1), 1e-7, 0)
   end)
 
   t.case('reductions of views: expanded, stepped, with axes of size 0', function()
@@ -183,7 +195,7 @@ return function(t)
     t.eq(dlv3.zeros{0}:sum():item(), 0)
   end)
 
-  -- -- Shapes -------------------------------------------------------------------------------------------------------
+  -- -- Shapes -------------------------------------------------------------------------------------
 
   case('reshape', method('reshape', 5, 12))
   case('reshape_4d', method('reshape', 6, 30))
@@ -210,7 +222,8 @@ return function(t)
       end
       return list
     end
-    local sizes = {{24}, {2, 12}, {3, 8}, {2, 3, 4}, {2, 1, 3, 4}, {1, 2, 2, 3, 2}, {4, 6}, {6, 4}, {2, 2, 2, 3}, {1, 24}, {24, 1, 1, 1}}
+    local sizes = {{24}, {2, 12}, {3, 8}, {2, 3, 4}, {2, 1, 3, 4}, {1, 2, 2, 3, 2}, {4, 6}, {6, 4}, {2, 2, 2, 3},
+                   {1, 24}, {24, 1, 1, 1}}
     for _, from in ipairs(sizes) do
       for _, to in ipairs(sizes) do
         local x = dlv3.arange(1, 24):reshape(from):permute(shuffled(#from))
@@ -239,13 +252,14 @@ return function(t)
     t.eq({y:narrow(1, 1, 1):item(), y:narrow(1, 2, 1):item(), y:narrow(1, n, 1):item()}, {1, 3, 2 * n - 1})
     y:add_(y)
     t.eq(y:narrow(1, n, 1):item(), 4 * n - 2)
-    t.error(function() dlv3.ones{4, 1}:expand(4, 3):mul_(2) end, 'mul_: x is changed in place, but some of its elements are the same memory')
+    t.error(function() dlv3.ones{4, 1}:expand(4, 3):mul_(2) end,
+            'mul_: x is changed in place, but some of its elements are the same memory')
     local part = dlv3.zeros{4, 6}
     part:narrow(2, 1, 3, 2):fill_(1) -- a stepped view is fine
     t.eq(part:sum():item(), 12)
   end)
 
-  -- -- SGD ----------------------------------------------------------------------------------------------------------
+  -- -- SGD ----------------------------------------------------------------------------------------
 
   t.case('sgd_ takes the steps of torch.optim.SGD', function()
     local options = {plain = {}, decay = {weight_decay = .1}, momentum = {momentum = .9, weight_decay = 1e-2},
@@ -254,22 +268,20 @@ return function(t)
     for name, attrs in pairs(options) do
       for dtype, tol in pairs{f64 = 1e-15, f32 = 4e-7} do
         local case_name = 'sgd_' .. name .. '_' .. dtype
-        local p, buffer = fixture(case_name .. '.p'):clone(), attrs.momentum and dlv3.zeros({37}, {dtype = dtype}) or nil
+        local p, buffer = fixture(case_name .. '.p'):clone(), attrs.momentum and dlv3.zeros({37}, {dtype = dtype})
+            or nil
         for k = 1, 5 do p:sgd_(fixture(case_name .. '.grads'):select(1, k), buffer, lr, attrs) end
         t.close(p, fixture(case_name .. '.y'), tol, tol, case_name)
       end
     end
   end, {leaks = true})
 
-  -- -- Random numbers -----------------------------------------------------------------------------------------------
+  -- -- Random numbers -----------------------------------------------------------------------------
 
-  -- The vectors of the paper's authors (Random123 kat_vectors): counter, key, the first two words as 53 bits.
+  -- The vectors of the paper's authors (Random123 kat_vectors): counter, key, the first two words
+  -- as 53 bits.
   t.case('Philox 4x32-10 gives its published numbers', function()
-    local out = F.new('double[1]')
-    local function first(key, low, high)
-      F.C.dlv3_random(out, 1, key, high, low)
-      return out[0]
-    end
+    local function first(key, low, high) return runtime.random(1, key, high, low)[0] end
     local function of_words(a, b) return (a * 2 ^ 21 + math.floor(b / 2 ^ 11)) / 2 ^ 53 end
     t.eq(first(0, 0, 0), of_words(0x6627e8d5, 0xe169c58d))
     t.eq(first(-1ULL, -1ULL, -1ULL), of_words(0x408f276d, 0x41c83b0e))
@@ -304,21 +316,22 @@ return function(t)
   end)
 
   t.case('fills and dropout: by seed and position alone, whatever layout, dtype, threads', function()
-    local threads = F.C.dlv3_num_threads()
+    local threads = dlv3.num_threads()
     local function all()
       dlv3.manual_seed(9)
       local x = dlv3.randn{2, 5, 67, 31}
       local y = x:dropout{p = .3}
-      return {x, y, y:gt(0), dlv3.rand{100001}, dlv3.randint(0, 1000, {5, 7, 13}), x:sum(), x:mean{axes = {3, 4}}, x:var{axes = 2}}
+      return {x, y, y:gt(0), dlv3.rand{100001}, dlv3.randint(0, 1000, {5, 7, 13}), x:sum(), x:mean{axes = {3, 4}},
+              x:var{axes = 2}}
     end
-    F.check(F.C.dlv3_set_num_threads(1))
+    dlv3.num_threads(1)
     local one = all()
     for _, n in ipairs{2, 5} do
-      F.check(F.C.dlv3_set_num_threads(n))
+      dlv3.num_threads(n)
       local several = all()
       for i = 1, #one do t.eq(several[i], one[i], 'result ' .. i) end
     end
-    F.check(F.C.dlv3_set_num_threads(threads))
+    dlv3.num_threads(threads)
     dlv3.manual_seed(9)
     t.eq(dlv3.empty{2, 31, 67, 5}:permute(1, 4, 3, 2):normal_():clone(), one[1], 'a strided view, the same numbers')
     local function mask(dtype)

@@ -111,7 +111,8 @@ return function(t)
       local loss, grad, model = gradients('f16', 256)
       t.close(loss, want, 1e-2)
       local function norm(v) return v:square():sum():sqrt():item() end
-      t.close(norm(grad), norm(exact), 0.3) -- the directions are not close: batches of two values magnify what f16 rounds
+      -- the directions are not close: batches of two values magnify what f16 rounds
+      t.close(norm(grad), norm(exact), 0.3)
       for path, p in model:named_parameters() do
         local most = p.grad:abs():max():item()
         t.ok(p.grad.dtype == 'f32' and most > 0 and most < math.huge, path)
@@ -162,7 +163,8 @@ return function(t)
     t.eq({scaler:get_scale(), p:item()}, {8, 0.5})
     step(dlv3.tensor {math.huge})
     t.eq({scaler:get_scale(), p:item()}, {4, 0.5})
-    scaler:load_state_dict{scale = 16, growth_factor = 4, backoff_factor = 0.25, growth_interval = 2, _growth_tracker = 1}
+    scaler:load_state_dict{scale = 16, growth_factor = 4, backoff_factor = 0.25, growth_interval = 2,
+                           _growth_tracker = 1}
     step(dlv3.tensor {1})
     t.eq({scaler:get_scale(), p:item()}, {64, 0})
     step(dlv3.tensor {0 / 0})
@@ -170,16 +172,19 @@ return function(t)
   end)
 
   t.case('what can not be scaled says why', function()
-    t.error(function() optim.LossScaler{intervall = 3} end, "LossScaler: no option 'intervall'; did you mean 'interval'")
-    t.error(function() optim.LossScaler{init = 0} end, 'LossScaler: init must be a number from')
-    t.error(function() optim.LossScaler{backoff = 2} end, 'LossScaler: backoff must be a number from 1e%-06 to 1, 2 came')
-    t.error(function() optim.LossScaler{interval = 0} end, 'LossScaler: interval must be a whole number from 1, 0 came')
+    t.error(function() optim.LossScaler{intervall = 3} end,
+            "LossScaler: no option 'intervall'; did you mean 'interval'")
+    t.error(function() optim.LossScaler{init = 0} end, 'LossScaler: init: expected a number from')
+    t.error(function() optim.LossScaler{backoff = 2} end,
+            'LossScaler: backoff: expected a number from 1e%-06 to 1, got 2')
+    t.error(function() optim.LossScaler{interval = 0} end,
+            'LossScaler: interval: expected a whole number from 1, got 0')
     t.error(function() return optim.LosScaler end, "optim has no 'LosScaler'; did you mean 'LossScaler'")
     local p = nn.Parameter(dlv3.tensor {1})
     local sgd, scaler = optim.SGD {p}, optim.LossScaler()
-    t.error(function() scaler:scale(3) end, 'LossScaler: scale takes the loss, a tensor; a number came')
-    t.error(function() scaler:step(scaler) end, 'LossScaler: step takes an optimiser')
+    t.error(function() scaler:scale(3) end, 'LossScaler: loss: expected a tensor, got 3')
+    t.error(function() scaler:step(scaler) end, 'LossScaler: step: expected an optimiser')
     t.error(function() scaler:step(sgd) end, 'LossScaler: no parameter has a gradient')
-    t.error(function() scaler:load_state_dict {} end, 'LossScaler: this is no state of a scaler')
+    t.error(function() scaler:load_state_dict {} end, 'LossScaler: load_state_dict: expected numbers')
   end)
 end

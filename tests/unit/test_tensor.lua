@@ -1,4 +1,5 @@
--- test_tensor.lua - tensors in Lua: construction, conversion, indexing, printing, dtypes, error texts.
+-- test_tensor.lua - tensors in Lua: construction, conversion, indexing, printing, dtypes, error
+-- texts.
 
 local dlv3 = require 'dlv3'
 
@@ -13,7 +14,8 @@ return function(t)
     t.eq(dlv3.full({2}, 1.5, {dtype = 'f64'}):totable(), {1.5, 1.5})
     t.eq(dlv3.arange(1, 4):totable(), {1, 2, 3, 4})
     t.eq(dlv3.arange(0, 1, 0.5):totable(), {0, 0.5, 1})
-    t.error(function() dlv3.arange(9) end, 'arange: takes first, last %(included%) and step as numbers; last is missing; 9 numbers from 0 on are arange%(0, 8%)')
+    t.error(function() dlv3.arange(9) end, 'arange: takes first, last %(included%) and step as numbers; last is '
+                                           .. 'missing; 9 numbers from 0 on are arange%(0, 8%)')
     t.error(function() dlv3.arange('a', 2) end, 'first is a string')
     t.eq(dlv3.eye(2):totable(), {{1, 0}, {0, 1}})
     t.eq(dlv3.tensor(3):item(), 3)
@@ -28,7 +30,7 @@ return function(t)
     t.error(function() dlv3.tensor{1, 'a'} end, 'string')
     t.error(function() dlv3.zeros({2}, {dytpe = 'f32'}) end, "no option 'dytpe'.*dtype")
     t.error(function() dlv3.zeros({2}, {dtype = 'f23'}) end, "no dtype is called 'f23'")
-    t.error(function() dlv3.zeros{2, -1} end, 'size 2 must be a whole number')
+    t.error(function() dlv3.zeros{2, -1} end, 'zeros: size 2: expected a whole number from 0 to 2^53, got %-1')
     t.error(function() dlv3.zeros{2 ^ 40, 2 ^ 40} end, 'more bytes than can be counted')
     t.error(function() dlv3.zeros{1, 1, 1, 1, 1, 1, 1, 1, 1} end, 'at most 8 dimensions')
     t.error(function() dlv3.zeros({2}, {device = 'cuda:99'}) end, "device 'cuda:99' .*")
@@ -44,7 +46,7 @@ return function(t)
   t.case('options of ops', function()
     local x = dlv3.ones{1, 1, 3, 3}
     t.error(function() x:conv2d(x, {strides = 2}) end, "no option 'strides'.*stride")
-    t.error(function() x:conv2d() end, 'w must be a tensor, nothing came')
+    t.error(function() x:conv2d() end, 'w must be a tensor, got nothing')
     t.error(function() x:reshape('a') end, 'size must be')
     t.error(function() x:narrow(0, 1, 1) end, 'counted from 1')
     t.error(function() x:narrow(5, 1, 1) end, 'no axis 5')
@@ -68,7 +70,8 @@ return function(t)
   end)
 
   t.case('promotion', function()
-    local i, u, f, b, h = dlv3.ones({2}, {dtype = 'i64'}), dlv3.ones({2}, {dtype = 'u8'}), dlv3.ones{2}, dlv3.ones({2}, {dtype = 'bf16'}), dlv3.ones({2}, {dtype = 'f16'})
+    local i, u, f, b, h = dlv3.ones({2}, {dtype = 'i64'}), dlv3.ones({2}, {dtype = 'u8'}), dlv3.ones{2}, dlv3.ones({2},
+        {dtype = 'bf16'}), dlv3.ones({2}, {dtype = 'f16'})
     t.eq((i + u).dtype, 'i64')
     t.eq((u + f).dtype, 'f32')
     t.eq((b + i).dtype, 'bf16')
@@ -186,23 +189,23 @@ return function(t)
     t.eq(x:norm(1), dlv3.tensor(7))
     t.eq(x:norm(math.huge), dlv3.tensor(4))
     t.eq(x:norm(2, 2), dlv3.tensor{5, 0})
-    t.error(function() return x:norm(3) end, 'norm: p must be 1, 2 or')
+    t.error(function() return x:norm(3) end, 'norm: p: expected 1, 2 or .*, got 3')
     t.eq(dlv3.tensor{-1, 0, 2}:leaky_relu(2), dlv3.tensor{-2, 0, 2})
     local zero = dlv3.zeros({1}, {requires_grad = true})
     zero:leaky_relu(0.1):sum():backward()
     t.close(zero.grad:item(), 0.1, 1e-7, 0) -- as in PyTorch
-    for _, n in ipairs {0, -1, 1.5} do t.error(function() return x:split(n) end, 'split: the length') end
-    t.error(function() return x:chunk(0) end, 'chunk: the number of parts')
+    for _, n in ipairs {0, -1, 1.5} do t.error(function() return x:split(n) end, 'split: expected the length') end
+    t.error(function() return x:chunk(0) end, 'chunk: expected the number of parts')
   end)
 
   t.case('arguments of another kind are named', function()
     t.error(function() return dlv3.zeros(nil) end, 'zeros: size 1 is nil')
     t.error(function() return dlv3.zeros(2, nil, 3) end, 'zeros: size 2 is nil')
-    t.error(function() return dlv3.randn({2, 3}, 'f16') end, 'randn: options stand in a table')
-    t.error(function() return dlv3.full(2, 3) end, 'full: the sizes stand in a table')
-    t.error(function() return dlv3.randint(10, {3}) end, 'randint: the sizes stand in a table')
-    t.error(function() return dlv3.ones{2}:size 'a' end, 'size: an axis is a number')
-    t.error(function() dlv3.ones{2}.requires_grad = nil end, 'requires_grad: true or false')
+    t.error(function() return dlv3.randn({2, 3}, 'f16') end, "randn: expected options in a table, .*got 'f16'")
+    t.error(function() return dlv3.full(2, 3) end, 'full: expected sizes in a table, .*got 2')
+    t.error(function() return dlv3.randint(10, {3}) end, 'randint: expected sizes in a table')
+    t.error(function() return dlv3.ones{2}:size 'a' end, "size: expected an axis, a number, got 'a'")
+    t.error(function() dlv3.ones{2}.requires_grad = nil end, 'requires_grad: expected true or false, got nothing')
     t.eq(dlv3.tensor(dlv3.ones{2}, {dtype = 'i64'}).dtype, 'i64')
     local x, one = dlv3.ones{2, 3}, dlv3.zeros({2, 3}, {dtype = 'i64'})
     t.error(function() x:to 'float16' end, "no dtype is called 'float16': it is 'f16' here")
@@ -214,10 +217,13 @@ return function(t)
     t.error(function() x(1) end, 'a tensor is no function')
     t.error(function() ipairs(x) end, 'ipairs: a tensor is no table')
     t.error(function() pairs(x) end, 'pairs: a tensor is no table')
-    t.error(function() x:gather(1, one) end, 'gather: axis must be an integer, a tensor came; tensors come first: x index, then axis')
-    t.error(function() x:cross_entropy(dlv3.zeros({2}, {dtype = 'u8'}), {1, 2, 3}) end, 'weight must be a tensor, a table came: dlv3.tensor')
-    t.error(function() dlv3.stack{x, dlv3.ones{2, 4}} end, 'the first is {2, 3}, number 2 is {2, 4}')
-    t.error(function() dlv3.zeros{2 ^ 60} end, 'size 1 must be a whole number from 0 to 2^53')
+    t.error(function() x:gather(1, one) end, 'gather: axis must be an integer, got a tensor; tensors come first: '
+                                             .. 'x index, then axis')
+    t.error(function() x:cross_entropy(dlv3.zeros({2}, {dtype = 'u8'}), {1, 2, 3}) end,
+            'weight must be a tensor, got a table: dlv3.tensor')
+    t.error(function() dlv3.stack{x, dlv3.ones{2, 4}} end,
+            'stack: expected tensors of the same sizes, got {2, 3} first and {2, 4} as number 2')
+    t.error(function() dlv3.zeros{2 ^ 60} end, 'size 1: expected a whole number from 0 to 2^53')
   end)
 
   t.case('sizes are tables with a text', function()

@@ -1,5 +1,7 @@
 -- test_world.lua - dlv3.world and the ops over all ranks: 1 to 4 ranks, on every MPI that there is.
 
+local system = require 'dlv3.os'
+
 return function(t)
   local dlv3 = require 'dlv3'
   local ranks = dofile(t.directory .. '/ranks.lua')
@@ -13,7 +15,8 @@ return function(t)
     dlv3.barrier()
   end)
 
-  -- Every rank checks against a loop over what the other ranks hold, which it can compute by itself.
+  -- Every rank checks against a loop over what the other ranks hold, which it can compute by
+  -- itself.
   local collectives = [[
     local dlv3 = require 'dlv3'
     local world = dlv3.world()
@@ -67,12 +70,12 @@ return function(t)
       same(step(dlv3.tensor({rank, i}, {device = device})), expected, 'compiled')
     end
     if device ~= 'cpu' then
-      local C, want = require 'dlv3.core.ffi'.C, arg[2]
+      local runtime, want = require 'dlv3.core.runtime', arg[2]
       for _, name in ipairs {'all_reduce_', 'all_reduce_start_', 'all_reduce_finish_', 'all_gather', 'broadcast_'} do
-        local ran = require 'dlv3.core.ffi'.string(C.dlv3_op_chosen(dlv3.ops[name].id))
+        local ran = runtime.chosen(dlv3.ops[name])
         assert(ran == want, name .. ' ran by ' .. ran)
       end
-      local launches = tonumber(C.dlv3_graph_launches())
+      local launches = runtime.graphs().launches
       assert(launches == (want == 'nccl' and 3 or 0), 'graphs: ' .. launches)
     end
     local texts = world:gather_text(('x'):rep(rank * 3))
@@ -99,7 +102,7 @@ return function(t)
     t.case('two ranks on the emulated device, by ' .. implementation, function()
       if #mpis == 0 then t.skip(why_not) end
       local library = require 'dlv3.host'.root .. '/build/cuda_host/libdlv3_cuda.so'
-      if require 'dlv3.core.ffi'.C.dlv3_path_kind(library) ~= 1 then
+      if not system.is_file(library) then
         t.skip 'no emulated device was built (make CUDA=0, or no C++ compiler)'
       end
       local environment = {DLV3_CUDA_LIBRARY = library, DLV3_NCCL = implementation == 'nccl' and 1 or 0}

@@ -269,7 +269,7 @@ status add_apart(op_call *c, status (*run)(op_call *c)) {
 /* Tried from the top: the first that does not decline a call runs it (DLV3_VERBOSE=2 prints why the
  * others declined). The order is the policy:
  *
- *   winograd   3x3, stride 1, at least 32 channels: less than half of the direct sum's products
+ *   winograd   3x3, stride 1, at least 32 channels, where it saves enough of the direct sum's products
  *   direct     any other convolution in one group: skips taps on padding, results do not depend on
  *              the number of threads
  *   depthwise  one filter a channel, bound by memory bandwidth

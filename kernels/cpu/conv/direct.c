@@ -9,6 +9,8 @@
 #include "direct.h"
 #include "weights.h"
 
+#include "cpu/support/transpose.h"
+
 #include <stdlib.h>
 
 enum {
@@ -16,10 +18,11 @@ enum {
   FEW_CHANNELS = 8,
   TASK_PIXELS = 240,
   AT_ONCE = 48 << 10, /* bytes of input that pass a panel at once */
-  PIXELS = 240, /* of backward-weights' inner axis at once */
+  PIXELS = 240,       /* of backward-weights' inner axis at once */
   MOST_OUT = 264,
   MOST_IN = 256, /* channels of a task of backward-weights */
-  TASKS = 16     /* that a call is cut into, where it can be */
+  TASKS = 16,    /* that a call is cut into, where it can be */
+  MOST_DEAD = 48 /* taps of a weight whose dead ones are not packed: bits of a form's key */
 };
 
 typedef struct {
@@ -42,7 +45,10 @@ typedef struct {
   void *to;
   const void *w;
   int64_t taps, inner, columns;
+  uint64_t dead; /* bit t: no product needs tap t */
 } packing;
+
+static bool is_dead(const packing *p, int64_t t) { return t < MOST_DEAD && p->dead >> t & 1; }
 
 typedef struct {
   void *to;
@@ -94,6 +100,7 @@ static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, 
 #undef STORED
 #define IN_PLACE false
 #define STORED 0
+#define transpose_f16 transpose_f32
 #define rows_f16 rows_f32
 #define columns_f16 columns_f32
 #define X f16
@@ -106,6 +113,7 @@ static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, 
 #undef STORE
 #undef F
 
+#define transpose_bf16 transpose_f32
 #define rows_bf16 rows_f32
 #define columns_bf16 columns_f32
 #define X bf16
@@ -121,6 +129,7 @@ static int64_t output_position(const shift_conv *s, int64_t image, int64_t row, 
 #define STORED 1
 #define U uint32_t
 #define PAIR 2
+#define transpose_pair transpose_f32
 #define F(name) name##_pair
 #include "direct.inc"
 
@@ -270,11 +279,17 @@ static void add_tap(shift_conv *s, int64_t dh, int64_t dw, int64_t index) {
   if (t.from < t.to && first_row < last_row) s->taps[s->n_taps++] = t;
 }
 
+typedef struct {
+  const variant *v;
+  uint64_t dead;
+} panel_form;
+
 static status build_forward(void *to, const tensor *w, const void *arg) {
-  const variant *v = arg;
+  const panel_form *form = arg;
+  const variant *v = form->v;
   bool whole = is_window(&(conv){.c = w->size[1], .r = w->size[2], .s = w->size[3]});
   int64_t taps = w->size[2] * w->size[3];
-  packing p = {to, data_of(w), whole ? 1 : taps, whole ? taps * w->size[1] : w->size[1], w->size[0]};
+  packing p = {to, data_of(w), whole ? 1 : taps, whole ? taps * w->size[1] : w->size[1], w->size[0], form->dead};
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_forward, &p);
   return DLV3_OK;
 }
@@ -299,8 +314,9 @@ static void unpack_forward_f64(void *dst, const void *panels, const int64_t *siz
 }
 
 static status build_backward(void *to, const tensor *w, const void *arg) {
-  const variant *v = arg;
-  packing p = {to, data_of(w), w->size[2] * w->size[3], w->size[0], w->size[1]};
+  const panel_form *form = arg;
+  const variant *v = form->v;
+  packing p = {to, data_of(w), w->size[2] * w->size[3], w->size[0], w->size[1], form->dead};
   parallel_for(p.taps * blocks_of(p.columns, v->columns), 1, v->pack_backward, &p);
   return DLV3_OK;
 }
@@ -364,13 +380,23 @@ void shift_of_backward(const op_call *c, const conv *g, int64_t residue, shift_c
   }
 }
 
-static status panels_of(const op_call *c, const conv *g, const variant *v, shift_conv *s) {
+/* Taps that only ever fall on padding, of a weight that changes (a frozen one is kept whole). */
+static uint64_t dead_taps(const tensor *w, const shift_conv *s) {
+  if (w->st->frozen || s->window || s->matrices > MOST_DEAD) return 0;
+  uint64_t live = 0;
+  for (int32_t t = 0; t < s->n_taps; t++) live |= (uint64_t)1 << s->taps[t].index;
+  return ~live & (~(uint64_t)0 >> (64 - s->matrices));
+}
+
+/* dead: a set of taps whose panels are left unwritten. */
+static status panels_of(const op_call *c, const conv *g, const variant *v, uint64_t dead, shift_conv *s) {
   const bool forward = c->op == OP_conv2d, whole = forward && is_window(g);
   const int64_t taps = g->r * g->s, bytes = forward ? v->panel_bytes(whole ? 1 : taps, whole ? taps * g->c : g->c, g->k)
                                                     : v->panel_bytes(taps, g->k, g->c);
   void *panels;
-  TRY(prepared_weight(&panels, c->in[1], (forward ? FORM_FORWARD : FORM_BACKWARD) | v->form, bytes,
-                      forward ? build_forward : build_backward, v));
+  const panel_form form = {v, dead};
+  const uint64_t key = ((forward ? FORM_FORWARD : FORM_BACKWARD) | v->form) ^ dead << 16;
+  TRY(prepared_weight(&panels, c->in[1], key, bytes, forward ? build_forward : build_backward, &form));
   if (forward && v->pair == 1)
     packed_only(c->in[1], panels, v == &f64_variant ? unpack_forward_f64 : unpack_forward_f32);
   s->panels = panels;
@@ -389,7 +415,7 @@ static status scale_panels(storage **out, const tensor *scale, const variant *v,
   return DLV3_OK;
 }
 
-status shift_panels(const op_call *c, const conv *g, shift_conv *s) { return panels_of(c, g, &f32_variant, s); }
+status shift_panels(const op_call *c, const conv *g, shift_conv *s) { return panels_of(c, g, &f32_variant, 0, s); }
 
 static status convolve(op_call *c, bool pairs) {
   conv g = conv_of(c);
@@ -398,7 +424,7 @@ static status convolve(op_call *c, bool pairs) {
   shift_conv s;
   shift_of_forward(c, &g, &s);
   if (is_window(&g)) s.window = &g, s.inner = g.r * g.s * g.c, s.n_taps = 0;
-  TRY(panels_of(c, &g, v, &s));
+  TRY(panels_of(c, &g, v, dead_taps(c->in[1], &s), &s));
   storage *scaled = NULL;
   if (c->in[4]) TRY(scale_panels(&scaled, c->in[4], v, &s));
   const status st = run_shift(c, &s, v);
@@ -411,7 +437,8 @@ static status backward_input(op_call *c, bool pairs) {
   if (not_for_direct(&g)) return DECLINED(not_for_direct(&g));
   const variant *v = variant_of(c->in[0]->dtype, pairs);
   shift_conv panels;
-  TRY(panels_of(c, &g, v, &panels));
+  shift_of_backward(c, &g, 0, &panels);
+  TRY(panels_of(c, &g, v, residues_of(&g) == 1 ? dead_taps(c->in[1], &panels) : 0, &panels));
   for (int64_t i = 0; i < residues_of(&g); i++) {
     shift_conv s;
     shift_of_backward(c, &g, i, &s);

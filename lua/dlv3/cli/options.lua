@@ -12,13 +12,14 @@
 --     {'photo',        nil,    'JPEG or PNG files', positional = true, min = 1}, -- a list of what is left
 --   }, arg)
 --
--- The type is the default's: a whole number makes an integer (type = 'number' where fractions are meant), nil a string;
--- or type = 'number', 'integer', 'boolean', 'string', 'list'. A string in the table is a heading of --help.
--- opt has the values, opt.batch_size; given says which of them came from the command line.
+-- The type is the default's: a whole number makes an integer (type = 'number' where fractions are
+-- meant), nil a string; or type = 'number', 'integer', 'boolean', 'string', 'list'. A string in the
+-- table is a heading of --help. opt has the values, opt.batch_size; given says which of them came
+-- from the command line.
 
 local F = require 'dlv3.core.ffi'
+local expect = require 'dlv3.core.expect'
 local suggest = require 'dlv3.core.suggest'
-local schema = require 'dlv3.io.schema'
 
 local M = {}
 
@@ -31,7 +32,9 @@ local function key_of(name) return (name:gsub('-', '_')) end
 local function type_of(option)
   local default = option[2]
   if option.type then return option.type end
-  if type(default) == 'number' then return default == math.floor(default) and math.abs(default) < 2 ^ 53 and 'integer' or 'number' end
+  if type(default) == 'number' then
+    return default == math.floor(default) and math.abs(default) < 2 ^ 53 and 'integer' or 'number'
+  end
   return ({boolean = 'boolean', table = 'list'})[type(default)] or 'string'
 end
 
@@ -40,14 +43,17 @@ local function read(spec)
   local s = {list = {}, by_name = {}, names = {}}
   for _, option in ipairs(spec) do
     if type(option) == 'table' then
-      local o = {name = option[1], key = key_of(option[1]), default = option[2], doc = option[3] or '', type = type_of(option), spec = option,
+      local o = {name = option[1], key = key_of(option[1]), default = option[2], doc = option[3] or '',
+                 type = type_of(option), spec = option,
                  spellings = {}}
       if option.positional then s.positional = o
       else
         local alias = option.alias or {}
         if option.short then o.spellings[1] = (#option.short == 1 and '-' or '--') .. option.short end
         o.spellings[#o.spellings + 1] = '--' .. o.name
-        for _, name in ipairs(type(alias) == 'table' and alias or {alias}) do o.spellings[#o.spellings + 1] = '--' .. name end
+        for _, name in ipairs(type(alias) == 'table' and alias or {alias}) do
+          o.spellings[#o.spellings + 1] = '--' .. name
+        end
         for _, spelling in ipairs(o.spellings) do
           if s.by_name[spelling] then error("options: '" .. spelling .. "' is there twice", 3) end
           s.by_name[spelling] = o
@@ -60,83 +66,73 @@ local function read(spec)
   return s
 end
 
--- -- Values ---------------------------------------------------------------------------------------------------
+-- -- Values ---------------------------------------------------------------------------------------
 
 local function number_of(text) return not text:find '^%s*$' and not text:find '[xX]' and tonumber(text) or nil end
 
+-- The value that a text means, of each type; nil where it means none.
 local convert = {}
 
+-- A string as it is.
 function convert.string(text) return text end
+convert.number = number_of
+convert.integer = number_of
+-- true, false, yes, no, on, off, 1, 0, in any case.
+function convert.boolean(text) return words[text:lower()] end
 
-function convert.number(text)
-  local v = number_of(text)
-  if v == nil then return nil, 'a number' end
-  return v
-end
+local function has_numbers(o) return o.spec.numbers or type(o.default) == 'table' and type(o.default[1]) == 'number' end
 
-function convert.integer(text)
-  local v = number_of(text)
-  if v == nil or v ~= math.floor(v) or math.abs(v) > 2 ^ 53 then return nil, 'a whole number' end
-  return v
-end
-
-function convert.boolean(text)
-  if words[text:lower()] == nil then return nil, 'true or false' end
-  return words[text:lower()]
-end
-
+-- Items with commas between them: numbers where the option has numbers, else strings; an empty text
+-- is an empty list.
 function convert.list(text, o)
-  local list, numbers = {}, type(o.default) == 'table' and type(o.default[1]) == 'number' or o.spec.numbers
+  local list = {}
+  if text == '' then return list end
   for item in (text .. ','):gmatch '([^,]*),' do
     item = item:match '^%s*(.-)%s*$'
-    if item ~= '' or not numbers then list[#list + 1] = numbers and number_of(item) or not numbers and item or nil end
-    if numbers and (item == '' or number_of(item) == nil) then return nil, 'numbers with commas between them, as in 12,24,36' end
+    if has_numbers(o) then item = number_of(item) end
+    if item == nil then return nil end
+    list[#list + 1] = item
   end
-  if text == '' then list = {} end
   return list
 end
 
-local function quoted(text) return "'" .. text .. "'" end
-
--- What is wrong with v, which was written as text; nil where it fits.
-local function misfit(o, v, text, spelling)
-  local spec = o.spec
-  if type(v) == 'number' then
-    if v ~= v then return ('%s: expected a number, %s came'):format(spelling, quoted(text)) end
-    if spec.min and v < spec.min then return ('%s: must be at least %s, %s came'):format(spelling, spec.min, text) end
-    if spec.max and v > spec.max then return ('%s: must be at most %s, %s came'):format(spelling, spec.max, text) end
+local function is_list_of_numbers(v)
+  if type(v) ~= 'table' then return false end
+  for _, n in ipairs(v) do
+    if type(n) ~= 'number' then return false end
   end
-  if spec.choices then
-    for _, choice in ipairs(spec.choices) do
-      if choice == v then return nil end
-    end
-    return ("%s: %s is not one of %s%s"):format(spelling, quoted(text), table.concat(spec.choices, ', '), suggest.text(text, spec.choices))
-  end
+  return true
 end
 
--- Converts and checks; nil, message when it does not fit.
+-- The check (expect.lua) that an option's values pass, wherever they are read from.
+local function check_of(o)
+  local spec = o.spec
+  if spec.choices then return expect.one_of(spec.choices) end
+  if o.type == 'number' then return expect.number(spec.min, spec.max) end
+  if o.type == 'integer' then return expect.whole(spec.min, spec.max) end
+  if o.type == 'boolean' then return expect.flag end
+  if o.type == 'string' then return expect.text end
+  if has_numbers(o) then return expect.value('numbers with commas between them, as in 12,24,36', is_list_of_numbers) end
+  return expect.list
+end
+
+-- The value of a text; or nil, message where it does not fit.
 local function value_of(o, text, spelling)
-  local v, expected = convert[o.type](text, o)
-  if v == nil then return nil, ('%s: expected %s, %s came'):format(spelling, expected, quoted(text)) end
-  local message = misfit(o, v, text, spelling)
+  local v = convert[o.type](text, o)
+  local message = check_of(o)(v == nil and text or v, spelling)
   if message then return nil, message end
   return v
 end
 
-local kinds = {string = {'string', 'a text'}, number = {'number', 'a number'}, integer = {'number', 'a whole number'}, boolean = {'boolean', 'true or false'}, list = {'table', 'a list'}}
-
--- What is wrong with a value of the option with this key, from elsewhere than the command line; nil where it fits.
+-- What is wrong with a value of the option with this key that is not from the command line; nil
+-- where it fits.
 function M.misfit(spec, key, v)
   for _, o in ipairs(read(spec).list) do
-    if o.key == key then
-      local kind = kinds[o.type]
-      if type(v) ~= kind[1] or o.type == 'integer' and v ~= math.floor(v) then return ('--%s: expected %s, got %s'):format(o.name, kind[2], schema.shown(v)) end
-      return misfit(o, v, tostring(v), '--' .. o.name)
-    end
+    if o.key == key then return check_of(o)(v, '--' .. o.name) end
   end
 end
 
--- -- The command line -----------------------------------------------------------------------------------------
+-- -- The command line -----------------------------------------------------------------------------
 
 -- "--lr=1" -> --lr, 1; "-b4" -> -b, 4; "--no-aux" -> --aux, nil, true
 local function split(word, s)
@@ -170,7 +166,8 @@ local function unknown(name, s)
 end
 
 local function looks_like_option(text, s)
-  return text ~= nil and #text > 1 and text:sub(1, 1) == '-' and not number_of(text) and (text:sub(1, 2) == '--' or s.by_name[text] ~= nil)
+  return text ~= nil and #text > 1 and text:sub(1, 1) == '-' and not number_of(text)
+      and (text:sub(1, 2) == '--' or s.by_name[text] ~= nil)
 end
 
 -- Takes the option at words[i] into opt. Returns the index after it, or nil, message.
@@ -188,7 +185,8 @@ local function take_option(words_, i, s, opt, given)
       i = i + 1
       value = words_[i]
       if value == nil or looks_like_option(value, s) then
-        local what = ({number = 'a number', integer = 'a whole number', list = 'a list, with commas'})[o.type] or 'a value'
+        local what = ({number = 'a number', integer = 'a whole number', list = 'a list, with commas'})[o.type]
+            or 'a value'
         return nil, ('%s: expected %s after it'):format(name, what)
       end
     end
@@ -227,7 +225,8 @@ function M.try(spec, arg)
   local opt, given, i, only_positional = with_defaults(s), {}, 1, false
   while i <= #arg do
     local word = arg[i]
-    if only_positional or word == '-' or word:sub(1, 1) ~= '-' or (number_of(word) and not s.by_name[word:sub(1, 2)]) then
+    if only_positional or word == '-' or word:sub(1, 1) ~= '-'
+        or (number_of(word) and not s.by_name[word:sub(1, 2)]) then
       if not s.positional then
         return nil, ("'%s' is not understood here: options begin with -- (--help lists them)"):format(word)
       end
@@ -247,7 +246,7 @@ function M.try(spec, arg)
   return opt, given
 end
 
--- -- Help -----------------------------------------------------------------------------------------------------
+-- -- Help -----------------------------------------------------------------------------------------
 
 local function default_text(o)
   local d = o.default
@@ -263,7 +262,8 @@ local function left_column(o)
   if o.spellings[1]:sub(1, 2) == '--' then spelling = '    ' .. spelling end
   if o.type == 'boolean' and not o.default then return spelling end
   if o.type == 'boolean' then return (spelling:gsub('%-%-' .. o.name:gsub('%-', '%%-'), '--[no-]' .. o.name, 1)) end
-  return spelling .. ' ' .. (o.spec.value or ({number = 'X', integer = 'N', list = 'A,B,...'})[o.type] or o.spec.choices and 'NAME' or 'TEXT')
+  return spelling .. ' ' .. (o.spec.value or ({number = 'X', integer = 'N', list = 'A,B,...'})[o.type]
+                             or o.spec.choices and 'NAME' or 'TEXT')
 end
 
 local function wrap(text, width)

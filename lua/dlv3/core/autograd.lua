@@ -1,7 +1,8 @@
 -- autograd.lua - backward, no_grad, scope, and ops written in Lua.
 --
--- The tape is C's (runtime/core/autograd.c). A Lua function on it is a number there; its closure waits here until the node
--- is gone. C never calls Lua: backward hands the gradients over and is resumed.
+-- The tape is C's (runtime/core/tape.c, backward.c). A Lua function on it is a number there; its
+-- closure is kept here until the node is freed. C never calls Lua: backward returns the gradients
+-- and is resumed.
 
 local F = require 'dlv3.core.ffi'
 local module_path = require 'dlv3.core.module_path'
@@ -51,8 +52,9 @@ local function keep(value, seen)
   end
 end
 
--- fn(...), after which every storage made inside is freed, also on error, but for tensors returned (also in tables).
--- What belongs to something older stays with it: a parameter's gradient, running statistics, optimiser state.
+-- fn(...), after which every storage made inside is freed, also on error, but for tensors returned
+-- (also in tables). What belongs to something older stays with it: a parameter's gradient, running
+-- statistics, optimiser state.
 function M.scope(fn, ...)
   if not callable(fn) then raise('scope: takes a function, as in dlv3.scope(function() ... end)') end
   local depth = C.dlv3_scope_push()
@@ -65,7 +67,7 @@ function M.scope(fn, ...)
   end, ...)
 end
 
--- -- Ops written in Lua ------------------------------------------------------------------------------------------
+-- -- Ops written in Lua ---------------------------------------------------------------------------
 
 local closures, next_id = {}, 0
 local freed = F.new('int64_t[64]')
@@ -87,11 +89,12 @@ local function pointers(list, n)
   return buf
 end
 
--- dlv3.Function{forward = function(ctx, x, ...) return y end, backward = function(ctx, grad_y) return grad_x, ... end}
--- A callable op: forward runs without a tape, backward returns a gradient (or nil) for each argument. ctx is a table
--- of this call's own.
+-- dlv3.Function{forward = function(ctx, x, ...) return y end, backward = function(ctx, grad_y)
+-- return grad_x, ... end} A callable op: forward runs without a tape, backward returns a gradient
+-- (or nil) for each argument. ctx is a table of this call's own.
 function M.Function(definition)
-  if type(definition) ~= 'table' or type(definition.forward) ~= 'function' or type(definition.backward) ~= 'function' then
+  if type(definition) ~= 'table' or type(definition.forward) ~= 'function'
+      or type(definition.backward) ~= 'function' then
     raise('Function: needs {forward = function(ctx, ...), backward = function(ctx, ...)}')
   end
   return function(...)
@@ -106,7 +109,9 @@ function M.Function(definition)
       local inputs = {}
       for i = 1, n do inputs[i] = is_tensor(args[i]) and args[i] or nil end
       for i, y in ipairs(results) do
-        if not is_tensor(y) then raise(('Function: forward must return tensors, result %d is a %s'):format(i, type(y))) end
+        if not is_tensor(y) then
+          raise(('Function: forward must return tensors, result %d is a %s'):format(i, type(y)))
+        end
       end
       local status = C.dlv3_custom_node(next_id, pointers(inputs, n), n, pointers(results, #results), #results)
       if status ~= C.DLV3_OK then closures[next_id] = nil end
@@ -133,9 +138,12 @@ local function run_backward(run)
   end
 end
 
--- Adds the gradients of t (one element, or with its gradient given) to .grad of every leaf that requires one.
+-- Adds the gradients of t (one element, or with its gradient given) to .grad of every leaf that
+-- requires one.
 function T.backward(t, grad)
-  if grad ~= nil and not is_tensor(grad) then raise('backward: takes the gradient of t, a tensor, where t has several elements; a ' .. type(grad) .. ' came') end
+  if grad ~= nil and not is_tensor(grad) then
+    F.raise_unexpected('backward', 'the gradient of t, a tensor, where t has several elements', grad)
+  end
   local run = F.new('dlv3_backward_run *[1]')
   check(C.dlv3_backward_begin(run, t.p, grad and F.ptr(grad) or nil))
   guarded(run_backward, function()

@@ -1,17 +1,20 @@
--- call.lua - from a Lua call to dlv3_call: a method for every op, made from the op table's own text.
+-- call.lua - from a Lua call to dlv3_call: a method for every op, made from the op table's own
+-- text.
 --
--- x:conv2d(w, b, {stride = 2}): tensors first, in the signature's order (an optional one may be left out at the end,
--- nil, or named in the options), then attributes, positional or in a table. A number stands for a tensor where
--- another operand is one. Axes and positions are 1-based here and 0-based in C: converted in this file only.
+-- x:conv2d(w, b, {stride = 2}): tensors first, in the signature's order (an optional one may be
+-- left out at the end, nil, or named in the options), then attributes, positional or in a table. A
+-- number stands for a tensor where another operand is one. Axes and positions are 1-based here and
+-- 0-based in C: converted in this file only.
 
 local F = require 'dlv3.core.ffi'
 local suggest = require 'dlv3.core.suggest'
 local C, raise, is_tensor = F.C, F.raise, F.is_tensor
 
--- raw: the ops as they are, for tests; methods: what tensors have, where tensor.lua adds to and wraps some.
+-- raw: the ops as they are, for tests; methods: what tensors have, where tensor.lua adds to and
+-- wraps some.
 local M = {methods = {}, raw = {}, ops = {}}
 
--- -- The table, parsed ----------------------------------------------------------------------------------------
+-- -- The table, parsed ----------------------------------------------------------------------------
 
 local slots_of = {pair = 2, dims = 9, axes = 9}
 local activations = {none = 0, relu = 1, relu6 = 2, hardswish = 3, hardsigmoid = 4} -- ACT_* of core.h
@@ -52,13 +55,18 @@ function M.attrs_text(op)
   return #parts > 0 and table.concat(parts, ', ') or 'no options'
 end
 
--- -- Attributes into slots ------------------------------------------------------------------------------------
+-- -- Attributes into slots ------------------------------------------------------------------------
 
 local function bad(op, a, value, expected)
-  local shown = type(value) == 'string' and "'" .. value .. "'" or type(value) == 'table' and 'a table' or tostring(value)
+  local shown = type(value) == 'string' and "'" .. value .. "'" or type(value) == 'table' and 'a table'
+      or tostring(value)
   local hint = ''
-  if is_tensor(value) then shown, hint = 'a tensor', ('; tensors come first: %s, then %s'):format(op.signature:match('^(.-)%s*%->'):gsub('[%*!%?]', ''), M.attrs_text(op)) end
-  raise(('%s: %s must be %s, %s came%s'):format(op.name, a.name, expected, shown, hint))
+  if is_tensor(value) then
+    shown, hint = 'a tensor',
+        ('; tensors come first: %s, then %s'):format(op.signature:match('^(.-)%s*%->'):gsub('[%*!%?]', ''),
+                                                     M.attrs_text(op))
+  end
+  raise(('%s: %s must be %s, got %s%s'):format(op.name, a.name, expected, shown, hint))
 end
 
 local function integer(op, a, v)
@@ -111,7 +119,8 @@ local fill = {
   end,
 }
 
--- The values after the tensors, by attribute. A list may be spread when it comes first: reshape(2, 3).
+-- The values after the tensors, by attribute. A list may be spread when it comes first: reshape(2,
+-- 3).
 local function place(op, positional, n, values)
   local at = 1
   for i, a in ipairs(op.attrs) do
@@ -151,7 +160,7 @@ local function fill_attrs(op, slots, named, positional, n)
   end
 end
 
--- -- Calls ----------------------------------------------------------------------------------------------------
+-- -- Calls ----------------------------------------------------------------------------------------
 
 local n_slots = tonumber(C.DLV3_MAX_SLOTS)
 local in_buf = F.new('dlv3_tensor *[?]', tonumber(C.DLV3_MAX_INPUTS))
@@ -160,14 +169,16 @@ local slot_buf = F.new('dlv3_attr[?]', n_slots)
 
 local ranges = {[tonumber(C.DLV3_U8)] = {0, 255}, [tonumber(C.DLV3_I32)] = {-2 ^ 31, 2 ^ 31 - 1}}
 
--- A 0-d tensor of value, of a dtype that leaves the other operand's alone where it can: a whole number that u8 or i32 does
--- not hold is i64, so that labels:eq(-1) is false everywhere and where(labels:eq(255), -1, labels) has -1 in it.
+-- A 0-d tensor of value, of a dtype that leaves the other operand's alone where it can: a whole
+-- number that u8 or i32 does not hold is i64, so that labels:eq(-1) is false everywhere and
+-- where(labels:eq(255), -1, labels) has -1 in it.
 local function scalar(value, like)
   local dtype = C.dlv3_tensor_dtype(like.p)
   local whole = value == math.floor(value) and math.abs(value) < 2 ^ 53
   local range = ranges[dtype]
   if dtype < C.DLV3_F16 then
-    dtype = not whole and C.DLV3_F32 or (dtype == C.DLV3_BOOL or range and (value < range[1] or value > range[2])) and C.DLV3_I64 or dtype
+    dtype = not whole and C.DLV3_F32 or (dtype == C.DLV3_BOOL or range and (value < range[1] or value > range[2]))
+        and C.DLV3_I64 or dtype
   end
   local out = F.tensor_out()
   F.check(F.retry(C.dlv3_tensor_new, out, dtype, 0, nil, C.dlv3_tensor_device(like.p)))
@@ -176,10 +187,12 @@ end
 M.scalar = scalar
 
 local function not_a_tensor(op, input, v)
-  raise(('%s: %s must be a tensor, a %s came%s'):format(op.name, input.name, type(v), type(v) == 'table' and ': dlv3.tensor{...} makes one of numbers' or ''))
+  local hint = type(v) == 'table' and ': dlv3.tensor{...} makes one of numbers' or ''
+  raise(('%s: %s must be a tensor, got a %s%s'):format(op.name, input.name, type(v), hint))
 end
 
--- Splits a call's arguments: the tensors, the options table, the positional attributes and how many.
+-- Splits a call's arguments: the tensors, the options table, the positional attributes and how
+-- many.
 local function sort_arguments(op, n, args)
   local tensors, named, positional, at = {}, {}, {}, 1
   local last = args[n]
@@ -190,13 +203,15 @@ local function sort_arguments(op, n, args)
   end
   for i, input in ipairs(op.inputs) do
     local v = args[at]
-    if input.name == 'rng' then tensors[i] = M.default_rng(is_tensor(tensors[1]) and C.dlv3_tensor_device(tensors[1].p) or 0)
+    if input.name == 'rng' then
+      tensors[i] = M.default_rng(is_tensor(tensors[1]) and C.dlv3_tensor_device(tensors[1].p) or 0)
     elseif named[input.name] ~= nil then tensors[i] = named[input.name]
     elseif at <= n and (is_tensor(v) or v == nil and input.optional) then tensors[i], at = v, at + 1
     elseif at <= n and type(v) == 'number' and not input.optional then tensors[i], at = v, at + 1
-    elseif at <= n and at > 1 and input.optional and type(v) == 'table' and v[1] ~= nil and not takes_table then not_a_tensor(op, input, v)
+    elseif at <= n and at > 1 and input.optional and type(v) == 'table' and v[1] ~= nil and not takes_table then
+      not_a_tensor(op, input, v)
     elseif not input.optional then
-      raise(('%s: %s must be a tensor, %s came; it is called as %s'):format(
+      raise(('%s: %s must be a tensor, got %s; it is called as %s'):format(
             op.name, input.name, v == nil and 'nothing' or 'a ' .. type(v), op.signature))
     end
   end
@@ -222,7 +237,8 @@ local function run(op, tensors, n_in)
   return C.dlv3_call(op.id, in_buf, n_in, slot_buf, out_buf)
 end
 
--- Runs op on an array of n_in tensors; the attributes are in slot_buf. Returns what Lua sees of the results.
+-- Runs op on an array of n_in tensors; the attributes are in slot_buf. Returns what Lua sees of the
+-- results.
 local function finish(op, tensors, n_in)
   local status = run(op, tensors, n_in)
   if status == C.DLV3_ERR_OOM then
@@ -259,7 +275,7 @@ end
 -- cat: a table of tensors, then attributes.
 local function variadic(op)
   return function(list, ...)
-    if type(list) ~= 'table' or not list[1] then raise(op.name .. ': a table of tensors is expected') end
+    if type(list) ~= 'table' or not list[1] then raise(op.name .. ': expected a table of tensors') end
     for i, t in ipairs(list) do
       if not is_tensor(t) then raise(('%s: element %d is a %s, not a tensor'):format(op.name, i, type(t))) end
     end

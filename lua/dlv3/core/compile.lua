@@ -1,11 +1,13 @@
--- compile.lua - dlv3.compile: a function recorded once for each kind of arguments, and replayed from then on.
+-- compile.lua - dlv3.compile: a function recorded once for each kind of arguments, and replayed
+-- from then on.
 --
--- Recording (runtime/program/record.c) runs the function with tensors that have no content and computes nothing; the program it
--- leaves does the work, the first time too; on a GPU it is one launch from its second run on (runtime/program/graph.c). Tensors
--- among the arguments, also in tables, are what a call brings; other tensors the function uses are those that were there
--- when it was recorded, and all other values are fixed with the program. Another dtype, size or stride, a place on a tape, another number or
--- string, train() or eval() on some model, a parameter frozen or set free, grad mode, allow_tf32, cudnn_benchmark: each
--- records anew.
+-- Recording (runtime/program/record.c) runs the function with tensors that have no content and
+-- computes nothing; the program it leaves does the work, the first time too; on a GPU it is one
+-- launch from its second run on (runtime/program/graph.c). Tensors among the arguments, also in
+-- tables, are what a call brings; other tensors the function uses are those that were there when it
+-- was recorded, and all other values are fixed with the program. Another dtype, size or stride, a
+-- place on a tape, another number or string, train() or eval() on some model, a parameter frozen or
+-- set free, grad mode, allow_tf32, cudnn_benchmark: each records anew.
 
 local F = require 'dlv3.core.ffi'
 local call = require 'dlv3.core.call'
@@ -19,29 +21,34 @@ local most_programs = 32 -- of one function; the one that was not used for longe
 
 local hooks -- of the program being recorded
 
--- fn() before every replay, for what changes from step to step without being a tensor, such as a learning rate; false
--- means that the program no longer holds. Outside of a recording fn is called at once.
+-- fn() before every replay, for what changes from step to step without being a tensor, such as a
+-- learning rate; false means that the program no longer holds. Outside of a recording fn is called
+-- at once.
 function M.refresh(fn)
   if C.dlv3_recording() == 1 then hooks[#hooks + 1] = fn else fn() end
 end
 
--- -- Arguments and results ------------------------------------------------------------------------------------------
+-- -- Arguments and results ------------------------------------------------------------------------
 
 -- The addresses of a tensor's first and last bytes.
 local function extent(t)
   local p, elements = t.p, 1
-  for i = 0, C.dlv3_tensor_ndim(p) - 1 do elements = elements + tonumber((C.dlv3_tensor_size(p, i) - 1) * C.dlv3_tensor_stride(p, i)) end
+  for i = 0, C.dlv3_tensor_ndim(p) - 1 do
+    elements = elements + tonumber((C.dlv3_tensor_size(p, i) - 1) * C.dlv3_tensor_stride(p, i))
+  end
   local first = tonumber(C.dlv3_tensor_address(p))
   return first, first + elements * F.width[t.dtype] - 1
 end
 
--- The tensors in a value, in a fixed order, and a text that is equal for values a program can stand for.
+-- The tensors in a value, in a fixed order, and a text that is equal for values a program can stand
+-- for.
 local function flatten(value, tensors, parts)
   if is_tensor(value) then
     local p = value.p
     tensors[#tensors + 1] = value
-    parts[#parts + 1] = ('t%d.%d.%d.%s%s'):format(C.dlv3_tensor_dtype(p), C.dlv3_tensor_device(p), C.dlv3_requires_grad(p), table.concat(value:size(), 'x'),
-                                                  C.dlv3_tensor_is_dense(p) == 1 and '' or ':' .. table.concat(value:stride(), 'x'))
+    local strides = C.dlv3_tensor_is_dense(p) == 1 and '' or ':' .. table.concat(value:stride(), 'x')
+    parts[#parts + 1] = ('t%d.%d.%d.%s%s'):format(C.dlv3_tensor_dtype(p), C.dlv3_tensor_device(p),
+                                                  C.dlv3_requires_grad(p), table.concat(value:size(), 'x'), strides)
     local first, last
     if #tensors > 1 then first, last = extent(value) end
     for i = 1, #tensors - 1 do -- arguments that share memory do so in the same way
@@ -63,7 +70,8 @@ local function flatten(value, tensors, parts)
   else parts[#parts + 1] = tostring(value) end -- a boolean, nil; of others, which one it is
 end
 
--- value with handle i of new where its i-th tensor was; marks: what take_apart left in their places.
+-- value with handle i of new where its i-th tensor was; marks: what take_apart left in their
+-- places.
 local function take_apart(value, tensors, seen)
   if is_tensor(value) then
     tensors[#tensors + 1] = value
@@ -92,7 +100,7 @@ local function pointers(tensors)
   return buf
 end
 
--- -- Recording --------------------------------------------------------------------------------------------------------
+-- -- Recording ------------------------------------------------------------------------------------
 
 local function packed(...) return {n = select('#', ...), ...} end
 
@@ -118,20 +126,24 @@ local function recorded(fn, tensors, ...)
   return program
 end
 
--- What was made inside and is still held somewhere would never be made again: a state that starts inside of the function.
+-- What was made inside and is still held somewhere would never be made again: a state that starts
+-- inside of the function.
 local function check_escaped(program)
   autograd.forget_freed()
   collectgarbage()
   collectgarbage()
   local text = F.string(C.dlv3_program_escaped(program.p))
   if text == '' then return end
-  raise('compile: the function keeps a tensor that it makes, ' .. text .. ', outside of itself (in a table, an upvalue, or as the gradient of a leaf that had none): ' ..
+  raise('compile: the function keeps a tensor that it makes, ' .. text
+        .. ', outside of itself (in a table, an upvalue, or as the gradient of a leaf that had none): ' ..
         'return it, or make it before (an optimiser makes the gradients of its parameters)')
 end
 
--- search: whether to look for tensors that the function keeps, which needs a garbage collection first.
+-- search: whether to look for tensors that the function keeps, which needs a garbage collection
+-- first.
 local function record(fn, tensors, search, ...)
-  call.default_rng(tensors[1] and C.dlv3_tensor_device(tensors[1].p)) -- is made, and moved, on first use, which must not be inside
+  -- is made, and moved, on first use, which must not be inside
+  call.default_rng(tensors[1] and C.dlv3_tensor_device(tensors[1].p))
   local compiling = jit.status() -- a trace could keep handles that it saw
   jit.off()
   local ok, program = pcall(recorded, fn, tensors, ...)
@@ -144,7 +156,7 @@ local function record(fn, tensors, search, ...)
   return program
 end
 
--- -- Replay -----------------------------------------------------------------------------------------------------------
+-- -- Replay ---------------------------------------------------------------------------------------
 
 local function still_holds(program)
   if C.dlv3_program_current(program.p) == 0 then return false end
@@ -179,15 +191,19 @@ local function make_room(programs, modes)
   if n >= most_programs then programs[oldest] = nil end
 end
 
--- A function that does what fn does, to the last bit, from a recording of it: without Lua between the ops, intermediates
--- in one planned piece of memory. fn may train: forward, backward and the optimiser's step are one program. It is run
--- once for every new kind of arguments (sizes, dtypes, other values), and sees no content then: reading one in it
--- (item, totable, print) is an error. Numbers that it takes from around it instead (a counter, the weight of a loss) stay
--- what they were then: pass them as arguments, or keep them in a tensor. A tensor that is an argument of the first call and also
--- taken from around the function counts as the argument. Results are new tensors without a tape: backward is called in fn, or fn under no_grad.
+-- A function that does what fn does, to the last bit, from a recording of it: without Lua between
+-- the ops, intermediates in one planned piece of memory. fn may train: forward, backward and the
+-- optimiser's step are one program. It is run once for every new kind of arguments (sizes, dtypes,
+-- other values), and sees no content then: reading one in it (item, totable, print) is an error.
+-- Numbers that it takes from around it instead (a counter, the weight of a loss) stay what they
+-- were then: pass them as arguments, or keep them in a tensor. A tensor that is an argument of the
+-- first call and also taken from around the function counts as the argument. Results are new
+-- tensors without a tape: backward is called in fn, or fn under no_grad.
 function M.compile(fn)
   local mt = type(fn) == 'table' and getmetatable(fn)
-  if type(fn) ~= 'function' and not (mt and mt.__call) then raise('compile: takes a function, as in dlv3.compile(function(x) ... end)') end
+  if type(fn) ~= 'function' and not (mt and mt.__call) then
+    raise('compile: takes a function, as in dlv3.compile(function(x) ... end)')
+  end
   local programs, clock, searched_mode = {}, 0, nil
   return function(...)
     if C.dlv3_recording() == 1 then return fn(...) end -- a part of another program
@@ -201,7 +217,8 @@ function M.compile(fn)
     if program and not still_holds(program) then program, programs[key] = nil, nil end
     if not program then
       make_room(programs, M.modes)
-      -- Once a mode is enough: other sizes run the same code, and a tensor kept then is an error where it is used.
+      -- Once a mode is enough: other sizes run the same code, and a tensor kept then is an error
+      -- where it is used.
       local mode = parts[1] .. ',' .. M.modes
       program = record(fn, tensors, searched_mode ~= mode, ...)
       searched_mode = mode

@@ -1,9 +1,10 @@
 -- module_path.lua - where in a model the program is: the modules being called, outermost first.
 --
--- Module.__call pushes and, on the way back, resets; the text goes into error messages ("in backbone.layer2.1.conv1").
--- Names are looked up only when a message needs them: a module's name is its place below the module that called it.
--- An error unwinds past the resets. Whoever catches it (the REPL, a test, no_grad) puts the depth back; what others
--- leave behind is told by its call not being on Lua's stack any more.
+-- Module.__call pushes and, on the way back, resets; the text goes into error messages ("in
+-- backbone.layer2.1.conv1"). Names are looked up only when a message needs them: a module's name is
+-- its place below the module that called it. An error unwinds past the resets. Whoever catches it
+-- (the REPL, a test, no_grad) puts the depth back; what others leave behind is recognised by its
+-- call not being on Lua's stack any more.
 
 local module_path = {}
 
@@ -16,6 +17,7 @@ function module_path.push(module)
   return depth - 1
 end
 
+-- The number of modules that are being called now, to pass to reset.
 function module_path.depth() return depth end
 
 -- Forgets everything pushed since depth was d (default: all).
@@ -39,8 +41,8 @@ local function live_calls()
   return math.min(n, depth)
 end
 
--- "backbone.layer2.1.conv1", or nil outside of any module. The outermost is the model itself and has no name, unless
--- it was called as a part of a larger one.
+-- "backbone.layer2.1.conv1", or nil outside of any module. The outermost is the model itself and
+-- has no name, unless it was called as a part of a larger one.
 function module_path.text()
   local text
   local first = depth - live_calls() + 1

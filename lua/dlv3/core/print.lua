@@ -1,4 +1,5 @@
--- print.lua - tensors as text. Only what is shown is read and formatted, however large the tensor is.
+-- print.lua - tensors as text. Only what is shown is read and formatted, however large the tensor
+-- is.
 
 local F = require 'dlv3.core.ffi'
 local C = F.C
@@ -40,7 +41,9 @@ local function collect(t, sizes, summarise)
       return numbers[#numbers]
     end
     local rows = {}
-    for i, p in ipairs(positions(sizes[depth], summarise)) do rows[i] = p and walk(depth + 1, at * sizes[depth] + p) or '...' end
+    for i, p in ipairs(positions(sizes[depth], summarise)) do
+      rows[i] = p and walk(depth + 1, at * sizes[depth] + p) or '...'
+    end
     return rows
   end
   return walk(1, 0), numbers
@@ -60,7 +63,9 @@ local function format_of(numbers, dtype)
     end
   end
   if whole and largest < 1e9 then return function(v) return ('%.0f.'):format(v) end end
-  if largest >= 1e5 or smallest < 1e-4 or largest / smallest > 1e6 then return function(v) return ('%.4e'):format(v) end end
+  if largest >= 1e5 or smallest < 1e-4 or largest / smallest > 1e6 then
+    return function(v) return ('%.4e'):format(v) end
+  end
   return function(v) return ('%.4f'):format(v) end
 end
 
@@ -77,6 +82,7 @@ local function nest(rows, depth, ndim, format, width, indent)
   return '[' .. table.concat(parts, gap) .. ']'
 end
 
+-- What print(t) shows: the elements, three at each end of long axes, and "[dtype device sizes]".
 function M.tensor(t)
   if C.dlv3_tensor_released(t.p) == 1 then return 'released ' .. trailer(t) end
   local sizes, n = t:size(), t:numel()

@@ -1,13 +1,16 @@
--- strict.lua - reading or writing a global that nobody declared is an error: a misspelt name is found at its line.
+-- strict.lua - reading or writing a global that nobody declared is an error: a misspelt name is
+-- found at its line.
 --
--- On in scripts and tests. A global is declared by rawset(_G, name, value), or, in the REPL, by assigning it.
+-- On in scripts and tests. A global is declared by rawset(_G, name, value), or, in the REPL, by
+-- assigning it.
 
 local suggest = require 'dlv3.core.suggest'
 
 local M = {open = false, offered = {}, lost = {}} -- lost: names of locals of earlier lines of the REPL
 
 -- Modules by the names under which the REPL knows them; a script requires them.
-M.modules = {dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', image = 'dlv3.vision.image', models = 'models'}
+M.modules = {dlv3 = 'dlv3', nn = 'dlv3.nn', optim = 'dlv3.optim', data = 'dlv3.data', image = 'dlv3.vision.image',
+             models = 'models'}
 
 local function names()
   local list = {}
@@ -41,7 +44,8 @@ setmetatable(_G, {
   end,
 })
 
--- Globals that are modules, loaded on first use: {dlv3 = 'dlv3', nn = 'dlv3.nn'}. For -e and the REPL.
+-- Globals that are modules, loaded on first use: {dlv3 = 'dlv3', nn = 'dlv3.nn'}. For -e and the
+-- REPL.
 function M.offer(modules)
   for name, module in pairs(modules) do M.offered[name] = module end
 end

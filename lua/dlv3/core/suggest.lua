@@ -1,4 +1,5 @@
--- suggest.lua - "did you mean": the names in a list that are a few slips of the keyboard away from one.
+-- suggest.lua - "did you mean": the names in a list that are a few slips of the keyboard away from
+-- one.
 
 local M = {}
 
@@ -20,15 +21,17 @@ function M.distance(a, b)
   return last[#b]
 end
 
--- How far apart two names are for a suggestion; nil: too far. What begins with the whole name, or is its beginning,
--- counts as near.
+-- How far apart two names are for a suggestion; nil: too far. What begins with the whole name, or
+-- is its beginning, counts as near.
 local function closeness(name, candidate)
   local a, b = name:lower():gsub('-', '_'), candidate:lower():gsub('-', '_')
   if a == b then return 0 end
   if #a < 2 or #b < 2 then return nil end -- one letter resembles everything
   local d = M.distance(a, b)
   if d <= math.max(1, math.floor(#a / 3)) then return d end
-  if #a >= 3 and b:find(a, 1, true) == 1 or #b >= 3 and a:find(b, 1, true) == 1 then return 5 + math.abs(#a - #b) / 100 end
+  if #a >= 3 and b:find(a, 1, true) == 1 or #b >= 3 and a:find(b, 1, true) == 1 then
+    return 5 + math.abs(#a - #b) / 100
+  end
 end
 
 -- Up to three names of list near to name, the nearest first.

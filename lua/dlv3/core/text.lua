@@ -52,8 +52,8 @@ function M.shell_word(s)
   return "'" .. s:gsub("'", "'\\''") .. "'"
 end
 
--- Rows of cells in aligned columns, one string with a newline after each row. align: 'lrr' (l where it is short);
--- gap: between columns, two spaces without it.
+-- Rows of cells in aligned columns, one string with a newline after each row. align: 'lrr' (l where
+-- it is short); gap: between columns, two spaces without it.
 function M.columns(rows, align, gap)
   local widths, lines = {}, {}
   for _, row in ipairs(rows) do

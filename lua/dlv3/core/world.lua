@@ -1,4 +1,5 @@
--- world.lua - dlv3.world(): the processes that a launcher (mpirun, srun) started, which do one work together.
+-- world.lua - dlv3.world(): the processes that a launcher (mpirun, srun) started, which do one work
+-- together.
 --
 --   local world = dlv3.world()            {rank =, size =, local_rank =, local_size =, host =}; alone: rank 0 of 1
 --   x:all_reduce_()                       the sum of all ranks' x; all_gather, broadcast_: `? x:all_gather` in the REPL
@@ -16,8 +17,8 @@ World.__index = World
 
 local opened
 
--- {rank = from 0, size =, local_rank =, local_size =, host =}; local: among the ranks of this host. Opens MPI on
--- first use, where a launcher started this process.
+-- {rank = from 0, size =, local_rank =, local_size =, host =}; local: among the ranks of this host.
+-- Opens MPI on first use, where a launcher started this process.
 function M.world()
   if opened then return opened end
   local info = F.new 'dlv3_world'
@@ -45,8 +46,8 @@ function World:gather_text(text)
   return list
 end
 
--- Raises on every rank unless all of them have the same texts under the same names: list = {{name, text}, ...}. The
--- message names the rank, its host and what differs.
+-- Raises on every rank unless all of them have the same texts under the same names: list = {{name,
+-- text}, ...}. The message names the rank, its host and what differs.
 function World:check_same(list)
   if self.size == 1 then return end
   local lines = {self.host}

@@ -1,4 +1,5 @@
--- list.lua - text files with an entry a line, as editors and shells of all systems write them: lists of samples, names of classes.
+-- list.lua - text files with an entry a line, as editors and shells of all systems write them:
+-- lists of samples, names of classes.
 
 local F = require 'dlv3.core.ffi'
 local bit = require 'bit'
@@ -8,7 +9,7 @@ local M = {}
 
 local most_bytes = 2 ^ 28
 
--- -- UTF-16, which PowerShell's > writes ------------------------------------------------------------------------------
+-- -- UTF-16, which PowerShell's > writes ----------------------------------------------------------
 
 local function units_to_utf8(text, first, second)
   local pending -- the first half of a surrogate pair
@@ -22,7 +23,8 @@ local function units_to_utf8(text, first, second)
   end))
 end
 
--- text without the mark of its encoding, UTF-16 as UTF-8. UTF-16 without a mark is known by zeros beside its first character.
+-- text without the mark of its encoding, UTF-16 as UTF-8. UTF-16 without a mark is known by zeros
+-- beside its first character.
 local function decode(text)
   if text:sub(1, 3) == '\239\187\191' then return text:sub(4) end
   local mark = text:sub(1, 2)
@@ -49,7 +51,8 @@ function M.read(path)
   return decode(text)
 end
 
--- Iterates over the lines that are not blank, without the space around them. Lines end with LF, CR LF or CR.
+-- Iterates over the lines that are not blank, without the space around them. Lines end with LF, CR
+-- LF or CR.
 function M.lines(text)
   local next_line = text:gmatch '[^\r\n]+'
   return function()
@@ -60,7 +63,8 @@ function M.lines(text)
   end
 end
 
--- The numbers in the file of some of the lines that M.lines gives: wanted, their places in rising order.
+-- The numbers in the file of some of the lines that M.lines gives: wanted, their places in rising
+-- order.
 function M.line_numbers(text, wanted)
   local numbers, number, n = {}, 0, 0
   if text:find '\r' then text = text:gsub('\r\n?', '\n') end

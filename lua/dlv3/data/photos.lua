@@ -2,6 +2,7 @@
 
 local F = require 'dlv3.core.ffi'
 local files = require 'dlv3.io.files'
+local system = require 'dlv3.os'
 
 local M = {}
 
@@ -18,7 +19,7 @@ end
 local photo_kinds = {['.jpg'] = true, ['.jpeg'] = true, ['.png'] = true}
 
 local function kind_of(path)
-  if F.C.dlv3_path_kind(path) == 2 then return 'folder' end
+  if system.is_directory(path) then return 'folder' end
   local extension = path:match '%.(%w+)$'
   return extension and '.' .. extension:lower() or 'without extension'
 end
@@ -35,15 +36,16 @@ local function add_folder(photos, folder)
   return left_out
 end
 
--- The photos of a list of paths: files as they are named, those of folders in order of their names. Second: the folders
--- without any. Third: what else is in the folders, a text each.
+-- The photos of a list of paths: files as they are named, those of folders in order of their names.
+-- Second: the folders without any. Third: what else is in the folders, a text each.
 function M.find(list)
   local photos, empty, others = {}, {}, {}
   for _, path in ipairs(list) do
-    if F.C.dlv3_path_kind(path) == 2 then
+    if system.is_directory(path) then
       local before, left_out = #photos, add_folder(photos, path)
       if next(left_out) then
-        others[#others + 1] = ('%s: left out: %s (JPEG and PNG files are read, folders within a folder are not searched)')
+        others[#others + 1] = ('%s: left out: %s (JPEG and PNG files are read, folders within a folder are not '
+                               .. 'searched)')
                               :format(path, counts_text(left_out))
       end
       if #photos == before then empty[#empty + 1] = path end
@@ -54,13 +56,14 @@ function M.find(list)
   return photos, empty, others
 end
 
--- -- Names of pictures ----------------------------------------------------------------------------------------------
+-- -- Names of pictures ----------------------------------------------------------------------------
 
 local endings = {'.png', '_overlay.png', '.png.part', '_overlay.png.part'} -- .part: until a file is whole
 
--- Names for the pictures in a folder, which exists, such that no file of `inputs`, no earlier picture and nothing that a link in
--- the folder leads to is written over:
---   stem, reason = names:of(photo)   the path of its pictures without ending, and why it is not the photo's own name (nil: it is)
+-- Names for the pictures in a folder, which exists, such that no file of `inputs`, no earlier
+-- picture and nothing that a link in the folder leads to is written over:
+--   stem, reason = names:of(photo)   the path of its pictures without ending, and why it is not the photo's own
+--                                    name (nil: it is)
 --   names:written(path)              after a file was written
 function M.names(folder, inputs)
   local taken, names = files.identities(inputs), {}

@@ -1,4 +1,5 @@
--- similar.lua - what lies in a folder in place of a file that is missing: another extension, other upper and lower case.
+-- similar.lua - what lies in a folder in place of a file that is missing: another extension, other
+-- upper and lower case.
 
 local files = require 'dlv3.io.files'
 
@@ -6,16 +7,19 @@ local M = {}
 
 local photo_kinds = {['.jpg'] = true, ['.jpeg'] = true, ['.png'] = true}
 
--- How a file of another kind becomes what is read. Pillow keeps the numbers of a mask; many programs do not.
+-- How a file of another kind becomes what is read. Pillow keeps the numbers of a mask; many
+-- programs do not.
 local function conversion(name, stem, mask)
   if mask and name:lower():find '%.jpe?g$' then
-    return 'a JPEG can not be a mask, its compression changes the class numbers; save the masks as PNG where they were drawn'
+    return 'a JPEG can not be a mask, its compression changes the class numbers; save the masks as PNG where they '
+           .. 'were drawn'
   end
   local kinds = mask and 'PNG' or 'JPEG and PNG'
   return ("%s files are read; convert it, with Pillow: Image.open('%s').save('%s.png')"):format(kinds, name, stem)
 end
 
--- A function from the path of a missing photo or mask to "; 'p000.bmp' is there: ...", or ''. Each folder is listed once.
+-- A function from the path of a missing photo or mask to "; 'p000.bmp' is there: ...", or ''. Each
+-- folder is listed once.
 function M.finder()
   local listed = {}
   local function names_by_stem(folder)

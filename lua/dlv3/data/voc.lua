@@ -1,12 +1,14 @@
 -- voc.lua - data sets in PASCAL VOC's layout:
 --
 --   DIR/VOCdevkit/VOC2012/JPEGImages/<id>.jpg               the photo (.jpeg, .png, .JPG too; read by content)
---   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask (or .PNG): class numbers, 255 where a pixel does not count
---   DIR/VOCdevkit/VOC2012/ImageSets/Segmentation/<split>.txt  the ids of a set, one a line; also the path of a photo, or
---                                                            those of a photo and its mask, absolute or below DIR or VOC2012
---   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (optional; or DIR/)
+--   DIR/VOCdevkit/VOC2012/SegmentationClass/<id>.png        the mask (or .PNG): class numbers; 255: does not count
+--   DIR/VOCdevkit/VOC2012/ImageSets/Segmentation/<split>.txt  the ids of a set, one a line; also the path of a photo,
+--                                                            or those of a photo and its mask, absolute or below
+--                                                            DIR or VOC2012
+--   DIR/VOCdevkit/VOC2012/class_names.txt                   names of the classes from 0 on, one a line (or in DIR)
 
 local F = require 'dlv3.core.ffi'
+local expect = require 'dlv3.core.expect'
 local files = require 'dlv3.io.files'
 local lists = require 'dlv3.data.list'
 local suggest = require 'dlv3.core.suggest'
@@ -16,19 +18,22 @@ local C, raise = F.C, F.raise
 local M = {}
 
 M.classes = {
-  'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog', 'horse', 'motorbike',
+  'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable',
+  'dog', 'horse', 'motorbike',
   'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor',
 }
 
 -- What --data-path means.
-M.doc = 'folder that holds VOCdevkit; class_names.txt in it, if there is one, names the classes, one a line, background first'
+M.doc = 'folder that holds VOCdevkit; class_names.txt in it, if there is one, names the classes, one a line, '
+        .. 'background first'
 
 local extensions = {'.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG'}
 
-local function is_file(path) return C.dlv3_path_kind(path) == 1 and not path:find '%z' end -- C sees a path up to its first zero
+-- C sees a path up to its first zero
+local function is_file(path) return C.dlv3_path_kind(path) == 1 and not path:find '%z' end
 local function is_folder(path) return C.dlv3_path_kind(path) == 2 end
 
--- -- Where the data is ----------------------------------------------------------------------------------------
+-- -- Where the data is ----------------------------------------------------------------------------
 
 local function parent(path)
   local up = path:match '^(.+)/[^/]+$'
@@ -41,7 +46,7 @@ local function explain(root, year)
   local wanted = 'VOCdevkit/VOC' .. year
   local kind = C.dlv3_path_kind(root)
   if kind == 0 then return ("there is no folder '%s'"):format(root) end
-  if kind == 1 then return ("'%s' is a file; a folder that holds %s was expected"):format(root, wanted) end
+  if kind == 1 then return ("'%s' is a file: expected a folder that holds %s"):format(root, wanted) end
   if is_folder(root .. '/VOC' .. year) then
     if root:match '([^/]+)$' == 'VOCdevkit' then
       return ("'%s' is one level too deep: give the folder that holds VOCdevkit, '%s'"):format(root, parent(root))
@@ -59,7 +64,8 @@ local function explain(root, year)
     local years = {}
     for _, name in ipairs(files.names_in(root .. '/VOCdevkit')) do years[#years + 1] = name:match '^VOC%d+$' end
     local has = #years > 0 and ' has ' .. table.concat(years, ', ') or ' has no data'
-    return ("'%s/VOCdevkit'%s but no VOC%s (the year is an option: --year, or year = in data.voc)"):format(root, has, year)
+    return ("'%s/VOCdevkit'%s but no VOC%s (the year is an option: --year, or year = in data.voc)"):format(root, has,
+        year)
   end
   for _, name in ipairs(files.names_in(root)) do
     if is_folder(root .. '/' .. name .. '/' .. wanted) then
@@ -77,20 +83,22 @@ local function find_base(root, year)
   return base, root
 end
 
--- -- The list -------------------------------------------------------------------------------------------------
+-- -- The list -------------------------------------------------------------------------------------
 
 local function split_path(base, split)
   local folder = base .. '/ImageSets/Segmentation'
   local path = folder .. '/' .. split .. '.txt'
   if is_file(path) then return path end
-  if not is_folder(folder) then raise(("data.voc: '%s' has no folder ImageSets/Segmentation with the lists"):format(base)) end
+  if not is_folder(folder) then
+    raise(("data.voc: '%s' has no folder ImageSets/Segmentation with the lists"):format(base))
+  end
   local splits = {}
   for _, name in ipairs(files.names_in(folder)) do splits[#splits + 1] = name:match '^(.*)%.txt$' end
   raise(("data.voc: there is no list '%s'%s%s"):format(path, suggest.text(split, splits),
         #splits > 0 and ' (there are: ' .. table.concat(splits, ', ') .. ')' or ''))
 end
 
--- -- Samples ---------------------------------------------------------------------------------------------------
+-- -- Samples --------------------------------------------------------------------------------------
 
 local most_missing = 10000 -- so many missing files are enough to see what is wrong
 
@@ -114,7 +122,8 @@ local function extension_of(path)
   return ''
 end
 
--- The file that a path in a list means: as it stands, or below one of the folders; with or without its extension. nil: none.
+-- The file that a path in a list means: as it stands, or below one of the folders; with or without
+-- its extension. nil: none.
 local function find_file(path, folders)
   local candidates = {folders[1] .. '/' .. path}
   if path:find '/' then
@@ -129,8 +138,8 @@ local function find_file(path, folders)
   end
 end
 
--- What a line means that is no id: the path of a photo, or those of a photo and its mask. {id =, photo =, mask =}; files that are
--- missing are where they were expected.
+-- What a line means that is no id: the path of a photo, or those of a photo and its mask. {id =,
+-- photo =, mask =}; files that are missing are where they were expected.
 local function find_sample(place, line)
   local path = line:gsub('\\', '/')
   local photo, mask = find_file(path, place.photos), nil
@@ -141,14 +150,18 @@ local function find_sample(place, line)
       mask = find_file(second, place.masks) or place.base .. '/' .. second:gsub('^/+', '')
     end
   end
-  if not photo then photo = extension_of(path) ~= '' and (path:find '^/' and path or place.photos[1] .. '/' .. path) or place.photos[1] .. '/' .. line .. '.jpg' end
+  if not photo then
+    photo = extension_of(path) ~= '' and (path:find '^/' and path or place.photos[1] .. '/' .. path)
+        or place.photos[1] .. '/' .. line .. '.jpg'
+  end
   local id = photo:match '.*/JPEGImages/(.*)$' or photo:match '[^/]*$'
   id = id:sub(1, -#extension_of(id) - 1)
   return {id = id, photo = photo, mask = mask or mask_path(place.base, id)}
 end
 
--- Where the samples of a list are, ids: its lines, which become ids. Returns {[i] = the extension of a photo that is no .jpg, or what
--- find_sample found} and the files that are missing, {path, i, what the line may have wrong}.
+-- Where the samples of a list are, ids: its lines, which become ids. Returns {[i] = the extension
+-- of a photo that is no .jpg, or what find_sample found} and the files that are missing, {path, i,
+-- what the line may have wrong}.
 local function locate(place, ids, with_masks)
   local places, missing, known, n_known = {}, {}, {}, 0
   local found_instead = similar.finder()
@@ -208,7 +221,8 @@ end
 -- Raises unless there are n names; path: of their file.
 function M.check_names(names, path, n)
   if #names == n then return end
-  local hint = #names == n - 1 and names[1]:lower() ~= 'background' and ("; the first line must be the background's, it is '%s'"):format(names[1]) or ''
+  local hint = #names == n - 1 and names[1]:lower() ~= 'background'
+      and ("; the first line must be the background's, it is '%s'"):format(names[1]) or ''
   raise(('%s: has %d names, expected %d (%d %s and the background): one name a line, background first%s')
         :format(path, #names, n, n - 1, n == 2 and 'class' or 'classes', hint))
 end
@@ -222,40 +236,44 @@ function M.is_voc(set)
   return true
 end
 
-local known = {root = true, split = true, year = true, masks = true, check = true}
+local spec = {
+  root = expect.value('the folder that holds VOCdevkit', function(v) return type(v) == 'string' end),
+  split = {'train', expect.text}, masks = true, check = true,
+  year = {'2012', expect.value('a year', function(v) return type(v) == 'string' or type(v) == 'number' end)},
+}
 
--- {root = DIR, split = 'train', year = '2012'}; masks = false: photos only; check = false: without a look whether every
--- file is there. Returns a data set, also with ids, list (its path), base, missing (at most 10000 files, {path, line of the list,
--- what may be wrong with that}), and class_names with class_names_path (nil without the file).
+-- voc{root = DIR, split = 'train', year = '2012', masks = true, check = true}: a data set.
+-- root: the folder that holds VOCdevkit. masks = false: photos only. check = false: without
+-- checking that every file is there. It has size, files(i), ids, list (its path), base, missing (at
+-- most 10000 files, {path, line of the list, what may be wrong with that}), and class_names with
+-- class_names_path (nil without the file).
 function M.open(options)
-  if type(options) ~= 'table' then raise("data.voc: takes a table, as in data.voc{root = 'data', split = 'train'}") end
-  local names = {}
-  for name in pairs(known) do names[#names + 1] = name end
-  for name in pairs(options) do
-    if not known[name] then raise(("data.voc: no option '%s'%s (has: root, split, year, masks, check)"):format(tostring(name), suggest.text(tostring(name), names))) end
-  end
-  if type(options.root) ~= 'string' then raise("data.voc: root, the folder that holds VOCdevkit, must be given") end
-  local year = tostring(options.year or '2012')
-  local base, root = find_base(options.root, year)
-  local list, with_masks = split_path(base, options.split or 'train'), options.masks ~= false
+  local o = expect.options('data.voc', spec, options)
+  local year = tostring(o.year)
+  local base, root = find_base(o.root, year)
+  local list, with_masks = split_path(base, o.split), o.masks
   local text, ids = lists.read(list), {}
   for line in lists.lines(text) do ids[#ids + 1] = line end
   if #ids == 0 then raise(("data.voc: the list '%s' is empty"):format(list)) end
   local above = {base, root, root .. '/VOCdevkit'}
-  local place = {base = base, photos = {base .. '/JPEGImages', unpack(above)}, masks = {base .. '/SegmentationClass', unpack(above)}}
+  local place = {base = base, photos = {base .. '/JPEGImages', unpack(above)},
+                 masks = {base .. '/SegmentationClass', unpack(above)}}
   local places, missing = locate(place, ids, with_masks)
-  local set = {size = #ids, ids = ids, list = list, base = base, split = options.split or 'train', missing = missing}
+  local set = {size = #ids, ids = ids, list = list, base = base, split = o.split, missing = missing}
   set.class_names, set.class_names_path = M.names_of(root, year)
   function set.files(i)
     local found = places[i]
     if type(found) == 'table' then return found.photo, with_masks and found.mask or nil end
-    return place.photos[1] .. '/' .. ids[i] .. (found or '.jpg'), with_masks and place.masks[1] .. '/' .. ids[i] .. '.png' or nil
+    return place.photos[1] .. '/' .. ids[i] .. (found or '.jpg'),
+        with_masks and place.masks[1] .. '/' .. ids[i] .. '.png' or nil
   end
   if #missing > 0 then name_lines(missing, text) end
-  if options.check ~= false and #missing > 0 then
+  if o.check and #missing > 0 then
     local count = #missing < most_missing and '' or 'at least '
-    local more = #missing > 1 and (' (and %s%d more; scripts/check_data.lua lists them)'):format(count, #missing - 1) or ''
-    raise(("data.voc: '%s' is missing; line %d of '%s' asks for it%s%s"):format(missing[1][1], missing[1][2], list, missing[1][3], more))
+    local more = #missing > 1 and (' (and %s%d more; scripts/check_data.lua lists them)'):format(count, #missing - 1)
+        or ''
+    raise(("data.voc: '%s' is missing; line %d of '%s' asks for it%s%s"):format(missing[1][1], missing[1][2], list,
+        missing[1][3], more))
   end
   return set
 end

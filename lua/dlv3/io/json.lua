@@ -1,7 +1,7 @@
 -- json.lua - reads and writes JSON: headers of safetensors files, results for other programs.
 --
--- Objects become dicts (order kept, a key twice is a fault), arrays Lua arrays, null dict.none. Depth and size are
--- limited, since headers come from strangers.
+-- Objects become dicts (order kept, a key twice is a fault), arrays Lua arrays, null dict.none.
+-- Depth and size are limited, since headers come from strangers.
 
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
@@ -66,7 +66,7 @@ local function read_list(s, i, depth)
     i = skip(s, i)
     local c = s:sub(i, i)
     if c == ']' then return list, i + 1 end
-    if c ~= ',' then fault("JSON: ',' or ']' was expected at %d", i - 1) end
+    if c ~= ',' then fault("JSON: expected ',' or ']' at %d", i - 1) end
     i = i + 1
   end
 end
@@ -79,16 +79,16 @@ local function read_object(s, i, depth)
   if s:sub(i, i) == '}' then return d, i + 1 end
   while true do
     i = skip(s, i)
-    if s:sub(i, i) ~= '"' then fault('JSON: a key was expected at %d', i - 1) end
+    if s:sub(i, i) ~= '"' then fault('JSON: expected a key at %d', i - 1) end
     key, i = read_string(s, i)
     if d[key] ~= nil then fault("JSON: '%s' is there twice", bytes.shown(key)) end
     i = skip(s, i)
-    if s:sub(i, i) ~= ':' then fault("JSON: ':' was expected at %d", i - 1) end
+    if s:sub(i, i) ~= ':' then fault("JSON: expected ':' at %d", i - 1) end
     d[key], i = read_value(s, i + 1, depth)
     i = skip(s, i)
     local c = s:sub(i, i)
     if c == '}' then return d, i + 1 end
-    if c ~= ',' then fault("JSON: ',' or '}' was expected at %d", i - 1) end
+    if c ~= ',' then fault("JSON: expected ',' or '}' at %d", i - 1) end
     i = i + 1
   end
 end
@@ -98,7 +98,9 @@ local words = {['true'] = true, ['false'] = false, null = dict.none}
 function read_value(s, i, depth)
   if depth > MAX_DEPTH then fault('JSON: nested deeper than %d', MAX_DEPTH) end
   left = left - 1
-  if left < 0 then fault('JSON: too many values: what stands behind byte %d is more than is read; split the file', i - 1) end
+  if left < 0 then
+    fault('JSON: too many values: what stands behind byte %d is more than is read; split the file', i - 1)
+  end
   i = skip(s, i)
   local c = s:sub(i, i)
   if c == '{' then return read_object(s, i, depth + 1) end
@@ -122,7 +124,7 @@ function M.decode(s, max_cost)
   return value
 end
 
--- -- Writing -----------------------------------------------------------------------------------------------------
+-- -- Writing --------------------------------------------------------------------------------------
 
 local names = {['"'] = '\\"', ['\\'] = '\\\\', ['\n'] = '\\n', ['\r'] = '\\r', ['\t'] = '\\t'}
 
@@ -159,6 +161,7 @@ local function write(v, out, depth)
   end
 end
 
+-- A value as JSON text: dicts and tables with names as objects, lists as arrays, dlv3.none as null.
 function M.encode(v)
   local out = {}
   write(v, out, 1)

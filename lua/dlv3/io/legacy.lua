@@ -1,8 +1,10 @@
--- legacy.lua - PyTorch's two older containers: the pickle stream (up to 1.5 by default) and the tar of 2016.
+-- legacy.lua - PyTorch's two older containers: the pickle stream (up to 1.5 by default) and the tar
+-- of 2016.
 --
--- Stream: five pickles (a magic number, a version, facts about the machine, the object, the storages' keys), then for
--- each key its count of elements (i64) and its bytes. Tar: members 'storages' and 'tensors' with pickles and bytes in
--- turn, and 'pickle', which refers to the tensors by number.
+-- Stream: five pickles (a magic number, a version, facts about the machine, the object, the
+-- storages' keys), then for each key its count of elements (i64) and its bytes. Tar: members
+-- 'storages' and 'tensors' with pickles and bytes in turn, and 'pickle', which refers to the
+-- tensors by number.
 
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
@@ -14,27 +16,37 @@ local M = {}
 
 local MAGIC = 0x1950a86a20f9 * 2 ^ 32 + 0x469cfc6c -- 80 bits, rounded as the reader rounds them
 
--- An i64 count of elements at `at`, whose bytes lie behind it and before stop; returns where those end.
+-- An i64 count of elements at `at`, whose bytes lie behind it and before stop; returns where those
+-- end.
 local function counted(file, root, at, stop)
   local n = bytes.u64(file:read(at, 8, 'the size of a storage'), 1)
-  if n ~= root.numel then fault("the storage '%s' has %.0f elements where its tensors expect %.0f", bytes.shown(root.key), n, root.numel) end
+  if n ~= root.numel then
+    fault("the storage '%s' has %.0f elements where its tensors expect %.0f", bytes.shown(root.key), n, root.numel)
+  end
   root.at = at + 8
   local behind = root.at + n * root.dtype[2]
-  if behind > stop then fault("truncated: the storage '%s' ends at %.0f, past the end at %.0f", bytes.shown(root.key), behind, stop) end
+  if behind > stop then
+    fault("truncated: the storage '%s' ends at %.0f, past the end at %.0f", bytes.shown(root.key), behind, stop)
+  end
   return behind
 end
 
--- -- The stream ------------------------------------------------------------------------------------------------------
+-- -- The stream -----------------------------------------------------------------------------------
 
 local function check_machine(info)
-  if dict.is(info) and info.little_endian == false then fault 'was written on a big-endian machine, which is not supported' end
+  if dict.is(info) and info.little_endian == false then
+    fault 'was written on a big-endian machine, which is not supported'
+  end
 end
 
+-- The value of a legacy stream, PyTorch's format before 1.6: several pickles, then the storages.
 function M.read_stream(file)
   local magic, version, info, value, keys, session
   local at = 0
   magic, at = pickle.read_file(file, at)
-  if type(magic) ~= 'number' or magic ~= MAGIC then fault 'a plain pickle, not a file of torch.save: load it in Python and torch.save its tensors' end
+  if type(magic) ~= 'number' or magic ~= MAGIC then
+    fault 'a plain pickle, not a file of torch.save: load it in Python and torch.save its tensors'
+  end
   version, at = pickle.read_file(file, at)
   if version ~= 1001 then fault('version %s of the old PyTorch format is not known (1001 is)', bytes.shown(version)) end
   info, at = pickle.read_file(file, at)
@@ -54,8 +66,9 @@ function M.read_stream(file)
   return torch_file.resolve(session, file, value)
 end
 
--- -- The tar ---------------------------------------------------------------------------------------------------------
+-- -- The tar --------------------------------------------------------------------------------------
 
+-- Whether a file is a tar, PyTorch's first format.
 function M.is_tar(file)
   return file.size >= 512 and file:read(257, 5) == 'ustar'
 end
@@ -82,7 +95,9 @@ local function tar_members(file)
 end
 
 local function whole_count(n, what)
-  if type(n) ~= 'number' or n < 0 or n ~= math.floor(n) or n > 1e6 then fault('a tar with %s %s', bytes.shown(n), what) end
+  if type(n) ~= 'number' or n < 0 or n ~= math.floor(n) or n > 1e6 then
+    fault('a tar with %s %s', bytes.shown(n), what)
+  end
   return n
 end
 
@@ -100,7 +115,8 @@ local function read_storages(file, member, session, found)
   for _ = 1, whole_count(n, 'storages') do
     local about
     about, at = pickle.read_file(file, at, handlers, member.stop)
-    local dtype = is_list(about, 3) and type(about[3]) == 'table' and getmetatable(about[3]) == pickle.Global and about[3].storage
+    local dtype = is_list(about, 3) and type(about[3]) == 'table' and getmetatable(about[3]) == pickle.Global
+        and about[3].storage
     if not dtype then fault 'a tar with a damaged storage' end
     local count = bytes.u64(file:read(at, 8, 'the size of a storage'), 1)
     local key = key_text(about[1])
@@ -124,7 +140,8 @@ local function longs(file, at, n, stop)
   return list, at + 8 * n
 end
 
--- 'tensors': a count; for each (key, storage, type), then dimensions (i32, padded to 8 bytes), sizes, strides, offset.
+-- 'tensors': a count; for each (key, storage, type), then dimensions (i32, padded to 8 bytes),
+-- sizes, strides, offset.
 local function read_tensors(file, member, session, storages, found)
   local handlers = function() return session.handlers end
   local n, at = pickle.read_file(file, member.at, handlers, member.stop)
@@ -145,14 +162,18 @@ end
 -- Tensors and storages of the tar by their number.
 local function persistent(found, id)
   if is_list(id) then id = id[1] end
-  local v = (type(id) == 'string' or type(id) == 'number' or type(id) == 'cdata') and (found.tensors[key_text(id)] or found.storages[key_text(id)])
+  local v = (type(id) == 'string' or type(id) == 'number' or type(id) == 'cdata')
+      and (found.tensors[key_text(id)] or found.storages[key_text(id)])
   return v or fault('a tensor that is not in the tar: %s', bytes.shown(key_text(id)))
 end
 
+-- The value of a tar file: the members pickle, storages and tensors.
 function M.read_tar(file)
   local members = tar_members(file)
   for _, name in ipairs {'storages', 'tensors', 'pickle'} do
-    if not members[name] then fault("a tar archive without '%s': not one of PyTorch, or packed into a tar; unpack it first", name) end
+    if not members[name] then
+      fault("a tar archive without '%s': not one of PyTorch, or packed into a tar; unpack it first", name)
+    end
   end
   local machine = members.sys_info and pickle.read_file(file, members.sys_info.at, nil, members.sys_info.stop)
   check_machine(machine)

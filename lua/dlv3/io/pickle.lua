@@ -1,9 +1,10 @@
--- pickle.lua - Python's pickles, read by interpretation of an allow-list and written for torch.load.
+-- pickle.lua - Python's pickles, read by interpretation of an allow-list and written for
+-- torch.load.
 --
--- A pickle is a program for a stack machine. This one runs protocols 0 to 5 and calls nothing but what its caller's
--- `globals` hands out: objects of any other class become opaque values (opaque.lua). Lists, tuples and sets become Lua
--- arrays, dicts become dicts (dict.lua), None is dict.none, bytes and text are strings, whole numbers above 2^53 are
--- 64-bit cdata.
+-- A pickle is a program for a stack machine. This one runs protocols 0 to 5 and calls nothing but
+-- what its caller's `globals` hands out: objects of any other class become opaque values
+-- (opaque.lua). Lists, tuples and sets become Lua arrays, dicts become dicts (dict.lua), None is
+-- dict.none, bytes and text are strings, whole numbers above 2^53 are 64-bit cdata.
 -- Written are protocol-2 pickles made of the operations that torch.load(weights_only=True) knows.
 
 local bytes = require 'dlv3.io.bytes'
@@ -14,11 +15,14 @@ local fault, none = bytes.fault, dict.none
 local M = {MAX_BYTES = 2 ^ 28, MAX_OBJECTS = 8e6, MAX_DEPTH = 200}
 local DICT, OPAQUE = 16, 8 -- objects that these count as: their share of the memory
 
--- -- The machine ---------------------------------------------------------------------------------------------------
+-- -- The machine ----------------------------------------------------------------------------------
 
--- What a name stands for: call(args) runs it; without one, or off the allow-list, calls give opaque values. Never visible outside.
+-- What a name stands for: call(args) runs it; without one, or off the allow-list, calls give opaque
+-- values. Never visible outside.
 local Global = {}
 M.Global = Global
+-- What a global name of a pickle stands for; call(args): what calling it gives, nil: an opaque
+-- value.
 function M.global(name, call) return setmetatable({name = name, call = call}, Global) end
 
 local NEED_MORE = {} -- raised where the text at hand ends before the file does
@@ -51,7 +55,8 @@ end
 
 local function at(m) return m.base + m.i - 2 end -- of the operation that runs, for messages
 
--- Every object costs, also a copy's elements: what a pickle can make stays in proportion to its size.
+-- Every object costs, also a copy's elements: what a pickle can make stays in proportion to its
+-- size.
 local function count(m, n)
   m.objects = m.objects + (n or 1)
   if m.objects > M.MAX_OBJECTS then fault('the pickle makes more than %d objects', M.MAX_OBJECTS) end
@@ -101,7 +106,7 @@ local function last(m, n)
   return items
 end
 
--- -- Values --------------------------------------------------------------------------------------------------------
+-- -- Values ---------------------------------------------------------------------------------------
 
 local function kind(v)
   if v == none then return 'None' end
@@ -136,7 +141,9 @@ end
 
 local function whole_from_text(m, s)
   s = s:gsub('L$', '')
-  if not s:find '^[+-]?%d+$' or #s > 40 then fault("the pickle is damaged at byte %.0f: '%s' is not a whole number", at(m), bytes.shown(s)) end
+  if not s:find '^[+-]?%d+$' or #s > 40 then
+    fault("the pickle is damaged at byte %.0f: '%s' is not a whole number", at(m), bytes.shown(s))
+  end
   local x = tonumber(s)
   if math.abs(x) <= 2 ^ 53 or math.abs(x) >= 2 ^ 63 then return x end
   local v = 0LL
@@ -164,7 +171,9 @@ local function key_of(m, k)
 end
 
 local function set_items(m, d, items, n)
-  if not dict.is(d) and not opaque.is(d) then fault('the pickle is damaged at byte %.0f: %s is not a dict', at(m), kind(d)) end
+  if not dict.is(d) and not opaque.is(d) then
+    fault('the pickle is damaged at byte %.0f: %s is not a dict', at(m), kind(d))
+  end
   if n % 2 == 1 then fault('the pickle is damaged at byte %.0f: a key without a value', at(m)) end
   for k = 1, n, 2 do
     count(m)
@@ -179,8 +188,10 @@ local function add_items(m, list, items, n)
   for k = 1, n do list[size + k] = items[k] end
 end
 
--- Names that no file of weights needs and that attacks are made of. They would not run here: but PyTorch must not be told to load the file.
-local attacks = {os = true, posix = true, nt = true, subprocess = true, pty = true, runpy = true, shutil = true, socket = true, importlib = true}
+-- Names that no file of weights needs and that attacks are made of. They would not run here: but
+-- PyTorch must not be told to load the file.
+local attacks = {os = true, posix = true, nt = true, subprocess = true, pty = true, runpy = true, shutil = true,
+                 socket = true, importlib = true}
 for name in ('eval exec compile open __import__'):gmatch '%S+' do
   attacks['builtins.' .. name], attacks['__builtin__.' .. name] = true, true
 end
@@ -188,16 +199,19 @@ end
 local function find_global(m, module, name)
   local full = module .. '.' .. name
   if attacks[module] or attacks[full] then
-    fault('refuses %s at byte %.0f: weights have no use for it, so the file may be an attack; delete it, and do not load it with weights_only=False in PyTorch',
+    fault('refuses %s at byte %.0f: weights have no use for it, so the file may be an attack; delete it, and do '
+          .. 'not load it with weights_only=False in PyTorch',
           bytes.shown(full), at(m))
   end
   return m.globals and m.globals(full) or M.global(full)
 end
 
--- What a call of a name off the allow-list gives. Functions that make an object of a class have the class first.
+-- What a call of a name off the allow-list gives. Functions that make an object of a class have the
+-- class first.
 local function call_unknown(f, args)
   if opaque.is(f) then return f end
-  local class = (f.name:find '_reconstruct' or f.name:find '__newobj' or f.name:find '%.getattr$') and is_list(args) and args[1]
+  local class = (f.name:find '_reconstruct' or f.name:find '__newobj' or f.name:find '%.getattr$') and is_list(args)
+      and args[1]
   return opaque.new(type(class) == 'table' and getmetatable(class) == Global and class.name or f.name)
 end
 
@@ -207,7 +221,9 @@ local function call(m, f, args)
     count(m, OPAQUE)
     return call_unknown(f, args)
   end
-  if type(f) ~= 'table' or getmetatable(f) ~= Global then fault('the pickle is damaged at byte %.0f: it calls %s', at(m), kind(f)) end
+  if type(f) ~= 'table' or getmetatable(f) ~= Global then
+    fault('the pickle is damaged at byte %.0f: it calls %s', at(m), kind(f))
+  end
   if not is_list(args) then fault('the pickle is damaged at byte %.0f: the arguments are %s', at(m), kind(args)) end
   for i = 1, #args do count(m, 1 + size_of(args[i])) end
   count(m)
@@ -228,7 +244,9 @@ local function build(m)
   count(m, 1 + size_of(state))
   if how then how(object, state)
   -- attributes of an OrderedDict or another dict (PyTorch's _metadata) carry nothing that is needed
-  elseif not dict.is(object) and not opaque.is(object) then fault('the pickle gives a state to %s at byte %.0f, which takes none', kind(object), at(m)) end
+  elseif not dict.is(object) and not opaque.is(object) then
+    fault('the pickle gives a state to %s at byte %.0f, which takes none', kind(object), at(m))
+  end
 end
 
 local function memo_get(m, i)
@@ -246,7 +264,8 @@ local function memo_put(m, i)
 end
 
 -- "abc\n\x41" as Python's repr writes it
-local string_escapes = {n = '\n', r = '\r', t = '\t', ['\\'] = '\\', ["'"] = "'", ['"'] = '"', a = '\a', b = '\b', f = '\f', v = '\v'}
+local string_escapes = {n = '\n', r = '\r', t = '\t', ['\\'] = '\\', ["'"] = "'", ['"'] = '"', a = '\a', b = '\b',
+                        f = '\f', v = '\v'}
 local function unquoted(m, s)
   local body = s:match "^'(.*)'$" or s:match '^"(.*)"$'
   if not body then fault('the pickle is damaged at byte %.0f: a string without its quotes', at(m)) end
@@ -259,7 +278,8 @@ end
 -- Latin-1 with \uXXXX
 local function raw_unicode(s)
   s = s:gsub('[\128-\255]', function(c) return bytes.utf8(c:byte()) end)
-  return (s:gsub('\\u(%x%x%x%x)', function(h) return bytes.utf8(tonumber(h, 16)) end):gsub('\\U(%x%x%x%x%x%x%x%x)', function(h)
+  return (s:gsub('\\u(%x%x%x%x)', function(h) return bytes.utf8(tonumber(h, 16)) end):gsub('\\U(%x%x%x%x%x%x%x%x)',
+      function(h)
     local code = tonumber(h, 16)
     return code < 0x110000 and bytes.utf8(code) or nil
   end))
@@ -274,7 +294,7 @@ local function sized(m, n)
   return text(m, length)
 end
 
--- -- The operations --------------------------------------------------------------------------------------------------
+-- -- The operations -------------------------------------------------------------------------------
 
 local ops = {}
 local function op(char, fn) ops[char:byte()] = fn end
@@ -307,7 +327,8 @@ op('\138', function(m) push(m, whole(sized(m, 1))) end)
 op('\139', function(m) push(m, whole(sized(m, 4))) end)
 op('F', function(m)
   local s = line(m)
-  local value = ({inf = math.huge, ['-inf'] = -math.huge, nan = 0 / 0, ['-nan'] = 0 / 0})[s] or s:find '^[%d+-.eE]+$' and tonumber(s)
+  local value = ({inf = math.huge, ['-inf'] = -math.huge, nan = 0 / 0, ['-nan'] = 0 / 0})[s]
+      or s:find '^[%d+-.eE]+$' and tonumber(s)
   push(m, value or fault("the pickle is damaged at byte %.0f: '%s' is not a number", at(m), bytes.shown(s)))
 end)
 op('G', function(m) push(m, bytes.number(text(m, 8):reverse(), 'f64')) end)
@@ -377,7 +398,9 @@ op('c', function(m)
 end)
 op('\147', function(m)
   local names = last(m, 2)
-  if type(names[1]) ~= 'string' or type(names[2]) ~= 'string' then fault('the pickle is damaged at byte %.0f: a name that is no text', at(m)) end
+  if type(names[1]) ~= 'string' or type(names[2]) ~= 'string' then
+    fault('the pickle is damaged at byte %.0f: a name that is no text', at(m))
+  end
   push(m, find_global(m, names[1], names[2]))
 end)
 op('R', function(m)
@@ -413,19 +436,23 @@ end
 op('P', function(m) persistent(m, line(m)) end)
 op('Q', function(m) persistent(m, pop(m)) end)
 
-for char, what in pairs {['\130'] = 'an extension registry', ['\131'] = 'an extension registry', ['\132'] = 'an extension registry',
+for char, what in pairs {['\130'] = 'an extension registry', ['\131'] = 'an extension registry',
+                         ['\132'] = 'an extension registry',
                          ['\151'] = 'buffers outside of it', ['\152'] = 'buffers outside of it'} do
   op(char, function(m) fault('the pickle needs %s at byte %.0f, which is not supported', what, at(m)) end)
 end
 
--- -- Running ---------------------------------------------------------------------------------------------------------
+-- -- Running --------------------------------------------------------------------------------------
 
 local STOP = ('.'):byte()
 
--- Runs the pickle at the start of s. handlers: globals(name) -> object or nil, persistent(context, id) -> object, context.
--- Returns the value and how many bytes the pickle has. base: where s begins in the file, for messages.
+-- Runs the pickle at the start of s. handlers: globals(name) -> object or nil, persistent(context,
+-- id) -> object, context.
+-- Returns the value and how many bytes the pickle has. base: where s begins in the file, for
+-- messages.
 local function run(s, handlers, base, more)
-  local m = {s = s, i = 1, base = base, more = more, stack = {}, top = 0, marks = {}, memo = {}, memos = 0, builders = {}, objects = 0, keys = {n = 0},
+  local m = {s = s, i = 1, base = base, more = more, stack = {}, top = 0, marks = {}, memo = {}, memos = 0,
+             builders = {}, objects = 0, keys = {n = 0},
              globals = handlers.globals, persistent = handlers.persistent, context = handlers.context}
   while true do
     local code = s:byte(take(m, 1))
@@ -442,8 +469,9 @@ end
 -- The pickle that the string s is.
 function M.read(s, handlers, base) return run(s, handlers or {}, base or 0, false) end
 
--- The pickle that begins at offset in a file and may reach up to stop (default: its end). handlers_of() gives the
--- handlers, anew for each attempt: the text is taken in growing pieces, since a pickle doesn't say how long it is.
+-- The pickle that begins at offset in a file and may reach up to stop (default: its end).
+-- handlers_of() gives the handlers, anew for each attempt: the text is taken in growing pieces,
+-- since a pickle doesn't say how long it is.
 -- Returns value, offset behind it, handlers.
 function M.read_file(file, offset, handlers_of, stop)
   stop = stop or file.size
@@ -459,11 +487,12 @@ function M.read_file(file, offset, handlers_of, stop)
   end
 end
 
--- -- Writing ---------------------------------------------------------------------------------------------------------
+-- -- Writing --------------------------------------------------------------------------------------
 
 local le16, le32 = bytes.le16, bytes.le32
 
--- w: out (pieces), memo (value -> number), memos, path (names on the way, for messages), open (tables being written)
+-- w: out (pieces), memo (value -> number), memos, path (names on the way, for messages), open
+-- (tables being written)
 
 local function emit(w, s) w.out[#w.out + 1] = s end
 
@@ -486,7 +515,9 @@ local function refuse(w, what)
 end
 
 local function write_number(w, x)
-  if x ~= math.floor(x) or math.abs(x) > 2 ^ 53 or (x == 0 and 1 / x < 0) then return emit(w, 'G' .. bytes.f64_bytes(x):reverse()) end
+  if x ~= math.floor(x) or math.abs(x) > 2 ^ 53 or (x == 0 and 1 / x < 0) then
+    return emit(w, 'G' .. bytes.f64_bytes(x):reverse())
+  end
   if x >= 0 and x < 256 then emit(w, 'K' .. string.char(x))
   elseif x >= 0 and x < 65536 then emit(w, 'M' .. le16(x))
   elseif x >= -2 ^ 31 and x < 2 ^ 31 then emit(w, 'J' .. le32(x % 2 ^ 32))
@@ -610,8 +641,10 @@ local function write_table(w, t)
   if #w.path > M.MAX_DEPTH - 10 then refuse(w, ('is nested deeper than %d'):format(M.MAX_DEPTH - 10)) end
   w.open[t] = true
   if dict.is(t) then write_dict(w, t)
-  elseif opaque.is(t) then refuse(w, 'is ' .. opaque.text(t) .. ', of which nothing was read: take it out, or put plain values in its place')
-  elseif getmetatable(t) then refuse(w, 'is an object; plain values and tensors are saved (of a model: model:state_dict())')
+  elseif opaque.is(t) then
+    refuse(w, 'is ' .. opaque.text(t) .. ', of which nothing was read: take it out, or put plain values in its place')
+  elseif getmetatable(t) then
+    refuse(w, 'is an object; plain values and tensors are saved (of a model: model:state_dict())')
   else
     local shape = shape_of(t)
     if shape == 'list' then write_list(w, t)
@@ -638,7 +671,8 @@ function write(w, v)
   else refuse(w, 'is a ' .. t .. ', which can not be saved') end
 end
 
--- The protocol-2 pickle of a value. tensors: {is_tensor = fn, storage_of = fn, context =}; without it there may be none.
+-- The protocol-2 pickle of a value. tensors: {is_tensor = fn, storage_of = fn, context =}; without
+-- it there may be none.
 function M.write(value, tensors)
   tensors = tensors or {is_tensor = function() return false end}
   local w = {out = {'\128\2'}, memo = {}, memos = 0, names = {}, path = {}, open = {},

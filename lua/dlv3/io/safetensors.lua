@@ -1,7 +1,8 @@
--- safetensors.lua - safetensors files: the header's length (u64), a JSON header, then the tensors' bytes.
+-- safetensors.lua - safetensors files: the header's length (u64), a JSON header, then the tensors'
+-- bytes.
 --
--- Each entry names dtype, shape and the range of its bytes. Ranges are checked against the file and the shape before
--- anything is allocated. Tensors only: metadata of the header is passed over.
+-- Each entry names dtype, shape and the range of its bytes. Ranges are checked against the file and
+-- the shape before anything is allocated. Tensors only: metadata of the header is passed over.
 
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
@@ -32,7 +33,8 @@ local function is_count(n) return type(n) == 'number' and n >= 0 and n == math.f
 -- Checks one entry; returns dtype, shape, first byte (of the file), element count.
 local function entry_of(file, name, entry, data)
   local shown = bytes.shown(name)
-  if not dict.is(entry) or type(entry.dtype) ~= 'string' or type(entry.shape) ~= 'table' or type(entry.data_offsets) ~= 'table' then
+  if not dict.is(entry) or type(entry.dtype) ~= 'string' or type(entry.shape) ~= 'table'
+      or type(entry.data_offsets) ~= 'table' then
     fault("the header's entry of '%s' is damaged", shown)
   end
   local w = narrow[entry.dtype] and narrow[entry.dtype][2] or width[ours[entry.dtype]]
@@ -45,7 +47,9 @@ local function entry_of(file, name, entry, data)
     if not is_count(n) then fault("'%s' has a size of %s", shown, bytes.shown(n)) end
     count = count * n
   end
-  if count * w ~= stop - first then fault("'%s' has %.0f bytes; its shape and dtype need %.0f", shown, stop - first, count * w) end
+  if count * w ~= stop - first then
+    fault("'%s' has %.0f bytes; its shape and dtype need %.0f", shown, stop - first, count * w)
+  end
   file:check(data + first, stop - first, ("'%s'"):format(shown))
   return entry.dtype, entry.shape, data + first, count
 end
@@ -60,6 +64,7 @@ local function read_narrow(file, kind, shape, at, count)
   return t
 end
 
+-- The tensors of a safetensors file: a dict by name, in the order of the header.
 function M.read(file)
   local length = bytes.u64(file:read(0, 8), 1)
   if length > MAX_HEADER then fault('a header of %.0f bytes; at most %.0f are read', length, MAX_HEADER) end
@@ -72,7 +77,9 @@ function M.read(file)
       local kind = narrow[dtype]
       last = math.max(last, at + count * (kind and kind[2] or width[ours[dtype]]))
       read = read + count * (kind and kind[2] or width[ours[dtype]])
-      if read > file.size then fault("its tensors overlap: '%s' and those before it have more bytes than the file", bytes.shown(name)) end
+      if read > file.size then
+        fault("its tensors overlap: '%s' and those before it have more bytes than the file", bytes.shown(name))
+      end
       if kind then
         result[name] = read_narrow(file, kind, shape, at, count)
       else
@@ -91,8 +98,12 @@ end
 function M.write(file, value)
   local header, at = dict.new(), 0
   for name, t in dict.items(value) do
-    if type(name) ~= 'string' or name == '__metadata__' or not bytes.is_utf8(name) then fault("a tensor can not be called '%s' in a safetensors file", bytes.shown(name)) end
-    if not F.is_tensor(t) then fault("'%s' is a %s: safetensors files hold tensors only (a .pth holds the rest)", bytes.shown(name), type(t)) end
+    if type(name) ~= 'string' or name == '__metadata__' or not bytes.is_utf8(name) then
+      fault("a tensor can not be called '%s' in a safetensors file", bytes.shown(name))
+    end
+    if not F.is_tensor(t) then
+      fault("'%s' is a %s: safetensors files hold tensors only (a .pth holds the rest)", bytes.shown(name), type(t))
+    end
     local n = t:numel() * width[t.dtype]
     header[name] = dict.from {{'dtype', theirs[t.dtype]}, {'shape', t:size()}, {'data_offsets', {at, at + n}}}
     at = at + n

@@ -1,9 +1,11 @@
--- torch_file.lua - what PyTorch's containers have in common: the allow-list, storages, and tensors that refer to them.
+-- torch_file.lua - what PyTorch's containers have in common: the allow-list, storages, and tensors
+-- that refer to them.
 --
--- A session belongs to one file. While its pickle runs, tensors are only noted: which storage, where in it, which sizes
--- and strides. When it is known where the storages lie, resolve() reads each needed storage once and puts tensors in
--- the place of the notes. A storage with one row-major tensor goes straight into that tensor; several views, or other
--- strides, share one flat tensor of the storage's bytes.
+-- A session belongs to one file. While its pickle runs, tensors are only noted: which storage,
+-- where in it, which sizes and strides. When it is known where the storages lie, resolve() reads
+-- each needed storage once and puts tensors in the place of the notes. A storage with one row-major
+-- tensor goes straight into that tensor; several views, or other strides, share one flat tensor of
+-- the storage's bytes.
 
 local F = require 'dlv3.core.ffi'
 local bytes = require 'dlv3.io.bytes'
@@ -17,36 +19,48 @@ local M = {}
 
 local Storage, Note = {}, {} -- metatables: a storage (or a part of one), a tensor to be
 
--- -- Dtypes --------------------------------------------------------------------------------------------------------
+-- -- Dtypes ---------------------------------------------------------------------------------------
 
--- PyTorch's dtypes: ours, the bytes of an element in the file, and the C type where it is widened to ours.
+-- PyTorch's dtypes: ours, the bytes of an element in the file, and the C type where it is widened
+-- to ours.
 local dtypes = {
-  float32 = {'f32', 4}, float64 = {'f64', 8}, float16 = {'f16', 2}, bfloat16 = {'bf16', 2}, int64 = {'i64', 8}, int32 = {'i32', 4},
+  float32 = {'f32', 4}, float64 = {'f64', 8}, float16 = {'f16', 2}, bfloat16 = {'bf16', 2}, int64 = {'i64', 8},
+  int32 = {'i32', 4},
   int16 = {'i32', 2, 'int16_t'}, int8 = {'i32', 1, 'int8_t'}, uint8 = {'u8', 1}, bool = {'bool', 1},
-  complex32 = {false, 4}, complex64 = {false, 8}, complex128 = {false, 16}, quint8 = {false, 1}, qint32 = {false, 4}, -- opaque
-  float = {'f32', 4}, double = {'f64', 8}, half = {'f16', 2}, long = {'i64', 8}, int = {'i32', 4}, short = {'i32', 2, 'int16_t'},
+  -- opaque
+  complex32 = {false, 4}, complex64 = {false, 8}, complex128 = {false, 16}, quint8 = {false, 1}, qint32 = {false, 4},
+  float = {'f32', 4}, double = {'f64', 8}, half = {'f16', 2}, long = {'i64', 8}, int = {'i32', 4},
+  short = {'i32', 2, 'int16_t'},
 }
 local storages = {
-  Float = 'float32', Double = 'float64', Half = 'float16', BFloat16 = 'bfloat16', Long = 'int64', Int = 'int32', Short = 'int16',
-  Char = 'int8', Byte = 'uint8', Bool = 'bool', Untyped = 'uint8', ComplexHalf = 'complex32', ComplexFloat = 'complex64', ComplexDouble = 'complex128',
+  Float = 'float32', Double = 'float64', Half = 'float16', BFloat16 = 'bfloat16', Long = 'int64', Int = 'int32',
+  Short = 'int16',
+  Char = 'int8', Byte = 'uint8', Bool = 'bool', Untyped = 'uint8', ComplexHalf = 'complex32',
+  ComplexFloat = 'complex64', ComplexDouble = 'complex128',
   QUInt8 = 'quint8', QInt8 = 'quint8', QUInt4x2 = 'quint8', QUInt2x4 = 'quint8', QInt32 = 'qint32',
 }
-M.storage_type = {f32 = 'FloatStorage', f64 = 'DoubleStorage', f16 = 'HalfStorage', bf16 = 'BFloat16Storage', i64 = 'LongStorage',
+M.storage_type = {f32 = 'FloatStorage', f64 = 'DoubleStorage', f16 = 'HalfStorage', bf16 = 'BFloat16Storage',
+                  i64 = 'LongStorage',
                   i32 = 'IntStorage', u8 = 'ByteStorage', bool = 'BoolStorage'}
 
 local function is_count(n) return type(n) == 'number' and n >= 0 and n == math.floor(n) and n <= 2 ^ 53 end
 
--- -- Notes of tensors ------------------------------------------------------------------------------------------------
+-- -- Notes of tensors -----------------------------------------------------------------------------
 
 local MAX_DIMS = tonumber(C.DLV3_MAX_DIMS)
 
 local function check_geometry(offset, size, stride, numel)
-  if type(size) ~= 'table' or getmetatable(size) or type(stride) ~= 'table' or getmetatable(stride) or #size ~= #stride then fault 'a tensor without sizes and strides' end
+  if type(size) ~= 'table' or getmetatable(size) or type(stride) ~= 'table' or getmetatable(stride)
+      or #size ~= #stride then
+    fault 'a tensor without sizes and strides'
+  end
   if #size > MAX_DIMS then fault('a tensor has %d dimensions; at most %d are supported', #size, MAX_DIMS) end
   if not is_count(offset) then fault('a tensor begins at element %s of its storage', bytes.shown(offset)) end
   local count, reach = 1, 0
   for i = 1, #size do
-    if not is_count(size[i]) or not is_count(stride[i]) then fault('a tensor has size %s with stride %s', bytes.shown(size[i]), bytes.shown(stride[i])) end
+    if not is_count(size[i]) or not is_count(stride[i]) then
+      fault('a tensor has size %s with stride %s', bytes.shown(size[i]), bytes.shown(stride[i]))
+    end
     count = count * size[i]
     reach = reach + (size[i] - 1) * stride[i]
   end
@@ -63,7 +77,9 @@ local function note(storage, offset, size, stride, dtype)
   if opaque.is(storage) then return storage end
   if getmetatable(storage) ~= Storage then fault 'a tensor without a storage' end
   dtype = dtype or storage.dtype
-  if not dtype[1] then return opaque.new 'torch.Tensor (complex, quantised or of another dtype that is not supported)' end
+  if not dtype[1] then
+    return opaque.new 'torch.Tensor (complex, quantised or of another dtype that is not supported)'
+  end
   local root = storage.root
   root.used = root.used or dtype
   if root.used ~= dtype then fault("the storage '%s' is used with two dtypes", bytes.shown(root.key)) end
@@ -71,7 +87,8 @@ local function note(storage, offset, size, stride, dtype)
   if dtype[2] ~= storage.dtype[2] then numel = math.floor(numel * storage.dtype[2] / dtype[2]) end
   local count = check_geometry(offset, size, stride, numel)
   -- copies: what was checked must not be changed by the rest of the pickle
-  local n = setmetatable({root = root, offset = storage.offset + offset, size = {unpack(size)}, stride = {unpack(stride)}, count = count}, Note)
+  local n = setmetatable({root = root, offset = storage.offset + offset, size = {unpack(size)},
+                          stride = {unpack(stride)}, count = count}, Note)
   root.notes[#root.notes + 1] = n
   return n
 end
@@ -96,15 +113,23 @@ end
 
 -- A window on a storage: the 'views' of old files.
 function M.part(storage, offset, numel)
-  if not is_count(offset) or not is_count(numel) or offset + numel > storage.numel then fault 'a view reaches past its storage' end
-  return setmetatable({root = storage.root, offset = storage.offset + offset, numel = numel, dtype = storage.dtype}, Storage)
+  if not is_count(offset) or not is_count(numel) or offset + numel > storage.numel then
+    fault 'a view reaches past its storage'
+  end
+  return setmetatable({root = storage.root, offset = storage.offset + offset, numel = numel, dtype = storage.dtype},
+                      Storage)
 end
 
--- What persistent ids stand for: ('storage', type, key, location, numel [, view]), or ('module', class, file, source text) in old files.
+-- What persistent ids stand for: ('storage', type, key, location, numel [, view]), or ('module',
+-- class, file, source text) in old files.
 local function persistent(session, id)
-  if type(id) == 'table' and not getmetatable(id) and id[1] == 'module' and type(id[2]) == 'table' and getmetatable(id[2]) == pickle.Global then return id[2] end
+  if type(id) == 'table' and not getmetatable(id) and id[1] == 'module' and type(id[2]) == 'table'
+      and getmetatable(id[2]) == pickle.Global then
+    return id[2]
+  end
   if type(id) ~= 'table' or getmetatable(id) or id[1] ~= 'storage' then
-    fault('a reference to %s, which is no storage', bytes.shown(type(id) == 'table' and not getmetatable(id) and id[1] or id))
+    fault('a reference to %s, which is no storage',
+          bytes.shown(type(id) == 'table' and not getmetatable(id) and id[1] or id))
   end
   local global = id[2]
   if type(global) ~= 'table' or getmetatable(global) ~= pickle.Global then fault 'a storage without a type' end
@@ -115,7 +140,7 @@ local function persistent(session, id)
   return storage
 end
 
--- -- The allow-list --------------------------------------------------------------------------------------------------
+-- -- The allow-list -------------------------------------------------------------------------------
 
 local globals = {}
 local function allow(names, call, fields)
@@ -126,7 +151,8 @@ local function allow(names, call, fields)
   end
 end
 
-allow('torch._utils._rebuild_tensor_v2 torch._utils._rebuild_tensor', function(a) return note(a[1], a[2], a[3], a[4]) end)
+allow('torch._utils._rebuild_tensor_v2 torch._utils._rebuild_tensor',
+      function(a) return note(a[1], a[2], a[3], a[4]) end)
 allow('torch._utils._rebuild_tensor_v3', function(a)
   return note(a[1], a[2], a[3], a[4], type(a[7]) == 'string' and dtypes[a[7]:match '[%w]+$'] or {false})
 end)
@@ -136,12 +162,16 @@ local function first_tensor(a)
   return a[1]
 end
 local function ignore_state() end
-allow('torch._utils._rebuild_parameter torch._utils._rebuild_parameter_with_state torch.nn.parameter.Parameter torch.nn.parameter.Buffer torch.autograd.variable.Variable',
+allow('torch._utils._rebuild_parameter torch._utils._rebuild_parameter_with_state torch.nn.parameter.Parameter '
+      .. 'torch.nn.parameter.Buffer torch.autograd.variable.Variable',
       function(a) return first_tensor(a), ignore_state end)
 -- a tensor with attributes: (function, class, arguments, attributes)
 allow('torch._tensor._rebuild_from_type_v2', function(a)
   local f = a[1]
-  if type(f) ~= 'table' or getmetatable(f) ~= pickle.Global or not f.rebuild or type(a[3]) ~= 'table' or getmetatable(a[3]) then fault 'a tensor of an unknown kind' end
+  if type(f) ~= 'table' or getmetatable(f) ~= pickle.Global or not f.rebuild or type(a[3]) ~= 'table'
+      or getmetatable(a[3]) then
+    fault 'a tensor of an unknown kind'
+  end
   return f.call(a[3])
 end)
 for name, g in pairs(globals) do if name:find '_rebuild_tensor' then g.rebuild = true end end
@@ -196,7 +226,8 @@ allow('torch.storage._LoadEndianness torch.serialization._get_layout', nil)
 -- Bytes as protocol 2 spells them: the text in Latin-1.
 allow('_codecs.encode', function(a)
   if type(a[1]) ~= 'string' then fault 'bytes that are no text' end
-  return (a[1]:gsub('([\194\195])([\128-\191])', function(x, y) return string.char((x:byte() - 194) * 64 + y:byte()) end))
+  return (a[1]:gsub('([\194\195])([\128-\191])',
+                    function(x, y) return string.char((x:byte() - 194) * 64 + y:byte()) end))
 end)
 
 -- numpy's scalars: results such as a best mIoU are often kept as one.
@@ -206,11 +237,14 @@ allow('numpy.dtype', function(a)
     if type(state) == 'table' and not getmetatable(state) and state[2] == '>' then t.code = nil end
   end
 end)
-allow('numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer', function() return opaque.new 'numpy.ndarray' end)
+allow('numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer',
+      function() return opaque.new 'numpy.ndarray' end)
 local numpy_types = {f8 = 'f64', f4 = 'f32', i8 = 'i64', i4 = 'i32', i2 = 'i16', i1 = 'i8', u1 = 'u8', b1 = 'u8'}
 allow('numpy.core.multiarray.scalar numpy._core.multiarray.scalar', function(a)
   local code = getmetatable(a[1]) == NumpyType and a[1].code
-  if not numpy_types[code] or type(a[2]) ~= 'string' or #a[2] ~= tonumber(code:sub(2)) then return opaque.new 'numpy.generic' end
+  if not numpy_types[code] or type(a[2]) ~= 'string' or #a[2] ~= tonumber(code:sub(2)) then
+    return opaque.new 'numpy.generic'
+  end
   local x = bytes.number(a[2], numpy_types[code])
   if code == 'b1' then return x ~= 0 end
   return tonumber(x)
@@ -229,15 +263,16 @@ local function lookup(name)
   return globals[name]
 end
 
--- A session: what a pickle's handlers note. They are no closures: a compiled trace would keep those, and the tensors
--- behind them, alive. place(root): called for each new storage, to find its bytes.
+-- A session: what a pickle's handlers note. They are no closures: a compiled trace would keep
+-- those, and the tensors behind them, alive. place(root): called for each new storage, to find its
+-- bytes.
 function M.session(place)
   local s = {roots = {}, list = {}, place = place}
   s.handlers = {globals = lookup, persistent = persistent, context = s}
   return s
 end
 
--- -- Reading storages --------------------------------------------------------------------------------------------------
+-- -- Reading storages -----------------------------------------------------------------------------
 
 local tensor = require 'dlv3.core.tensor'
 
@@ -282,7 +317,8 @@ local function window(flat, n, first)
   return F.take(out)
 end
 
--- The elements from first on, of a storage whose archive has a CRC: all of its bytes are read for that, and no others into the tensor.
+-- The elements from first on, of a storage whose archive has a CRC: all of its bytes are read for
+-- that, and no others into the tensor.
 local function read_checked(file, root, at, n_bytes, sizes)
   if not root.member then return read_elements(file, root, at, sizes) end
   file:crc()
@@ -293,10 +329,13 @@ local function read_checked(file, root, at, n_bytes, sizes)
   return t
 end
 
--- The bytes that will be read, counted before: overlapping members could otherwise stand for more than there is.
+-- The bytes that will be read, counted before: overlapping members could otherwise stand for more
+-- than there is.
 local function claim(session, file, root, n_bytes)
   session.claimed = (session.claimed or 0) + n_bytes
-  if session.claimed > file.size then fault("its storages overlap: '%s' and those before it have more bytes than the file", bytes.shown(root.key)) end
+  if session.claimed > file.size then
+    fault("its storages overlap: '%s' and those before it have more bytes than the file", bytes.shown(root.key))
+  end
 end
 
 local function read_storage(session, file, root)
@@ -325,7 +364,7 @@ local function read_storage(session, file, root)
   for _, n in ipairs(notes) do n.tensor = window(flat, n, first) end
 end
 
--- -- Putting tensors in place ------------------------------------------------------------------------------------------
+-- -- Putting tensors in place ---------------------------------------------------------------------
 
 local function resolved(v, state, depth)
   if type(v) ~= 'table' or v == none then return v end
@@ -343,7 +382,7 @@ local function resolved(v, state, depth)
     for k, x in dict.items(v) do if type(x) == 'table' then v[k] = resolved(x, state, depth + 1) end end
   elseif mt == nil then
     for i = 1, #v do if type(v[i]) == 'table' then v[i] = resolved(v[i], state, depth + 1) end end
-  else fault 'an object stands where a value was expected' end
+  else fault 'expected a value, got an object' end
   state[v] = 'done'
   return v
 end
@@ -351,7 +390,10 @@ end
 -- value with tensors where notes stood.
 function M.resolve(session, file, value)
   if type(value) == 'table' and getmetatable(value) == pickle.Global then value = opaque.new(value.name) end
-  if opaque.is(value) then fault('holds %s, not a dict of weights; if it is a model, %s', opaque.text(value), opaque.conversion(file.path, 'torch.load')) end
+  if opaque.is(value) then
+    fault('holds %s, not a dict of weights; if it is a model, %s', opaque.text(value),
+          opaque.conversion(file.path, 'torch.load'))
+  end
   for _, root in ipairs(session.list) do
     if #root.notes > 0 then read_storage(session, file, root) end
   end

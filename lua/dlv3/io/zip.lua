@@ -1,7 +1,9 @@
--- zip.lua - zip archives of stored members, as PyTorch writes them: read by the central directory, written aligned.
+-- zip.lua - zip archives of stored members, as PyTorch writes them: read by the central directory,
+-- written aligned.
 --
--- Not a general unzip: compressed members are named and refused. Sizes above 4 GiB use the zip64 records. Data begins
--- at multiples of 64 bytes, and the checksums are patched in behind the data, so that members are streamed.
+-- Not a general unzip: compressed members are named and refused. Sizes above 4 GiB use the zip64
+-- records. Data begins at multiples of 64 bytes, and the checksums are patched in behind the data,
+-- so that members are streamed.
 
 local bytes = require 'dlv3.io.bytes'
 local fault, u16, u32, u64 = bytes.fault, bytes.u16, bytes.u32, bytes.u64
@@ -12,7 +14,7 @@ local M = {}
 local MAX_DIRECTORY = 2 ^ 26
 local FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 
--- -- Reading -------------------------------------------------------------------------------------------------------
+-- -- Reading --------------------------------------------------------------------------------------
 
 -- Where the central directory lies: offset, bytes, members.
 local function find_directory(file)
@@ -35,11 +37,14 @@ local function find_directory(file)
     if u32(record, 1) ~= 0x06064b50 then fault 'a zip archive with a damaged zip64 record' end
     count, size, offset = u64(record, 33), u64(record, 41), u64(record, 49)
   end
-  if size > MAX_DIRECTORY or count * 46 > size then fault('a zip archive with a damaged directory (%.0f members in %.0f bytes)', count, size) end
+  if size > MAX_DIRECTORY or count * 46 > size then
+    fault('a zip archive with a damaged directory (%.0f members in %.0f bytes)', count, size)
+  end
   return offset, size, count
 end
 
--- Sizes and offset of more than 4 GiB stand in the extra field, in this order, where their own field is full.
+-- Sizes and offset of more than 4 GiB stand in the extra field, in this order, where their own
+-- field is full.
 local function zip64_sizes(extra, member)
   local i = 1
   while i + 3 <= #extra do
@@ -62,10 +67,12 @@ end
 local function read_entry(directory, i)
   if i + 45 > #directory or u32(directory, i) ~= 0x02014b50 then fault 'a zip archive with a damaged directory' end
   local flags, method = u16(directory, i + 8), u16(directory, i + 10)
-  local name_length, extra_length, comment_length = u16(directory, i + 28), u16(directory, i + 30), u16(directory, i + 32)
+  local name_length, extra_length, comment_length = u16(directory, i + 28), u16(directory, i + 30),
+      u16(directory, i + 32)
   local name_end = i + 45 + name_length
   if name_end + extra_length + comment_length > #directory then fault 'a zip archive with a damaged directory' end
-  local member = {name = directory:sub(i + 46, name_end), crc = u32(directory, i + 16), stored = u32(directory, i + 20), size = u32(directory, i + 24), header = u32(directory, i + 42)}
+  local member = {name = directory:sub(i + 46, name_end), crc = u32(directory, i + 16), stored = u32(directory, i + 20),
+                  size = u32(directory, i + 24), header = u32(directory, i + 42)}
   zip64_sizes(directory:sub(name_end + 1, name_end + extra_length), member)
   if flags % 2 == 1 then fault("'%s' in the zip archive is encrypted", bytes.shown(member.name)) end
   if method ~= 0 then member.packed = true end
@@ -88,7 +95,9 @@ end
 -- The offset of a member's data, which lies within the file.
 function M.place(file, member)
   local shown = bytes.shown(member.name)
-  if member.packed then fault("'%s' in the zip archive is compressed: PyTorch stores its files uncompressed (zip -0)", shown) end
+  if member.packed then
+    fault("'%s' in the zip archive is compressed: PyTorch stores its files uncompressed (zip -0)", shown)
+  end
   if member.stored ~= member.size then fault("the zip archive's entry of '%s' is damaged", shown) end
   local header = file:read(member.header, 30, ("the header of '%s'"):format(shown))
   if u32(header, 1) ~= 0x04034b50 then fault("the zip archive's entry of '%s' is damaged", shown) end
@@ -97,10 +106,12 @@ function M.place(file, member)
   return at
 end
 
--- Raises where the CRC of a member's bytes is not the archive's. 0 stands for none: torch.save can be told to compute none.
+-- Raises where the CRC of a member's bytes is not the archive's. 0 stands for none: torch.save can
+-- be told to compute none.
 function M.check_crc(crc, member)
   if crc ~= member.crc and member.crc ~= 0 then
-    fault("'%s' in it is damaged: expected the CRC-32 %08x, got %08x: copy or download the file again, or take another one", bytes.shown(member.name), member.crc, crc)
+    fault("'%s' in it is damaged: expected the CRC-32 %08x, got %08x: copy or download the file again, or take "
+          .. "another one", bytes.shown(member.name), member.crc, crc)
   end
 end
 
@@ -113,7 +124,7 @@ function M.read(file, member)
   return content, at
 end
 
--- -- Writing -------------------------------------------------------------------------------------------------------
+-- -- Writing --------------------------------------------------------------------------------------
 
 local ALIGN = 64
 local DATE = le16(0) .. le16(0x21) -- midnight of 1980-01-01: equal contents give equal files
@@ -122,6 +133,7 @@ local DATE = le16(0) .. le16(0x21) -- midnight of 1980-01-01: equal contents giv
 local Archive = {}
 Archive.__index = Archive
 
+-- An archive that is written to a file from bytes.create; add members, then finish.
 function M.create(file) return setmetatable({file = file, entries = {}}, Archive) end
 
 -- put(file, content) writes the size bytes of the member.
@@ -133,7 +145,8 @@ function Archive:add(name, size, put, content)
   local padding = ('Z'):rep((ALIGN - before % ALIGN) % ALIGN)
   local extra = zip64 .. 'FB' .. le16(#padding) .. padding
   local field = big and FULL32 or size
-  file:write('PK\3\4' .. le16(big and 45 or 20) .. le16(0x800) .. le16(0) .. DATE .. le32(0) .. le32(field) .. le32(field) .. le16(#name) .. le16(#extra) .. name .. extra)
+  file:write('PK\3\4' .. le16(big and 45 or 20) .. le16(0x800) .. le16(0) .. DATE .. le32(0) .. le32(field)
+             .. le32(field) .. le16(#name) .. le16(#extra) .. name .. extra)
   file:crc()
   local at = file:position()
   put(file, content)
@@ -148,20 +161,24 @@ local function central_entry(e)
   local zip64 = (big and le64(e.size) .. le64(e.size) or '') .. (e.start >= FULL32 and le64(e.start) or '')
   local extra = #zip64 > 0 and le16(1) .. le16(#zip64) .. zip64 or ''
   local version, field = le16(#extra > 0 and 45 or 20), le32(big and FULL32 or e.size)
-  return 'PK\1\2' .. version .. version .. le16(0x800) .. le16(0) .. DATE .. le32(e.crc) .. field .. field .. le16(#e.name) .. le16(#extra) ..
+  return 'PK\1\2' .. version .. version .. le16(0x800) .. le16(0) .. DATE .. le32(e.crc) .. field .. field
+      .. le16(#e.name) .. le16(#extra) ..
          le16(0) .. le16(0) .. le16(0) .. le32(0) .. le32(math.min(e.start, FULL32)) .. e.name .. extra
 end
 
+-- Writes the directory of the archive; the file is not committed.
 function Archive:finish()
   local file, start, n = self.file, self.file:position(), #self.entries
   for _, e in ipairs(self.entries) do file:write(central_entry(e)) end
   local stop = file:position()
   local size = stop - start
   if n >= FULL16 or start >= FULL32 then
-    file:write('PK\6\6' .. le64(44) .. le16(45) .. le16(45) .. le32(0) .. le32(0) .. le64(n) .. le64(n) .. le64(size) .. le64(start))
+    file:write('PK\6\6' .. le64(44) .. le16(45) .. le16(45) .. le32(0) .. le32(0) .. le64(n) .. le64(n) .. le64(size)
+               .. le64(start))
     file:write('PK\6\7' .. le32(0) .. le64(stop) .. le32(1))
   end
-  file:write('PK\5\6' .. le16(0) .. le16(0) .. le16(math.min(n, FULL16)) .. le16(math.min(n, FULL16)) .. le32(size) .. le32(math.min(start, FULL32)) .. le16(0))
+  file:write('PK\5\6' .. le16(0) .. le16(0) .. le16(math.min(n, FULL16)) .. le16(math.min(n, FULL16)) .. le32(size)
+             .. le32(math.min(start, FULL32)) .. le16(0))
 end
 
 return M

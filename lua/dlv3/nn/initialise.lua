@@ -1,21 +1,25 @@
--- initialise.lua - nn.init: fills for parameters, in place and off the tape, with PyTorch's names and formulas.
+-- initialise.lua - nn.init: initial values of parameters, written in place and off the tape, with
+-- PyTorch's names and formulas.
 
 local F = require 'dlv3.core.ffi'
 local autograd = require 'dlv3.core.autograd'
-local options_table = require 'dlv3.core.options_table'
+local docs = require 'dlv3.core.docs'
+local expect = require 'dlv3.core.expect'
 
 local M = {}
 
--- The function as `name` of this table; it fills t, a view that shares the parameter's memory, and returns the parameter.
-local function in_place(name, fn)
-  return function(t, ...)
-    if not F.is_tensor(t) then F.raise(('init.%s: takes a tensor, a %s came'):format(name, type(t))) end
+-- Adds fn(t, ...), which fills a tensor, as a function of this name that fills a parameter and
+-- returns it; text: for help.
+local function in_place(name, text, fn)
+  M[name] = docs.describe(function(t, ...)
+    expect.argument('init.' .. name, 't', t, expect.tensor)
     if not M.off then autograd.no_grad(fn, t:detach(), ...) end
     return t
-  end
+  end, text)
 end
 
--- fn(...) without any fills: for a model whose weights all come from a file. Memory that nobody wrote costs nothing.
+-- fn(...) without initialising anything: for a model whose weights are all read from a file. Memory
+-- that was never written costs nothing.
 function M.skipped(fn, ...)
   M.off = true
   local ok, result = pcall(fn, ...)
@@ -24,10 +28,13 @@ function M.skipped(fn, ...)
   return result
 end
 
--- Connections into and out of one unit: w [out, in/groups, r, s]; groups do not divide fan_out, as in PyTorch.
+-- fan_in, fan_out: connections into and out of one unit of a weight [out, in / groups, h, w];
+-- groups do not divide fan_out, as in PyTorch.
 function M.fans(t)
   local sizes, window = t:size(), 1
-  if #sizes < 2 then F.raise(('init: the fan of a tensor of %d dimensions is not known; a weight has at least 2'):format(#sizes)) end
+  if #sizes < 2 then
+    F.raise(('init: expected a weight of at least 2 dimensions to count its fan, got %d'):format(#sizes))
+  end
   for i = 3, #sizes do window = window * sizes[i] end
   return sizes[2] * window, sizes[1] * window
 end
@@ -35,23 +42,32 @@ end
 -- fan_in (the default) keeps the scale of activations, fan_out that of gradients.
 local function fan_of(t, mode)
   local fan_in, fan_out = M.fans(t)
-  return options_table.one_of('init', 'mode', mode or 'fan_in', {'fan_in', 'fan_out'}) == 'fan_out' and fan_out or fan_in
+  mode = expect.argument('init', 'mode', mode or 'fan_in', expect.one_of{'fan_in', 'fan_out'})
+  return mode == 'fan_out' and fan_out or fan_in
 end
 
-M.constant_ = in_place('constant_', function(t, value) t:fill_(value) end)
-M.zeros_ = in_place('zeros_', function(t) t:fill_(0) end)
-M.ones_ = in_place('ones_', function(t) t:fill_(1) end)
--- normal_(t, mean = 0, std = 1)
-M.normal_ = in_place('normal_', function(t, mean, std) t:normal_(mean or 0, std or 1) end)
--- uniform_(t, low = 0, high = 1)
-M.uniform_ = in_place('uniform_', function(t, low, high) t:uniform_(low or 0, high or 1) end)
+in_place('constant_', 'constant_(t, value): all elements value.', function(t, value) t:fill_(value) end)
+in_place('zeros_', 'zeros_(t): all elements 0.', function(t) t:fill_(0) end)
+in_place('ones_', 'ones_(t): all elements 1.', function(t) t:fill_(1) end)
 
--- kaiming_normal_(t, mode = 'fan_in'): normal with std = sqrt(2 / fan), for layers before a ReLU.
-M.kaiming_normal_ = in_place('kaiming_normal_', function(t, mode) t:normal_(0, math.sqrt(2 / fan_of(t, mode))) end)
+in_place('normal_', 'normal_(t, mean = 0, std = 1): normal random numbers.', function(t, mean, std)
+  t:normal_(mean or 0, std or 1)
+end)
 
--- kaiming_uniform_(t, a = 0, mode = 'fan_in'): uniform within sqrt(6 / ((1 + a^2) fan)); a = sqrt(5) gives
--- 1 / sqrt(fan_in), the default of layers.
-M.kaiming_uniform_ = in_place('kaiming_uniform_', function(t, a, mode)
+in_place('uniform_', 'uniform_(t, low = 0, high = 1): uniform random numbers in [low, high).', function(t, low, high)
+  t:uniform_(low or 0, high or 1)
+end)
+
+in_place('kaiming_normal_', "kaiming_normal_(t, mode = 'fan_in' or 'fan_out'): normal with std = sqrt(2 / fan), "
+                            .. "for layers "
+                            .. 'before a ReLU. He et al., 2015.', function(t, mode)
+  t:normal_(0, math.sqrt(2 / fan_of(t, mode)))
+end)
+
+in_place('kaiming_uniform_', "kaiming_uniform_(t, a = 0, mode = 'fan_in' or 'fan_out'): uniform within sqrt(6 / "
+                             .. "((1 + a^2) "
+                             .. 'fan)); a = sqrt(5) gives 1 / sqrt(fan_in), the default of layers.',
+                                 function(t, a, mode)
   local bound = math.sqrt(6 / ((1 + (a or 0) ^ 2) * fan_of(t, mode)))
   t:uniform_(-bound, bound)
 end)

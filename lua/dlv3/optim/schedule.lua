@@ -1,26 +1,36 @@
--- schedule.lua - learning-rate schedules: functions from the number of steps done to a factor of the base rate.
+-- schedule.lua - learning-rate schedules: functions from the number of steps done (from 0) to a
+-- factor of the base rate.
 --
--- The operations and their order are those of the reference, so that the factors are equal to the last bit.
+-- The operations and their order are those of the reference, so that the factors are equal to the
+-- last bit.
 
-local F = require 'dlv3.core.ffi'
-local options_table = require 'dlv3.core.options_table'
+local expect = require 'dlv3.core.expect'
 
 local M = {}
 
-local function options_of(what, defaults, options)
-  what = 'optim.' .. what
-  local o = options_table(what, defaults, options)
-  if o.steps_per_epoch then options_table.count(what, 'steps_per_epoch', o.steps_per_epoch) end
-  if o.epochs then options_table.count(what, 'epochs', o.epochs) end
-  if o.warmup_epochs then options_table.number(what, 'warmup_epochs', o.warmup_epochs, 0, o.epochs or math.huge) end
-  if o.warmup_factor then options_table.number(what, 'warmup_factor', o.warmup_factor, 0, math.huge) end
+-- The options that schedules share; a schedule adds its own.
+local function spec_of(own)
+  local spec = {
+    steps_per_epoch = expect.whole(1), epochs = expect.whole(1), warmup_epochs = {0, expect.number(0)},
+    warmup_factor = {1e-3, expect.number(0)},
+  }
+  for name, entry in pairs(own) do spec[name] = entry end
+  return spec
+end
+
+local function options_of(name, spec, options)
+  local what = 'optim.' .. name
+  local o = expect.options(what, spec, options)
+  if o.epochs and o.warmup_epochs then
+    expect.argument(what, 'warmup_epochs', o.warmup_epochs, expect.number(0, o.epochs))
+  end
   return o
 end
 
--- fn, which is asked for a step from 0 on.
+-- fn as a schedule, whose step must be a number from 0.
 local function of_step(name, fn)
   return function(step)
-    if type(step) ~= 'number' then F.raise(('optim.%s: the schedule is a function of the step, a number from 0; %s came'):format(name, step == nil and 'nothing' or 'a ' .. type(step))) end
+    expect.argument('optim.' .. name, 'step', step, expect.number(0))
     return fn(step)
   end
 end
@@ -31,11 +41,18 @@ local function warmup(step, steps, factor)
   return factor * (1 - alpha) + alpha
 end
 
--- The reference's: warmup, then (1 - done / all) ^ power; 0 past the end.
--- {steps_per_epoch =, epochs =, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}
+-- The steps of the warmup, and those after it.
+local function phases(o)
+  return o.warmup_epochs * o.steps_per_epoch, (o.epochs - o.warmup_epochs) * o.steps_per_epoch
+end
+
+local poly_spec = spec_of{warmup_epochs = {1, expect.number(0)}, power = {0.9, expect.number()}}
+
+-- poly{steps_per_epoch =, epochs =, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}: a linear
+-- warmup, then (1 - done / all) ^ power; 0 past the end. The reference's.
 function M.poly(options)
-  local o = options_of('poly', {steps_per_epoch = options_table.required, epochs = options_table.required, warmup_epochs = 1, warmup_factor = 1e-3, power = 0.9}, options)
-  local first, all = o.warmup_epochs * o.steps_per_epoch, (o.epochs - o.warmup_epochs) * o.steps_per_epoch
+  local o = options_of('poly', poly_spec, options)
+  local first, all = phases(o)
   return of_step('poly', function(step)
     if o.warmup_epochs > 0 and step <= first then return warmup(step, first, o.warmup_factor) end
     if step - first >= all then return 0 end
@@ -43,12 +60,15 @@ function M.poly(options)
   end)
 end
 
--- gamma times more at each milestone (in epochs).
--- {steps_per_epoch =, milestones =, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}
+local multistep_spec = spec_of{
+  epochs = expect.optional(expect.whole(1)), milestones = expect.list_of(expect.number(0)),
+  gamma = {0.1, expect.number()},
+}
+
+-- multistep{steps_per_epoch =, milestones =, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}:
+-- gamma times more at each milestone, a list of epochs.
 function M.multistep(options)
-  local o = options_of('multistep', {steps_per_epoch = options_table.required, milestones = options_table.required, gamma = 0.1, warmup_epochs = 0, warmup_factor = 1e-3}, options)
-  if type(o.milestones) ~= 'table' then F.raise('optim.multistep: milestones must be a table of epochs, ' .. tostring(o.milestones) .. ' came') end
-  for i, epoch in ipairs(o.milestones) do options_table.number('optim.multistep', 'milestone ' .. i, epoch, 0, math.huge) end
+  local o = options_of('multistep', multistep_spec, options)
   local first = o.warmup_epochs * o.steps_per_epoch
   return of_step('multistep', function(step)
     local factor = step < first and warmup(step, first, o.warmup_factor) or 1
@@ -59,11 +79,13 @@ function M.multistep(options)
   end)
 end
 
--- Half a cosine from 1 to 0 after the warmup.
--- {steps_per_epoch =, epochs =, warmup_epochs = 0, warmup_factor = 1e-3}
+local cosine_spec = spec_of{}
+
+-- cosine{steps_per_epoch =, epochs =, warmup_epochs = 0, warmup_factor = 1e-3}: half a cosine from
+-- 1 to 0 after the warmup.
 function M.cosine(options)
-  local o = options_of('cosine', {steps_per_epoch = options_table.required, epochs = options_table.required, warmup_epochs = 0, warmup_factor = 1e-3}, options)
-  local first, all = o.warmup_epochs * o.steps_per_epoch, (o.epochs - o.warmup_epochs) * o.steps_per_epoch
+  local o = options_of('cosine', cosine_spec, options)
+  local first, all = phases(o)
   return of_step('cosine', function(step)
     if step < first then return warmup(step, first, o.warmup_factor) end
     if step - first >= all then return 0 end
@@ -71,9 +93,11 @@ function M.cosine(options)
   end)
 end
 
--- Always 1.
+local constant_spec = {steps_per_epoch = expect.optional(expect.whole(1)), epochs = expect.optional(expect.whole(1))}
+
+-- constant(): always 1.
 function M.constant(options)
-  options_of('constant', {steps_per_epoch = options_table.optional, epochs = options_table.optional}, options)
+  options_of('constant', constant_spec, options)
   return function() return 1 end
 end
 

@@ -1,5 +1,6 @@
--- complete.lua - what Tab offers in the REPL: globals, fields, members of modules, tensor methods, op names after ?,
--- files inside of quotes. Nothing the user wrote is run for it: no calls, no __index functions.
+-- complete.lua - what Tab offers in the REPL: globals, fields, members of modules, tensor methods,
+-- op names after ?, files inside of quotes. Nothing the user wrote is run for it: no calls, no
+-- __index functions.
 
 local F = require 'dlv3.core.ffi'
 local strict = require 'dlv3.core.strict'
@@ -8,7 +9,8 @@ local C = F.C
 local M = {}
 
 local keywords = {
-  'and', 'break', 'do', 'else', 'elseif', 'end', 'false', 'for', 'function', 'if', 'in', 'local', 'nil', 'not', 'or', 'repeat',
+  'and', 'break', 'do', 'else', 'elseif', 'end', 'false', 'for', 'function', 'if', 'in', 'local', 'nil', 'not', 'or',
+  'repeat',
   'return', 'then', 'true', 'until', 'while',
 }
 
@@ -27,7 +29,9 @@ local function field_names(value, names, calls_only, depth)
   if type(value) == 'string' then value = string end
   if type(value) ~= 'table' then return end
   for k, v in pairs(value) do
-    if type(k) == 'string' and k:find '^[%a_][%w_]*$' and (not calls_only or type(v) == 'function') then names[k] = true end
+    if type(k) == 'string' and k:find '^[%a_][%w_]*$' and (not calls_only or type(v) == 'function') then
+      names[k] = true
+    end
   end
   local mt = getmetatable(value)
   local index = type(mt) == 'table' and rawget(mt, '__index')
@@ -126,7 +130,8 @@ function M.complete(line)
     field_names(resolve(base), names, mark == ':', 0)
     return #word, matching(names, word)
   end
-  word = line:match '[%)%]}]%s*[%.:]([%w_]*)$' or line:match '[%.:]([%w_]*)$' -- the result of something: most likely a tensor
+  -- the result of something: most likely a tensor
+  word = line:match '[%)%]}]%s*[%.:]([%w_]*)$' or line:match '[%.:]([%w_]*)$'
   if word and not line:find '%.%.[%w_]*$' then
     tensor_names(names, line:sub(-#word - 1, -#word - 1) == ':')
     return #word, matching(names, word)

@@ -1,8 +1,9 @@
--- help.lua - `?name` in the REPL. Ops are described from the op table, everything else from the comment above its
--- definition: what is written in the source once is the manual.
+-- help.lua - `?name` in the REPL. Ops are described from the op table, everything else from the
+-- comment above its definition: what is written in the source once is the manual.
 
 local F = require 'dlv3.core.ffi'
 local call = require 'dlv3.core.call'
+local docs = require 'dlv3.core.docs'
 local suggest = require 'dlv3.core.suggest'
 local tensor = require 'dlv3.core.tensor'
 local text = require 'dlv3.core.text'
@@ -12,11 +13,13 @@ require 'dlv3' -- attaches backward and others
 
 local M = {}
 
--- -- Ops --------------------------------------------------------------------------------------------------------
+-- -- Ops ------------------------------------------------------------------------------------------
 
 local kinds = {
-  pair = 'a number or {h, w}', dims = 'sizes', axes = 'axes, from 1', axis = 'an axis, from 1', position = 'a position, from 1',
-  int = 'a whole number', real = 'a number', bool = 'true or false', dtype = 'a dtype', act = 'none, relu, relu6, hardswish or hardsigmoid',
+  pair = 'a number or {h, w}', dims = 'sizes', axes = 'axes, from 1', axis = 'an axis, from 1',
+  position = 'a position, from 1',
+  int = 'a whole number', real = 'a number', bool = 'true or false', dtype = 'a dtype',
+  act = 'none, relu, relu6, hardswish or hardsigmoid',
 }
 
 local function wrap(paragraph, indent)
@@ -39,14 +42,16 @@ local function call_form(op)
   local results = {}
   for _, output in ipairs(op.outputs) do if not output.hidden then results[#results + 1] = output.name end end
   local on = op.variadic and 'dlv3.' or first.name .. ':'
-  return ('%s%s(%s)%s'):format(on, op.name, table.concat(args, ', '), results[1] and ' -> ' .. table.concat(results, ', ') or '')
+  return ('%s%s(%s)%s'):format(on, op.name, table.concat(args, ', '),
+                               results[1] and ' -> ' .. table.concat(results, ', ') or '')
 end
 
 local function op_text(op)
   local lines = {call_form(op), wrap(op.doc, '  ')}
   local rows = {}
   for _, a in ipairs(op.attrs) do
-    rows[#rows + 1] = {'    ' .. a.name, kinds[a.kind] or a.kind, a.text == 'REQUIRED' and 'must be given' or 'default ' .. a.text}
+    rows[#rows + 1] = {'    ' .. a.name, kinds[a.kind] or a.kind,
+                       a.text == 'REQUIRED' and 'must be given' or 'default ' .. a.text}
   end
   if rows[1] then lines[#lines + 1] = text.columns(rows, 'lll'):gsub('\n$', '') end
   local notes = {op.grad and 'has a gradient' or 'no gradient'}
@@ -57,7 +62,7 @@ local function op_text(op)
   return table.concat(lines, '\n')
 end
 
--- -- Source -----------------------------------------------------------------------------------------------------
+-- -- Source ---------------------------------------------------------------------------------------
 
 local function lines_of(path)
   local file = io.open(path)
@@ -70,8 +75,10 @@ end
 
 local function uncomment(line) return (line:gsub('^%s*%-%- ?', '  ')) end
 
--- The function's first line and the comment right above it.
+-- The function's first line and the comment right above it, or what describes it (docs.lua).
 local function function_text(name, f)
+  local described = docs.text_of(f)
+  if described then return name .. '\n' .. wrap(described, '  ') end
   local info = debug.getinfo(f, 'S')
   if info.what == 'C' then return name .. ': a built-in function of Lua' end
   local path = info.source:match '^@(.*)$'
@@ -121,7 +128,8 @@ end
 -- What is called when a class is: its constructor.
 local function constructor(value)
   local mt = getmetatable(value)
-  for _, f in ipairs {rawget(value, 'init'), rawget(value, '__init'), rawget(value, 'new'), type(mt) == 'table' and rawget(mt, '__call') or nil} do
+  for _, f in ipairs {rawget(value, 'init'), rawget(value, '__init'), rawget(value, 'new'),
+                      type(mt) == 'table' and rawget(mt, '__call') or nil} do
     if type(f) == 'function' then return f end
   end
 end
@@ -134,7 +142,7 @@ local function value_text(name, value)
   return make and function_text(name, make) or table_text(name, value)
 end
 
--- -- Names ------------------------------------------------------------------------------------------------------
+-- -- Names ----------------------------------------------------------------------------------------
 
 -- Follows a.b.c or x:method from the globals; ok, value.
 local function lookup(path)
@@ -191,10 +199,15 @@ function M.text(name)
   local short = name:match '^[%w_]+$' and name or name:match '^.*[:%.]([%w_]+)$' or name
   local value = lookup(name)
   local op, method = call.ops[short], tensor.methods[short]
-  if value ~= nil and not (op and F.is_tensor(lookup(name:match '^(.*)[:%.]' or '') or 0)) and name ~= short then return value_text(name, value) end
-  if op and (name == short or value ~= nil) then return op_text(op) end
-  if method and (name == short or value ~= nil) then return function_text('x:' .. short, method) end
-  if tensor.properties[short] and name == short then return 'x.' .. short .. ': a property of every tensor' end
+  local stands_alone = name == short or name == 'x:' .. short and value == nil
+  if value ~= nil and not (op and F.is_tensor(lookup(name:match '^(.*)[:%.]' or '') or 0)) and name ~= short then
+    return value_text(name, value)
+  end
+  if op and (stands_alone or value ~= nil) then return op_text(op) end
+  if method and (stands_alone or value ~= nil) then return function_text('x:' .. short, method) end
+  if tensor.properties[short] and name == short then
+    return ('x.%s: %s; a property of every tensor'):format(short, tensor.property_docs[short])
+  end
   if value ~= nil then return value_text(name, value) end
   for _, module in ipairs(name == short and module_names or {}) do -- ?SGD
     local member = lookup(module .. '.' .. name)

@@ -1,7 +1,7 @@
 -- init.lua - the prompt: reads, runs, prints, and goes on whatever happens.
 --
--- Lines come from libedit on a terminal (runtime/host/repl.c), else from standard input, without prompts. A line is an
--- expression, a statement, the beginning of one, or ?name.
+-- Lines come from libedit on a terminal (runtime/host/repl.c), else from standard input, without
+-- prompts. A line is an expression, a statement, the beginning of one, or ?name.
 
 local F = require 'dlv3.core.ffi'
 local module_path = require 'dlv3.core.module_path'
@@ -13,7 +13,7 @@ local C = F.C
 local on_terminal = C.dlv3_is_terminal(0) == 1
 local history_most = 1000
 
--- -- History ----------------------------------------------------------------------------------------------------
+-- -- History --------------------------------------------------------------------------------------
 
 local function history_path()
   local state, home = os.getenv 'XDG_STATE_HOME', os.getenv 'HOME'
@@ -48,11 +48,14 @@ local function remember(file_path, line)
   file:close()
 end
 
--- -- Running ----------------------------------------------------------------------------------------------------
+-- -- Running --------------------------------------------------------------------------------------
 
--- A local would be gone with its line; without the word, lines of scripts can be pasted. Those that do go are noted.
+-- A local would be gone with its line; without the word, lines of scripts can be pasted. Those that
+-- do go are noted.
 local function keep_locals(source)
-  if source:find '^%s*local%s+function%s' or source:find '^%s*local%s+[%w_,%s]+=' then source = source:gsub('^%s*local%s+', '', 1) end
+  if source:find '^%s*local%s+function%s' or source:find '^%s*local%s+[%w_,%s]+=' then
+    source = source:gsub('^%s*local%s+', '', 1)
+  end
   for names in source:gmatch '%f[%w_]local%s+([%w_,%s]+)' do
     for name in names:gsub('^function%s+', ''):gmatch '[%a_][%w_]*' do strict.lost[name] = true end
   end
@@ -65,7 +68,8 @@ local function without_line(message) return one_line and message:gsub('^line:%d+
 
 local function pack(...) return {n = select('#', ...), ...} end
 
--- A function that returns its results packed; or nil, message; or nil when the source is the beginning of something.
+-- A function that returns its results packed; or nil, message; or nil when the source is the
+-- beginning of something.
 local function compile(source)
   one_line = not source:find '\n'
   source = source:gsub('^%s*=', 'return ')
@@ -78,7 +82,9 @@ local function compile(source)
   end
   local before, last = source:match '^(.*;)(.*)$' -- x = 3; x
   local chunk, message = loadstring(keep_locals(source), '=line')
-  if not chunk and before and loadstring('return ' .. last) then chunk = loadstring(keep_locals(before .. ' return ' .. last), '=line') end
+  if not chunk and before and loadstring('return ' .. last) then
+    chunk = loadstring(keep_locals(before .. ' return ' .. last), '=line')
+  end
   if chunk then return function() return pack(chunk()) end end
   if message:find "near '<eof>'$" or expected:find "near '<eof>'$" then return nil end
   return nil, message
@@ -90,12 +96,14 @@ local function describe(e)
     local mt = getmetatable(e)
     e = type(mt) == 'table' and mt.__tostring and tostring(e) or 'an error object: ' .. inspect.text(e)
   end
-  local plain = F.root == '' and e or e:gsub(F.root:gsub('%p', '%%%0') .. "([^%s']-%.lua:%d)", '%1') -- places in code, no paths of files
+  -- places in code, no paths of files
+  local plain = F.root == '' and e or e:gsub(F.root:gsub('%p', '%%%0') .. "([^%s']-%.lua:%d)", '%1')
   local lines = {require 'dlv3.repl.method_hint'(without_line(plain))}
   for level = 2, 40 do
     local info = debug.getinfo(level, 'Sl')
     if not info then break end
-    if info.currentline > 0 and not info.source:find('lua/dlv3/', 1, true) and info.source ~= '=line' and #lines < 7 then
+    if info.currentline > 0 and not info.source:find('lua/dlv3/', 1, true) and info.source ~= '=line'
+        and #lines < 7 then
       lines[#lines + 1] = ('  %s:%d'):format(F.short(info.source), info.currentline)
     end
   end
@@ -130,7 +138,7 @@ local function run(chunk)
   end
 end
 
--- -- The loop ---------------------------------------------------------------------------------------------------
+-- -- The loop -------------------------------------------------------------------------------------
 
 local function read(prompt)
   if on_terminal then return terminal.read(prompt) end
@@ -169,8 +177,8 @@ local function loop(file_path)
   end
 end
 
--- Compiled code does not look at hooks, so a loop in it could not be stopped: at a prompt being able to stop matters
--- more than the speed of Lua, which only strings ops together.
+-- Compiled code does not look at hooks, so a loop in it could not be stopped: at a prompt being
+-- able to stop matters more than the speed of Lua, which only strings ops together.
 jit.off()
 jit.flush()
 C.dlv3_signals_catch(1, nil)

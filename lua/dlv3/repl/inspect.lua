@@ -1,4 +1,5 @@
--- inspect.lua - values as the REPL prints them: tensors whole or summarised, tables readable, nothing without end.
+-- inspect.lua - values as the REPL prints them: tensors whole or summarised, tables readable,
+-- nothing without end.
 
 local F = require 'dlv3.core.ffi'
 local C = F.C
@@ -21,7 +22,10 @@ local function key_text(k)
   return type(k) == 'string' and '["' .. k .. '"]' or '[' .. tostring(k) .. ']'
 end
 
-local function string_text(s) return "'" .. s:gsub('[%c\\\']', {['\n'] = '\\n', ['\t'] = '\\t', ['\r'] = '\\r', ['\\'] = '\\\\', ["'"] = "\\'"}) .. "'" end
+local function string_text(s)
+  return "'" .. s:gsub('[%c\\\']', {['\n'] = '\\n', ['\t'] = '\\t', ['\r'] = '\\r', ['\\'] = '\\\\', ["'"] = "\\'"})
+      .. "'"
+end
 
 local function function_text(f)
   local info = debug.getinfo(f, 'S')

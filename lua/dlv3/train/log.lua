@@ -1,6 +1,8 @@
--- log.lua - what training and evaluation print: meters, the line every so many steps, a progress line, the results file.
+-- log.lua - what training and evaluation print: meters, the line every so many steps, a progress
+-- line, the results file.
 --
--- The formats are those of the reference's scripts, so that its logs and ours can be read by the same tools.
+-- The formats are those of the reference's scripts, so that its logs and ours can be read by the
+-- same tools.
 
 local F = require 'dlv3.core.ffi'
 local text = require 'dlv3.core.text'
@@ -8,13 +10,13 @@ local C = F.C
 
 local M = {duration = text.duration, list = text.list}
 
--- -- A value over time ----------------------------------------------------------------------------------------
+-- -- A value over time ----------------------------------------------------------------------------
 
 local Meter = {}
 Meter.__index = Meter
 
--- Keeps the last `window` values (20) and the sum of all. format: text with {value}, {avg}, {global_avg}, {median},
--- {max}, each with a printf format after a colon: '{value:%.6f}'.
+-- Keeps the last `window` values (20) and the sum of all. format: text with {value}, {avg},
+-- {global_avg}, {median}, {max}, each with a printf format after a colon: '{value:%.6f}'.
 function M.meter(options)
   options = options or {}
   return setmetatable({window = options.window or 20, format = options.format or '{value:%.4f} ({global_avg:%.4f})',
@@ -29,9 +31,12 @@ function Meter:update(value, n)
   self.total, self.count = self.total + value * n, self.count + n
 end
 
+-- The last value; nan before the first.
 function Meter:value() return self.values[self.at] or 0 / 0 end
+-- The mean of all values.
 function Meter:global_avg() return self.total / self.count end
 
+-- The mean of the window.
 function Meter:avg()
   local sum = 0
   for _, v in ipairs(self.values) do sum = sum + v end
@@ -45,6 +50,7 @@ function Meter:median()
   return sorted[math.floor((#sorted + 1) / 2)] or 0 / 0
 end
 
+-- The largest value of the window.
 function Meter:max()
   local most = -math.huge
   for _, v in ipairs(self.values) do most = math.max(most, v) end
@@ -57,7 +63,7 @@ function Meter:__tostring()
   end))
 end
 
--- -- The line every print_freq steps --------------------------------------------------------------------------
+-- -- The line every print_freq steps --------------------------------------------------------------
 
 local Logger = {}
 Logger.__index = Logger
@@ -65,7 +71,8 @@ Logger.__index = Logger
 -- write(line): where lines go, stdout without it; now(): seconds.
 function M.logger(options)
   options = options or {}
-  return setmetatable({meters = {}, order = {}, write = options.write or M.line, now = options.now or C.dlv3_now}, Logger)
+  return setmetatable({meters = {}, order = {}, write = options.write or M.line, now = options.now or C.dlv3_now},
+                      Logger)
 end
 
 -- One line to stdout, at once: a log is read while it is being written.
@@ -74,6 +81,7 @@ function M.line(line)
   io.stdout:flush()
 end
 
+-- Adds a meter of this name at the end of the line, with the options of M.meter; returns it.
 function Logger:add(name, options)
   if not self.meters[name] then self.order[#self.order + 1] = name end
   self.meters[name] = M.meter(options)
@@ -97,9 +105,10 @@ function Logger:__tostring()
   return table.concat(parts, '  ')
 end
 
--- for image, target in logger:every({total = n, print_freq = 10, header = 'Epoch: [0]'}, loader:epoch(0)) do ... end
--- Passes the iterator's values on and prints after a step when its number (from first, 0) is a multiple of print_freq,
--- and the total time at the end. memory(): MB for "max mem", left out where nil.
+-- for image, target in logger:every({total = n, print_freq = 10, header = 'Epoch: [0]'},
+-- loader:epoch(0)) do ... end Passes the iterator's values on and prints after a step when its
+-- number (from first, 0) is a multiple of print_freq, and the total time at the end. memory(): MB
+-- for "max mem", left out where nil.
 function Logger:every(options, iterator, state, control)
   local total, i, header = options.total, options.first or 0, options.header or ''
   local counter = '[%' .. #tostring(total) .. 'd/%d]'
@@ -110,7 +119,8 @@ function Logger:every(options, iterator, state, control)
   local function after_step()
     times:update(self.now() - last)
     if i % options.print_freq == 0 then
-      local parts = {header, counter:format(i, total), 'eta: ' .. text.duration(times:global_avg() * (total - i)), tostring(self),
+      local parts = {header, counter:format(i, total), 'eta: ' .. text.duration(times:global_avg() * (total - i)),
+                     tostring(self),
                      'time: ' .. tostring(times), 'data: ' .. tostring(waits)}
       if options.memory then parts[#parts + 1] = ('max mem: %.0f'):format(options.memory()) end
       self.write(table.concat(parts, '  '))
@@ -135,16 +145,18 @@ function Logger:every(options, iterator, state, control)
   end
 end
 
--- -- One line that moves, for terminals -----------------------------------------------------------------------
+-- -- One line that moves, for terminals -----------------------------------------------------------
 
 local Progress = {}
 Progress.__index = Progress
 
--- "predict  12/30  5.3 photos/s  0:00:03 left  IMG_12.jpg" on stderr, rewritten in place; nothing where stderr is not
--- a terminal or quiet is set. total may be nil.
+-- "predict  12/30  5.3 photos/s  0:00:03 left  IMG_12.jpg" on stderr, rewritten in place; nothing
+-- where stderr is not a terminal or quiet is set. total may be nil.
 function M.progress(options)
-  return setmetatable({label = options.label or '', total = options.total, unit = options.unit or 'steps', n = 0, shown = -1,
-                       now = options.now or C.dlv3_now, write = options.write or function(s) io.stderr:write(s) io.stderr:flush() end,
+  return setmetatable({label = options.label or '', total = options.total, unit = options.unit or 'steps', n = 0,
+                       shown = -1,
+                       now = options.now or C.dlv3_now, write = options.write
+                           or function(s) io.stderr:write(s) io.stderr:flush() end,
                        on = not options.quiet and (options.write ~= nil or C.dlv3_is_terminal(2) == 1),
                        start = (options.now or C.dlv3_now)()}, Progress)
 end
@@ -175,12 +187,14 @@ function Progress:done()
   if self.on and self.n > 0 then self.write('\r\27[K') end
 end
 
--- -- The results file -----------------------------------------------------------------------------------------
+-- -- The results file -----------------------------------------------------------------------------
 
--- The four lines of an evaluation, without a newline at the end. All in percent; rows and ious are lists.
+-- The four lines of an evaluation, without a newline at the end. All in percent; rows and ious are
+-- lists.
 function M.metrics(correct, rows, ious, mean)
   return table.concat({
-    'global correct: ' .. text.number('%.1f', correct), 'average row correct: ' .. text.list(rows), 'IoU: ' .. text.list(ious),
+    'global correct: ' .. text.number('%.1f', correct), 'average row correct: ' .. text.list(rows),
+    'IoU: ' .. text.list(ious),
     'mean IoU: ' .. text.number('%.1f', mean),
   }, '\n')
 end
@@ -190,7 +204,8 @@ function M.results_path(directory)
   return (directory and directory ~= '' and directory .. '/' or '') .. os.date 'results%Y%m%d-%H%M%S.txt'
 end
 
--- The same, and the file is there, empty: whether it can be written is known before there is anything to lose.
+-- The same, and the file is there, empty: whether it can be written is known before there is
+-- anything to lose.
 function M.start_results(directory)
   local path = M.results_path(directory)
   local file, reason = io.open(path, 'a')
@@ -203,9 +218,12 @@ end
 function M.append_results(path, epoch, train_loss, lr, metrics)
   local file, reason = io.open(path, 'a')
   if not file then F.raise('results file: ' .. reason) end
-  local ok, why = file:write(('[epoch: %d]\ntrain_loss: %s\nlr: %.6f\n%s\n\n'):format(epoch, text.number('%.4f', train_loss), lr, metrics))
+  local ok, why = file:write(('[epoch: %d]\ntrain_loss: %s\nlr: %.6f\n%s\n\n'):format(epoch,
+      text.number('%.4f', train_loss), lr, metrics))
   local closed, why_not = file:close()
-  if not (ok and closed) then F.raise(('results file %s can not be written: %s; free some space'):format(path, why or why_not)) end
+  if not (ok and closed) then
+    F.raise(('results file %s can not be written: %s; free some space'):format(path, why or why_not))
+  end
 end
 
 return M

@@ -1,13 +1,15 @@
--- run_folder.lua - the folder that a training writes into: of one run, and of one process at a time.
+-- run_folder.lua - the folder that a training writes into: of one run, and of one process at a
+-- time.
 --
 --   local folder = run_folder.claim(opt, given)    folder.path
---   folder:file 'last.pth'                         where to write it now; the folder is made again where it was removed
+--   folder:file 'last.pth'                         where to write it now; recreated where it was removed
 --   folder:saved 'last.pth'                        that file is a sound checkpoint of this run from here on
---   folder.sound, folder.has_best                  the last sound checkpoint (nil: none); whether best.pth is this run's
+--   folder.sound, folder.has_best                  the last sound checkpoint or nil; whether best.pth is this run's
 
 local F = require 'dlv3.core.ffi'
 local bytes = require 'dlv3.io.bytes'
 local files = require 'dlv3.io.files'
+local system = require 'dlv3.os'
 local C = F.C
 
 local M = {}
@@ -20,7 +22,7 @@ local lock_out = F.new 'dlv3_lock *[1]'
 
 -- Makes the folder and locks it; nil where another process has it.
 local function lock_folder(path)
-  F.check(C.dlv3_make_dir(path))
+  system.make_directory(path)
   F.check(C.dlv3_lock_folder(lock_out, path))
   return lock_out[0] ~= nil and F.gc(lock_out[0], C.dlv3_lock_free) or nil
 end
@@ -31,7 +33,7 @@ local function unlock(lock) if lock then C.dlv3_lock_free(F.gc(lock, nil)) end e
 local function run_in(path)
   local found = {}
   for _, name in ipairs(checkpoints) do
-    if C.dlv3_path_kind(path .. '/' .. name) == 1 then found[#found + 1] = name end
+    if system.is_file(path .. '/' .. name) then found[#found + 1] = name end
   end
   return found[1] and table.concat(found, ', ')
 end
@@ -49,21 +51,26 @@ local function check_writable(path)
   end
 end
 
--- Locks the folder at path and checks that a run with these options may write there. Returns the lock, and whether the folder
--- holds the run that is resumed; or nil and what is in the way.
+-- Locks the folder at path and checks that a run with these options may write there. Returns the
+-- lock, and whether the folder holds the run that is resumed; or nil and what is in the way.
 local function take(path, opt)
   local lock = lock_folder(path)
   if not lock then
-    return nil, ("another training is writing into '%s': wait until it ends, or name another folder with --output-dir"):format(path)
+    return nil, ("another training is writing into '%s': wait until it ends, or name another folder with "
+                 .. '--output-dir'):format(path)
   end
   local same = opt.resume and C.dlv3_lock_is_of(lock, folder_of(opt.resume)) == 1
   local run = not same and not opt.overwrite and run_in(path)
   if not run then return lock, same end
   unlock(lock)
   if opt.resume then
-    return nil, ("'%s' holds another run than '%s' (%s): name another folder with --output-dir, or replace that run with --overwrite"):format(path, opt.resume, run)
+    return nil,
+        ("'%s' holds another run than '%s' (%s): name another folder with --output-dir, or replace that run with "
+         .. "--overwrite"):format(path, opt.resume, run)
   end
-  return nil, ("'%s' holds a run already (%s): --resume %s/last.pth goes on with it, --overwrite replaces it, --output-dir names another folder")
+  return nil,
+      ("'%s' holds a run already (%s): --resume %s/last.pth goes on with it, --overwrite replaces it, --output-dir "
+       .. "names another folder")
               :format(path, run, path)
 end
 
@@ -74,8 +81,9 @@ local function wanted_path(opt, given)
   return opt.output_dir ~= '' and opt.output_dir or '.'
 end
 
--- The folder for a training with these options (output_dir, resume, overwrite); given: which of them the command line gave. The
--- default folder gets a number where it is taken; raises where another one is.
+-- The folder for a training with these options (output_dir, resume, overwrite); given: which of
+-- them the command line gave. The default folder gets a number where it is taken; raises where
+-- another one is.
 function M.claim(opt, given)
   local first = wanted_path(opt, given)
   local numbered = not (given.output_dir or opt.resume or opt.overwrite)
@@ -89,20 +97,22 @@ function M.claim(opt, given)
   if not lock then F.raise(same) end
   check_writable(path)
   return setmetatable({path = path, lock = lock, resumed = same, sound = opt.resume,
-                       has_best = same and C.dlv3_path_kind(path .. '/best.pth') == 1}, Folder)
+                       has_best = same and system.is_file(path .. '/best.pth')}, Folder)
 end
 
--- Removes the checkpoints of the run that is replaced (--overwrite), so that none is taken for one of this run. inputs: files that
--- the training begins with, which are none of those (a list that may have gaps).
+-- Removes the checkpoints of the run that is replaced (--overwrite), so that none is taken for one
+-- of this run. inputs: files that the training begins with, which are none of those (a list that
+-- may have gaps).
 function Folder:clear(inputs)
   if self.resumed then return end
   for _, name in ipairs(checkpoints) do files.check_output(self.path .. '/' .. name, inputs, '--output-dir') end
   for _, name in ipairs(checkpoints) do os.remove(self.path .. '/' .. name) end
 end
 
--- Another place for a folder that was removed or replaced: the same path, one beside it, or a temporary one.
+-- Another place for a folder that was removed or replaced: the same path, one beside it, or a
+-- temporary one.
 local function replacement(path)
-  local temporary = ('%s/dlv3_run_%d'):format(os.getenv 'TMPDIR' or '/tmp', tonumber(C.dlv3_getpid()))
+  local temporary = ('%s/dlv3_run_%d'):format(os.getenv 'TMPDIR' or '/tmp', system.process_id())
   local reasons = {}
   for _, candidate in ipairs {path, path .. '_2', path .. '_3', temporary} do
     local ok, lock = pcall(lock_folder, candidate)
@@ -119,13 +129,15 @@ function Folder:file(name)
     unlock(self.lock)
     local path
     path, self.lock = replacement(self.path)
-    local new = path == self.path and 'it is made again' or ("files go to '%s'"):format(path)
-    io.stderr:write(F.printable(("warning: the folder '%s' was removed during the training; %s\n"):format(self.path, new)))
+    local new = path == self.path and 'it is created anew' or ("files go to '%s'"):format(path)
+    io.stderr:write(F.printable(("warning: the folder '%s' was removed during the training; %s\n"):format(self.path,
+        new)))
     self.path, self.sound, self.has_best = path, nil, false
   end
   return self.path .. '/' .. name
 end
 
+-- Notes that the file of this name is a sound checkpoint of this run from now on.
 function Folder:saved(name)
   self.sound = self.path .. '/' .. name
   if name == 'best.pth' then self.has_best = true end

@@ -1,4 +1,5 @@
--- cairo.lua - a canvas with lines, areas and text, through libcairo by FFI. Loaded only where pictures have text.
+-- cairo.lua - a canvas with lines, areas and text, through libcairo by FFI. Loaded only where
+-- pictures have text.
 
 local ffi = require 'ffi'
 local F = require 'dlv3.core.ffi'
@@ -39,7 +40,8 @@ void *dlopen(const char *, int);
 local found, cairo = pcall(ffi.load, 'cairo.so.2')
 if not found then found, cairo = pcall(ffi.load, 'libcairo.so.2') end
 if not found then F.raise('text in pictures needs the cairo library: install the package libcairo2') end
-ffi.C.dlopen('libcairo.so.2', 1) -- stays loaded to the end: sanitizers know what fontconfig keeps by the name of its library
+-- stays loaded to the end: sanitizers know what fontconfig keeps by the name of its library
+ffi.C.dlopen('libcairo.so.2', 1)
 
 local M = {}
 local Canvas = {}
@@ -48,8 +50,11 @@ Canvas.__index = Canvas
 -- A white canvas of width x height pixels.
 function M.canvas(width, height)
   local surface = ffi.gc(cairo.cairo_image_surface_create(1, width, height), cairo.cairo_surface_destroy)
-  if cairo.cairo_surface_status(surface) ~= 0 then F.raise(('a picture of %d x %d can not be made'):format(width, height)) end
-  local self = setmetatable({width = width, height = height, surface = surface, cr = ffi.gc(cairo.cairo_create(surface), cairo.cairo_destroy)}, Canvas)
+  if cairo.cairo_surface_status(surface) ~= 0 then
+    F.raise(('a picture of %d x %d can not be made'):format(width, height))
+  end
+  local self = setmetatable({width = width, height = height, surface = surface,
+                             cr = ffi.gc(cairo.cairo_create(surface), cairo.cairo_destroy)}, Canvas)
   cairo.cairo_select_font_face(self.cr, 'sans-serif', 0, 0)
   self:area(0, 0, width, height, {1, 1, 1})
   return self
@@ -57,6 +62,7 @@ end
 
 local function color(self, c) cairo.cairo_set_source_rgba(self.cr, c[1], c[2], c[3], c[4] or 1) end
 
+-- Fills a rectangle, in pixels, with a color {r, g, b, a = 1} of numbers from 0 to 1.
 function Canvas:area(x, y, w, h, c)
   color(self, c)
   cairo.cairo_rectangle(self.cr, x, y, w, h)
@@ -69,11 +75,16 @@ function Canvas:line(points, c, width, dashes)
   cairo.cairo_set_line_width(self.cr, width or 1)
   cairo.cairo_set_dash(self.cr, ffi.new('double[2]', dashes or 0, dashes or 0), dashes and 2 or 0, 0)
   for i = 1, #points, 2 do
-    if i == 1 then cairo.cairo_move_to(self.cr, points[1], points[2]) else cairo.cairo_line_to(self.cr, points[i], points[i + 1]) end
+    if i == 1 then
+      cairo.cairo_move_to(self.cr, points[1], points[2])
+    else
+      cairo.cairo_line_to(self.cr, points[i], points[i + 1])
+    end
   end
   cairo.cairo_stroke(self.cr)
 end
 
+-- The width of a text in pixels at this size.
 function Canvas:text_width(s, size)
   cairo.cairo_set_font_size(self.cr, size)
   local e = ffi.new 'cairo_text_extents_t'
@@ -96,7 +107,8 @@ end
 -- Pixels from fn(x, y) -> r, g, b (0..255) at the canvas' upper left.
 function Canvas:pixels(width, height, fn)
   cairo.cairo_surface_flush(self.surface)
-  local data, stride = cairo.cairo_image_surface_get_data(self.surface), cairo.cairo_image_surface_get_stride(self.surface)
+  local data, stride = cairo.cairo_image_surface_get_data(self.surface),
+      cairo.cairo_image_surface_get_stride(self.surface)
   for y = 0, height - 1 do
     local row = data + y * stride
     for x = 0, width - 1 do
@@ -110,7 +122,8 @@ end
 -- The picture as u8 [3,h,w].
 function Canvas:tensor()
   cairo.cairo_surface_flush(self.surface)
-  local data, stride = cairo.cairo_image_surface_get_data(self.surface), cairo.cairo_image_surface_get_stride(self.surface)
+  local data, stride = cairo.cairo_image_surface_get_data(self.surface),
+      cairo.cairo_image_surface_get_stride(self.surface)
   local plane = self.width * self.height
   local bytes = ffi.new('uint8_t[?]', 3 * plane)
   for y = 0, self.height - 1 do

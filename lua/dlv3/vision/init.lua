@@ -1,5 +1,5 @@
--- init.lua - require 'dlv3.vision': the functions of vision.image (read, resize, normalize, write_png, ...), and the other
--- files of this folder as fields, loaded on first use.
+-- init.lua - require 'dlv3.vision': the functions of vision.image (read, resize, normalize,
+-- write_png, ...), and the other files of this folder as fields, loaded on first use.
 
 local image = require 'dlv3.vision.image'
 

@@ -6,14 +6,16 @@ local cairo = require 'dlv3.vision.cairo'
 
 local M = {}
 
--- photo u8 [3,h,w], mask u8 [h,w] -> u8 [3,h + legend,w]. names[i]: of class i - 1; strength: of the paint, 0..1.
+-- photo u8 [3,h,w], mask u8 [h,w] -> u8 [3,h + legend,w]. names[i]: of class i - 1; strength: of
+-- the paint, 0..1.
 function M.draw(photo, mask, names, strength)
   strength = strength or 0.55
   local h, w = photo:size(2), photo:size(3)
   local plane = h * w
   local photo_bytes, mask_bytes = photo:tobytes(), mask:tobytes() -- strings: kept while the pointers are used
   local p, m = F.cast('const uint8_t *', photo_bytes), F.cast('const uint8_t *', mask_bytes)
-  local red, green, blue, counts = F.new 'uint8_t[256]', F.new 'uint8_t[256]', F.new 'uint8_t[256]', F.new 'int32_t[256]'
+  local red, green, blue, counts = F.new 'uint8_t[256]', F.new 'uint8_t[256]', F.new 'uint8_t[256]',
+      F.new 'int32_t[256]'
   for i = 0, 255 do red[i], green[i], blue[i] = image.voc_color(i) end
   for i = 0, plane - 1 do counts[m[i]] = counts[m[i]] + 1 end
 
@@ -36,7 +38,8 @@ function M.draw(photo, mask, names, strength)
     local at = py * w + px
     local i = m[at]
     if i == 0 or i == 255 then return p[at], p[plane + at], p[2 * plane + at] end
-    return p[at] * (1 - strength) + red[i] * strength, p[plane + at] * (1 - strength) + green[i] * strength, p[2 * plane + at] * (1 - strength) + blue[i] * strength
+    return p[at] * (1 - strength) + red[i] * strength, p[plane + at] * (1 - strength) + green[i] * strength,
+        p[2 * plane + at] * (1 - strength) + blue[i] * strength
   end)
   for _, place in ipairs(places) do
     local i, label, left, row = unpack(place)

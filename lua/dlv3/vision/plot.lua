@@ -6,7 +6,8 @@ local image = require 'dlv3.vision.image'
 local M = {}
 
 local colors = {
-  {0.12, 0.36, 0.71}, {0.84, 0.37, 0.05}, {0.17, 0.55, 0.2}, {0.7, 0.12, 0.2}, {0.45, 0.3, 0.65}, {0.35, 0.35, 0.35}, {0.75, 0.6, 0.1}, {0.2, 0.6, 0.65},
+  {0.12, 0.36, 0.71}, {0.84, 0.37, 0.05}, {0.17, 0.55, 0.2}, {0.7, 0.12, 0.2}, {0.45, 0.3, 0.65}, {0.35, 0.35, 0.35},
+  {0.75, 0.6, 0.1}, {0.2, 0.6, 0.65},
 }
 
 -- Steps of 1, 2 or 5 times a power of ten, about n of them from low to high.
@@ -41,8 +42,8 @@ local function range(series, key)
   return low, high
 end
 
--- options: title, x_label, y_label, y_min, y_max, width, height; series: {{name =, x = {...}, y = {...}}, ...}; nan breaks
--- a line. Returns u8 [3,h,w].
+-- options: title, x_label, y_label, y_min, y_max, width, height; series: {{name =, x = {...}, y =
+-- {...}}, ...}; nan breaks a line. Returns u8 [3,h,w].
 function M.draw(series, options)
   options = options or {}
   local width, height = options.width or 800, options.height or 480
@@ -79,7 +80,11 @@ function M.draw(series, options)
         points = {}
       end
     end
-    if #points == 2 then canvas:area(points[1] - 2.5, points[2] - 2.5, 5, 5, c) elseif #points > 2 then canvas:line(points, c, 1.8) end
+    if #points == 2 then
+      canvas:area(points[1] - 2.5, points[2] - 2.5, 5, 5, c)
+    elseif #points > 2 then
+      canvas:line(points, c, 1.8)
+    end
     if s.name then
       canvas:line({legend, top - 8, legend + 18, top - 8}, c, 3)
       canvas:text(legend + 24, top - 4, s.name, 12, grey)
@@ -89,7 +94,7 @@ function M.draw(series, options)
   return canvas:tensor()
 end
 
--- -- Bars -----------------------------------------------------------------------------------------------------
+-- -- Bars -----------------------------------------------------------------------------------------
 
 -- A colour for each name, in the order in which they occur.
 local function colors_of(groups)
@@ -116,8 +121,8 @@ local function legend(canvas, names, of, x, y)
   end
 end
 
--- Horizontal bars in groups: {{name =, bars = {{name =, value =, text = (the value)}, ...}}, ...}. options: title, width,
--- mark (a line across all), x_max. Returns u8 [3,h,w].
+-- Horizontal bars in groups: {{name =, bars = {{name =, value =, text = (the value)}, ...}}, ...}.
+-- options: title, width, mark (a line across all), x_max. Returns u8 [3,h,w].
 function M.draw_bars(groups, options)
   options = options or {}
   local width, left, right, top, bar_height = options.width or 900, 300, 60, 84, 13
@@ -152,8 +157,10 @@ function M.draw_bars(groups, options)
   return canvas:tensor()
 end
 
+-- Draws bars (draw_bars) to a PNG at path.
 function M.write_bars(path, groups, options) image.write_png(path, M.draw_bars(groups, options)) end
 
+-- Draws curves (draw) to a PNG at path.
 function M.write(path, series, options) image.write_png(path, M.draw(series, options)) end
 
 return M

@@ -1,204 +1,22 @@
-/* autograd.c - the tape: nodes recorded by dlv3_call, walked in reverse by backward.
+/* backward.c - the backward pass: walks the tape in reverse and accumulates gradients.
  *
- * A node holds what the op's signature marks with '*' (detached aliases with the version they had),
- * the shapes of its inputs, and edges to the nodes that made them. It never holds its own output
- * tensor, so there is no cycle. Nodes are numbered as they are made; walking in falling numbers
- * visits every consumer before its producer. After its rule has run a node gives up what it saved.
- *
- * What ops/saves.c says can be made again is not kept by those that need it: they ask the node that
- * made it, when backward gets there.
+ * Nodes are numbered in the order they were made, so walking by falling numbers visits every
+ * consumer before its producer. After its rule has run a node drops what it saved.
  *
  * A Lua function is a node too (op == OP_COUNT). The runtime never calls Lua: backward_next returns
  * DLV3_PENDING and is resumed when the caller has run the function. */
-#include "ops/rules.h"
-#include "record.h"
-
 #include <stdlib.h>
 
-static bool grad_enabled = true;
-static int64_t next_seq, next_mark;
+#include "executor.h"
+#include "tape.h"
 
-DLV3_API int32_t dlv3_grad_enabled(void) { return grad_enabled; }
-DLV3_API void dlv3_set_grad_enabled(int32_t on) { grad_enabled = on != 0; }
-
-/* -- Lua functions whose node is gone ---------------------------------------------------------- */
-
-static int64_t *freed_ids;
-static int32_t n_freed, freed_room;
-
-static void note_freed(int64_t id) {
-  if (n_freed == freed_room) {
-    int32_t room = freed_room ? 2 * freed_room : 64;
-    int64_t *grown = realloc(freed_ids, (size_t)room * sizeof *grown);
-    if (!grown) return; /* the Lua side keeps one closure too long: no harm */
-    freed_ids = grown, freed_room = room;
-  }
-  freed_ids[n_freed++] = id;
-}
-
-DLV3_API int32_t dlv3_custom_freed(int64_t *ids, int32_t max) {
-  int32_t n = n_freed < max ? n_freed : max;
-  if (n > 0) memcpy(ids, freed_ids + n_freed - n, (size_t)n * sizeof *ids);
-  n_freed -= n;
-  return n;
-}
-
-/* -- Nodes ------------------------------------------------------------------------------------- */
-
-/* Gives up the saved tensors; the edges stay until the node is freed. */
-static void node_finish(node *n) {
-  if (n->done) return;
-  n->done = true;
-  for (int32_t i = 0; i < n->n_in && n->in; i++) tensor_drop(n->in[i].t), n->in[i].t = NULL;
-  for (int32_t i = 0; i < DLV3_MAX_OUTPUTS; i++) {
-    tensor_drop(n->out[i].t), n->out[i].t = NULL;
-    tensor_drop(n->grad_out[i]), n->grad_out[i] = NULL;
-  }
-  tensor_drop(n->remade), n->remade = NULL;
-  if (n->op == OP_COUNT) note_freed(n->custom_id);
-}
-
-/* Iterative, since a long chain of ops would recurse as deep as it is long. */
-void node_drop(node *n) {
-  if (--n->refs > 0) return;
-  n->visit = NULL;
-  for (node *todo = n; todo;) {
-    node *dead = todo;
-    todo = dead->visit;
-    node_finish(dead);
-    for (int32_t i = 0; i < dead->n_in; i++) {
-      edge *e = &dead->edges[i];
-      tensor_drop(e->leaf);
-      if (e->node && --e->node->refs == 0) e->node->visit = todo, todo = e->node;
-    }
-    free(dead->edges), free(dead->in_spec), free(dead->in), free(dead);
-  }
-}
-
-static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out) {
-  node *n = calloc(1, sizeof *n);
-  if (!n) return NULL;
-  n->refs = 1, n->op = op, n->n_in = n_in, n->n_out = n_out, n->seq = ++next_seq, n->recorded = recording();
-  n->edges = calloc((size_t)n_in + 1, sizeof *n->edges);
-  n->in_spec = calloc((size_t)n_in + 1, sizeof *n->in_spec);
-  n->in = calloc((size_t)n_in + 1, sizeof *n->in);
-  if (!n->edges || !n->in_spec || !n->in) {
-    n->n_in = 0;
-    node_drop(n);
-    return NULL;
-  }
-  for (int32_t i = 0; i < n_in; i++) {
-    tensor *t = in[i];
-    if (!t) continue;
-    spec_like(&n->in_spec[i], t);
-    n->device = t->st->device;
-    if (!is_float(t->dtype)) continue;
-    if (t->node)
-      n->edges[i] = (edge){t->node, t->node_out, NULL}, t->node->refs++;
-    else if (t->requires_grad)
-      n->edges[i].leaf = tensor_retain(t);
-  }
-  return n;
-}
-
-static void attach(node *n, tensor *const *out) {
-  for (int32_t i = 0; i < n->n_out; i++) {
-    if (!out[i]) continue;
-    spec_like(&n->out_spec[i], out[i]);
-    if (!is_float(out[i]->dtype)) continue;
-    out[i]->node = n, out[i]->node_out = i;
-    n->refs++;
-  }
-}
-
-bool is_remade(const tensor *t) {
-  return t->node && t->node->can_be_remade && !t->node->done && t->node_out == 0
-         && t->node->out[0].version == storage_version(t->st);
-}
-
-static status keep(saved *s, const tensor *t) {
-  if (!t) return DLV3_OK;
-  s->remade = is_remade(t);
-  s->version = storage_version(t->st);
-  return s->remade ? DLV3_OK : tensor_alias(&s->t, t);
-}
-
-status node_record(op_call *c, tensor *const *original_in) {
-  const op_info *info = c->info;
-  node *n = node_new(c->op, original_in, c->n_in, c->n_out);
-  if (!n) return fail(DLV3_ERR_OOM, "%s: out of memory for the tape", info->name);
-  memcpy(n->attr, c->attr, (size_t)info->attr_slots * sizeof *n->attr);
-  status st = DLV3_OK;
-  uint32_t unused_in, unused_out;
-  n->can_be_remade = can_be_remade(c);
-  unused_saves(c, n, &unused_in, &unused_out);
-  for (int32_t i = 0; i < c->n_in && st == DLV3_OK; i++)
-    if ((info->in_saved & ~unused_in) >> i & 1) st = keep(&n->in[i], c->in[i]);
-  for (int32_t i = 0; i < c->n_out && st == DLV3_OK; i++)
-    if ((info->out_saved & ~unused_out) >> i & 1) st = keep(&n->out[i], c->out[i]);
-  if (n->can_be_remade) n->out[0].version = storage_version(c->out[0]->st);
-  if (st == DLV3_OK) attach(n, c->out);
-  node_drop(n); /* the outputs hold it now */
-  return st;
-}
-
-DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out,
-                                      int32_t n_out) {
-  if (n_in < 0 || n_in > DLV3_MAX_INPUTS || n_out < 1 || n_out > DLV3_MAX_OUTPUTS)
-    return fail(DLV3_ERR_ARG, "Function: %d inputs and %d outputs came, at most %d and %d are taken", (int)n_in,
-                (int)n_out, DLV3_MAX_INPUTS, DLV3_MAX_OUTPUTS);
-  for (int32_t i = 0; i < n_out; i++) {
-    if (out[i]->node || out[i]->requires_grad)
-      return fail(DLV3_ERR_AUTOGRAD,
-                  "Function: forward must return new tensors; result %d is an input or already on the tape (clone it)",
-                  (int)i + 1);
-    for (int32_t k = 0; k < i; k++)
-      if (out[k] == out[i])
-        return fail(DLV3_ERR_AUTOGRAD,
-                    "Function: forward must return new tensors; result %d is result %d once more (clone it)",
-                    (int)i + 1, (int)k + 1);
-  }
-  node *n = node_new(OP_COUNT, in, n_in, n_out);
-  if (!n) return fail(DLV3_ERR_OOM, "Function: out of memory for the tape");
-  n->custom_id = custom_id;
-  attach(n, out);
-  node_drop(n);
-  return DLV3_OK;
-}
-
-/* -- Leaves ------------------------------------------------------------------------------------ */
-
-DLV3_API int32_t dlv3_requires_grad(const dlv3_tensor *t) { return t->node ? 2 : t->requires_grad; }
-
-DLV3_API dlv3_status dlv3_set_requires_grad(dlv3_tensor *t, int32_t on) {
-  if (on && !is_float(t->dtype))
-    return fail(DLV3_ERR_DTYPE, "requires_grad: only float tensors have gradients, this one is %s",
-                dtype_name(t->dtype));
-  if (t->node) return fail(DLV3_ERR_AUTOGRAD, "requires_grad: this tensor was computed from others; detach() it first");
-  t->requires_grad = on != 0;
-  return DLV3_OK;
-}
-
-DLV3_API dlv3_tensor *dlv3_tensor_grad(dlv3_tensor *t) { return t->grad ? tensor_retain(t->grad) : NULL; }
-
-DLV3_API dlv3_status dlv3_tensor_set_grad(dlv3_tensor *t, dlv3_tensor *grad) {
-  char a[TEXT], b[TEXT];
-  if (grad && (!same_sizes(t, grad) || t->dtype != grad->dtype))
-    return fail(DLV3_ERR_SHAPE, "grad: must have the tensor's sizes and dtype\n  %s   %s", tensor_text(a, "tensor", t),
-                tensor_text(b, "grad", grad));
-  if (grad) tensor_retain(grad);
-  tensor_drop(t->grad);
-  t->grad = grad;
-  return DLV3_OK;
-}
-
-DLV3_API dlv3_status dlv3_tensor_detach(dlv3_tensor **out, dlv3_tensor *t) { return tensor_alias(out, t); }
+static int64_t next_mark;
 
 /* -- Accumulation ------------------------------------------------------------------------------ */
 
 /* Nobody else sees t's elements, and it covers them without overlap. */
 static bool owned_alone(const tensor *t) {
-  return t->refs == 1 && t->st->refs - recorded_references(t->st) == 1 && !t->st->parent && is_dense(t);
+  return t->refs == 1 && t->st->refs - current_executor->references(t->st) == 1 && !t->st->parent && is_dense(t);
 }
 
 /* Adds g, which is consumed, to *slot. */
@@ -210,7 +28,10 @@ static status add_to(tensor **slot, tensor *g) {
   else {
     tensor *total = NULL;
     st = op_run(OP_add, IN(*slot, g), NULL, &total);
-    if (st == DLV3_OK) tensor_drop(*slot), *slot = total;
+    if (st == DLV3_OK) {
+      tensor_drop(*slot);
+      *slot = total;
+    }
   }
   tensor_drop(g);
   return st;
@@ -243,7 +64,10 @@ static status zeros_of(tensor **out, const spec *s, int32_t device) {
   fill__attr zero = {0};
   TRY(tensor_new(out, s->dtype, s->ndim, s->size, device));
   status st = op_run(OP_fill_, IN(*out), &zero, NULL);
-  if (st != DLV3_OK) tensor_drop(*out), *out = NULL;
+  if (st != DLV3_OK) {
+    tensor_drop(*out);
+    *out = NULL;
+  }
   return st;
 }
 
@@ -301,7 +125,8 @@ static status collect(dlv3_backward_run *run, node *root) {
   int64_t room = 256, mark = ++next_mark;
   if (!(run->nodes = malloc((size_t)room * sizeof *run->nodes))) return fail(DLV3_ERR_OOM, "backward: out of memory");
   run->nodes[run->n++] = root;
-  root->mark = mark, root->refs++;
+  root->mark = mark;
+  root->refs++;
   for (int64_t i = 0; i < run->n; i++) {
     node *n = run->nodes[i];
     const char *name = n->op == OP_COUNT ? "a Function" : op_table[n->op].name;
@@ -311,12 +136,7 @@ static status collect(dlv3_backward_run *run, node *root) {
           "backward: the graph was already used; what %s saved is freed after one backward. Compute the loss again "
           "(double backward is not offered)",
           name);
-    if (recording() && !n->recorded) /* the program would go back through the first call's for ever */
-      return fail(DLV3_ERR_AUTOGRAD,
-                  "backward: dlv3.compile records the function, but the result of %s, which the loss was computed "
-                  "from, was made before: "
-                  "make it inside of the function too, or detach() it",
-                  name);
+    TRY(current_executor->backward_through(n, name));
     for (int32_t k = 0; k < n->n_in; k++) {
       node *p = n->edges[k].node;
       if (!p || p->mark == mark) continue;
@@ -325,7 +145,8 @@ static status collect(dlv3_backward_run *run, node *root) {
         if (!grown) return fail(DLV3_ERR_OOM, "backward: out of memory");
         run->nodes = grown;
       }
-      p->mark = mark, p->refs++;
+      p->mark = mark;
+      p->refs++;
       run->nodes[run->n++] = p;
     }
   }
@@ -364,8 +185,10 @@ DLV3_API dlv3_status dlv3_backward_begin(dlv3_backward_run **out, dlv3_tensor *l
   if (st == DLV3_OK && loss->node) {
     node *n = loss->node;
     for (int64_t i = 0; i < run->n; i++)
-      for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++)
-        tensor_drop(run->nodes[i]->grad_out[k]), run->nodes[i]->grad_out[k] = NULL;
+      for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) {
+        tensor_drop(run->nodes[i]->grad_out[k]);
+        run->nodes[i]->grad_out[k] = NULL;
+      }
     n->grad_out[loss->node_out] = g;
   } else if (st == DLV3_OK)
     st = add_to_leaf(loss, g);
@@ -426,18 +249,18 @@ static status check_all_saved(const node *n) {
 
 /* Input i as the tape knows it, borrowed. */
 static status saved_input(const node *n, int32_t i, tensor **out) {
-  node *maker = n->in[i].remade ? n->edges[i].node : NULL;
+  node *maker = n->in[i].recomputed ? n->edges[i].node : NULL;
   *out = n->in[i].t;
   if (!maker) return DLV3_OK;
   if (maker->done)
     return fail(DLV3_ERR_AUTOGRAD, "backward: a backward pass inside of this one has freed what %s needs",
                 op_table[n->op].name);
-  if (!maker->remade) {
+  if (!maker->recomputed) {
     TRY(check_all_saved(maker));
-    status st = remake(maker, &maker->remade);
-    if (st != DLV3_OK) return fail_more(st, "\n  made again for the backward pass of %s", op_table[n->op].name);
+    status st = recompute(maker, &maker->recomputed);
+    if (st != DLV3_OK) return fail_more(st, "\n  recomputed for the backward pass of %s", op_table[n->op].name);
   }
-  *out = maker->remade;
+  *out = maker->recomputed;
   return DLV3_OK;
 }
 
@@ -447,13 +270,17 @@ static status run_rule(node *n) {
   bool needs[DLV3_MAX_INPUTS];
   backward_call b = {
       .n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
-  tensor_drop(n->remade), n->remade = NULL; /* whoever needed it has run */
+  tensor_drop(n->recomputed);
+  n->recomputed = NULL; /* whoever needed it has run */
   TRY(check_all_saved(n));
   for (int32_t i = 0; i < n->n_in; i++) {
     TRY(saved_input(n, i, &in[i]));
     needs[i] = needs_grad(n, i);
   }
-  for (int32_t i = 0; i < n->n_out; i++) b.out[i] = n->out[i].t, b.grad_y[i] = n->grad_out[i];
+  for (int32_t i = 0; i < n->n_out; i++) {
+    b.out[i] = n->out[i].t;
+    b.grad_y[i] = n->grad_out[i];
+  }
   status st = info->backward(&b);
   if (st == DLV3_OK) return deliver(n, grad_x);
   for (int32_t i = 0; i < n->n_in; i++) tensor_drop(grad_x[i]);
@@ -468,16 +295,17 @@ DLV3_API dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_
     bool any = false;
     for (int32_t i = 0; i < n->n_out; i++) any |= n->grad_out[i] != NULL;
     if (any && n->op == OP_COUNT) {
-      *custom_id = n->custom_id, *n_grads = n->n_out;
+      *custom_id = n->custom_id;
+      *n_grads = n->n_out;
       for (int32_t i = 0; i < n->n_out; i++) grads[i] = n->grad_out[i] ? tensor_retain(n->grad_out[i]) : NULL;
       run->waiting = true;
       return DLV3_PENDING;
     }
     if (any) {
-      bool before = grad_enabled;
-      grad_enabled = false;
+      const bool before = dlv3_grad_enabled();
+      dlv3_set_grad_enabled(false);
       status st = run_rule(n);
-      grad_enabled = before;
+      dlv3_set_grad_enabled(before);
       TRY(st);
     }
     node_finish(n);
@@ -493,10 +321,10 @@ DLV3_API dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *con
                 (int)n->n_in, (int)n_grads);
   tensor *owned[DLV3_MAX_INPUTS];
   for (int32_t i = 0; i < n_grads; i++) owned[i] = grads[i] ? tensor_retain(grads[i]) : NULL;
-  bool before = grad_enabled;
-  grad_enabled = false;
+  const bool before = dlv3_grad_enabled();
+  dlv3_set_grad_enabled(false);
   status st = deliver(n, owned);
-  grad_enabled = before;
+  dlv3_set_grad_enabled(before);
   run->waiting = false;
   node_finish(n);
   run->at++;
@@ -511,8 +339,12 @@ DLV3_API void dlv3_backward_end(dlv3_backward_run *run) {
   if (!run) return;
   for (int64_t i = 0; i < run->n; i++) {
     node *n = run->nodes[i];
-    for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) tensor_drop(n->grad_out[k]), n->grad_out[k] = NULL;
-    tensor_drop(n->remade), n->remade = NULL;
+    for (int32_t k = 0; k < DLV3_MAX_OUTPUTS; k++) {
+      tensor_drop(n->grad_out[k]);
+      n->grad_out[k] = NULL;
+    }
+    tensor_drop(n->recomputed);
+    n->recomputed = NULL;
     node_drop(n);
   }
   free(run->nodes);
