@@ -29,8 +29,9 @@ typedef struct {
   const char *(*open)(mpi_place *place);
   void (*close)(void);
   void (*abort)(int32_t code); /* ends all ranks */
-  /* These start a collective, `test` completes it. All ranks start the same ones of a channel in the same order.
-   * dtype: DLV3_* of dlv3.h; n: elements; at most INT32_MAX of them or bytes at a time. */
+  /* These start a collective, `test` completes it. All ranks start the same ones of a channel in
+   * the same order. dtype: DLV3_* of dlv3.h; n: elements; at most INT32_MAX of them or bytes at a
+   * time. */
   const char *(*sum)(mpi_request *r, int32_t channel, void *x, int64_t n, int32_t dtype);
   const char *(*gather)(mpi_request *r, int32_t channel, const void *x, void *all, int64_t bytes);
   const char *(*broadcast)(mpi_request *r, int32_t channel, void *x, int64_t bytes, int32_t root);

@@ -1,8 +1,9 @@
-/* world.c - the ranks that a launcher started: how many, which one this is, and collectives between them.
+/* world.c - the ranks that a launcher started: how many, which one this is, and collectives
+ * between them.
  *
- * A launcher (mpirun, srun) sets variables in the environment of the processes that it starts. Only
- * then is an MPI library opened, and only on first use: a single process pays nothing, and the same
- * program runs without MPI. */
+ * A launcher (mpirun, srun) sets variables in the environment of the processes that it starts.
+ * Only then is an MPI library opened, and only on first use: a single process pays nothing, and
+ * the same program runs without MPI. */
 #define _GNU_SOURCE
 #include "world.h"
 
@@ -25,7 +26,8 @@ int32_t world_rank(void) { return place.rank; }
 int32_t world_size(void) { return place.size; }
 bool world_threads(void) { return place.threads; }
 
-/* -- The launcher's variables ------------------------------------------------------------------- */
+/* -- The launcher's variables
+ * ------------------------------------------------------------------- */
 
 enum { HOST_NAME = 64 };
 
@@ -68,7 +70,8 @@ static const char *library_name(void) {
   return variable("OMPI_COMM_WORLD_RANK") || !variable("PMI_RANK") ? "openmpi" : "mpich";
 }
 
-/* -- Opening ------------------------------------------------------------------------------------ */
+/* -- Opening
+ * ------------------------------------------------------------------------------------ */
 
 /* libdlv3_<name>.so, of the other MPI where that is all there is; it would not start. */
 static status open_library(void) {
@@ -101,8 +104,8 @@ static void at_end(int code, void *unused) {
     mpi->close();
 }
 
-/* How many ranks of this host share processors with this one: all of them, unless the launcher bound
- * each rank to its own. */
+/* How many ranks of this host share processors with this one: all of them, unless the launcher
+ * bound each rank to its own. */
 static status sharing(int32_t *n) {
   cpu_set_t own, *all = calloc((size_t)place.size, sizeof *all);
   char name[HOST_NAME], *names = calloc((size_t)place.size, sizeof name);
@@ -123,7 +126,8 @@ static status sharing(int32_t *n) {
   return st;
 }
 
-/* Divides the processors of a host among its ranks, unless a variable sets the number of threads. */
+/* Divides the processors of a host among its ranks, unless a variable sets the number of
+ * threads. */
 static status divide_threads(void) {
   int32_t n;
   TRY(sharing(&n));
@@ -146,7 +150,8 @@ status world_open(void) {
   return place.size > 1 ? divide_threads() : DLV3_OK;
 }
 
-/* -- For the host program ------------------------------------------------------------------------ */
+/* -- For the host program
+ * ------------------------------------------------------------------------ */
 
 DLV3_API dlv3_status dlv3_world_open(dlv3_world *out) {
   TRY(world_open());
@@ -167,7 +172,8 @@ DLV3_API const char *dlv3_world_label(void) {
 
 DLV3_API void dlv3_world_take_turn(void) {
   int32_t rank = launched_rank();
-  double seconds = rank <= 0 ? 0 : rank < 8 ? 0.3 * rank : 2.4;
+  double seconds = rank < 8 ? 0.3 * rank : 2.4;
+  if (rank <= 0) seconds = 0;
   struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
   if (seconds > 0) nanosleep(&t, NULL);
 }
@@ -186,7 +192,8 @@ DLV3_API const char *dlv3_mpi_state(void) {
   return used ? text : "not available: libopenmpi-dev or libmpich-dev was not installed when dlv3 was built";
 }
 
-/* -- Collectives --------------------------------------------------------------------------------- */
+/* -- Collectives
+ * --------------------------------------------------------------------------------- */
 
 status world_failed(const char *what, const char *wrong) {
   return fail(DLV3_ERR_DEVICE, "%s over all ranks: %s", what, wrong);

@@ -20,8 +20,8 @@ status world_gather(const void *x, void *all, int64_t bytes);
 status world_broadcast(void *x, int64_t bytes, int32_t root);
 status world_barrier(void);
 
-/* world_sum that runs while the caller computes (asynchronous.c): x must not be read or written until
- * finish, which waits for every sum that overlaps [x, x + bytes). */
+/* world_sum that runs while the caller computes (asynchronous.c): x must not be read or written
+ * until finish, which waits for every sum that overlaps [x, x + bytes). */
 status world_sum_start(void *x, int64_t n, int32_t dtype);
 status world_sum_finish(const void *x, int64_t bytes);
 

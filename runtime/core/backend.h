@@ -4,9 +4,9 @@
  * {0}; on the cpu the last is always "ref". An implementation may return DECLINED("why") before it
  * touches an output; the next is tried.
  *
- * The cpu's is linked in. That of cuda is a library opened on first use (plugin/plugin.c): it exports
- * dlv3_backend_open alone and reaches the runtime through runtime_api, so that neither needs the
- * other to be linked. C++ reads this file too. */
+ * The cpu's is linked in. That of cuda is a library opened on first use (plugin/plugin.c): it
+ * exports dlv3_backend_open alone and reaches the runtime through runtime_api, so that neither
+ * needs the other to be linked. C++ reads this file too. */
 #ifndef DLV3_BACKEND_H
 #define DLV3_BACKEND_H
 
@@ -19,14 +19,14 @@ typedef struct {
   status (*run)(op_call *c);
 } impl;
 
-/* A kernel that was compiled from source text, for one device; a backend's own struct begins with
- * it. It stays for good. */
+/* A kernel compiled from source text for one device. A backend's own struct begins with it. Never
+ * freed. */
 struct dlv3_kernel {
   int32_t device;
   const char *name;
 };
 
-/* A launch of one. kind: of a tensor 1 where the kernel may write it, else 0; of a number its
+/* A launch of one. kind: for a tensor 1 where the kernel may write it, else 0; for a number its
  * dtype. */
 typedef struct kernel_launch {
   dlv3_kernel *kernel;
@@ -42,23 +42,23 @@ typedef struct {
   status (*alloc)(void **out, int64_t bytes, int32_t device);
   void (*free)(void *p, int64_t bytes, int32_t device);
   status (*copy)(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);
-  status (*sync)(int32_t device); /* all work is done; what went wrong in it is said  */
+  status (*sync)(int32_t device); /* waits for all work and reports its errors        */
   const impl *const *kernels;     /* [OP_COUNT]; NULL for views                       */
   /* of plug-ins only */
-  status (*probe)(int32_t *n_devices); /* how many there are, or why there are none        */
+  status (*probe)(int32_t *n_devices); /* the number of devices, or why there are none     */
   status (*check)(int32_t device);     /* errors found so far, without waiting             */
   status (*read_begin)(void **read, const void *src, int64_t bytes,
-                       int32_t device); /* at most 8 bytes go to the host ... */
+                       int32_t device); /* starts copying at most 8 bytes to the host */
   status (*read_end)(void *read, void *dst, int64_t bytes,
-                     int32_t device);      /* ... and are waited for; dst NULL: are not wanted; once a read */
+                     int32_t device);      /* waits for them, once per read; dst NULL: drops them */
   int64_t (*memory)(int32_t device);       /* bytes the device has                             */
   const char *(*describe)(int32_t device); /* "NVIDIA H200, sm_90, 139.8 GiB"                  */
   const char *libraries;                   /* "cudart 13.0  cudnn 9.19.0"                      */
   status (*kernel_find)(dlv3_kernel **out, const char *source, const char *name, int32_t device); /* compiled once */
   status (*kernel_run)(const op_call *c, const kernel_launch *l); /* c->in: the tensors, NULL for numbers */
-  /* Kernels called between begin and end are taken down instead of run, and become one graph,
-   * launched as often as one likes. NULL for graph: nothing is made of them. Without graphs: all
-   * NULL. */
+  /* Kernels called between begin and end are captured instead of run, as one graph that can be
+   * launched any number of times. graph NULL: the capture is discarded. A backend without graphs
+   * has NULL for all four. */
   status (*graph_begin)(int32_t device);
   status (*graph_end)(int32_t device, void **graph);
   status (*graph_launch)(int32_t device, void *graph);
@@ -78,13 +78,13 @@ bool tf32_allowed(void);    /* whether f32 convolutions may round their inputs t
 bool cudnn_benchmark(void); /* whether cuDNN's engines are chosen by timing */
 status device_copy(void *dst, const void *src, int64_t bytes, int32_t dst_device, int32_t src_device);
 
-/* What was found out by timing, in a file that is kept for later runs: the value of a key (false:
- * none, or too long for n bytes), and another. Either is a line's part: no tab, no line end.
- * tuning_cache.c. */
+/* files/tuning_cache.c. Results of timing, in a file for later runs. find: the value of a key;
+ * false where there is none or it does not fit n bytes. keep: adds one. Keys and values have no
+ * tab and no line end. */
 bool tuning_find(char *value, size_t n, const char *file, const char *key);
 void tuning_keep(const char *file, const char *key, const char *value);
 
-/* Called by an implementation that has several engines: the number of the one that runs this call. */
+/* Called by an implementation that has several engines, with the number of the one it runs. */
 void ran_by(int64_t number);
 
 /* Collectives on host memory for a plug-in: collectives/world.h says what they do. The table is
@@ -118,7 +118,8 @@ typedef struct {
 /* The one symbol of a plug-in; NULL where abi is not the one it was built for. */
 typedef const backend *dlv3_backend_open_fn(const runtime_api *host, int32_t abi);
 
-/* Why an implementation passes; a static string, shown by DLV3_VERBOSE=2. Returns DLV3_DECLINED. */
+/* Stores why an implementation declines, a static string that DLV3_VERBOSE=2 prints. Returns
+ * DLV3_DECLINED. */
 status declined(const char *why);
 #define DECLINED(why) declined(why)
 

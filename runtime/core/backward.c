@@ -14,12 +14,12 @@ static int64_t next_mark;
 
 /* -- Accumulation ------------------------------------------------------------------------------ */
 
-/* Nobody else sees t's elements, and it covers them without overlap. */
+/* Whether t has the only reference to its elements and covers them without overlap. */
 static bool owned_alone(const tensor *t) {
   return t->refs == 1 && t->st->refs - current_executor->references(t->st) == 1 && !t->st->parent && is_dense(t);
 }
 
-/* Adds g, which is consumed, to *slot. */
+/* Adds g to *slot; takes over the reference g. */
 static status add_to(tensor **slot, tensor *g) {
   if (!*slot) return *slot = g, DLV3_OK;
   status st;
@@ -37,8 +37,8 @@ static status add_to(tensor **slot, tensor *g) {
   return st;
 }
 
-/* A leaf's gradient lives as long as the leaf does: it leaves the scope of this step. */
-static void adopt(tensor *leaf, tensor *g) {
+/* The gradient of a leaf lives as long as the leaf: it leaves the scope of this step. */
+static void set_leaf_grad(tensor *leaf, tensor *g) {
   g->st->scope = leaf->st->scope;
   leaf->grad = g;
 }
@@ -56,7 +56,7 @@ static status add_to_leaf(tensor *leaf, tensor *g) {
     TRY(st);
     g = copy;
   }
-  adopt(leaf, g);
+  set_leaf_grad(leaf, g);
   return DLV3_OK;
 }
 
@@ -77,7 +77,7 @@ status grad_into(backward_call *b, int32_t i, tensor **out) {
     if (!e->leaf->grad) {
       tensor *g;
       TRY(zeros_of(&g, &b->in_spec[i], b->n->device));
-      adopt(e->leaf, g);
+      set_leaf_grad(e->leaf, g);
     }
     *out = e->leaf->grad;
     return DLV3_OK;
@@ -99,7 +99,7 @@ static const storage *whole_of(const tensor *t) { return t->st->parent ? t->st->
 
 tensor *grad_so_far(const backward_call *b, int32_t i) {
   const edge *e = &b->n->edges[i];
-  if (e->leaf) { /* as add_to_leaf does; but y:backward(x.grad) reads what would be added to */
+  if (e->leaf) { /* not after y:backward(x.grad), which reads the tensor that would be added to */
     tensor *g = e->leaf->grad;
     return g && is_dense(g) && whole_of(g) != whole_of(b->grad_y[0]) ? g : NULL;
   }
@@ -117,11 +117,11 @@ struct dlv3_backward_run {
 
 static int by_falling_seq(const void *a, const void *b) {
   int64_t x = (*(node *const *)a)->seq, y = (*(node *const *)b)->seq;
-  return x < y ? 1 : x > y ? -1 : 0;
+  return (x < y) - (x > y);
 }
 
 /* Collects the nodes reachable from root. */
-static status collect(dlv3_backward_run *run, node *root) {
+static status collect_nodes(dlv3_backward_run *run, node *root) {
   int64_t room = 256, mark = ++next_mark;
   if (!(run->nodes = malloc((size_t)room * sizeof *run->nodes))) return fail(DLV3_ERR_OOM, "backward: out of memory");
   run->nodes[run->n++] = root;
@@ -134,7 +134,7 @@ static status collect(dlv3_backward_run *run, node *root) {
       return fail(
           DLV3_ERR_AUTOGRAD,
           "backward: the graph was already used; what %s saved is freed after one backward. Compute the loss again "
-          "(double backward is not offered)",
+          "(double backward is not supported)",
           name);
     TRY(current_executor->backward_through(n, name));
     for (int32_t k = 0; k < n->n_in; k++) {
@@ -181,7 +181,7 @@ DLV3_API dlv3_status dlv3_backward_begin(dlv3_backward_run **out, dlv3_tensor *l
   dlv3_backward_run *run = calloc(1, sizeof *run);
   if (!run) return fail(DLV3_ERR_OOM, "backward: out of memory");
   status st = first_gradient(&g, loss, grad);
-  if (st == DLV3_OK && loss->node) st = collect(run, loss->node);
+  if (st == DLV3_OK && loss->node) st = collect_nodes(run, loss->node);
   if (st == DLV3_OK && loss->node) {
     node *n = loss->node;
     for (int64_t i = 0; i < run->n; i++)
@@ -214,8 +214,9 @@ static status check_saved(const node *n, const saved *s, const char *name) {
               op, name, (long long)now, (long long)s->version);
 }
 
-/* Takes the gradients of a node's inputs, which are consumed, to where they belong. */
-static status deliver(node *n, tensor **grad_x) {
+/* Adds the gradients of a node's inputs to those of the nodes and leaves that they belong to; takes
+ * over the references. */
+static status deliver_gradients(node *n, tensor **grad_x) {
   status st = DLV3_OK;
   for (int32_t i = 0; i < n->n_in; i++) {
     tensor *g = grad_x[i];
@@ -239,7 +240,7 @@ static status deliver(node *n, tensor **grad_x) {
   return st;
 }
 
-/* The tensors that a node saved, as they were. */
+/* Fails where a tensor that a node saved was changed or released. */
 static status check_all_saved(const node *n) {
   const op_info *info = &op_table[n->op];
   for (int32_t i = 0; i < n->n_in; i++) TRY(check_saved(n, &n->in[i], info->variadic ? "an input" : info->in_name[i]));
@@ -247,13 +248,14 @@ static status check_all_saved(const node *n) {
   return DLV3_OK;
 }
 
-/* Input i as the tape knows it, borrowed. */
+/* Input i as it was saved, or recomputed. The reference is borrowed. */
 static status saved_input(const node *n, int32_t i, tensor **out) {
   node *maker = n->in[i].recomputed ? n->edges[i].node : NULL;
   *out = n->in[i].t;
   if (!maker) return DLV3_OK;
   if (maker->done)
-    return fail(DLV3_ERR_AUTOGRAD, "backward: a backward pass inside of this one has freed what %s needs",
+    return fail(DLV3_ERR_AUTOGRAD,
+                "backward: a backward pass inside this one freed what %s saved; run only one of them on these tensors",
                 op_table[n->op].name);
   if (!maker->recomputed) {
     TRY(check_all_saved(maker));
@@ -271,7 +273,7 @@ static status run_rule(node *n) {
   backward_call b = {
       .n = n, .attr = n->attr, .n_in = n->n_in, .in = in, .in_spec = n->in_spec, .grad_x = grad_x, .needs = needs};
   tensor_drop(n->recomputed);
-  n->recomputed = NULL; /* whoever needed it has run */
+  n->recomputed = NULL; /* all nodes that need it have run */
   TRY(check_all_saved(n));
   for (int32_t i = 0; i < n->n_in; i++) {
     TRY(saved_input(n, i, &in[i]));
@@ -282,14 +284,14 @@ static status run_rule(node *n) {
     b.grad_y[i] = n->grad_out[i];
   }
   status st = info->backward(&b);
-  if (st == DLV3_OK) return deliver(n, grad_x);
+  if (st == DLV3_OK) return deliver_gradients(n, grad_x);
   for (int32_t i = 0; i < n->n_in; i++) tensor_drop(grad_x[i]);
   return fail_more(st, "\n  in the backward pass of %s", info->name);
 }
 
 DLV3_API dlv3_status dlv3_backward_next(dlv3_backward_run *run, int64_t *custom_id, dlv3_tensor **grads,
                                         int32_t *n_grads) {
-  if (run->waiting) return fail(DLV3_ERR_INTERNAL, "backward: the gradients of a Function were not given");
+  if (run->waiting) return fail(DLV3_ERR_INTERNAL, "backward: the gradients of a Function are missing");
   for (; run->at < run->n; run->at++) {
     node *n = run->nodes[run->at];
     bool any = false;
@@ -317,13 +319,14 @@ DLV3_API dlv3_status dlv3_backward_give(dlv3_backward_run *run, dlv3_tensor *con
   if (!run->waiting) return fail(DLV3_ERR_INTERNAL, "backward: no Function is waiting for gradients");
   node *n = run->nodes[run->at];
   if (n_grads != n->n_in)
-    return fail(DLV3_ERR_AUTOGRAD, "Function: backward must return one gradient (or nil) an input: %d, not %d",
+    return fail(DLV3_ERR_AUTOGRAD,
+                "Function: backward must return one gradient (or nil) for each input: expected %d, got %d",
                 (int)n->n_in, (int)n_grads);
   tensor *owned[DLV3_MAX_INPUTS];
   for (int32_t i = 0; i < n_grads; i++) owned[i] = grads[i] ? tensor_retain(grads[i]) : NULL;
   const bool before = dlv3_grad_enabled();
   dlv3_set_grad_enabled(false);
-  status st = deliver(n, owned);
+  status st = deliver_gradients(n, owned);
   dlv3_set_grad_enabled(before);
   run->waiting = false;
   node_finish(n);

@@ -6,7 +6,8 @@
 
 /* -- Text -------------------------------------------------------------------------------------- */
 
-/* "   stride 2,2  padding 0,0", appended at buf. Reads "stride:pair=1 padding:pair=0 " beside the slots. */
+/* "   stride 2,2  padding 0,0", appended at buf. Reads "stride:pair=1 padding:pair=0 " beside the
+ * slots. */
 static void attrs_text(char *buf, size_t n, const op_info *info, const void *attr) {
   const dlv3_attr *slot = attr;
   const char *p = info->attrs;

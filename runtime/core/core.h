@@ -35,7 +35,8 @@ status fail_more(status code, const char *format, ...) __attribute__((format(pri
   } while (0)
 
 enum { TEXT = 160 };
-/* "x [2, 64, 129, 129] f32 cpu" into a caller's buffer of TEXT bytes; name may be "". Returns buf. */
+/* "x [2, 64, 129, 129] f32 cpu" into a caller's buffer of TEXT bytes; name may be "". Returns
+ * buf. */
 const char *tensor_text(char *buf, const char *name, const tensor *t);
 /* "[2, 64]" into a caller's buffer of TEXT bytes. */
 const char *sizes_text(char *buf, int32_t ndim, const int64_t *size);
@@ -50,18 +51,17 @@ int32_t dtype_promote(int32_t a, int32_t b);
 
 /* -- Storages ---------------------------------------------------------------------------------- */
 
-/* Something a kernel keeps with a storage: a packed weight. Freed with the storage, or when a newer
- * one replaces it. On a device that captures graphs it is written anew in place, and only where
- * version says so: see graph.c. A renewed form is one that whoever changes all of the storage
- * writes too (cuda's sgd_). */
+/* A prepared form of a storage's content that a kernel keeps with it, such as a packed weight.
+ * Freed with the storage, or when a newer one replaces it. On a device that captures graphs it is
+ * rewritten in place, where version says that it is outdated: see program/graph.c. A renewed form
+ * is also written by an op that changes all of the storage (cuda's sgd_). */
 typedef struct prepared {
   struct prepared *next;
-  uint64_t key;            /* of the implementation: what form this is               */
-  int64_t version, offset; /* of the content it was made from                        */
+  uint64_t key;            /* which form this is, chosen by the implementation       */
+  int64_t version, offset; /* of the content that it was made from                   */
   void (*destroy)(struct prepared *);
-  status (*restore)(const struct prepared *,
-                    void *dst); /* the storage's bytes again; NULL: they can not be had from this form */
-  bool renewed;                 /* its version is an arena_version                        */
+  status (*restore)(const struct prepared *, void *dst); /* writes the storage's plain bytes; NULL: this form can not */
+  bool renewed;                                          /* its version is an arena_version                        */
 } prepared;
 
 typedef struct storage {
@@ -79,22 +79,22 @@ typedef struct storage {
 
 status storage_new(storage **out, int64_t bytes, int32_t device);
 status storage_slice(storage **out, storage *parent, int64_t byte_offset, int64_t bytes);
-void scope_inherit(storage *s, const storage *owner); /* s leaves the scopes that owner is not in */
+void scope_inherit(storage *s, const storage *owner); /* s leaves the scopes that do not contain owner */
 storage *storage_retain(storage *s);
-void storage_drop(storage *s);    /* one reference less                                  */
-void storage_release(storage *s); /* the bytes go now, whoever still holds a reference   */
-/* A frozen storage whose content a prepared form holds too gives its bytes back to the system: a
- * weight that only convolutions read is then held once. Whoever needs the plain bytes restores
- * them; what was asked to be released or never had such a form fails with DLV3_ERR_RELEASED. */
+void storage_drop(storage *s);    /* drops a reference                                   */
+void storage_release(storage *s); /* frees the bytes now, whatever references there are  */
+/* surrender frees the plain bytes of a frozen storage whose content a prepared form also has, so
+ * that a weight that only convolutions read is held once. restore brings the plain bytes back; it
+ * fails with DLV3_ERR_RELEASED where the storage was released or no form has its content. */
 void storage_surrender(storage *s);
 status storage_restore(storage *s);
-/* Whether the bytes are there or can be had again. */
+/* Whether the bytes are allocated or can be restored. */
 bool storage_alive(const storage *s);
-/* Moves when the content changes, also through the arena it is a slice of. */
+/* Increases when the content changes, also through the arena that it is a slice of. */
 static inline int64_t storage_version(const storage *s) {
   return s->own_version + (s->parent ? s->parent->own_version : 0);
 }
-/* Moves when the content changes, also through a slice of it. */
+/* Increases when the content changes, also through a slice of it. */
 static inline int64_t arena_version(const storage *s) { return storage_version(s) + s->slice_changes; }
 static inline void storage_changed(storage *s, int64_t times) {
   s->own_version += times;
@@ -107,7 +107,7 @@ struct node;
 
 struct dlv3_tensor {
   int32_t refs, dtype, ndim;
-  bool requires_grad; /* a leaf that wants .grad                                */
+  bool requires_grad; /* a leaf that gets a .grad                               */
   int64_t size[DLV3_MAX_DIMS], stride[DLV3_MAX_DIMS], offset; /* in elements                  */
   storage *st;
   tensor *grad;
@@ -115,12 +115,12 @@ struct dlv3_tensor {
   int32_t node_out;  /* which of its outputs                                   */
 };
 
-/* What infer says of an output: a dense tensor to allocate, or (views) a window on input 0's
- * storage. */
+/* An output as infer describes it: a dense tensor to allocate, or (views) a window on the storage
+ * of input 0. */
 typedef struct spec {
   int32_t dtype, ndim;
   int64_t size[DLV3_MAX_DIMS];
-  bool none; /* this output is not made this time                      */
+  bool none; /* this call does not have this output                    */
 } spec;
 
 status tensor_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size, int32_t device);
@@ -128,7 +128,8 @@ status tensor_new(tensor **out, int32_t dtype, int32_t ndim, const int64_t *size
 status tensor_alias(tensor **out, const tensor *t);
 /* Restores a surrendered storage; fails where t was released. `what` begins the message. */
 status check_alive(const tensor *t, const char *what);
-/* host_access.c. A dense copy on another device, no gradient; on t's own device t itself, retained. */
+/* host_access.c. A dense copy on another device, no gradient; on t's own device t itself,
+ * retained. */
 status tensor_to_device(tensor **out, const tensor *t, int32_t device);
 tensor *tensor_retain(tensor *t);
 void tensor_drop(tensor *t); /* NULL is fine */
@@ -146,7 +147,8 @@ bool is_dense(const tensor *t);
 
 /* -- Ops --------------------------------------------------------------------------------------- */
 
-/* Attribute types; each is made of 8-byte slots, so that Lua can fill them from the table's text. */
+/* Attribute types; each is made of 8-byte slots, so that Lua can fill them from the table's
+ * text. */
 typedef int64_t attr_int;
 typedef int64_t attr_bool;
 typedef int64_t attr_axis;     /* from 0, or negative from the end; infer normalises it  */
@@ -188,12 +190,12 @@ enum {
   STRIDED = 4, /* the kernel takes inputs of any stride; others get dense ones                 */
   PROMOTE = 8, /* inputs are cast to their common dtype before infer                           */
   NONDET = 16, /* draws random numbers: two runs differ unless the state is put back           */
-  PACKED = 32  /* input 1 is a weight whose plain bytes may be away (storage_surrender)        */
+  PACKED = 32  /* input 1 is a weight whose plain bytes may be surrendered                     */
 };
 
 typedef struct op_info op_info;
 
-/* One call on its way: infer reads in and attr and fills spec; kernels read in, out, attr. */
+/* A call in progress: infer reads in and attr and fills spec; kernels read in, out and attr. */
 typedef struct {
   int32_t op;
   const op_info *info;
@@ -205,7 +207,7 @@ typedef struct {
   bool is_view;                                    /* set by the infer of a VIEW op: no kernel runs           */
   int64_t view_stride[DLV3_MAX_DIMS], view_offset; /* in elements, absolute in the storage     */
   tensor *out[DLV3_MAX_OUTPUTS];
-  bool asked; /* the implementation was asked for by name: being slower is no reason to decline */
+  bool asked; /* the implementation was chosen by name: it must not decline for being slower */
 } op_call;
 
 struct backward_call;
@@ -229,7 +231,7 @@ status op_run(int32_t op, tensor *const *in, int32_t n_in, const void *attr, ten
 status op_run_untracked(int32_t op, tensor *const *in, int32_t n_in, const void *attr, tensor **out); /* off the tape */
 #define IN(...) ((tensor *[]){__VA_ARGS__}), (int32_t)(sizeof((tensor *[]){__VA_ARGS__}) / sizeof(tensor *))
 
-/* Helpers of infer functions: all name the op, the tensors and what was expected. */
+/* Checks for infer functions; messages name the op, its tensors and what was expected. */
 const char *call_text(char *buf, size_t n, const op_call *c); /* every tensor of the call, one line  */
 status fail_call(const op_call *c, status code, const char *format, ...) __attribute__((format(printf, 3, 4), cold));
 status check_ndim(const op_call *c, int32_t i, int32_t ndim);
@@ -253,21 +255,21 @@ static inline void spec_set(spec *s, int32_t dtype, int32_t ndim, const int64_t 
 /* -- The tape ---------------------------------------------------------------------------------- */
 
 typedef struct {
-  tensor *t;       /* a detached alias, NULL if not kept                     */
-  int64_t version; /* of its storage when it was kept                        */
-  bool recomputed; /* not kept: backward has the node that made this input recompute it */
+  tensor *t;       /* a detached alias, NULL if not saved                    */
+  int64_t version; /* of its storage when it was saved                       */
+  bool recomputed; /* not saved: the node that made this input recomputes it */
 } saved;
 
 typedef struct edge {
-  struct node *node; /* who made this input; NULL: a leaf or nobody            */
+  struct node *node; /* the node that made this input; NULL: none              */
   int32_t out;
-  tensor *leaf; /* a leaf that wants a gradient; NULL otherwise           */
+  tensor *leaf; /* a leaf that requires grad; NULL otherwise              */
 } edge;
 
 typedef struct node {
   int32_t refs, op; /* op == OP_COUNT: a Lua function, custom_id              */
   int64_t seq, custom_id;
-  bool done; /* backward has passed: the saved tensors are gone        */
+  bool done; /* backward has run: the saved tensors are dropped        */
   int32_t n_in, n_out;
   edge *edges;   /* [n_in]                                                 */
   spec *in_spec; /* [n_in] shape and dtype of the inputs                   */
@@ -291,7 +293,7 @@ typedef struct backward_call {
   node *n;
   const void *attr;
   int32_t n_in;
-  tensor **in, *out[DLV3_MAX_OUTPUTS]; /* what the signature's * kept, NULL elsewhere         */
+  tensor **in, *out[DLV3_MAX_OUTPUTS]; /* those that the signature marks as saved, else NULL         */
   const spec *in_spec;
   tensor *grad_y[DLV3_MAX_OUTPUTS], **grad_x;
   bool *needs;
@@ -311,15 +313,14 @@ bool is_recomputable(const tensor *t);
 bool can_recompute(const op_call *c);
 /* Recomputes that output: a new reference in y. */
 status recompute(const node *n, tensor **y);
-/* The inputs and outputs, one bit each, that the signature marks as saved for backward but that this
- * call does not need. n: the call's node. */
+/* The inputs and outputs, one bit each, that the signature marks as saved for backward but that
+ * this call does not need. n: the call's node. */
 void unused_saves(const op_call *c, const node *n, uint32_t *in, uint32_t *out);
 
 /* The tensor that the gradient of input i is to be added to in place: the leaf's .grad or a zero
  * tensor of this run. Borrowed. For kernels that accumulate (gradients of parameters). */
 status grad_into(backward_call *b, int32_t i, tensor **out);
-/* The sum of the gradients of input i that there are so far, where a kernel may add to it; else
- * NULL. */
+/* The gradients of input i summed so far, where a kernel may add to the sum in place; else NULL. */
 tensor *grad_so_far(const backward_call *b, int32_t i);
 
 /* -- Random numbers ---------------------------------------------------------------------------- */
@@ -334,8 +335,8 @@ static inline float philox_uniform(uint32_t word) { return (float)(word >> 8) * 
 void interrupt_set(bool on);
 bool interrupt_wanted(void);
 
-/* parts.c. The path of a part of dlv3 that is a library of its own: beside the program, in the build,
- * or where `make install` puts it. NULL: none of them. */
+/* parts.c. The path of a part of dlv3 that is a library of its own: beside the program, in the
+ * build, or where `make install` puts it. NULL: none of them. */
 const char *find_part(char *path, size_t n, const char *name);
 
 /* What this process may use of the machine's processors: its affinity and the quotas of its control
@@ -344,12 +345,12 @@ int32_t processors_allowed(void);
 /* One rank's share, where `sharing` ranks may use its processors and `local` ranks the quota. */
 int32_t processors_shared(int32_t sharing, int32_t local);
 
-/* Threads of the cpu backend (kernels/cpu/support/parallel.c): n independent items in chunks that depend on
- * n and grain only. */
+/* Threads of the cpu backend (kernels/cpu/support/parallel.c): n independent items in chunks that
+ * depend on n and grain only. */
 void parallel_for(int64_t n, int64_t grain, void (*body)(void *ctx, int64_t begin, int64_t end), void *ctx);
 int32_t parallel_threads(void);
-/* Scratch memory of this thread, aligned to 64 bytes, until its next call; NULL: there is none
- * left. */
+/* Scratch memory of this thread, aligned to 64 bytes, until its next call; NULL: out of
+ * memory. */
 void *kernel_scratch(int64_t bytes);
 
 #endif

@@ -1,10 +1,10 @@
-/* dispatch.c - dlv3_call: the one road from a caller into a kernel.
+/* dispatch.c - dlv3_call: the only way from a caller to a kernel.
  *
  *   check handles and devices -> promote dtypes -> infer -> make inputs dense -> allocate outputs
  *     -> first implementation that does not decline -> versions -> tape
  *
- * Backward rules and the optimiser come this way too (op_run), so that one place can profile,
- * check, record, replay. */
+ * Backward rules and optimizers use it too (op_run), so that checking, timing and recording have
+ * one place. */
 #include "dispatch.h"
 
 #include <stdarg.h>
@@ -16,11 +16,11 @@
 #include "verbose.h"
 
 static _Thread_local const char *declined_reason;
-static bool sync_each; /* DLV3_SYNC=1: an error of a kernel comes out at its own op */
+static bool sync_each; /* DLV3_SYNC=1: errors of a kernel are reported at its op */
 static char forced_impl[32];
 static int64_t preference;
 static const char *chosen[OP_COUNT];
-static int64_t engines[OP_COUNT];    /* beside chosen */
+static int64_t engines[OP_COUNT];    /* of the implementations in chosen */
 static _Thread_local int64_t engine; /* of the implementation that runs */
 
 DLV3_API dlv3_status dlv3_set_impl(const char *name) {
@@ -79,7 +79,7 @@ static bool wants_grad(const tensor *t) { return t && (t->requires_grad || t->no
 static status check_inputs(const op_call *c) {
   const op_info *info = c->info;
   if (info->variadic ? c->n_in < 1 || c->n_in > DLV3_MAX_INPUTS : c->n_in != info->n_in)
-    return fail(DLV3_ERR_ARG, "%s: %d tensors came, expected %s", info->name, (int)c->n_in, info->signature);
+    return fail(DLV3_ERR_ARG, "%s: expected %s, got %d tensors", info->name, info->signature, (int)c->n_in);
   int32_t device = -1;
   for (int32_t i = 0; i < c->n_in; i++) {
     const tensor *t = c->in[i];
@@ -92,7 +92,7 @@ static status check_inputs(const op_call *c) {
       return fail_call(c, DLV3_ERR_RELEASED, "%s was released, by release() or when its scope ended", name);
     if (device < 0) device = t->st->device;
     if (t->st->device != device)
-      return fail_call(c, DLV3_ERR_DEVICE, "the tensors are on several devices; move them with x:to(device)");
+      return fail_call(c, DLV3_ERR_DEVICE, "expected all tensors on one device; move them with x:to(device)");
     if (!(info->flags & PACKED && i == 1)) TRY(storage_restore(t->st));
     if (!info->variadic && (info->in_place >> i & 1) && dlv3_grad_enabled() && wants_grad(t))
       return fail_call(
@@ -109,7 +109,7 @@ static status check_inputs(const op_call *c) {
 
 /* Casts the inputs of a PROMOTE op to their common dtype; the casts are on the tape. owned: what to
  * drop afterwards. */
-static status promote(op_call *c, tensor **owned) {
+static status promote_inputs(op_call *c, tensor **owned) {
   int32_t dtype = -1;
   for (int32_t i = 0; i < c->n_in; i++)
     if (c->in[i]) dtype = dtype < 0 ? c->in[i]->dtype : dtype_promote(dtype, c->in[i]->dtype);
@@ -122,9 +122,8 @@ static status promote(op_call *c, tensor **owned) {
   return DLV3_OK;
 }
 
-/* Dense copies for kernels that want them; not on the tape, since they change nothing but the
- * layout. */
-static status densify(op_call *c, tensor **owned) {
+/* Dense copies for kernels that need them; not on the tape, since only the layout differs. */
+static status make_inputs_dense(op_call *c, tensor **owned) {
   for (int32_t i = 0; i < c->n_in; i++) {
     if (!c->in[i] || is_dense(c->in[i])) continue;
     if (c->info->in_place >> i & 1)
@@ -171,9 +170,8 @@ static bool overlap(const tensor *x, const tensor *y) {
   return !same;
 }
 
-/* What is changed in place must not be read through another window on the way: such operands are
- * copied first. */
-static status separate(op_call *c, tensor **owned) {
+/* An input that overlaps another one which is changed in place is copied first. */
+static status copy_overlapping_inputs(op_call *c, tensor **owned) {
   for (int32_t i = 0; i < c->n_in; i++) {
     const tensor *x = c->in[i];
     if (!x || !(c->info->in_place >> i & 1)) continue;
@@ -264,13 +262,13 @@ static status run_call(op_call *c, tensor **owned) {
   tensor *original[DLV3_MAX_INPUTS];
   TRY(check_inputs(c));
   if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
-  if (c->info->flags & PROMOTE) TRY(promote(c, owned));
+  if (c->info->flags & PROMOTE) TRY(promote_inputs(c, owned));
   TRY(c->info->infer(c));
   memcpy(original, c->in, (size_t)c->n_in * sizeof *original);
   tensor *dense[DLV3_MAX_INPUTS] = {0};
   status st = DLV3_OK;
-  if (!(c->info->flags & (STRIDED | VIEW))) st = densify(c, dense);
-  if (st == DLV3_OK && c->info->in_place) st = separate(c, dense);
+  if (!(c->info->flags & (STRIDED | VIEW))) st = make_inputs_dense(c, dense);
+  if (st == DLV3_OK && c->info->in_place) st = copy_overlapping_inputs(c, dense);
   if (st == DLV3_OK) st = make_outputs(c);
   if (st == DLV3_OK && !c->is_view) st = op_execute(c);
   if (st == DLV3_OK) {

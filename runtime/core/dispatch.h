@@ -4,7 +4,8 @@
 
 #include "core.h"
 
-/* Executes a call whose outputs are allocated, and moves the versions of what it changed in place. */
+/* Executes a call whose outputs are allocated, and moves the versions of what it changed in
+ * place. */
 status op_execute(op_call *c);
 /* The eager executor's: runs the first implementation that does not decline. */
 status run_implementations(op_call *c);

@@ -1,8 +1,8 @@
-/* host_access.c - the values of tensors read and written from the host, copies between devices, and
- * tensors that change their storage.
+/* host_access.c - the values of tensors read and written from the host, copies between devices,
+ * and tensors that change their storage.
  *
- * The element loops here serve printing, tables and files. Casts and layout changes are ops, so that
- * rounding is the kernels' own. */
+ * The element loops here serve printing, tables and files. Casts and layout changes are ops, so
+ * that rounding is the kernels' own. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -29,9 +29,8 @@ static double read_element(const char *p, int32_t dtype) {
   case DLV3_F16: {
     memcpy(&h, p, 2);
     int32_t exponent = h >> 10 & 31, fraction = h & 1023;
-    double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                       : exponent     ? ldexp(1024 + fraction, exponent - 25)
-                                      : ldexp(fraction, -24);
+    double magnitude = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+    if (exponent == 31) magnitude = fraction ? NAN : INFINITY;
     return h & 0x8000 ? -magnitude : magnitude;
   }
   case DLV3_F32: return *(const float *)p;
@@ -39,8 +38,8 @@ static double read_element(const char *p, int32_t dtype) {
   }
 }
 
-/* Any nan comes as the same one: LuaJIT tags its values with the bits of others, so one from a file
- * could pass itself off as an object at any address. */
+/* Replaces every nan by the canonical one: LuaJIT tags its values in the other bits of nans, so a
+ * nan from a file could be taken for an object at any address. */
 static double get_element(const char *p, int32_t dtype) {
   double v = read_element(p, dtype);
   return v != v ? __builtin_nan("") : v;
@@ -88,7 +87,7 @@ DLV3_API dlv3_status dlv3_tensor_at(double *value, const dlv3_tensor *t, int64_t
 }
 
 struct dlv3_later {
-  void *read; /* the backend's, while it is under way */
+  void *read; /* the backend's read in progress; NULL: none */
   int32_t device, dtype;
   double value;
 };
@@ -125,13 +124,13 @@ DLV3_API dlv3_status dlv3_later_value(double *value, dlv3_later *l) {
 }
 
 DLV3_API void dlv3_later_free(dlv3_later *l) {
-  const status st =
-      l && l->read ? backend_of(l->device)->read_end(l->read, NULL, 0, l->device) : DLV3_OK; /* nobody asks any more */
+  const status st = l && l->read ? backend_of(l->device)->read_end(l->read, NULL, 0, l->device)
+                                 : DLV3_OK; /* the value is not needed */
   (void)st;
   free(l);
 }
 
-/* The content of `from`, a tensor on the cpu of t's sizes, becomes t's, cast. */
+/* Copies `from`, a cpu tensor of t's sizes, into t, with a cast. */
 static status write_tensor(tensor *t, tensor *from) {
   tensor *there;
   TRY(tensor_to_device(&there, from, t->st->device));
@@ -189,16 +188,16 @@ DLV3_API dlv3_status dlv3_tensor_from_bytes(dlv3_tensor *t, const void *src, int
     tensor_drop(here);
     return st;
   }
-  TRY(copy_bytes(t, (char *)(uintptr_t)src, n_bytes, true)); /* only read from when to_tensor */
+  TRY(copy_bytes(t, (char *)(uintptr_t)src, n_bytes, true)); /* src is only read */
   storage_changed(t->st, 1);
   return DLV3_OK;
 }
 
 /* -- Devices and storages ---------------------------------------------------------------------- */
 
-/* The bytes of a dense tensor are laid out alike on every device: one copy moves them. */
+/* A dense tensor has the same layout on every device: one copy of its bytes is enough. */
 status tensor_to_device(tensor **out, const tensor *t, int32_t device) {
-  tensor *self = (tensor *)(uintptr_t)t, *dense = NULL; /* only its count of references changes */
+  tensor *self = (tensor *)(uintptr_t)t, *dense = NULL; /* only its reference count changes */
   if (device == t->st->device) return *out = tensor_retain(self), DLV3_OK;
   TRY(check_host_access("to"));
   if (!is_dense(t)) {
@@ -240,7 +239,7 @@ DLV3_API dlv3_status dlv3_tensor_rebase(dlv3_tensor *t, dlv3_tensor *arena, int6
   moved.offset = 0;
   dense_strides(t->ndim, t->size, moved.stride);
   tensor *target = &moved;
-  if (n) { /* the content moves with it; layouts may differ */
+  if (n) { /* copies the content; the layouts may differ */
     moved.requires_grad = false;
     moved.grad = NULL;
     status st = op_run_untracked(OP_copy_, IN(target, t), NULL, NULL);

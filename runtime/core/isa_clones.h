@@ -1,5 +1,5 @@
-/* isa_clones.h - CLONES before a function compiles it for AVX-512, AVX2 and the base instruction set;
- * which one runs is chosen once, at load, by cpuid. Helpers called in such a function must be
+/* isa_clones.h - CLONES before a function compiles it for AVX-512, AVX2 and the base instruction
+ * set; which one runs is chosen once, at load, by cpuid. Helpers called in such a function must be
  * static inline. */
 #ifndef DLV3_ISA_CLONES_H
 #define DLV3_ISA_CLONES_H

@@ -1,21 +1,24 @@
 /* memory.c - storages: reference counts, scopes, the caching allocator and its counters.
  *
- * How memory is handed out:
- *   - a request is rounded up to a size class (multiples of 64 bytes up to 4 KiB, then eight classes an octave; on a
- *     plug-in's device at least 512 bytes, since its kernels read 16 at a time);
- *   - a freed block is kept on its class's list and given to the next request of that class, so that a training step
- *     allocates from the system only the first time; on a plug-in's device the work that still reads it was put on the
- *     device's stream before the work that will write it, so that nothing has to wait;
- *   - when the system has none left, or the limit is reached, all kept blocks go back to it and the request is tried
- *     once more; only then does it fail with DLV3_ERR_OOM (Lua collects garbage and tries the whole call again).
- * What kernels take while a graph of them is captured is used by every launch of it: such blocks
- * are kept apart, for captures only, and all graphs of a device share them, since they run one
- * after the other and leave nothing in them. Kept blocks are never split: a workload of ever new
- * sizes holds what it freed until dlv3_memory_flush.
+ * The allocator:
+ *   - A request is rounded up to a size class: multiples of 64 bytes up to 4 KiB, then eight
+ *     classes per power of two. On the device of a plug-in it has at least 512 bytes, since
+ *     kernels there read 16 bytes at a time.
+ *   - A freed block is cached in the list of its class and serves the next request of that class,
+ *     so that only the first training step allocates from the system. On a plug-in's device the
+ *     kernels that still read the block precede, on the device's stream, those that will write it:
+ *     nothing has to wait.
+ *   - When the system has no memory left, or the limit is reached, all cached blocks are returned
+ *     to the system and the request is tried again. Only then does it fail with DLV3_ERR_OOM; Lua
+ *     collects garbage and repeats the whole call.
+ * Memory that kernels allocate while a graph is captured is used by every launch of the graph.
+ * Such blocks have lists of their own, and all graphs of a device share them: graphs run one after
+ * the other and leave nothing in them. Cached blocks are never split, so a workload of ever new
+ * sizes keeps what it freed until dlv3_memory_flush.
  *
- * Scopes are a depth: a storage remembers the depth it was made at, and popping a depth releases
- * its storages, whoever still holds a reference. The headers stay, so that a stale handle is an
- * error and never dangles. */
+ * A scope is a depth: a storage remembers the depth at which it was made, and popping a depth
+ * releases its storages, whatever references there are. The headers stay, so that using a stale
+ * handle is an error and not a dangling pointer. */
 #include "memory.h"
 
 #include "backend.h"
@@ -26,14 +29,14 @@
 
 enum { CLASSES = 400, MAX_DEVICES = 1 + MOST_PLUGIN_DEVICES };
 
-typedef struct block { /* lies in memory of the host: the host can not write into a device's */
+typedef struct block { /* in host memory: the host can not write to a device's */
   struct block *next;
   void *data;
   int64_t bytes;
 } block;
 
 typedef struct {
-  block *kept[CLASSES], *captured[CLASSES]; /* free ones; captured: for graphs */
+  block *cached[CLASSES], *captured[CLASSES]; /* free blocks; captured: of graphs */
   int64_t live, peak, reserved, generation;
 } pool;
 
@@ -42,16 +45,17 @@ static storage live_storages = {.next = &live_storages, .prev = &live_storages};
 static int32_t scope_depth;
 static block *spare_blocks;
 static int64_t cpu_limit, pressure_base[MAX_DEVICES];
-static int32_t capture_device; /* 0: no capture is going on */
-static int64_t captured_out;   /* blocks taken and not given back in it */
+static int32_t capture_device; /* 0: no capture is in progress */
+static int64_t captured_out;   /* blocks allocated in the capture and not freed yet */
 static int32_t exhausted;      /* the device that ran out of memory last */
 
 /* -- Size classes ------------------------------------------------------------------------------ */
 
 /* The class of a request and the bytes a block of it has. */
 static int32_t size_class(int64_t bytes, int64_t *rounded) {
-#ifdef DLV3_SANITIZE /* to the byte, so that one element too far is seen */
-  return *rounded = bytes < 16 ? 16 : bytes, 0;
+#ifdef DLV3_SANITIZE /* exact sizes, so that an access one element too far is detected */
+  *rounded = bytes < 16 ? 16 : bytes;
+  return 0;
 #endif
   if (bytes < 64) bytes = 64;
   if (bytes <= 4096) {
@@ -66,7 +70,7 @@ static int32_t size_class(int64_t bytes, int64_t *rounded) {
 }
 
 /* Frees the blocks of one set of lists. */
-static bool empty(block **lists, int32_t device) {
+static bool free_lists(block **lists, int32_t device) {
   bool any = false;
   for (int32_t c = 0; c < CLASSES; c++) {
     for (block *b = lists[c], *next; b; b = next) {
@@ -82,10 +86,10 @@ static bool empty(block **lists, int32_t device) {
   return any;
 }
 
-static void flush(int32_t device) {
-  if (device && device == capture_device) return; /* nothing can be freed now */
-  empty(pools[device].kept, device);
-  pools[device].generation += empty(pools[device].captured, device);
+static void pool_flush(int32_t device) {
+  if (device && device == capture_device) return; /* nothing can be freed during a capture */
+  free_lists(pools[device].cached, device);
+  pools[device].generation += free_lists(pools[device].captured, device);
 }
 
 static bool over_limit(int32_t device, int64_t more) {
@@ -96,22 +100,22 @@ static int32_t device_class(int64_t bytes, int64_t *rounded, int32_t device) {
   return size_class(device && bytes < 512 ? 512 : bytes, rounded);
 }
 
-/* The place in a list of the first block of so many bytes: the first of all, but under sanitizers. */
-static block **find(block **at, int64_t bytes) {
+/* The link to the first block of exactly `bytes`: without sanitizers, to the first of the list. */
+static block **first_block_of(block **at, int64_t bytes) {
   while (*at && (*at)->bytes != bytes) at = &(*at)->next;
   return at;
 }
 
-static status take(char **out, int64_t bytes, int32_t device) {
+static status pool_allocate(char **out, int64_t bytes, int32_t device) {
   pool *p = &pools[device];
   int64_t rounded;
   int32_t c = device_class(bytes, &rounded, device);
   exhausted = device;
-  if (c >= CLASSES) return fail(DLV3_ERR_OOM, "out of memory: %lld bytes asked for at once", (long long)bytes);
+  if (c >= CLASSES) return fail(DLV3_ERR_OOM, "out of memory: a single request of %lld bytes", (long long)bytes);
   void *data = NULL;
   const bool captures = device && device == capture_device;
-  block **at = captures ? find(&p->captured[c], rounded) : NULL;
-  if (!at || !*at) at = find(&p->kept[c], rounded);
+  block **at = captures ? first_block_of(&p->captured[c], rounded) : NULL;
+  if (!at || !*at) at = first_block_of(&p->cached[c], rounded);
   if (*at) {
     block *b = *at;
     data = b->data;
@@ -119,13 +123,13 @@ static status take(char **out, int64_t bytes, int32_t device) {
     b->next = spare_blocks;
     spare_blocks = b;
   } else {
-    if (over_limit(device, rounded)) flush(device);
+    if (over_limit(device, rounded)) pool_flush(device);
     if (over_limit(device, rounded))
       return fail(
           DLV3_ERR_OOM, "out of memory on %s: %.1f MiB more would pass the limit of %.1f MiB (%.1f MiB are live)",
           dlv3_device_name(device), (double)rounded / 1048576, (double)cpu_limit / 1048576, (double)p->live / 1048576);
     if (backend_of(device)->alloc(&data, rounded, device) != DLV3_OK) {
-      flush(device);
+      pool_flush(device);
       TRY(backend_of(device)->alloc(&data, rounded, device));
     }
     p->reserved += rounded;
@@ -137,7 +141,7 @@ static status take(char **out, int64_t bytes, int32_t device) {
   return DLV3_OK;
 }
 
-static void give(char *data, int64_t bytes, int32_t device) {
+static void pool_free(char *data, int64_t bytes, int32_t device) {
   pool *p = &pools[device];
   int64_t rounded;
   int32_t c = device_class(bytes, &rounded, device);
@@ -147,23 +151,23 @@ static void give(char *data, int64_t bytes, int32_t device) {
   else
     b = malloc(sizeof *b);
   p->live -= rounded;
-  if (!b) { /* no room for a note of it: it goes back at once */
+  if (!b) { /* no memory for a list entry: return the block to the system */
     backend_of(device)->free(data, rounded, device);
     p->reserved -= rounded;
     return;
   }
   const bool captures = device && device == capture_device;
-  block **list = captures ? p->captured : p->kept;
+  block **list = captures ? p->captured : p->cached;
   *b = (block){list[c], data, rounded};
   list[c] = b;
   captured_out -= captures;
-#ifdef DLV3_SANITIZE /* a kept block would hide a use after free */
-  empty(p->kept, device);
+#ifdef DLV3_SANITIZE /* a cached block would hide a use after free */
+  free_lists(p->cached, device);
 #endif
 }
 
-/* Straight back to the system: nobody will ask for this size again. */
-static void give_back(char *data, int64_t bytes, int32_t device) {
+/* Returns a block to the system at once: a request of this size is unlikely to follow. */
+static void system_free(char *data, int64_t bytes, int32_t device) {
   int64_t rounded;
   size_class(bytes, &rounded);
   backend_of(device)->free(data, rounded, device);
@@ -178,7 +182,8 @@ void memory_capture_begin(int32_t device) {
   captured_out = 0;
 }
 
-/* What stays with somebody is no graph's: those that had it for scratch must be captured anew. */
+/* A block that was not freed is no longer the graphs': graphs that used it as scratch memory must
+ * be captured again. */
 bool memory_capture_end(void) {
   if (captured_out) pools[capture_device].generation++;
   capture_device = 0;
@@ -190,7 +195,7 @@ int64_t memory_generation(int32_t device) { return pools[device].generation; }
 void memory_capture_forget(int32_t device) {
   pool *p = &pools[device];
   for (int32_t c = 0; c < CLASSES; c++) {
-    block **end = &p->kept[c];
+    block **end = &p->cached[c];
     while (*end) end = &(*end)->next;
     *end = p->captured[c];
     p->captured[c] = NULL;
@@ -216,7 +221,7 @@ static void storage_forget(storage *s) {
   free(s);
 }
 
-status storage_allocate(storage *s) { return take(&s->data, s->bytes, s->device); }
+status storage_allocate(storage *s) { return pool_allocate(&s->data, s->bytes, s->device); }
 
 status storage_new(storage **out, int64_t bytes, int32_t device) {
   storage *s;
@@ -251,38 +256,38 @@ void storage_release(storage *s) {
     p->destroy(p);
   }
   s->prepared = NULL;
-  if (s->data && !s->parent && !s->borrowed) give(s->data, s->bytes, s->device);
+  if (s->data && !s->parent && !s->borrowed) pool_free(s->data, s->bytes, s->device);
   s->data = NULL;
   if (s->parent) {
     storage *parent = s->parent;
-    s->own_version += parent->own_version; /* the visible version never goes back */
+    s->own_version += parent->own_version; /* the visible version never decreases */
     s->parent = NULL;
     storage_drop(parent);
   }
 }
 
-static const prepared *whole_form(const storage *s) {
+static const prepared *restorable_form(const storage *s) {
   const prepared *p = s->frozen && !s->parent ? s->prepared : NULL;
   while (p && (!p->restore || p->version != storage_version(s))) p = p->next;
   return p;
 }
 
 void storage_surrender(storage *s) {
-  if (!s->data || !whole_form(s)) return;
-  give_back(s->data, s->bytes, s->device);
+  if (!s->data || !restorable_form(s)) return;
+  system_free(s->data, s->bytes, s->device);
   s->data = NULL;
 }
 
-bool storage_alive(const storage *s) { return s->data || whole_form(s); }
+bool storage_alive(const storage *s) { return s->data || restorable_form(s); }
 
 status storage_restore(storage *s) {
   if (s->data) return DLV3_OK;
-  const prepared *p = whole_form(s);
+  const prepared *p = restorable_form(s);
   if (!p) return fail(DLV3_ERR_RELEASED, "the tensor was released");
-  TRY(take(&s->data, s->bytes, s->device));
+  TRY(pool_allocate(&s->data, s->bytes, s->device));
   status st = p->restore(p, s->data);
   if (st != DLV3_OK) {
-    give(s->data, s->bytes, s->device);
+    pool_free(s->data, s->bytes, s->device);
     s->data = NULL;
   }
   return st;
@@ -307,7 +312,7 @@ DLV3_API void dlv3_scope_leave(dlv3_tensor *t) {
   for (storage *s = t->st; s; s = s->parent) s->scope = 0;
 }
 
-/* s takes the place of what `owner` holds, or belongs to it: it must not end before. */
+/* s replaces what `owner` holds, or belongs to it: it must not be released earlier. */
 void scope_inherit(storage *s, const storage *owner) {
   for (; s; s = s->parent)
     if (s->scope > owner->scope) s->scope = owner->scope;
@@ -344,17 +349,17 @@ DLV3_API void dlv3_memory_reset_peak(int32_t device) {
   if (device_known(device)) pools[device].peak = pools[device].live;
 }
 DLV3_API void dlv3_memory_flush(int32_t device) {
-  if (device_known(device)) flush(device);
+  if (device_known(device)) pool_flush(device);
 }
 DLV3_API void dlv3_memory_limit(int64_t bytes) { cpu_limit = bytes < 0 ? 0 : bytes; }
 
-/* A device's own memory is large and its steps hold much of it: an eighth; the host's is shared
- * with everybody. */
+/* Pressure: live memory has grown by an eighth of the device's memory since the last report; on the
+ * host, which other processes share, by 512 MiB. */
 DLV3_API int32_t dlv3_memory_pressure(void) {
   int32_t pressed = 0;
   for (int32_t d = 0; device_known(d); d++) {
     int64_t live = pools[d].live;
-    if (d && !live) { /* a device that nobody uses is not asked: that would start it */
+    if (d && !live) { /* asking an unused device would initialize it */
       pressure_base[d] = 0;
       continue;
     }

@@ -11,10 +11,11 @@
 
 DLV3_API int32_t dlv3_processors(void) {
   long n = sysconf(_SC_NPROCESSORS_ONLN);
-  return n < 1 ? 1 : n > 1024 ? 1024 : (int32_t)n;
+  if (n < 1) return 1;
+  return n > 1024 ? 1024 : (int32_t)n;
 }
 
-static double affinity(void) {
+static double affinity_processors(void) {
   cpu_set_t set;
   return sched_getaffinity(0, sizeof set, &set) ? INFINITY : CPU_COUNT(&set);
 }
@@ -92,7 +93,7 @@ DLV3_API double dlv3_cpu_quota(const char *root) {
 }
 
 int32_t processors_shared(int32_t sharing, int32_t local) {
-  double own = fmin(affinity(), dlv3_processors()) / sharing, quota = ceil(dlv3_cpu_quota("")) / local;
+  double own = fmin(affinity_processors(), dlv3_processors()) / sharing, quota = ceil(dlv3_cpu_quota("")) / local;
   return (int32_t)fmax(1, floor(fmin(own, quota)));
 }
 

@@ -1,7 +1,7 @@
 /* status.c - the last error of a thread, and names of dtypes and sizes for messages.
  *
- * Messages are data: they are formatted once here and never used as a format again. They hold names
- * from files: bytes that a terminal would obey are written \xNN. */
+ * A message is formatted once and never used as a format. It may contain names from files: bytes
+ * that a terminal would interpret are written as \xNN. */
 #include "core.h"
 
 #include <stdarg.h>
@@ -11,11 +11,12 @@ static _Thread_local char last_error[2048];
 
 /* -- Unprintable bytes ------------------------------------------------------------------------- */
 
-/* The bytes of the character at s when it is UTF-8 that a terminal shows and does not obey, else 0. */
+/* The length of the character at s where it is printable UTF-8; 0: a control character or no
+ * UTF-8. */
 static size_t shown_bytes(const unsigned char *s, size_t n) {
   static const unsigned smallest[] = {0, 0, 0x80, 0x800, 0x10000};
   if (*s < 0x80) return (*s >= ' ' && *s != 0x7f) || *s == '\n' || *s == '\t';
-  size_t length = *s >= 0xf0 ? 4 : *s >= 0xe0 ? 3 : 2;
+  const size_t length = (size_t)(2 + (*s >= 0xe0) + (*s >= 0xf0));
   if (*s < 0xc0 || *s >= 0xf8 || n < length) return 0;
   unsigned code = *s & (0xff >> (length + 1));
   for (size_t i = 1; i < length; i++) {
@@ -23,7 +24,7 @@ static size_t shown_bytes(const unsigned char *s, size_t n) {
     code = code << 6 | (s[i] & 0x3f);
   }
   bool control = code < 0xa0 || (code >= 0x202a && code <= 0x202e)
-                 || (code >= 0x2066 && code <= 0x2069); /* C1, and changes of direction */
+                 || (code >= 0x2066 && code <= 0x2069); /* C1, and changes of text direction */
   bool wrong = code < smallest[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000);
   return control || wrong ? 0 : length;
 }
@@ -49,21 +50,20 @@ DLV3_API int64_t dlv3_printable(char *out, int64_t room, const char *s, int64_t 
 
 DLV3_API const char *dlv3_last_error(void) { return last_error; }
 
-/* The message behind the first `used` bytes of the last error. An argument may be the last error
- * itself. */
-static void note(size_t used, const char *format, va_list args) {
+/* Writes the message after the first `used` bytes of the last error, which may be among the
+ * arguments. */
+static void append_message(size_t used, const char *format, va_list args) {
   char text[sizeof last_error];
   int n = vsnprintf(text, sizeof text, format, args);
-  dlv3_printable(last_error + used, (int64_t)(sizeof last_error - used), text,
-                 n < 0                  ? 0
-                 : n < (int)sizeof text ? n
-                                        : (int)sizeof text - 1);
+  if (n < 0) n = 0;
+  if (n > (int)sizeof text - 1) n = (int)sizeof text - 1;
+  dlv3_printable(last_error + used, (int64_t)(sizeof last_error - used), text, n);
 }
 
 status fail(status code, const char *format, ...) {
   va_list args;
   va_start(args, format);
-  note(0, format, args);
+  append_message(0, format, args);
   va_end(args);
   return code;
 }
@@ -71,7 +71,7 @@ status fail(status code, const char *format, ...) {
 status fail_more(status code, const char *format, ...) {
   va_list args;
   va_start(args, format);
-  note(strlen(last_error), format, args);
+  append_message(strlen(last_error), format, args);
   va_end(args);
   return code;
 }

@@ -17,7 +17,7 @@ static int64_t next_seq;
 DLV3_API int32_t dlv3_grad_enabled(void) { return grad_enabled; }
 DLV3_API void dlv3_set_grad_enabled(int32_t on) { grad_enabled = on != 0; }
 
-/* -- Lua functions whose node is gone ---------------------------------------------------------- */
+/* -- Freed nodes of Lua functions -------------------------------------------------------------- */
 
 static int64_t *freed_ids;
 static int32_t n_freed, freed_room;
@@ -26,7 +26,7 @@ static void note_freed(int64_t id) {
   if (n_freed == freed_room) {
     int32_t room = freed_room ? 2 * freed_room : 64;
     int64_t *grown = realloc(freed_ids, (size_t)room * sizeof *grown);
-    if (!grown) return; /* the Lua side keeps one closure too long: no harm */
+    if (!grown) return; /* Lua then keeps this closure for ever: harmless */
     freed_ids = grown;
     freed_room = room;
   }
@@ -60,7 +60,7 @@ void node_finish(node *n) {
   if (n->op == OP_COUNT) note_freed(n->custom_id);
 }
 
-/* Iterative, since a long chain of ops would recurse as deep as it is long. */
+/* Iterative: recursion would be as deep as the longest chain of ops. */
 void node_drop(node *n) {
   if (--n->refs > 0) return;
   n->visit = NULL;
@@ -115,7 +115,7 @@ static node *node_new(int32_t op, tensor *const *in, int32_t n_in, int32_t n_out
   return n;
 }
 
-static void attach(node *n, tensor *const *out) {
+static void attach_outputs(node *n, tensor *const *out) {
   for (int32_t i = 0; i < n->n_out; i++) {
     if (!out[i]) continue;
     spec_like(&n->out_spec[i], out[i]);
@@ -131,7 +131,7 @@ bool is_recomputable(const tensor *t) {
          && t->node->out[0].version == storage_version(t->st);
 }
 
-static status keep(saved *s, const tensor *t) {
+static status save_tensor(saved *s, const tensor *t) {
   if (!t) return DLV3_OK;
   s->recomputed = is_recomputable(t);
   s->version = storage_version(t->st);
@@ -148,11 +148,11 @@ status node_record(op_call *c, tensor *const *original_in) {
   n->can_recompute = can_recompute(c);
   unused_saves(c, n, &unused_in, &unused_out);
   for (int32_t i = 0; i < c->n_in && st == DLV3_OK; i++)
-    if ((info->in_saved & ~unused_in) >> i & 1) st = keep(&n->in[i], c->in[i]);
+    if ((info->in_saved & ~unused_in) >> i & 1) st = save_tensor(&n->in[i], c->in[i]);
   for (int32_t i = 0; i < c->n_out && st == DLV3_OK; i++)
-    if ((info->out_saved & ~unused_out) >> i & 1) st = keep(&n->out[i], c->out[i]);
+    if ((info->out_saved & ~unused_out) >> i & 1) st = save_tensor(&n->out[i], c->out[i]);
   if (n->can_recompute) n->out[0].version = storage_version(c->out[0]->st);
-  if (st == DLV3_OK) attach(n, c->out);
+  if (st == DLV3_OK) attach_outputs(n, c->out);
   node_drop(n); /* the outputs hold it now */
   return st;
 }
@@ -160,8 +160,8 @@ status node_record(op_call *c, tensor *const *original_in) {
 DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in, int32_t n_in, dlv3_tensor *const *out,
                                       int32_t n_out) {
   if (n_in < 0 || n_in > DLV3_MAX_INPUTS || n_out < 1 || n_out > DLV3_MAX_OUTPUTS)
-    return fail(DLV3_ERR_ARG, "Function: %d inputs and %d outputs came, at most %d and %d are taken", (int)n_in,
-                (int)n_out, DLV3_MAX_INPUTS, DLV3_MAX_OUTPUTS);
+    return fail(DLV3_ERR_ARG, "Function: expected at most %d inputs and %d outputs, got %d and %d", DLV3_MAX_INPUTS,
+                DLV3_MAX_OUTPUTS, (int)n_in, (int)n_out);
   for (int32_t i = 0; i < n_out; i++) {
     if (out[i]->node || out[i]->requires_grad)
       return fail(DLV3_ERR_AUTOGRAD,
@@ -170,13 +170,13 @@ DLV3_API dlv3_status dlv3_custom_node(int64_t custom_id, dlv3_tensor *const *in,
     for (int32_t k = 0; k < i; k++)
       if (out[k] == out[i])
         return fail(DLV3_ERR_AUTOGRAD,
-                    "Function: forward must return new tensors; result %d is result %d once more (clone it)",
+                    "Function: forward must return new tensors; results %d and %d are the same tensor (clone it)",
                     (int)i + 1, (int)k + 1);
   }
   node *n = node_new(OP_COUNT, in, n_in, n_out);
   if (!n) return fail(DLV3_ERR_OOM, "Function: out of memory for the tape");
   n->custom_id = custom_id;
-  attach(n, out);
+  attach_outputs(n, out);
   node_drop(n);
   return DLV3_OK;
 }
@@ -187,8 +187,7 @@ DLV3_API int32_t dlv3_requires_grad(const dlv3_tensor *t) { return t->node ? 2 :
 
 DLV3_API dlv3_status dlv3_set_requires_grad(dlv3_tensor *t, int32_t on) {
   if (on && !is_float(t->dtype))
-    return fail(DLV3_ERR_DTYPE, "requires_grad: only float tensors have gradients, this one is %s",
-                dtype_name(t->dtype));
+    return fail(DLV3_ERR_DTYPE, "requires_grad: expected a float tensor, got %s; cast it first", dtype_name(t->dtype));
   if (t->node) return fail(DLV3_ERR_AUTOGRAD, "requires_grad: this tensor was computed from others; detach() it first");
   t->requires_grad = on != 0;
   return DLV3_OK;

@@ -1,7 +1,8 @@
 /* tensor.c - tensor headers: layout, lifetime, views.
  *
- * A tensor is a window (dtype, sizes, strides, offset) on a storage. Nothing here computes or reads
- * elements: arithmetic, layout changes and casts are ops, and host_access.c reads and writes values. */
+ * A tensor is a window (dtype, sizes, strides, offset) on a storage. Nothing here computes or
+ * reads elements: arithmetic, layout changes and casts are ops, and host_access.c reads and writes
+ * values. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -44,13 +45,13 @@ static status header_new(tensor **out, int32_t dtype, int32_t ndim, const int64_
   return DLV3_OK;
 }
 
-/* Bytes of a tensor, refusing what does not fit 2^62. */
+/* The bytes of a tensor; an error where they exceed 2^62. */
 static status byte_count(int64_t *bytes, int32_t dtype, int32_t ndim, const int64_t *size) {
   char text[TEXT];
   *bytes = dtype_bytes(dtype);
   bool empty = false, overflow = false;
   for (int32_t i = 0; i < ndim; i++) {
-    if (size[i] < 0) return fail(DLV3_ERR_SHAPE, "a tensor has no negative sizes: %s", sizes_text(text, ndim, size));
+    if (size[i] < 0) return fail(DLV3_ERR_SHAPE, "expected sizes of 0 or more, got %s", sizes_text(text, ndim, size));
     if (size[i] == 0)
       empty = true;
     else if (*bytes > (1ll << 62) / size[i])
@@ -61,8 +62,8 @@ static status byte_count(int64_t *bytes, int32_t dtype, int32_t ndim, const int6
   if (empty)
     *bytes = 0;
   else if (overflow)
-    return fail(DLV3_ERR_SHAPE, "a tensor of %s %s has more bytes than can be counted", sizes_text(text, ndim, size),
-                dtype_name(dtype));
+    return fail(DLV3_ERR_SHAPE, "a tensor of %s %s is too large: a tensor may have at most 2^62 bytes",
+                sizes_text(text, ndim, size), dtype_name(dtype));
   return DLV3_OK;
 }
 
@@ -109,7 +110,7 @@ DLV3_API dlv3_status dlv3_tensor_new(dlv3_tensor **out, int32_t dtype, int32_t n
                                      int32_t device) {
   if (dtype < 0 || dtype >= DLV3_DTYPES) return fail(DLV3_ERR_DTYPE, "no dtype has the number %d", (int)dtype);
   if (ndim < 0 || ndim > DLV3_MAX_DIMS)
-    return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
+    return fail(DLV3_ERR_SHAPE, "expected 0 to %d dimensions, got %d", DLV3_MAX_DIMS, (int)ndim);
   if (!device_known(device)) return fail(DLV3_ERR_DEVICE, "no device has the number %d", (int)device);
   return tensor_new(out, dtype, ndim, size, device);
 }
@@ -155,18 +156,19 @@ DLV3_API dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t,
   char a[TEXT], b[TEXT];
   TRY(check_alive(t, "window"));
   if (ndim < 0 || ndim > DLV3_MAX_DIMS)
-    return fail(DLV3_ERR_SHAPE, "a tensor has 0 to %d dimensions, not %d", DLV3_MAX_DIMS, (int)ndim);
+    return fail(DLV3_ERR_SHAPE, "expected 0 to %d dimensions, got %d", DLV3_MAX_DIMS, (int)ndim);
   if (t->ndim != 1 || !is_dense(t))
-    return fail(DLV3_ERR_ARG, "window: a dense 1-d tensor is needed, not %s", tensor_text(a, "", t));
+    return fail(DLV3_ERR_ARG, "window: expected a dense 1-d tensor, got %s", tensor_text(a, "", t));
   int64_t last = offset, count = 1;
   bool empty = false, outside = offset < 0 || offset > t->size[0];
   for (int32_t i = 0; i < ndim; i++) {
     if (size[i] < 0 || stride[i] < 0)
-      return fail(DLV3_ERR_SHAPE, "window: sizes and strides are not negative: %s", sizes_text(a, ndim, size));
+      return fail(DLV3_ERR_SHAPE, "window: expected sizes and strides of 0 or more, got sizes %s",
+                  sizes_text(a, ndim, size));
     if (size[i] == 0)
       empty = true;
     else if (__builtin_mul_overflow(count, size[i], &count) || count > 1ll << 58)
-      return fail(DLV3_ERR_SHAPE, "window: %s has more elements than can be counted", sizes_text(a, ndim, size));
+      return fail(DLV3_ERR_SHAPE, "window: %s has too many elements", sizes_text(a, ndim, size));
   }
   for (int32_t i = 0; i < ndim && !empty && !outside; i++) {
     int64_t reach;
@@ -179,7 +181,7 @@ DLV3_API dlv3_status dlv3_tensor_window(dlv3_tensor **out, const dlv3_tensor *t,
   (*out)->ndim = ndim;
   (*out)->offset = t->offset + offset;
   if (ndim) memcpy((*out)->size, size, (size_t)ndim * sizeof *size);
-  dense_strides(ndim, (*out)->size, (*out)->stride); /* stay where an axis has nothing to step to */
+  dense_strides(ndim, (*out)->size, (*out)->stride); /* for axes of size 1, whose stride has no meaning */
   for (int32_t i = 0; i < ndim && !empty; i++)
     if (size[i] > 1) (*out)->stride[i] = stride[i];
   return DLV3_OK;

@@ -1,10 +1,10 @@
-/* crc.c - CRC-32 as zip has it: zlib's, or several times as fast by carry-less multiplication where
- * the processor has it.
+/* crc.c - CRC-32 as zip has it: zlib's, or several times as fast by carry-less multiplication
+ * where the processor has it.
  *
  * Gopal et al., "Fast CRC computation for generic polynomials using PCLMULQDQ instruction", Intel
- * 2009: lanes of 128 bits are folded over 1024 bits a step, then into one, which a Barrett
- * reduction brings to 32 bits. The constants for a distance of d bits are x^(d+32) and x^(d-32)
- * modulo the polynomial, bit-reflected and shifted by one. */
+ * 2009: eight lanes of 128 bits are folded by 1024 bits per step, then into one lane, which a
+ * Barrett reduction brings to 32 bits. The constants for a distance of d bits are x^(d+32) and
+ * x^(d-32) modulo the polynomial, bit-reflected and shifted by one. */
 #include "crc.h"
 
 #include "core/core.h"
@@ -23,7 +23,7 @@ enum { LANES = 8, STEP = 16 * LANES };
 
 CLMUL static inline __m128i load(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
 
-/* lane moved on by the distance of the powers in k, plus what stands there. */
+/* lane shifted by the distance that the powers in k stand for, plus next. */
 CLMUL static inline __m128i fold(__m128i lane, __m128i k, __m128i next) {
   return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(lane, k, 0x00), _mm_clmulepi64_si128(lane, k, 0x11)), next);
 }

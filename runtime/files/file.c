@@ -1,10 +1,10 @@
-/* file.c - reading files and writing them so that a kill at any moment leaves the old or the new
- * one; directories.
+/* file.c - reading files, and writing them atomically: a process that is killed at any moment
+ * leaves the old or the new file; directories.
  *
- * Tensors go between a file's row-major order and their own layout in pieces, straight where the
- * two agree. Reading is by pread, not mmap: a file that another program cuts short must give an
- * error, not a signal. What the bytes mean (containers, headers) is Lua's: lua/dlv3/io/files.lua.
- * Every message begins with the path. */
+ * Tensors are converted between the row-major order of a file and their layout in pieces, or
+ * copied where the two agree. Reading uses pread, not mmap: a file that another program truncates
+ * must give an error, not a signal. lua/dlv3/io/files.lua interprets the bytes (containers,
+ * headers). Every message begins with the path. */
 #include "core/executor.h"
 #include "core/row_iterator.h"
 #include "crc.h"
@@ -20,12 +20,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Bytes on the way between layouts, of small writes, and read before their CRC is taken: they are in the cache then. */
+/* Bytes of the buffer for layout conversion and small writes, and of one read before its CRC is
+ * computed, so that they are still in the processor's cache. */
 enum { BUFFER = 1 << 18 };
-enum { PIECE = 1 << 28 }; /* the most that one read or write of the system is asked */
+enum { PIECE = 1 << 28 }; /* the most bytes of one system call */
 
 struct dlv3_file {
-  char *path, *temporary; /* temporary: where it is written until commit; NULL when reading */
+  char *path, *temporary; /* temporary: the file until commit; NULL when reading */
   int fd;
   int64_t size, position; /* reading: of the file; writing: where the next byte goes        */
   int64_t buffered;       /* bytes of the buffer that are not in the file yet               */
@@ -36,9 +37,9 @@ struct dlv3_file {
 
 static status fail_errno(const char *path, const char *what) {
   int reason = errno;
-  const char *remedy = reason == EFBIG    ? "; a larger limit on the size of files is needed (ulimit -f)"
-                       : reason == ENOSPC ? "; free some space"
-                                          : "";
+  const char *remedy = "";
+  if (reason == EFBIG) remedy = "; raise the limit on the size of files (ulimit -f)";
+  if (reason == ENOSPC) remedy = "; free some space";
   return fail(DLV3_ERR_IO, "%s: %s: %s%s", path, what, strerror(reason), remedy);
 }
 
@@ -69,10 +70,10 @@ DLV3_API void dlv3_file_close(dlv3_file *f) {
 
 static status open_for_reading(dlv3_file *f) {
   struct stat info;
-  f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not make it wait: it is refused below */
+  f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: opening a pipe must not wait */
   if (f->fd < 0) return fail_errno(f->path, "can not be opened");
   if (fstat(f->fd, &info)) return fail_errno(f->path, "can not be read");
-  if (S_ISDIR(info.st_mode)) return fail(DLV3_ERR_IO, "%s: is a directory, a file was expected", f->path);
+  if (S_ISDIR(info.st_mode)) return fail(DLV3_ERR_IO, "%s: is a directory, expected a file", f->path);
   if (!S_ISREG(info.st_mode)) return fail(DLV3_ERR_IO, "%s: is not a regular file", f->path);
   f->size = info.st_size;
   return DLV3_OK;
@@ -104,7 +105,7 @@ static status read_at(dlv3_file *f, char *dst, int64_t offset, int64_t n) {
     ssize_t got = pread(f->fd, dst, (size_t)(n < PIECE ? n : PIECE), offset);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return fail_errno(f->path, "can not be read");
-    if (got == 0) return fail(DLV3_ERR_IO, "%s: became shorter while it was read", f->path);
+    if (got == 0) return fail(DLV3_ERR_IO, "%s: was truncated while it was read", f->path);
     dst += got;
     offset += got;
     n -= got;
@@ -131,13 +132,13 @@ DLV3_API dlv3_status dlv3_file_read(dlv3_file *f, void *dst, int64_t offset, int
 
 /* -- Tensors ----------------------------------------------------------------------------------- */
 
-/* A place in the row-major sequence of a tensor's elements. */
+/* A position in the row-major order of a tensor's elements. */
 typedef struct {
   row_iterator w;
   int64_t at; /* within the row */
 } cursor;
 
-/* Moves n elements between the tensor, from the cursor on, and packed bytes. */
+/* Copies n elements between the tensor, from the cursor on, and packed bytes. */
 static void move_elements(cursor *c, const tensor *t, char *flat, int64_t n, bool to_tensor) {
   int64_t width = dtype_bytes(t->dtype), row = c->w.size[c->w.ndim - 1], stride = c->w.stride[c->w.ndim - 1];
   while (n > 0) {
@@ -163,12 +164,12 @@ static status check_tensor(const dlv3_file *f, const tensor *t) {
   return DLV3_OK;
 }
 
-/* A bool is 0 or 1 whatever a file says. */
+/* Bytes of a bool tensor other than 0 become 1. */
 static void tame_bools(char *p, int64_t n) {
   for (int64_t i = 0; i < n; i++) p[i] = p[i] != 0;
 }
 
-/* Read here, sent there, put where t has its elements. */
+/* Reads to the host, copies to the device of t, and from there into t. */
 static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
   tensor *here = NULL, *there = NULL;
   status st = tensor_new(&here, t->dtype, t->ndim, t->size, 0);
@@ -180,13 +181,13 @@ static status read_to_device(dlv3_file *f, tensor *t, int64_t offset) {
   return st;
 }
 
-/* -- Pieces that the threads read side by side: most of the time goes into the first touch of the
- * memory ---- */
+/* -- Pieces that threads read in parallel: most of the time is spent in page faults of new memory
+ * -- */
 
 enum { GROUP = 64 };
 typedef struct {
   dlv3_file *f;
-  char *dst;       /* where the bytes go as they are; NULL: into the rows of t from the cursor on */
+  char *dst;       /* the bytes are stored here unchanged; NULL: in the rows of t from the cursor on */
   const tensor *t; /* NULL: plain memory */
   cursor from;
   int64_t offset, n, piece,
@@ -226,7 +227,7 @@ static status read_pieces(pieces *g) {
   for (g->first = 0; g->first < all; g->first += GROUP) {
     int64_t some = all - g->first < GROUP ? all - g->first : GROUP;
     parallel_for(some, 1, read_some, g);
-    if (g->failed) { /* the message belongs to the thread that failed: once more, here */
+    if (g->failed) { /* the message went to the thread that failed: repeat it here */
       TRY(dlv3_file_read(g->f, NULL, g->offset, g->n));
       return fail(DLV3_ERR_OOM, "%s: out of memory while it was read", g->f->path);
     }
@@ -252,7 +253,7 @@ DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t
     g.dst = data_of(t);
     return read_pieces(&g);
   }
-  int64_t row = g.n / g.from.w.size[0]; /* bytes of one place on the outermost axis */
+  int64_t row = g.n / g.from.w.size[0]; /* bytes per index of the outermost axis */
   if (g.from.w.ndim > 1 && row <= BUFFER) {
     g.rows = BUFFER / row;
     g.piece = g.rows * row;
@@ -271,8 +272,8 @@ DLV3_API dlv3_status dlv3_file_read_tensor(dlv3_file *f, dlv3_tensor *t, int64_t
 
 /* -- Writing ----------------------------------------------------------------------------------- */
 
-/* Opens NAME.part for this process alone. A left-over one of a killed process is taken over; one
- * that another process is writing is an error. */
+/* Opens and locks NAME.part. One that a killed process left is reused; one that another process is
+ * writing is an error. */
 static status open_part(dlv3_file *f) {
   struct stat mine, there;
   for (int tries = 0; tries < 10; tries++) {
@@ -297,12 +298,12 @@ static status open_part(dlv3_file *f) {
   return fail(DLV3_ERR_IO, "%s: another process is writing it", f->path);
 }
 
-/* A link is followed, so that it stays a link. */
+/* Follows links: the link stays and its target is replaced. */
 static status resolve(dlv3_file *f) {
   struct stat info;
   if (!stat(f->path, &info)) {
-    if (S_ISDIR(info.st_mode)) return fail(DLV3_ERR_IO, "%s: is a directory, a file was to be written", f->path);
-    if (!S_ISREG(info.st_mode)) return fail(DLV3_ERR_IO, "%s: is not a regular file, it is left as it is", f->path);
+    if (S_ISDIR(info.st_mode)) return fail(DLV3_ERR_IO, "%s: is a directory, expected a file to write", f->path);
+    if (!S_ISREG(info.st_mode)) return fail(DLV3_ERR_IO, "%s: is not a regular file, and is not replaced", f->path);
     char *real = realpath(f->path, NULL);
     if (!real) return fail_errno(f->path, "can not be written");
     if (!lstat(f->path, &info) && S_ISLNK(info.st_mode)) {
@@ -320,8 +321,8 @@ static size_t folder_length(const char *path) { /* with its slash; 0: the curren
   return slash ? (size_t)(slash - path) + 1 : 0;
 }
 
-/* path + ".part". A name that leaves no room for that is cut and gets its checksum instead, so that
- * two long names with one beginning still have temporary files of their own. NULL: out of memory. */
+/* path + ".part". A name that would be too long is shortened and gets its checksum, so that two
+ * long names with the same beginning have different temporary files. NULL: out of memory. */
 static char *part_of(const char *path) {
   size_t length = strlen(path), folder = folder_length(path), name = length - folder;
   char *part = malloc(length + sizeof ".12345678.part"), checksum[16] = "";
@@ -382,7 +383,8 @@ static status flush(dlv3_file *f) {
 
 DLV3_API dlv3_status dlv3_file_write(dlv3_file *f, const void *src, int64_t n_bytes) {
   TRY(check_writable(f));
-  if (n_bytes < 0) return fail(DLV3_ERR_ARG, "%s: %lld bytes can not be written", f->path, (long long)n_bytes);
+  if (n_bytes < 0)
+    return fail(DLV3_ERR_ARG, "%s: expected 0 or more bytes to write, got %lld", f->path, (long long)n_bytes);
   count_crc(f, src, n_bytes);
   if (n_bytes > BUFFER - f->buffered) TRY(flush(f));
   f->position += n_bytes;
@@ -406,7 +408,7 @@ DLV3_API dlv3_status dlv3_file_write_tensor(dlv3_file *f, const dlv3_tensor *t) 
   }
   cursor c = {.w = row_iterator_of(t)};
   if (one_run(&c.w)) return dlv3_file_write(f, data_of(t), n * width);
-  TRY(flush(f)); /* the buffer carries whole pieces from here on */
+  TRY(flush(f)); /* from here on the buffer holds whole pieces */
   for (int64_t done = 0; done < n; done += most) {
     int64_t now = n - done < most ? n - done : most;
     move_elements(&c, t, f->buffer, now, false);
@@ -436,8 +438,8 @@ DLV3_API dlv3_status dlv3_file_patch(dlv3_file *f, int64_t offset, const void *s
   return write_at(f, src, offset, n_bytes);
 }
 
-/* The new name is in the directory for good only once the directory is written too. Not every file
- * system lets one sync a directory: then its own promises have to do. */
+/* The new name is durable only after the directory is synced. Some file systems can not sync a
+ * directory; an error is ignored. */
 static void sync_directory_of(const char *path) {
   const char *slash = strrchr(path, '/');
   char *directory = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
@@ -455,7 +457,7 @@ DLV3_API dlv3_status dlv3_file_commit(dlv3_file *f) {
   if (fsync(f->fd)) return fail_errno(f->path, "can not be written");
   if (rename(f->temporary, f->path)) return fail_errno(f->path, "can not be written");
   free(f->temporary);
-  f->temporary = NULL; /* nothing is left to remove; it can only be closed now */
+  f->temporary = NULL; /* no temporary file is left to remove */
   f->size = f->position;
   sync_directory_of(f->path);
   return DLV3_OK;
@@ -508,16 +510,16 @@ static status make_one(const char *path) {
   int reason = errno;
   int32_t kind = dlv3_path_kind(path);
   if (kind == 2) return DLV3_OK;
-  if (kind == 1) return fail(DLV3_ERR_IO, "%s: is a file, a directory was to be made", path);
+  if (kind == 1) return fail(DLV3_ERR_IO, "%s: is a file, expected a directory or nothing", path);
   errno = reason;
-  return fail_errno(path, "the directory can not be made");
+  return fail_errno(path, "the directory can not be created");
 }
 
 DLV3_API dlv3_status dlv3_make_dir(const char *path) {
   char part[PATH_MAX];
   size_t n = strlen(path);
   if (n == 0 || n >= sizeof part)
-    return fail(DLV3_ERR_ARG, "a directory's name has 1 to %d characters, not %zu", PATH_MAX - 1, n);
+    return fail(DLV3_ERR_ARG, "the name of a directory must have 1 to %d characters, got %zu", PATH_MAX - 1, n);
   memcpy(part, path, n + 1);
   for (size_t i = 1; i < n; i++) {
     if (part[i] != '/' || part[i - 1] == '/') continue;
@@ -530,7 +532,7 @@ DLV3_API dlv3_status dlv3_make_dir(const char *path) {
 
 static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-/* The sorted names, one a line. */
+/* The sorted names, one per line. */
 static char *joined(char **names, size_t n) {
   size_t bytes = 1;
   for (size_t i = 0; i < n; i++) bytes += strlen(names[i]) + 1;
@@ -581,7 +583,7 @@ DLV3_API void dlv3_text_free(char *text) { free(text); }
 DLV3_API int32_t dlv3_is_terminal(int32_t fd) { return isatty(fd) == 1; }
 DLV3_API int64_t dlv3_getpid(void) { return getpid(); }
 
-/* From the process's own status: getrusage's figure also knows the program that started this one. */
+/* From /proc/self/status: getrusage's figure includes the program that started this one. */
 DLV3_API int64_t dlv3_peak_rss(void) {
   char line[256];
   long long kib = -1;

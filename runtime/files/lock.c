@@ -1,8 +1,8 @@
-/* lock.c - a folder that one process at a time works in.
+/* lock.c - a lock on a folder, for one process at a time.
  *
- * The lock is that of an open file (flock), so it ends with its process, however that ends; and of
- * a file, not of the folder, since NFS locks only what is open for writing. Which folder it is goes
- * by device and inode. */
+ * The lock is on an open file (flock), so it ends with its process in every case. It is on a file
+ * and not on the folder, since NFS locks only what is open for writing. Folders are compared by
+ * device and inode. */
 #include "core/core.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 struct dlv3_lock {
-  int folder, file; /* an open folder keeps its inode: one made in its place has another */
+  int folder, file; /* while it is open no other folder can get its inode */
 };
 
 DLV3_API void dlv3_lock_free(dlv3_lock *lock) {
@@ -23,13 +23,12 @@ DLV3_API void dlv3_lock_free(dlv3_lock *lock) {
   free(lock);
 }
 
-static status take(dlv3_lock *lock, const char *path, bool *busy) {
+static status open_lock(dlv3_lock *lock, const char *path, bool *busy) {
   lock->folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock->folder < 0) return fail(DLV3_ERR_IO, "%s: the folder can not be opened: %s", path, strerror(errno));
   lock->file = openat(lock->folder, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (lock->file < 0) return fail(DLV3_ERR_IO, "%s/.lock: can not be written: %s", path, strerror(errno));
-  *busy =
-      flock(lock->file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK; /* where there are no locks, nothing is locked */
+  *busy = flock(lock->file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK; /* file systems without locks: not locked */
   return DLV3_OK;
 }
 
@@ -38,7 +37,7 @@ DLV3_API dlv3_status dlv3_lock_folder(dlv3_lock **out, const char *path) {
   if (!lock) return fail(DLV3_ERR_OOM, "%s: out of memory", path);
   lock->folder = lock->file = -1;
   bool busy = false;
-  status st = take(lock, path, &busy);
+  status st = open_lock(lock, path, &busy);
   *out = st == DLV3_OK && !busy ? lock : NULL;
   if (!*out) dlv3_lock_free(lock);
   return st;

@@ -1,10 +1,11 @@
-/* tuning_cache.c - what kernels found out by timing, kept for later runs: text files of the user's, a
- * line a choice, "key TAB value". A key says all that the choice depends on.
+/* tuning_cache.c - results of timing kernels, for later runs: text files in the user's cache
+ * folder, one choice per line, "key TAB value". A key contains everything that the choice depends
+ * on.
  *
  * A file called NAME is DLV3_CACHE/NAME, else $XDG_CACHE_HOME/dlv3/NAME, else ~/.cache/dlv3/NAME.
- * It saves time and nothing else: what is not there, can not be read or written, or has another
- * form counts as nothing, and nobody is told. What a value means is its reader's to check. It is
- * written by file.c, so that other processes see the old or the new one. */
+ * The cache only saves time: a file that does not exist, can not be read or written or has another
+ * format is ignored without a message. Whoever reads a value checks it. Files are written by
+ * file.c, so that other processes see the old or the new file. */
 #include "core/backend.h"
 
 #include <stdio.h>
@@ -14,16 +15,16 @@
 
 enum { MOST_BYTES = 1 << 22, MOST_PATH = 4096 };
 
-static const char head[] = "# Choices that dlv3 made by timing. A line that is taken out is timed again.\n";
+static const char head[] = "# Choices that dlv3 made by timing. A removed line is timed again.\n";
 
-/* Where the files are; false where there is no place for them. */
+/* The folder of the files; false where there is none. */
 static bool find_folder(char *folder, size_t n) {
   const char *own = getenv("DLV3_CACHE"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   int used = -1;
   if (own && *own)
     used = snprintf(folder, n, "%s", own);
   else if (cache && *cache == '/')
-    used = snprintf(folder, n, "%s/dlv3", cache); /* a relative one does not count, says its standard */
+    used = snprintf(folder, n, "%s/dlv3", cache); /* the XDG standard ignores relative paths */
   else if (home && *home == '/')
     used = snprintf(folder, n, "%s/.cache/dlv3", home);
   return used > 0 && (size_t)used < n;
@@ -55,8 +56,8 @@ static bool plain(const char *text) {
   return *text != 0;
 }
 
-/* The next choice behind *at, cut out of the text in place; false at the end. Lines of another form
- * are passed over. */
+/* The next choice after *at, terminated in place in the text; false at the end. Lines of another
+ * format are skipped. */
 static bool next_choice(char **at, char **key, char **value) {
   for (char *end; (end = strchr(*at, '\n'));) {
     char *line = *at, *tab = memchr(line, '\t', (size_t)(end - line));
@@ -88,8 +89,8 @@ static status put_choice(dlv3_file *f, const char *key, const char *value) {
   return dlv3_file_write(f, "\n", 1);
 }
 
-/* Opens the file's successor. Who has it open is alone, so that no process writes over what another
- * adds; it takes milliseconds, which are waited for, unless that was in vain once. */
+/* Opens the new version of the file, which one process at a time can do, so that no addition is
+ * lost. Waits some milliseconds for another process, unless that failed before. */
 static bool open_successor(dlv3_file **f, const char *path) {
   static int32_t tries = 300;
   const struct timespec moment = {0, 2000000};

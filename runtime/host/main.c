@@ -1,7 +1,8 @@
 /* main.c - the host program: finds the Lua library, runs scripts, -e lines, stdin or the REPL.
  *
  * One of the two files that know Lua's C API (the other is repl.c) and may print and end the
- * process. Everything else that a script sees of the runtime goes through dlv3.h and LuaJIT's FFI. */
+ * process. Everything else that a script sees of the runtime goes through dlv3.h and LuaJIT's
+ * FFI. */
 #define _GNU_SOURCE /* environ */
 #include <lauxlib.h>
 #include <lua.h>
@@ -25,11 +26,11 @@ static const char usage[] =
     "\n"
     "Runs a Lua script; without one, the REPL (or standard input, where that is not a terminal).\n"
     "\n"
-    "  -e CODE     run CODE; may be given several times; dlv3, nn, optim, data, models are there\n"
-    "  -i          the REPL after the script or the CODEs\n"
+    "  -e CODE     run CODE; may be given several times; with dlv3, nn, optim, data, models loaded\n"
+    "  -i          start the REPL after the script or the CODEs\n"
     "  -           run standard input as a script\n"
-    "  --version   what this is and what it was built with\n"
-    "  --help      this text; `dlv3 script.lua --help` is the script's own\n"
+    "  --version   print the version and what it was built with\n"
+    "  --help      print this text; `dlv3 script.lua --help` prints that of the script\n"
     "\n"
     "environment:\n"
     "  DLV3_NUM_THREADS=N   threads of the cpu kernels; without it, the processors that affinity and cgroups allow\n"
@@ -40,12 +41,11 @@ static const char usage[] =
     "make_shapes, bench; each has --help\n";
 
 static char executable[PATH_MAX];
-static char root[PATH_MAX]; /* where lua/, models/ and scripts/ are; without a slash at the end */
+static char root[PATH_MAX]; /* the folder of lua/, models/ and scripts/; no slash at the end */
 
 /* -- Errors ------------------------------------------------------------------------------------ */
 
-/* Replaces the text on the top by itself with unprintable bytes as \xNN; C ends a text at the first
- * zero. */
+/* Replaces unprintable bytes of the text at the top of the stack by \xNN. */
 static void escape(lua_State *L) {
   size_t length;
   const char *text = lua_tolstring(L, -1, &length);
@@ -56,20 +56,20 @@ static void escape(lua_State *L) {
   lua_pop(L, 1);
 }
 
-/* The name of a file without the root in front. */
+/* The path of a file relative to the root, if it is below. */
 static const char *short_name(const char *file) {
   size_t n = strlen(root);
   return !strncmp(file, root, n) && file[n] == '/' ? file + n + 1 : file;
 }
 
-/* Whether text begins with a place in Lua code, "scripts/train_voc.lua:98". */
+/* Whether text begins with a position in Lua code, "scripts/train_voc.lua:98". */
 static bool is_place(const char *text) {
   const char *end = strstr(text, ".lua:");
   return end && end < text + strcspn(text, " '\n") && isdigit((unsigned char)end[5]);
 }
 
-/* Pushes text without the root in front of places in Lua code; paths of the user's files stay
- * whole. */
+/* Pushes text with positions in Lua code relative to the root; paths of the user's files stay
+ * absolute. */
 static void push_short(lua_State *L, const char *text) {
   luaL_Buffer b;
   luaL_buffinit(L, &b);
@@ -89,8 +89,8 @@ static void push_place(lua_State *L, const lua_Debug *frame) {
                   frame->name ? frame->name : "");
 }
 
-/* Appends the callers that are Lua code outside of the library: the lines a user can go to. The
- * first is the message's own, so that one alone says nothing new. */
+/* Appends the callers that are Lua code outside the library. The first is the position of the
+ * message itself, so a single one is omitted. */
 static void add_traceback(lua_State *L, luaL_Buffer *b) {
   lua_Debug frame;
   int seen = 0;
@@ -104,7 +104,7 @@ static void add_traceback(lua_State *L, luaL_Buffer *b) {
   }
 }
 
-/* Replaces the message on the top by what lua/dlv3/repl/method_hint.lua makes of it. */
+/* Replaces the message at the top of the stack by the one of lua/dlv3/repl/method_hint.lua. */
 static void add_hint(lua_State *L) {
   if (!strstr(lua_tostring(L, -1), "attempt to call method")) return;
   lua_getglobal(L, "require");
@@ -142,7 +142,7 @@ static int message_handler(lua_State *L) {
   return 1;
 }
 
-static int report(lua_State *L, int failed) {
+static int report_error(lua_State *L, int failed) {
   if (!failed) return 0;
   if (lua_isstring(L, -1)) escape(L);
   const char *message = lua_tostring(L, -1);
@@ -155,16 +155,16 @@ static int report(lua_State *L, int failed) {
 
 /* Calls the function below its n arguments, with the traceback. Returns 0 or 1 after having printed
  * the error. */
-static int call(lua_State *L, int n) {
+static int call_function(lua_State *L, int n) {
   int base = lua_gettop(L) - n;
   lua_pushcfunction(L, message_handler);
   lua_insert(L, base);
   int failed = lua_pcall(L, n, 0, base);
   lua_remove(L, base);
-  return report(L, failed);
+  return report_error(L, failed);
 }
 
-/* -- Where things are -------------------------------------------------------------------------- */
+/* -- Paths ------------------------------------------------------------------------------------- */
 
 static bool is_root(const char *dir) {
   char probe[PATH_MAX + 64];
@@ -177,13 +177,13 @@ static void find_executable(void) {
   executable[n > 0 ? n : 0] = 0;
 }
 
-/* The program lies at the root itself, in build/san/ below it, or in PREFIX/bin with the library in
+/* The program is in the root, in build/san/ below it, or in PREFIX/bin with the library in
  * PREFIX/share/dlv3. */
 static int find_root(void) {
   static const char *const below[] = {"", "/..", "/../..", "/../share/dlv3"};
   char exe[PATH_MAX], candidate[PATH_MAX + 32];
   if (!executable[0]) {
-    fprintf(stderr, "dlv3: can not tell where the program lies: /proc/self/exe is not readable\n");
+    fprintf(stderr, "dlv3: can not find the folder of the program: /proc/self/exe is not readable\n");
     return 1;
   }
   strcpy(exe, executable);
@@ -226,7 +226,7 @@ static void set_host_module(lua_State *L) {
   lua_pop(L, 2);
 }
 
-/* package.path: the library, then the script's own folder, then what Lua has. */
+/* package.path: the library, then the folder of the script, then Lua's default. */
 static void set_package_path(lua_State *L, const char *script) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "path");
@@ -244,7 +244,7 @@ static void set_package_path(lua_State *L, const char *script) {
   lua_pop(L, 2);
 }
 
-/* -- What to run ------------------------------------------------------------------------------- */
+/* -- Running ----------------------------------------------------------------------------------- */
 
 typedef struct {
   int argc;
@@ -254,7 +254,7 @@ typedef struct {
   bool failed; /* bad usage                                          */
 } command;
 
-static command parse(int argc, char **argv) {
+static command parse_arguments(int argc, char **argv) {
   command c = {.argc = argc, .argv = argv, .script = argc};
   for (int i = 1; i < argc; i++) {
     const char *a = argv[i];
@@ -288,7 +288,7 @@ static command parse(int argc, char **argv) {
   return c;
 }
 
-/* The global arg, as in luajit: arg[0] is the script, what stands before it has negative numbers. */
+/* The global arg, as in luajit: arg[0] is the script, options before it have negative indices. */
 static void set_arg(lua_State *L, const command *c) {
   lua_createtable(L, c->argc, c->argc);
   for (int i = 0; i < c->argc; i++) {
@@ -298,17 +298,17 @@ static void set_arg(lua_State *L, const command *c) {
   lua_setglobal(L, "arg");
 }
 
-static int require(lua_State *L, const char *name) {
+static int require_module(lua_State *L, const char *name) {
   lua_getglobal(L, "require");
   lua_pushstring(L, name);
-  return call(L, 1);
+  return call_function(L, 1);
 }
 
 static int run_codes(lua_State *L, const command *c) {
   for (int i = 1; i < c->script; i++) {
     if (strcmp(c->argv[i], "-e")) continue;
     const char *code = c->argv[++i];
-    if (report(L, luaL_loadbuffer(L, code, strlen(code), "=-e")) || call(L, 0)) return 1;
+    if (report_error(L, luaL_loadbuffer(L, code, strlen(code), "=-e")) || call_function(L, 0)) return 1;
   }
   return 0;
 }
@@ -333,24 +333,23 @@ static const char *find_script(const char *name, char *path, size_t size) {
 static int run_script(lua_State *L, const command *c) {
   const char *name = c->argv[c->script];
   char path[PATH_MAX + 64];
-  if (report(L, luaL_loadfile(L, strcmp(name, "-") ? find_script(name, path, sizeof path) : NULL))) return 1;
+  if (report_error(L, luaL_loadfile(L, strcmp(name, "-") ? find_script(name, path, sizeof path) : NULL))) return 1;
   for (int i = c->script + 1; i < c->argc; i++) lua_pushstring(L, c->argv[i]);
-  return call(L, c->argc - c->script - 1);
+  return call_function(L, c->argc - c->script - 1);
 }
 
-static int run(lua_State *L, const command *c) {
+static int run_command(lua_State *L, const command *c) {
   bool script = c->script < c->argc, from_stdin = !script && !c->has_code && !c->interactive && !isatty(0);
   bool repl = c->interactive || (!script && !c->has_code && !from_stdin);
-  if (require(L, "dlv3.core.strict") || require(L, "dlv3.cli.environment")) return 1;
-  if ((c->has_code || repl) && require(L, "dlv3.repl.repl_globals")) return 1;
+  if (require_module(L, "dlv3.core.strict") || require_module(L, "dlv3.cli.environment")) return 1;
+  if ((c->has_code || repl) && require_module(L, "dlv3.repl.repl_globals")) return 1;
   if (c->has_code && run_codes(L, c)) return 1;
   if (script && run_script(L, c) && !repl) return 1;
-  if (from_stdin && (report(L, luaL_loadfile(L, NULL)) || call(L, 0))) return 1;
-  return repl ? require(L, "dlv3.repl") : 0;
+  if (from_stdin && (report_error(L, luaL_loadfile(L, NULL)) || call_function(L, 0))) return 1;
+  return repl ? require_module(L, "dlv3.repl") : 0;
 }
 
-/* os.exit that closes the state first: unfinished files are removed, worker threads end, nothing is
- * left behind. */
+/* os.exit that closes the state first: unfinished files are removed and worker threads end. */
 static int close_and_exit(lua_State *L) {
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(1));
@@ -370,8 +369,8 @@ static void replace_exit(lua_State *L) {
 
 /* -- Settings of libraries --------------------------------------------------------------------- */
 
-/* What libgomp and the C library read of the environment when they are loaded, where the user has
- * set nothing.
+/* Environment variables that libgomp and the C library read when they are loaded, and our defaults
+ * where the user has set none.
  *   GOMP_SPINCOUNT: OpenMP's threads spin for milliseconds after each loop by default. On a machine
  *     that others use too they then wait for each other's time slices: two trainings at once ran 15
  *     times slower than one. A short spin costs nothing alone and makes that 5 times.
@@ -379,17 +378,17 @@ static void replace_exit(lua_State *L) {
  *     is first touched. The heap on huge pages, and blocks below 4 MiB in it (the cpu backend maps
  *     larger ones itself), the weights of a model are there sooner. */
 static const struct {
-  const char *name, *other, *value; /* other: stands for it too, NULL: none */
+  const char *name, *other, *value; /* other: a variable that also sets it, NULL: none */
 } settings[] = {
     {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "1000"},
     {"GLIBC_TUNABLES", NULL, "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
-static const char restarted[] = "DLV3_RESTARTED"; /* a letter a setting: y where it is ours, n the user's */
+static const char restarted[] = "DLV3_RESTARTED"; /* a letter per setting: y for our default, n for the user's */
 
-/* Sets them by starting the program once more; in that second start it takes them out of the
- * environment again, so that programs that it starts do not inherit them. */
+/* Sets them by starting the program again. The second start removes them from the environment, so
+ * that child processes do not inherit them. */
 static void set_libraries(char **argv) {
   char ours[SETTINGS + 1] = "";
   const char *mark = getenv(restarted);
@@ -405,23 +404,23 @@ static void set_libraries(char **argv) {
   }
   if (!strchr(ours, 'y')) return; /* the user has set all of them: no restart */
   if (executable[0] && !setenv(restarted, ours, 1)) execv(executable, argv);
-  for (int i = 0; i < SETTINGS; i++) /* it could not be started: on as we are */
+  for (int i = 0; i < SETTINGS; i++) /* the start failed: continue without the settings */
     if (ours[i] == 'y') unsetenv(settings[i].name);
   unsetenv(restarted);
 }
 
 int main(int argc, char **argv) {
-  signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is an error of the write, with a message */
+  signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is an error of write(), with a message */
   find_executable();
   set_libraries(argv);
-  command c = parse(argc, argv);
+  command c = parse_arguments(argc, argv);
   if (c.failed) return 2;
   if (c.help) return fputs(usage, stdout) < 0;
   if (c.version) return printf("dlv3 %s\n%s", dlv3_version(), dlv3_build_info()) < 0;
   if (find_root()) return 1;
   lua_State *L = luaL_newstate();
   if (!L) {
-    fprintf(stderr, "dlv3: no memory for LuaJIT\n");
+    fprintf(stderr, "dlv3: out of memory for LuaJIT\n");
     return 1;
   }
   luaL_openlibs(L);
@@ -430,7 +429,7 @@ int main(int argc, char **argv) {
   replace_exit(L);
   set_host_module(L);
   repl_open(L);
-  int failed = run(L, &c);
+  int failed = run_command(L, &c);
   fflush(stdout);
   lua_close(L); /* runs finalizers: unfinished files are removed */
   return failed;

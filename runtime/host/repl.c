@@ -1,14 +1,15 @@
 /* repl.c - the module dlv3.terminal for lua/dlv3/repl/init.lua: lines read with libedit, Ctrl-C,
  * completion.
  *
- * libedit's own interface, not its readline one: that swallows the first Ctrl-C. Functions of the
- * module:
- *   start(complete)   before the first read; complete(line before the cursor) returns the length of the word to be
- *                     completed and an array of the words it may become
- *   read(prompt)      a line without its newline; nil at the end of the input; false when Ctrl-C was pressed
- *   remember(line)    puts a line into the history
- *   interruptible(on) Ctrl-C raises an error in running Lua code (interpreted code only: the JIT must be off)
- *   finish()          puts the terminal back */
+ * Uses libedit's own interface and not its readline one, which swallows the first Ctrl-C. Functions
+ * of the module:
+ *   start(complete)   before the first read; complete(line before the cursor) returns the length of
+ *                     the word to be completed and an array of the possible words
+ *   read(prompt)      a line without its newline; nil at the end of the input; false for Ctrl-C
+ *   remember(line)    adds a line to the history
+ *   interruptible(on) Ctrl-C raises an error in running Lua code (interpreted code only: the JIT
+ *                     must be off)
+ *   finish()          restores the terminal */
 #include <lauxlib.h>
 #include <lua.h>
 
@@ -59,7 +60,7 @@ static int read_character(EditLine *el, wchar_t *out) {
       continued = 0;
       el_set(el, EL_PREP_TERM, 1);
       el_set(el, EL_REFRESH);
-    } /* back from Ctrl-Z */
+    } /* resumed after Ctrl-Z */
     ssize_t n = read(0, bytes + used, 1);
     if (n < 0 && errno == EINTR) {
       if (dlv3_signal_pending()) return -1;
@@ -77,7 +78,7 @@ static int read_character(EditLine *el, wchar_t *out) {
 
 /* -- Completion -------------------------------------------------------------------------------- */
 
-/* The words at the top of the stack that all begin alike: how many bytes they share. */
+/* The number of bytes at the beginning that all words at the top of the stack share. */
 static size_t shared_prefix(lua_State *L, int n) {
   size_t shared = 0;
   for (int i = 1; i <= n; i++) {
@@ -136,7 +137,7 @@ static unsigned char use_completion(lua_State *L, EditLine *el) {
   return CC_REDISPLAY;
 }
 
-static unsigned char complete(EditLine *el, int key) {
+static unsigned char complete_word(EditLine *el, int key) {
   (void)key;
   lua_State *L = reading;
   if (!L || complete_ref == LUA_NOREF) return CC_ERROR;
@@ -151,8 +152,8 @@ static unsigned char complete(EditLine *el, int key) {
 
 /* -- The module -------------------------------------------------------------------------------- */
 
-static int start(lua_State *L) {
-  if (!lua_isfunction(L, 1)) return luaL_error(L, "start: a function that completes is expected");
+static int start_terminal(lua_State *L) {
+  if (!lua_isfunction(L, 1)) return luaL_error(L, "start: expected a function for completion");
   lua_pushvalue(L, 1);
   complete_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
@@ -166,7 +167,7 @@ static int start(lua_State *L) {
   el_set(editor, EL_EDITOR, "emacs");
   el_set(editor, EL_HIST, history, history_list);
   el_set(editor, EL_GETCFN, read_character);
-  el_set(editor, EL_ADDFN, "dlv3-complete", "completes names", complete);
+  el_set(editor, EL_ADDFN, "dlv3-complete", "completes names", complete_word);
   el_set(editor, EL_BIND, "^I", "dlv3-complete", NULL);
   el_set(editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
   el_source(editor, NULL);
@@ -180,7 +181,7 @@ static int start(lua_State *L) {
 
 static int read_line(lua_State *L) {
   snprintf(prompt, sizeof prompt, "%s", luaL_checkstring(L, 1));
-  if (!editor) return luaL_error(L, "read: start comes first");
+  if (!editor) return luaL_error(L, "read: call start first");
   int n = 0;
   lua_State *outer = reading;
   reading = L;
@@ -200,7 +201,7 @@ static int read_line(lua_State *L) {
   return 1;
 }
 
-static int remember(lua_State *L) {
+static int add_to_history(lua_State *L) {
   HistEvent event;
   if (history_list) history(history_list, &event, H_ENTER, luaL_checkstring(L, 1));
   return 0;
@@ -211,7 +212,7 @@ static void poll_interrupt(lua_State *L, lua_Debug *frame) {
   if (dlv3_signal_pending()) luaL_error(L, "interrupted");
 }
 
-/* The hook is asked every so many instructions: cheap, and soon enough for a person. */
+/* The hook runs after so many instructions: cheap, and fast enough for a person. */
 static int interruptible(lua_State *L) {
   if (lua_toboolean(L, 1))
     lua_sethook(L, poll_interrupt, LUA_MASKCOUNT, 10000);
@@ -220,7 +221,7 @@ static int interruptible(lua_State *L) {
   return 0;
 }
 
-static int finish(lua_State *L) {
+static int restore_terminal(lua_State *L) {
   (void)L;
   if (editor) el_end(editor);
   if (history_list) history_end(history_list);
@@ -230,9 +231,9 @@ static int finish(lua_State *L) {
 }
 
 static int open_terminal(lua_State *L) {
-  static const luaL_Reg functions[] = {{"start", start},       {"read", read_line},
-                                       {"remember", remember}, {"interruptible", interruptible},
-                                       {"finish", finish},     {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"start", start_terminal},    {"read", read_line},
+                                       {"remember", add_to_history}, {"interruptible", interruptible},
+                                       {"finish", restore_terminal}, {NULL, NULL}};
   lua_newtable(L);
   for (const luaL_Reg *f = functions; f->name; f++) {
     lua_pushcfunction(L, f->func);

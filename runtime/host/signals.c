@@ -9,14 +9,15 @@
 
 static volatile sig_atomic_t pending, interrupts;
 
-/* A second signal ends the process as if nothing had been caught: nobody polls. But not one within
- * this time of the first: supervisors (timeout, mpirun) signal the process and its group, which is
- * one wish. */
-static const double same_wish = 0.3;
+/* A second signal ends the process: the program does not poll. But not within this time of the
+ * first, seconds: supervisors (timeout, mpirun) signal both the process and its group, once
+ * each. */
+static const double same_request = 0.3;
 static volatile double first_at;
 
-/* Said at once: a step may take a minute, and a person who sees nothing asks again. */
-static char said[160];
+/* Printed at once: a step may take a minute, and without an answer a person presses Ctrl-C
+ * again. */
+static char notice[160];
 
 static void on_signal(int number) {
   double now = dlv3_now(); /* clock_gettime is allowed in a handler */
@@ -25,10 +26,10 @@ static void on_signal(int number) {
     if (interrupts) interrupt_set(true);
     first_at = now;
     int kept = errno;
-    if (said[0] && write(2, said, strlen(said)) < 0) {} /* nobody listens */
+    if (notice[0] && write(2, notice, strlen(notice)) < 0) {} /* stderr is closed: nothing to do */
     errno = kept;
   } else if (number != SIGPIPE
-             && now - first_at > same_wish) { /* each line for a reader that is gone raises one more */
+             && now - first_at > same_request) { /* each write to a closed pipe raises SIGPIPE again */
     signal(number, SIG_DFL);
     raise(number);
   }
@@ -36,7 +37,7 @@ static void on_signal(int number) {
 
 DLV3_API void dlv3_signals_catch(int32_t interrupt, const char *note) {
   struct sigaction action;
-  snprintf(said, sizeof said, "%s", note ? note : "");
+  snprintf(notice, sizeof notice, "%s", note ? note : "");
   memset(&action, 0, sizeof action);
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);

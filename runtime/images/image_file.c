@@ -1,5 +1,5 @@
-/* image_file.c - image files to pictures and back. A file is read whole, and its format is recognized
- * by its content; each format is decoded and encoded by its own file (codecs.h). */
+/* image_file.c - image files to pictures and back. A file is read whole, and its format is
+ * recognized by its content; each format is decoded and encoded by its own file (codecs.h). */
 #include "image_file.h"
 
 #include <errno.h>

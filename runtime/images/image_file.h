@@ -1,4 +1,5 @@
-/* image_file.h - image files to pictures and back, the format chosen by the content (image_file.c). */
+/* image_file.h - image files to pictures and back, the format chosen by the content
+ * (image_file.c). */
 #ifndef DLV3_IMAGE_FILE_H
 #define DLV3_IMAGE_FILE_H
 

@@ -1,9 +1,9 @@
 /* jpeg.c - JPEG files through libjpeg-turbo: memory to picture and back.
  *
- * Decodes with libjpeg's defaults (ISLOW DCT, fancy upsampling), which are Pillow's too, so that
- * pixels are equal to the last bit. libjpeg reports errors by a callback that must not return: a
- * longjmp local to this file. Its warnings that mean damaged or missing data are errors here, or
- * noted where the caller tolerates them; it never prints. */
+ * Decodes with libjpeg's defaults (ISLOW DCT, fancy upsampling), as Pillow does, so that pixels
+ * are equal to the last bit. libjpeg reports errors by a callback that must not return: a longjmp
+ * within this file. Warnings that mean damaged or missing data are errors, or stored where the
+ * caller tolerates damage. libjpeg never prints here. */
 #include "codecs.h"
 
 #include <setjmp.h>
@@ -14,7 +14,7 @@
 #include <jerror.h>
 
 typedef struct {
-  struct jpeg_error_mgr base; /* first: libjpeg hands back a pointer to it */
+  struct jpeg_error_mgr base; /* first member: libjpeg passes a pointer to it */
   jmp_buf escape;
   char text[JMSG_LENGTH_MAX];
   bool tolerant;
@@ -27,7 +27,7 @@ static void on_error(j_common_ptr info) {
   longjmp(e->escape, 1);
 }
 
-/* The first damage is noted, with the row it was found at. */
+/* Stores the first damage, with its row. */
 static void on_damage(j_common_ptr info) {
   error_manager *e = (error_manager *)info->err;
   const struct jpeg_decompress_struct *d = (const struct jpeg_decompress_struct *)info;
@@ -40,7 +40,7 @@ static void on_damage(j_common_ptr info) {
 
 static void on_message(j_common_ptr info, int level) {
   if (level >= 0) return;
-  switch (info->err->msg_code) { /* pixels are missing or wrong; other warnings are about harmless oddities */
+  switch (info->err->msg_code) { /* pixels are missing or wrong; other warnings are harmless */
   case JWRN_JPEG_EOF:
   case JWRN_HIT_MARKER:
   case JWRN_HUFF_BAD_CODE:
@@ -71,7 +71,7 @@ typedef struct {
   uint8_t *row; /* CMYK only */
 } decoder;
 
-/* EXIF is the first APP1 segment of its kind, XMP the last, as Pillow has it. */
+/* The first APP1 segment with EXIF counts, and the last with XMP, as in Pillow. */
 static int32_t find_orientation(const decoder *d) {
   static const char xmp_name[] = "http://ns.adobe.com/xap/1.0/"; /* its zero byte is part of it */
   int32_t exif = -1, xmp = 0;
@@ -82,12 +82,13 @@ static int32_t find_orientation(const decoder *d) {
     if (m->data_length > sizeof xmp_name && !memcmp(m->data, xmp_name, sizeof xmp_name))
       xmp = xmp_orientation(m->data + sizeof xmp_name, m->data_length - sizeof xmp_name);
   }
-  return exif > 0 ? exif : xmp > 0 ? xmp : 1;
+  if (exif > 0) return exif;
+  return xmp > 0 ? xmp : 1;
 }
 
-/* A progressive JPEG may repeat its scans without end, each as much work as the whole picture. Real
- * ones have about ten; large pictures are allowed fewer than small ones. The limit of scans is what
- * libjpeg-turbo's own tools do (-maxscans). */
+/* A progressive JPEG may repeat its scans without end, and each scan costs as much as the whole
+ * picture. Real files have about ten; large pictures may have fewer than small ones.
+ * libjpeg-turbo's tools have such a limit too (-maxscans). */
 static void check_scans(j_common_ptr common) {
   enum { MOST_SCANS = 100, FEWEST_SCANS = 20 };
   j_decompress_ptr info = (j_decompress_ptr)common;
@@ -96,14 +97,12 @@ static void check_scans(j_common_ptr common) {
   if (most < FEWEST_SCANS) most = FEWEST_SCANS;
   if (info->input_scan_number <= most) return;
   error_manager *e = (error_manager *)info->err;
-  snprintf(
-      e->text, sizeof e->text,
-      "it has more than %d scans, the most that are read of a picture of this size; save it anew with an image program",
-      (int)most);
+  snprintf(e->text, sizeof e->text,
+           "expected at most %d scans for a picture of this size; save it again with an image program", (int)most);
   longjmp(e->escape, 1);
 }
 
-/* Pillow's conversion of a CMYK JPEG: the values are taken as inverted, as Adobe writes them. */
+/* Pillow's conversion of a CMYK JPEG: values are inverted, as Adobe writes them. */
 static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int64_t n) {
   for (int64_t i = 0; i < n; i++, rgb += 3, cmyk += 4)
     for (int32_t c = 0; c < 3; c++) {
@@ -112,9 +111,8 @@ static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int64_t n) {
     }
 }
 
-/* Each block of 8x8 takes a bit or more of a Huffman-coded file. One that is too short for that
- * holds next to nothing of its picture, and is refused before libjpeg sets memory aside for all of
- * it. */
+/* Each block of 8x8 takes at least a bit of a Huffman-coded file. A shorter file holds almost
+ * nothing of its picture, and is refused before libjpeg allocates memory for all of it. */
 static status check_length(const struct jpeg_decompress_struct *info, int64_t bytes) {
   int64_t most = 0;
   for (int i = 0; i < info->num_components; i++) {
@@ -126,15 +124,14 @@ static status check_length(const struct jpeg_decompress_struct *info, int64_t by
               (long long)bytes, info->image_width, info->image_height);
 }
 
-/* Between setjmp and the end: everything that libjpeg may leave by longjmp. */
+/* All calls that libjpeg may leave by longjmp. */
 static status decode(decoder *d, picture *out, const byte_buffer *file) {
   struct jpeg_decompress_struct *info = &d->info;
   info->err = error_manager_init(&d->errors);
   if (setjmp(d->errors.escape)) {
     int code = info->err->msg_code;
     if (code == JERR_BAD_PRECISION || code == JERR_SOF_UNSUPPORTED)
-      return fail(DLV3_ERR_FORMAT, "a JPEG of a kind that is not read: %s; save it as a usual 8-bit JPEG or PNG",
-                  d->errors.text);
+      return fail(DLV3_ERR_FORMAT, "an unsupported kind of JPEG: %s; save it as an 8-bit JPEG or PNG", d->errors.text);
     if (!info->output_scanline) return fail(DLV3_ERR_DAMAGED, "the JPEG can not be decoded: %s", d->errors.text);
     return fail(DLV3_ERR_DAMAGED, "a damaged JPEG: %s (at row %u of %u)", d->errors.text, info->output_scanline,
                 info->image_height);
@@ -148,7 +145,7 @@ static status decode(decoder *d, picture *out, const byte_buffer *file) {
   jpeg_read_header(info, TRUE);
   if (facts) facts->orientation = find_orientation(d);
   if (info->num_components != 1 && info->num_components != 3 && info->num_components != 4)
-    return fail(DLV3_ERR_FORMAT, "a JPEG with %d channels; 1 (grey), 3 (colour) or 4 (CMYK) are read",
+    return fail(DLV3_ERR_FORMAT, "expected a JPEG with 1 (grey), 3 (colour) or 4 (CMYK) channels, got %d",
                 info->num_components);
   info->out_color_space = info->num_components == 4 ? JCS_CMYK : JCS_RGB;
   TRY(picture_reserve(out, info->image_height, info->image_width, 3));
@@ -204,7 +201,7 @@ static status encode(encoder *e, const picture *in, int32_t quality) {
 
 status jpeg_encode(byte_buffer *out, const picture *in, int32_t quality) {
   if (in->h > JPEG_MAX_DIMENSION || in->w > JPEG_MAX_DIMENSION)
-    return fail(DLV3_ERR_ARG, "a JPEG has at most %ld rows and columns, the image is %lldx%lld",
+    return fail(DLV3_ERR_ARG, "expected at most %ld rows and columns for a JPEG, got %lldx%lld; write a PNG",
                 (long)JPEG_MAX_DIMENSION, (long long)in->w, (long long)in->h);
   encoder e = {.data = NULL};
   status st = encode(&e, in, quality);

@@ -1,11 +1,12 @@
 /* loader.c - the data workers: threads that decode, resize, flip and crop samples ahead of the
- * batch that is needed.
+ * next batch.
  *
  * A ring of slots holds samples as 8-bit pictures, in the order of delivery. Workers claim
- * positions in that order; the host thread waits for the positions of its batch and, as the last
- * pass, writes them normalised into a new tensor. Only the host thread touches tensors and calls
- * the functions of dlv3.h. Random draws depend on (seed, epoch, index) alone, so batches are equal
- * for any number of workers and after a resume. The transforms are the reference's (Pillow's). */
+ * positions in that order. The host thread waits for the positions of its batch and writes them,
+ * normalized, into a new tensor. Only the host thread uses tensors and calls the functions of
+ * dlv3.h. Random numbers depend on (seed, epoch, index) alone, so batches are equal for any number
+ * of workers and after a resume. The transforms are those of torchvision's reference, with
+ * Pillow's resizing. */
 #include "core/executor.h"
 #include "image.h"
 #include "image_file.h"
@@ -19,20 +20,20 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { EMPTY, FILLED, READY, FAILED }; /* FILLED: the host handed in a sample */
+enum { EMPTY, FILLED, READY, FAILED }; /* FILLED: the host has put a sample in the slot */
 
 typedef struct {
   int32_t state;
   bool has_mask;
   picture image, mask;          /* the result */
-  picture in_image, in_mask;    /* handed in as tensors ... */
+  picture in_image, in_mask;    /* the sample as tensors ... */
   char *image_path, *mask_path; /* ... or as paths; owned */
   char name[64];
   status code;
   char message[2048];
 } slot;
 
-typedef struct { /* what a worker keeps between samples */
+typedef struct { /* scratch space of a worker */
   byte_buffer file;
   picture image, mask;
   resize_space resize;
@@ -48,9 +49,9 @@ struct dlv3_loader {
   int32_t n_threads;
   pthread_mutex_t lock;
   pthread_cond_t work, done;
-  /* all below under the lock */
+  /* guarded by the lock: all below */
   bool quit, running;
-  int32_t busy; /* workers inside a sample */
+  int32_t busy; /* workers that process a sample */
   slot *slots;
   int64_t capacity;
   int64_t epoch, *order, n_order, claimed, filled, delivered;
@@ -66,8 +67,8 @@ static status check_labels(const dlv3_loader *l, const picture *mask, const char
   if (p == end) return DLV3_OK;
   int64_t at = p - mask->data;
   return fail(DLV3_ERR_FORMAT,
-              "%s: label %d at x %lld, y %lld (counted from 0); labels are 0..%d, or %d where a pixel does not count\n"
-              "  is the number of classes right? scripts/check_data.lua lists every mask with such labels",
+              "%s: label %d at x %lld, y %lld (counted from 0); expected 0..%d, or %d for ignored pixels\n"
+              "  check the number of classes; scripts/check_data.lua lists every mask with such labels",
               name, *p, (long long)(at % mask->w), (long long)(at / mask->w), (int)l->config.num_classes - 1,
               (int)l->config.ignore_index);
 }
@@ -78,10 +79,10 @@ static status check_same_size(const picture *image, const picture *mask, const c
   bool turned = image->h == mask->w && image->w == mask->h;
   return fail(DLV3_ERR_FORMAT, "%s: the mask is %lldx%lld pixels but its image %s is %lldx%lld (width x height)%s",
               mask_name, (long long)mask->w, (long long)mask->h, image_name, (long long)image->w, (long long)image->h,
-              turned ? "\n  the photo may be stored turned (EXIF orientation); store it as it is seen" : "");
+              turned ? "\n  the photo may have an EXIF orientation; save it upright" : "");
 }
 
-/* What the h x w pixels at the top left leave free. */
+/* Pads the picture outside the h x w pixels at the top left. */
 static void fill_rest(picture *p, int64_t h, int64_t w, uint8_t value) {
   int64_t c = p->channels;
   for (int64_t y = 0; y < h && w < p->w; y++) memset(p->data + (y * p->w + w) * c, value, (size_t)((p->w - w) * c));
@@ -89,25 +90,25 @@ static void fill_rest(picture *p, int64_t h, int64_t w, uint8_t value) {
 }
 
 /* A whole number in [0, n). */
-static int64_t draw(uint32_t word, int64_t n) { return (int64_t)((uint64_t)word * (uint64_t)n >> 32); }
+static int64_t random_below(uint32_t word, int64_t n) { return (int64_t)((uint64_t)word * (uint64_t)n >> 32); }
 
-/* RandomResize, RandomHorizontalFlip, RandomCrop with padding at the right and bottom: what is
- * outside of the crop is not computed. */
+/* RandomResize, RandomHorizontalFlip, RandomCrop with padding at the right and bottom. Pixels
+ * outside the crop are not computed. */
 static status transform_train(const dlv3_loader *l, workspace *w, slot *s, const picture *image, const picture *mask,
                               int64_t index) {
-  enum { DATA = 1 }; /* apart from other draws with the same seed */
+  enum { DATA = 1 }; /* distinguishes these random numbers from others of the seed */
   const dlv3_loader_config *c = &l->config;
   uint32_t words[4];
   philox(words, c->seed, (uint64_t)index, (uint64_t)l->epoch << 8 | DATA);
   int64_t h = image->h, width = image->w, crop = c->crop;
-  resize_shorter(&h, &width, c->resize_min + draw(words[0], c->resize_max - c->resize_min + 1));
+  resize_shorter(&h, &width, c->resize_min + random_below(words[0], c->resize_max - c->resize_min + 1));
   bool flip = philox_uniform(words[1]) < c->flip;
-  int64_t top = draw(words[2], (h > crop ? h - crop : 0) + 1),
-          left = draw(words[3], (width > crop ? width - crop : 0) + 1);
+  int64_t top = random_below(words[2], (h > crop ? h - crop : 0) + 1),
+          left = random_below(words[3], (width > crop ? width - crop : 0) + 1);
   window part = {top, top + crop < h ? top + crop : h, left, left + crop < width ? left + crop : width};
-  if (flip) part = (window){part.y0, part.y1, width - part.x1, width - part.x0}; /* the crop comes after the flip */
+  if (flip) part = (window){part.y0, part.y1, width - part.x1, width - part.x0}; /* the crop is after the flip */
   int64_t nh = part.y1 - part.y0, nw = part.x1 - part.x0;
-  TRY(picture_reserve(&s->image, h, width, 0)); /* the whole picture must be of a sane size too */
+  TRY(picture_reserve(&s->image, h, width, 0)); /* the whole picture must be within the pixel limit too */
   TRY(picture_reserve(&s->image, crop, crop, 3));
   TRY(resize_bilinear_into(&s->image, image, h, width, part, flip, &w->resize));
   fill_rest(&s->image, nh, nw, 0);
@@ -158,7 +159,7 @@ static status make_sample(const dlv3_loader *l, workspace *w, slot *s, int64_t i
 /* The first position that no worker may claim yet. */
 static int64_t claim_limit(const dlv3_loader *l) { return l->running ? l->filled : 0; }
 
-static void *worker(void *context) {
+static void *worker_loop(void *context) {
   dlv3_loader *l = context;
   workspace w = {{0}};
   pthread_mutex_lock(&l->lock);
@@ -189,7 +190,7 @@ static void *worker(void *context) {
   return NULL;
 }
 
-/* Signals are the host thread's. */
+/* Workers block signals: the host thread handles them. */
 static status start_threads(dlv3_loader *l) {
   sigset_t all, before;
   sigfillset(&all);
@@ -197,7 +198,7 @@ static status start_threads(dlv3_loader *l) {
   if (!l->threads) return fail(DLV3_ERR_OOM, "loader: out of memory");
   pthread_sigmask(SIG_BLOCK, &all, &before);
   int error = 0;
-  while (l->n_threads < l->config.workers && !(error = pthread_create(&l->threads[l->n_threads], NULL, worker, l)))
+  while (l->n_threads < l->config.workers && !(error = pthread_create(&l->threads[l->n_threads], NULL, worker_loop, l)))
     l->n_threads++;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!error) return DLV3_OK;
@@ -206,7 +207,7 @@ static status start_threads(dlv3_loader *l) {
               (int)l->config.workers);
 }
 
-/* Under the lock: ends the epoch and waits for the samples that are being made. */
+/* With the lock held: ends the epoch and waits for the samples in progress. */
 static void stop_epoch(dlv3_loader *l) {
   l->running = false;
   while (l->busy) pthread_cond_wait(&l->done, &l->lock);
@@ -216,22 +217,22 @@ static void stop_epoch(dlv3_loader *l) {
 
 static status check_config(const dlv3_loader_config *c) {
   if (c->workers < 1 || c->workers > 256)
-    return fail(DLV3_ERR_ARG, "loader: workers must be within 1..256, %d came", (int)c->workers);
+    return fail(DLV3_ERR_ARG, "loader: workers must be within 1..256, got %d", (int)c->workers);
   if (c->ahead < 1 || c->ahead > 1024)
-    return fail(DLV3_ERR_ARG, "loader: batches ahead must be within 1..1024, %d came", (int)c->ahead);
+    return fail(DLV3_ERR_ARG, "loader: batches ahead must be within 1..1024, got %d", (int)c->ahead);
   if (c->num_classes < 0 || c->num_classes > 256)
-    return fail(DLV3_ERR_ARG, "loader: num_classes must be within 0..256 (labels have 8 bits), %d came",
+    return fail(DLV3_ERR_ARG, "loader: num_classes must be within 0..256 (labels have 8 bits), got %d",
                 (int)c->num_classes);
   if (c->ignore_index < 0 || c->ignore_index > 255)
-    return fail(DLV3_ERR_ARG, "loader: ignore_index must be within 0..255 (labels have 8 bits), %d came",
+    return fail(DLV3_ERR_ARG, "loader: ignore_index must be within 0..255 (labels have 8 bits), got %d",
                 (int)c->ignore_index);
   if (!c->train && (c->resize_min < 0 || c->resize_min > PICTURE_MAX_PIXELS))
-    return fail(DLV3_ERR_ARG, "loader: the size must be at least 1 (0: the image's own), %d came", (int)c->resize_min);
+    return fail(DLV3_ERR_ARG, "loader: the size must be at least 1 (0: the image's own), got %d", (int)c->resize_min);
   if (c->train && (c->resize_min < 1 || c->resize_max < c->resize_min || c->resize_max > PICTURE_MAX_PIXELS))
-    return fail(DLV3_ERR_ARG, "loader: the range of sizes must be within 1.. and not empty, %d..%d came",
+    return fail(DLV3_ERR_ARG, "loader: the range of sizes must be within 1.. and not empty, got %d..%d",
                 (int)c->resize_min, (int)c->resize_max);
   if (c->train && (c->crop < 1 || c->crop > PICTURE_MAX_PIXELS))
-    return fail(DLV3_ERR_ARG, "loader: the crop must be at least 1, %d came", (int)c->crop);
+    return fail(DLV3_ERR_ARG, "loader: the crop must be at least 1, got %d", (int)c->crop);
   return DLV3_OK;
 }
 
@@ -301,7 +302,8 @@ static status make_slots(dlv3_loader *l, int32_t batch) {
   return DLV3_OK;
 }
 
-static status begin(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first, int32_t batch) {
+static status begin_epoch(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first,
+                          int32_t batch) {
   TRY(make_slots(l, batch));
   free(l->order);
   l->order = malloc((size_t)n * sizeof *order + 1);
@@ -319,22 +321,23 @@ static status begin(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t
 DLV3_API dlv3_status dlv3_loader_start(dlv3_loader *l, int64_t epoch, const int64_t *order, int64_t n, int64_t first,
                                        int32_t batch) {
   if (batch < 1 || batch > 1 << 20)
-    return fail(DLV3_ERR_ARG, "loader: the batch size must be at least 1, %d came", (int)batch);
+    return fail(DLV3_ERR_ARG, "loader: the batch size must be at least 1, got %d", (int)batch);
   if (n < 0 || first < 0 || first > n)
-    return fail(DLV3_ERR_ARG, "loader: %lld samples to pass over of %lld", (long long)first, (long long)n);
+    return fail(DLV3_ERR_ARG, "loader: expected 0 to %lld samples to skip, got %lld", (long long)n, (long long)first);
   for (int64_t i = 0; i < n; i++)
     if (order[i] < 0 || order[i] >= l->n)
       return fail(DLV3_ERR_ARG, "loader: index %lld of a data set of %lld samples", (long long)order[i],
                   (long long)l->n);
   pthread_mutex_lock(&l->lock);
   stop_epoch(l);
-  status st = begin(l, epoch, order, n, first, batch);
+  status st = begin_epoch(l, epoch, order, n, first, batch);
   pthread_cond_broadcast(&l->work);
   pthread_mutex_unlock(&l->lock);
   return st;
 }
 
-/* -- Samples handed in ------------------------------------------------------------------------- */
+/* -- Samples from the host
+ * ---------------------------------------------------------------------- */
 
 DLV3_API int64_t dlv3_loader_wanted(dlv3_loader *l) {
   pthread_mutex_lock(&l->lock);
@@ -353,9 +356,9 @@ static status replace_path(char **to, const char *path) {
 
 DLV3_API dlv3_status dlv3_loader_put(dlv3_loader *l, const char *name, const dlv3_tensor *image, const char *image_path,
                                      const dlv3_tensor *mask, const char *mask_path) {
-  if (dlv3_loader_wanted(l) < 1) return fail(DLV3_ERR_ARG, "loader: no sample is wanted now");
-  if (!image && !image_path) return fail(DLV3_ERR_ARG, "%s: there is no image", name);
-  slot *s = &l->slots[l->filled % l->capacity]; /* free: no worker looks at it before `filled` has passed */
+  if (dlv3_loader_wanted(l) < 1) return fail(DLV3_ERR_ARG, "loader: all slots are full; take a batch first");
+  if (!image && !image_path) return fail(DLV3_ERR_ARG, "%s: the image is missing", name);
+  slot *s = &l->slots[l->filled % l->capacity]; /* free: no worker uses it before `filled` increases */
   snprintf(s->name, sizeof s->name, "%s", name);
   s->has_mask = mask || mask_path;
   TRY(replace_path(&s->image_path, image_path));
@@ -379,8 +382,8 @@ typedef struct {
   int64_t h, w;
 } batch_writer;
 
-/* Rows begin..end-1 of all samples' rows, one after the other. Outside of a sample: 0 after
- * normalisation, ignore_index. */
+/* Writes rows begin..end-1, counted over all samples. Pixels outside a sample are 0 after
+ * normalization, and ignore_index in the target. */
 static void write_rows(void *context, int64_t begin_row, int64_t end_row) {
   const batch_writer *b = context;
   int32_t width = dtype_bytes(b->l->config.dtype);
@@ -396,7 +399,7 @@ static void write_rows(void *context, int64_t begin_row, int64_t end_row) {
   }
 }
 
-static void wait_a_moment(dlv3_loader *l) { /* so that an interrupt is seen while a slow disk is read */
+static void wait_a_moment(dlv3_loader *l) { /* wakes up to poll for an interrupt */
   struct timespec until;
   clock_gettime(CLOCK_REALTIME, &until);
   until.tv_nsec += 50000000;
@@ -407,15 +410,14 @@ static void wait_a_moment(dlv3_loader *l) { /* so that an interrupt is seen whil
   pthread_cond_timedwait(&l->done, &l->lock, &until);
 }
 
-/* Under the lock: waits for the n samples from `delivered` on. */
+/* With the lock held: waits for the n samples from `delivered` on. */
 static status wait_for(dlv3_loader *l, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
     slot *s = &l->slots[(l->delivered + i) % l->capacity];
     while (s->state != READY && s->state != FAILED) {
       if (interrupt_wanted()) return fail(DLV3_ERR_INTERRUPTED, "interrupted");
       if (l->delivered + i >= l->filled)
-        return fail(DLV3_ERR_ARG, "loader: %lld samples were handed in, %lld make the batch", (long long)i,
-                    (long long)n);
+        return fail(DLV3_ERR_ARG, "loader: got %lld samples, expected %lld for the batch", (long long)i, (long long)n);
       wait_a_moment(l);
     }
     if (s->state == FAILED) {
@@ -433,7 +435,9 @@ static status make_batch(dlv3_loader *l, int64_t n, tensor **image, tensor **tar
   for (int64_t i = 0; i < n; i++) {
     const slot *s = &l->slots[(l->delivered + i) % l->capacity];
     if (s->has_mask != first->has_mask)
-      return fail(DLV3_ERR_ARG, "%s and %s: one has a mask and the other has none", first->name, s->name);
+      return fail(DLV3_ERR_ARG,
+                  "%s and %s: one has a mask and the other has none; give all samples of a loader a mask, or none",
+                  first->name, s->name);
     if (s->image.h > b.h) b.h = s->image.h;
     if (s->image.w > b.w) b.w = s->image.w;
   }
@@ -458,7 +462,7 @@ DLV3_API dlv3_status dlv3_loader_next(dlv3_loader *l, dlv3_tensor **image, dlv3_
   pthread_mutex_lock(&l->lock);
   if (!l->running) {
     pthread_mutex_unlock(&l->lock);
-    return fail(DLV3_ERR_ARG, "loader: no epoch is running; one that failed must be started anew");
+    return fail(DLV3_ERR_ARG, "loader: no epoch is in progress; begin one (also after an error)");
   }
   int64_t n = l->n_order - l->delivered;
   if (n > l->batch) n = l->batch;

@@ -1,10 +1,10 @@
-/* normalize.c - 8-bit pixels to normalised numbers: (v / 255 - mean) / std in f32, as torchvision's
+/* normalize.c - 8-bit pixels to normalized floats: (v / 255 - mean) / std in f32, as torchvision's
  * ToTensor and Normalize.
  *
- * There are 256 values a channel, so a table holds all results. Where the processor has fused
- * multiply-add, looking up is slower than computing; a division is then a product with the
- * reciprocal and one correction, which is not always the correctly rounded quotient: the table's
- * maker compares all 768 results and looks up where one differs. */
+ * A channel has 256 values, so a table holds all results. On processors with fused multiply-add
+ * computing is faster than the table; a division is then a product with the reciprocal and one
+ * correction, which is not always the correctly rounded quotient. normalize_table_make compares all
+ * 768 results and uses the table where one differs. */
 #include "core/isa_clones.h"
 #include "normalize.h"
 
@@ -65,7 +65,8 @@ static void compute_pixels(void *dst, const uint8_t *src, int64_t n, const norma
 
 static bool computes_the_same(const normalize_table *t, int32_t width) {
 #ifdef __x86_64__
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false; /* fma() would be a function */
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+    return false; /* otherwise fma() is a function call */
   uint8_t pixels[256 * 3];
   union {
     uint32_t wide[256 * 3];
@@ -85,7 +86,7 @@ static bool computes_the_same(const normalize_table *t, int32_t width) {
 
 /* -- Looked up --------------------------------------------------------------------------------- */
 
-static uint64_t bits_of_f16(float f) { /* of a normal number or zero: what a table holds; to nearest even */
+static uint64_t bits_of_f16(float f) { /* f: zero or a normal number; rounds to nearest even */
   uint32_t bits;
   memcpy(&bits, &f, 4);
   uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
@@ -102,11 +103,11 @@ static uint64_t bits_of_f16(float f) { /* of a normal number or zero: what a tab
 
 status normalize_table_make(normalize_table *t, const float *mean, const float *std, int32_t dtype) {
   if (!is_float(dtype))
-    return fail(DLV3_ERR_DTYPE, "normalize: gives f32, bf16, f16 or f64, not %s", dtype_name(dtype));
+    return fail(DLV3_ERR_DTYPE, "normalize: expected dtype f32, bf16, f16 or f64, got %s", dtype_name(dtype));
   memset(t, 0, sizeof *t);
   for (int32_t c = 0; c < 3; c++) {
     if (!(std[c] > 0))
-      return fail(DLV3_ERR_ARG, "normalize: std must be above 0, it is %g for channel %d", (double)std[c], (int)c + 1);
+      return fail(DLV3_ERR_ARG, "normalize: std must be above 0, got %g for channel %d", (double)std[c], (int)c + 1);
     for (int32_t v = 0; v < 256; v++) {
       float f = (float)v / 255.0f;
       f -= mean[c];

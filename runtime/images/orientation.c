@@ -1,8 +1,8 @@
-/* orientation.c - which way up a picture is: EXIF, XMP and PNG's text chunks, by the rules of
- * Pillow's exif_transpose.
+/* orientation.c - the orientation of an image from EXIF, XMP and PNG's text chunks, by the rules
+ * of Pillow's exif_transpose.
  *
- * EXIF goes before XMP, which counts only where EXIF has no orientation at all. Everything is read
- * within bounds from bytes in memory; what is damaged counts as absent. */
+ * XMP counts only where EXIF has no orientation. Everything is read from memory within bounds;
+ * damaged data counts as absent. */
 #include "codecs.h"
 
 #include <stdlib.h>
@@ -32,7 +32,9 @@ int32_t exif_orientation(const uint8_t *exif, int64_t n) {
   for (int64_t i = 0, e = at + 2; i < entries && e + 12 <= n; i++, e += 12) {
     if (exif_number(exif + e, 2, big) != TAG) continue;
     uint32_t type = exif_number(exif + e + 2, 2, big);
-    uint32_t v = exif_number(exif + e + 8, type == BYTE ? 1 : type == LONG ? 4 : 2, big);
+    int32_t width = type == LONG ? 4 : 2;
+    if (type == BYTE) width = 1;
+    uint32_t v = exif_number(exif + e + 8, width, big);
     return v >= 1 && v <= 8 ? (int32_t)v : UPRIGHT;
   }
   return ABSENT;
@@ -59,14 +61,14 @@ typedef struct {
   int64_t n;
 } span;
 
-/* The part of s behind the next zero byte, or an empty one. */
+/* The part of s after the next zero byte, or an empty span. */
 static span after_zero(span s) {
   const uint8_t *zero = s.n > 0 ? memchr(s.data, 0, (size_t)s.n) : NULL;
   return zero ? (span){zero + 1, s.data + s.n - zero - 1} : (span){NULL, 0};
 }
 
-/* Unpacks into *owned, which the caller frees: at most the megabyte that Pillow allows. */
-static span inflated(span s, uint8_t **owned) {
+/* Decompresses into *owned, which the caller frees: at most 1 MiB, as in Pillow. */
+static span inflate_span(span s, uint8_t **owned) {
   enum { MOST = 1 << 20 };
   span none = {NULL, 0};
   z_stream z = {.next_in = (uint8_t *)s.data, .avail_in = (uInt)s.n, .avail_out = MOST};
@@ -82,12 +84,13 @@ static span inflated(span s, uint8_t **owned) {
 static span text_of(span chunk, char kind, uint8_t **owned) {
   span s = after_zero(chunk); /* the keyword */
   if (kind == 't') return s;
-  if (kind == 'z') return s.n > 1 && s.data[0] == 0 ? inflated((span){s.data + 1, s.n - 1}, owned) : (span){NULL, 0};
+  if (kind == 'z')
+    return s.n > 1 && s.data[0] == 0 ? inflate_span((span){s.data + 1, s.n - 1}, owned) : (span){NULL, 0};
   if (s.n < 2) return (span){NULL, 0};
   bool packed = s.data[0] != 0;
   if (packed && s.data[1] != 0) return (span){NULL, 0};
   s = after_zero(after_zero((span){s.data + 2, s.n - 2})); /* language, translated keyword */
-  return packed ? inflated(s, owned) : s;
+  return packed ? inflate_span(s, owned) : s;
 }
 
 static int32_t hex_digit(uint8_t c) {
@@ -109,7 +112,7 @@ static int32_t raw_profile_orientation(span text) {
   int64_t digits = 0;
   for (int64_t i = 0; i < text.n; i++) {
     int32_t digit = hex_digit(text.data[i]);
-    if (digit < 0) continue; /* the ends of lines */
+    if (digit < 0) continue; /* line ends */
     exif[digits / 2] = (uint8_t)(digits % 2 ? exif[digits / 2] << 4 | digit : digit);
     digits++;
   }
@@ -128,7 +131,7 @@ typedef struct {
   bool has_exif;
 } found;
 
-/* One chunk of a PNG; a later one goes before an earlier one of its kind. */
+/* One chunk of a PNG; a later chunk replaces an earlier one of its kind. */
 static void look_at(found *f, const uint8_t *type, span chunk) {
   uint8_t *owned = NULL;
   if (!memcmp(type, "eXIf", 4)) {
@@ -136,7 +139,7 @@ static void look_at(found *f, const uint8_t *type, span chunk) {
     f->exif = exif_orientation(chunk.data, chunk.n);
   }
   if (memcmp(type + 1, !memcmp(type, "tEXt", 4) ? "EXt" : "TXt", 3) || !strchr("tzi", type[0])) return;
-  enum { MOST_TEXTS = 64 }; /* each may take a megabyte when it is unpacked */
+  enum { MOST_TEXTS = 64 }; /* each may decompress to 1 MiB */
   bool raw = has_keyword(chunk, "Raw profile type exif");
   if ((!raw && !has_keyword(chunk, "XML:com.adobe.xmp")) || f->texts++ >= MOST_TEXTS) return;
   span text = text_of(chunk, (char)type[0], &owned);
@@ -158,7 +161,8 @@ int32_t png_orientation(const byte_buffer *file) {
     at += n + 12;
   }
   int32_t exif = f.has_exif ? f.exif : f.raw;
-  return exif ? exif : f.xmp ? f.xmp : UPRIGHT;
+  if (exif) return exif;
+  return f.xmp ? f.xmp : UPRIGHT;
 }
 
 /* -- Turning ----------------------------------------------------------------------------------- */

@@ -25,7 +25,8 @@ typedef struct {
 enum { PICTURE_MAX_PIXELS = 1 << 29 };
 
 static inline int64_t picture_bytes(const picture *p) { return p->h * p->w * p->channels; }
-/* Gives p this size; the content is undefined. Errors: more than PICTURE_MAX_PIXELS, out of memory. */
+/* Gives p this size; the content is undefined. Errors: more than PICTURE_MAX_PIXELS, out of
+ * memory. */
 status picture_reserve(picture *p, int64_t h, int64_t w, int32_t channels);
 void picture_free(picture *p);
 status bytes_reserve(byte_buffer *b, int64_t capacity); /* keeps the content */

@@ -1,9 +1,9 @@
 /* png.c - PNG files through libpng: memory to picture or labels, and back.
  *
- * libpng's errors leave by its own longjmp, caught where the work begins; of its warnings wrong
- * checksums are errors too, or noted, and the others dropped; it never prints. Chunks beside the
- * pixels are skipped unread: one may claim gigabytes. Gamma and colour profiles are ignored, as
- * Pillow does; which way up a picture is finds orientation.c. */
+ * libpng reports errors by its own longjmp, caught in this file. Of its warnings, wrong checksums
+ * are errors, or stored where the caller tolerates damage; the others are dropped. libpng never
+ * prints here. Chunks other than pixels are skipped unread: one may claim gigabytes. Gamma and
+ * colour profiles are ignored, as in Pillow; orientation.c reads the orientation. */
 #include "codecs.h"
 
 #include <stdio.h>
@@ -59,7 +59,7 @@ bool is_png(const byte_buffer *file) { return file->size >= 8 && !memcmp(file->d
 static void read_header(codec *c) {
   png_set_read_fn(c->png, c, read_bytes);
   png_set_keep_unknown_chunks(c->png, PNG_HANDLE_CHUNK_NEVER, NULL,
-                              -1); /* all that are known but do not change pixels */
+                              -1); /* all known chunks that do not change pixels */
   png_read_info(c->png, c->info);
 }
 
@@ -73,7 +73,7 @@ static status read_rows(codec *c, picture *out, int32_t channels) {
                 (long long)out->w * channels);
   for (int pass = 0; pass < passes; pass++)
     for (c->row = 0; c->row < out->h; c->row++) png_read_row(c->png, out->data + (int64_t)c->row * row_bytes, NULL);
-  png_read_end(c->png, c->info); /* checks the last sums */
+  png_read_end(c->png, c->info); /* checks the last checksums */
   return DLV3_OK;
 }
 
@@ -92,7 +92,8 @@ static status decode_rgb(codec *c, picture *out) {
 }
 
 #define HOW_TO_STORE \
-  "\n  a mask holds one class number a pixel: a palette or 8-bit grey PNG; with Pillow: put the numbers into a uint8 " \
+  "\n  a mask has one class number per pixel: expected a palette or 8-bit grey PNG; with Pillow: put the numbers " \
+  "into a uint8 " \
   "array a, then Image.fromarray(a).save(...)"
 
 static status decode_labels(codec *c, picture *out) {
@@ -148,7 +149,8 @@ static void encode(codec *c, const picture *in, const uint8_t *palette) {
     png_color colors[256];
     for (int32_t i = 0; i < 256; i++) colors[i] = (png_color){palette[3 * i], palette[3 * i + 1], palette[3 * i + 2]};
     png_set_PLTE(c->png, c->info, colors, 256);
-    png_set_compression_strategy(c->png, Z_RLE); /* class maps are runs: a fifth of the time, and smaller files */
+    png_set_compression_strategy(c->png,
+                                 Z_RLE); /* class maps consist of runs: a fifth of the time, and smaller files */
   }
   png_write_info(c->png, c->info);
   for (int64_t y = 0; y < in->h; y++) png_write_row(c->png, in->data + y * in->w * in->channels);

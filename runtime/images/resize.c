@@ -2,8 +2,9 @@
  *
  * The published weights were trained on Pillow's BILINEAR, which differs from a tensor library's:
  * it is antialiased when shrinking (a triangle as wide as the reduction), separable with the
- * horizontal pass first, in fixed point with 22 fractional bits, and what lies between the passes
- * is rounded to 8 bits. NEAREST samples at pixel centres, summed up in double. Each output pixel
+ * horizontal pass first, in fixed point with 22 fractional bits, and the result of the
+ * first pass is rounded to 8 bits. NEAREST samples at pixel centres, whose positions are summed in
+ * double. Each output pixel
  * depends on its own taps only, so a window of the result can be computed alone. */
 #include "core/isa_clones.h"
 #include "resize.h"
@@ -32,17 +33,17 @@ void resize_shorter(int64_t *h, int64_t *w, int64_t size) {
 
 /* -- Taps -------------------------------------------------------------------------------------- */
 
-/* Which input pixels make output pixel i (counted from the window's start), with what weight. */
+/* The input pixels of output pixel i (counted from the start of the window) and their weights. */
 typedef struct {
   int32_t first, count;
 } span;
 typedef struct {
-  int32_t width; /* weights a pixel has room for */
+  int32_t width; /* weights per pixel */
   span *spans;
   int32_t *weights; /* [n, width] */
 } taps;
 
-/* mirror: the last of the window comes first. */
+/* mirror: in reverse order. */
 static status taps_make(taps *t, byte_buffer *space, int64_t in, int64_t out, int64_t from, int64_t to, bool mirror) {
   double scale = (double)in / (double)out, filter = scale < 1 ? 1 : scale, inverse = 1.0 / filter;
   int64_t n = to - from, width = (int64_t)ceil(filter) * 2 + 1;
@@ -74,10 +75,12 @@ static status taps_make(taps *t, byte_buffer *space, int64_t in, int64_t out, in
 
 static inline __attribute__((always_inline)) uint8_t to_byte(int32_t sum) {
   int32_t v = sum >> FRACTION_BITS;
-  return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+  if (v < 0) return 0;
+  return (uint8_t)(v > 255 ? 255 : v);
 }
 
-/* -- Along the rows ---------------------------------------------------------------------------- */
+/* -- Horizontal pass
+ * ---------------------------------------------------------------------------- */
 
 static void row_of_any(uint8_t *dst, const uint8_t *src, int64_t n, int32_t channels, const taps *t) {
   for (int64_t x = 0; x < n; x++)
@@ -90,9 +93,9 @@ static void row_of_any(uint8_t *dst, const uint8_t *src, int64_t n, int32_t chan
 }
 
 #ifdef __x86_64__
-/* RGB rows by AVX2's sums of two 16-bit products. Two taps go together; a weight of 22 bits is a
- * high part times 2^11 and a low one, so that every product and sum is exact, and the result the
- * same as above. */
+/* RGB rows with AVX2's sums of two 16-bit products, for two taps at a time. A weight of 22 bits is
+ * split in a high part times 2^11 and a low part, so that every product and sum is exact and the
+ * result equals that of the function above. */
 enum { LOW_BITS = 11 };
 
 typedef struct {
@@ -102,8 +105,8 @@ typedef struct {
   int32_t *low, *high; /* [pairs, n] two 16-bit weights each */
 } tap_pairs;
 
-/* All pixels get as many taps; where that would read behind the row, the taps begin earlier, with
- * weights of 0. False: the rows are too short for it. */
+/* All pixels get the same number of taps; where that would read past the end of the row, the taps
+ * begin earlier, with weights of 0. False: the rows are too short. */
 static status pairs_make(tap_pairs *p, bool *possible, byte_buffer *space, const taps *t, int64_t n, int64_t in) {
   int32_t most = 0;
   for (int64_t x = 0; x < n; x++) most = t->spans[x].count > most ? t->spans[x].count : most;
@@ -159,7 +162,7 @@ static inline __attribute__((always_inline, target("avx2"))) void two_rows(uint8
     __m256i v01 = _mm256_packs_epi32(pixel_of_two(a, b, p, pairs, x), pixel_of_two(a, b, p, pairs, x + 1));
     __m256i v23 = _mm256_packs_epi32(pixel_of_two(a, b, p, pairs, x + 2), pixel_of_two(a, b, p, pairs, x + 3));
     __m256i v = _mm256_shuffle_epi8(_mm256_packus_epi16(v01, v23), drop_fourth);
-    if (x + 6 <= n) { /* 4 bytes too many, which the next pixels overwrite */
+    if (x + 6 <= n) { /* writes 4 bytes too many, which the next pixels overwrite */
       _mm_storeu_si128((__m128i *)(to_a + 3 * x), _mm256_castsi256_si128(v));
       _mm_storeu_si128((__m128i *)(to_b + 3 * x), _mm256_extracti128_si256(v, 1));
     } else {
@@ -207,7 +210,7 @@ static status resize_rows(uint8_t *dst, int64_t dst_stride, const picture *in, i
   return DLV3_OK;
 }
 
-/* -- Down the columns -------------------------------------------------------------------------- */
+/* -- Vertical pass -------------------------------------------------------------------------- */
 
 /* One output row of `bytes` from `count` rows, `stride` bytes apart. */
 static inline __attribute__((always_inline)) void blend(uint8_t *dst, const uint8_t *src, int64_t stride, int64_t bytes,
@@ -238,7 +241,7 @@ static inline __attribute__((always_inline)) void blend_many(uint8_t *dst, const
 CLONES __attribute__((optimize("O3"))) static void column_pass(uint8_t *restrict dst, const uint8_t *restrict src,
                                                                int64_t stride, int64_t bytes, const int32_t *k,
                                                                int32_t count) {
-  switch (count) { /* the usual ones without a buffer for the sums */
+  switch (count) { /* the usual counts need no buffer for sums */
   case 1: blend(dst, src, stride, bytes, (int32_t[]){k[0]}, 1); break;
   case 2: blend(dst, src, stride, bytes, (int32_t[]){k[0], k[1]}, 2); break;
   case 3: blend(dst, src, stride, bytes, (int32_t[]){k[0], k[1], k[2]}, 3); break;
@@ -281,7 +284,7 @@ status resize_bilinear_into(const picture *out, const picture *in, int64_t h, in
   return DLV3_OK;
 }
 
-/* The whole result must be of a sane size too. */
+/* The whole result must be within the pixel limit too. */
 static status reserve_window(picture *out, int64_t h, int64_t w, window part, int32_t channels) {
   TRY(picture_reserve(out, h, w, 0));
   return picture_reserve(out, part.y1 - part.y0, part.x1 - part.x0, channels);
@@ -294,8 +297,8 @@ status resize_bilinear(picture *out, const picture *in, int64_t h, int64_t w, wi
 
 /* -- Nearest ----------------------------------------------------------------------------------- */
 
-/* The input position of outputs 0..to-1; the sum is Pillow's, rounding errors and all. */
-static status positions(int32_t **table, byte_buffer *space, int64_t in, int64_t out, int64_t to) {
+/* The input positions of outputs 0..to-1, summed as in Pillow, with the same rounding errors. */
+static status nearest_positions(int32_t **table, byte_buffer *space, int64_t in, int64_t out, int64_t to) {
   TRY(bytes_reserve(space, to * 4));
   *table = (int32_t *)space->data;
   double scale = (double)in / (double)out, at = scale * 0.5;
@@ -306,7 +309,7 @@ static status positions(int32_t **table, byte_buffer *space, int64_t in, int64_t
   return DLV3_OK;
 }
 
-static void reverse(int32_t *p, int64_t n) {
+static void reverse_positions(int32_t *p, int64_t n) {
   for (int64_t i = 0; i < n / 2; i++) {
     int32_t v = p[i];
     p[i] = p[n - 1 - i];
@@ -318,16 +321,16 @@ status resize_nearest_into(const picture *out, const picture *in, int64_t h, int
                            resize_space *space) {
   int64_t nh = part.y1 - part.y0, nw = part.x1 - part.x0, c = in->channels;
   int32_t *xs, *ys;
-  TRY(positions(&xs, &space->x, in->w, w, part.x1));
-  TRY(positions(&ys, &space->y, in->h, h, part.y1));
+  TRY(nearest_positions(&xs, &space->x, in->w, w, part.x1));
+  TRY(nearest_positions(&ys, &space->y, in->h, h, part.y1));
   xs += part.x0;
   ys += part.y0;
-  if (mirror) reverse(xs, nw);
+  if (mirror) reverse_positions(xs, nw);
   for (int64_t y = 0; y < nh; y++) {
     uint8_t *to = out->data + y * out->w * c;
     const uint8_t *row = in->data + ys[y] * in->w * c;
     if (y && ys[y] == ys[y - 1])
-      memcpy(to, to - out->w * c, (size_t)(nw * c)); /* enlarged: the same row again */
+      memcpy(to, to - out->w * c, (size_t)(nw * c)); /* enlarging: repeat the row */
     else if (c == 1)
       for (int64_t x = 0; x < nw; x++) to[x] = row[xs[x]];
     else

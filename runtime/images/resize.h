@@ -19,8 +19,8 @@ void resize_space_free(resize_space *s);
  * and NEAREST. */
 status resize_bilinear(picture *out, const picture *in, int64_t h, int64_t w, window part, resize_space *space);
 status resize_nearest(picture *out, const picture *in, int64_t h, int64_t w, window part, resize_space *space);
-/* The same into the top left corner of an allocated picture that is at least as large as the window;
- * mirror: flipped horizontally. */
+/* The same into the top left corner of an allocated picture that is at least as large as the
+ * window; mirror: flipped horizontally. */
 status resize_bilinear_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror,
                             resize_space *space);
 status resize_nearest_into(const picture *out, const picture *in, int64_t h, int64_t w, window part, bool mirror,

@@ -15,7 +15,8 @@ status all_reduce_finish__infer(op_call *c) { return check_summable(c); }
 status all_gather_infer(op_call *c) {
   TRY(world_open());
   if (c->in[0]->ndim < 1)
-    return fail_call(c, DLV3_ERR_SHAPE, "x must have an axis to be joined along; it is a single number: x:reshape(1)");
+    return fail_call(c, DLV3_ERR_SHAPE,
+                     "x must have an axis to be joined along; it has 0 dimensions: use x:reshape(1)");
   spec_like(&c->spec[0], c->in[0]);
   c->spec[0].size[0] *= world_size();
   return DLV3_OK;

@@ -1,7 +1,7 @@
 /* conv.c - shapes and gradients of conv2d and matmul.
  *
  * x and y share a dtype. Parameters are f32 for every activation dtype but f64, whose whole model
- * is f64; their gradients are added in place by the kernel that makes them. */
+ * is f64; the kernel that computes their gradients adds them in place. */
 #include "rules.h"
 
 typedef struct {
@@ -9,7 +9,7 @@ typedef struct {
   attr_int groups;
 } window;
 
-enum { LARGEST = 1 << 30 }; /* of an attribute: products of two stay far from overflow */
+enum { LARGEST = 1 << 30 }; /* value of an attribute: a product of two can not overflow */
 
 static int32_t parameter_dtype(int32_t activation) { return activation == DLV3_F64 ? DLV3_F64 : DLV3_F32; }
 
@@ -40,8 +40,8 @@ static int64_t output_size(int64_t in, int64_t k, int64_t stride, int64_t paddin
   return room < 0 ? 0 : room / stride + 1;
 }
 
-/* Checks that input w is a weight for `channels` of input x (named so), and gives the map's size
- * after it. */
+/* Checks that input w is a weight for `channels` channels of input x (its name), and sets the size
+ * of the output map. */
 static status check_weight(const op_call *c, int32_t w_at, const char *x, int64_t channels, int64_t h, int64_t w_,
                            const window *a, attr_pair *out) {
   const tensor *w = c->in[w_at];
@@ -97,8 +97,8 @@ status conv2d_infer(op_call *c) {
   return check_dtype(c, SCALE, x->dtype);
 }
 
-/* grad_b = sum of grad_y over images and pixels, where w is frozen; else the kernel of grad_w makes
- * it on the way. */
+/* grad_b = sum of grad_y over images and pixels, where w is frozen; else the kernel of grad_w also
+ * computes it. */
 static status bias_gradient(backward_call *b) {
   sum_attr sum = {.axes = {3, {0, 2, 3}}};
   cast_attr to = {parameter_dtype(b->grad_y[0]->dtype)};
@@ -133,7 +133,7 @@ status conv2d_backward_rule(backward_call *b) {
   return b->needs[B] ? bias_gradient(b) : DLV3_OK;
 }
 
-/* grad_y must be what a map of h x w gives. */
+/* grad_y must have the size of the output for a map of h x w. */
 static status check_grad_y(const op_call *c, int32_t i, int64_t n, int64_t k, attr_pair out) {
   return check_sizes(c, i, 4, (int64_t[]){n, k, out.h, out.w});
 }
@@ -200,7 +200,8 @@ status matmul_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* The gradient of operand i as a product; of a matrix that a batch shared, the sum over the batch. */
+/* The gradient of operand i as a product; of a matrix that was broadcast over a batch, summed over
+ * it. */
 static status matmul_gradient(backward_call *b, int32_t i, tensor *left, tensor *right, bool trans_left,
                               bool trans_right) {
   matmul_attr product = {trans_left, trans_right};

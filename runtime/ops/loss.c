@@ -1,6 +1,6 @@
 /* loss.c - shapes and gradients of the losses, of softmax, and of the confusion matrix.
  *
- * Losses and what they keep are f32 for every logit dtype but f64. Label values are checked by the
+ * Losses and what they save are f32 for every logit dtype but f64. Label values are checked by the
  * kernels. */
 #include "core/core.h"
 
@@ -25,8 +25,8 @@ static status check_target_dtype(const op_call *c, int32_t i) {
   return fail_call(c, DLV3_ERR_DTYPE, "target must hold class ids as u8 or i64, it is %s", dtype_name(dtype));
 }
 
-/* x, target, weight are inputs at, at + 1, at + 2. The target of the fused loss has a size of its
- * own. */
+/* x, target, weight are inputs at, at + 1, at + 2. The target of the fused loss may have
+ * another size than x. */
 static status check_entropy(const op_call *c, int32_t at, bool fused) {
   const entropy_attr *a = c->attr;
   const tensor *x = c->in[at], *target = c->in[at + 1], *weight = c->in[at + 2];
@@ -50,7 +50,7 @@ static status check_entropy(const op_call *c, int32_t at, bool fused) {
     TRY(check_dtype(c, at + 2, loss_dtype(x)));
   }
   if (!(a->label_smoothing >= 0 && a->label_smoothing <= 1))
-    return fail_call(c, DLV3_ERR_ARG, "label_smoothing must be from 0 to 1, %g came", a->label_smoothing);
+    return fail_call(c, DLV3_ERR_ARG, "label_smoothing must be from 0 to 1, got %g", a->label_smoothing);
   return DLV3_OK;
 }
 

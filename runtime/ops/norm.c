@@ -66,14 +66,14 @@ status batch_norm_infer(op_call *c) {
   for (int32_t i = WEIGHT; i <= VAR; i++) TRY(check_channels(c, i, x));
   if (c->in[RESIDUAL]) TRY(check_like(c, RESIDUAL, x));
   if (!c->in[MEAN] != !c->in[VAR])
-    return fail_call(c, DLV3_ERR_ARG, "running_mean and running_var go together, only one came");
+    return fail_call(c, DLV3_ERR_ARG, "expected both of running_mean and running_var or neither, got one");
   TRY(check_sums(c, SUMS, x));
   if (c->in[SUMS] && !a->training)
     return fail_call(c, DLV3_ERR_ARG, "sums are of a batch, which counts in training only: leave them out");
   if (a->training)
     TRY(check_training(c));
   else if (!c->in[MEAN])
-    return fail_call(c, DLV3_ERR_ARG, "without training, running_mean and running_var are needed");
+    return fail_call(c, DLV3_ERR_ARG, "expected running_mean and running_var where training is false");
   if (!(a->eps >= 0)) return fail_call(c, DLV3_ERR_ARG, "eps must not be negative");
   TRY(check_activation(c, a->activation));
   spec_like(&c->spec[0], x);
@@ -99,8 +99,8 @@ status batch_norm_elemt_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* The sums of the backward pass over all ranks; the gradients of weight and bias are this rank's, and
- * are summed with all others. */
+/* The sums of the backward pass over all ranks; the gradients of weight and bias are this rank's,
+ * and are summed with all others. */
 static status reduce_over_ranks(const backward_call *b, tensor *grad_weight, tensor *grad_bias, tensor **sums) {
   batch_norm_backward_reduce_attr at = {((const batch_norm_attr *)b->attr)->activation};
   TRY(op_run(OP_batch_norm_backward_reduce,

@@ -70,7 +70,7 @@ static status bool_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* grad_y and what was kept: of one shape and dtype. */
+/* grad_y and the saved tensor have one shape and dtype. */
 static status backward_infer(op_call *c) {
   TRY(check_float(c, 0));
   TRY(check_dtype(c, 1, c->in[0]->dtype));
@@ -78,7 +78,7 @@ static status backward_infer(op_call *c) {
   return same_infer(c);
 }
 
-/* An activation whose gradient is its own op of grad_y and of y (kept: out) or x (kept: in). */
+/* An activation whose gradient is an op of grad_y and of y (saved: out) or x (saved: in). */
 #define ACTIVATION(op, kept) \
   status op##_infer(op_call *c) { return float_infer(c); } \
   status op##_backward_infer(op_call *c) { return backward_infer(c); } \
@@ -109,7 +109,7 @@ status neg_backward_rule(backward_call *b) { return op_run(OP_neg, IN(b->grad_y[
 status exp_backward_rule(backward_call *b) { return unary_rule(b, OP_mul, b->out[0]); }
 status log_backward_rule(backward_call *b) { return unary_rule(b, OP_div, b->in[0]); }
 
-/* grad_x = grad_y f, where f is new and consumed. */
+/* grad_x = grad_y f; takes over the reference f. */
 static status times(backward_call *b, status st, tensor *f) {
   if (st == DLV3_OK) st = unary_rule(b, OP_mul, f);
   tensor_drop(f);
@@ -297,7 +297,8 @@ status pow_backward_rule(backward_call *b) {
   return b->needs[1] ? pow_by_exponent(b) : DLV3_OK;
 }
 
-/* The winner gets the gradient, equals get half each: mask = (x wins) + (a == b) / 2. */
+/* The larger (smaller) one gets the gradient, equal ones half each: mask = (x wins) + (a == b) /
+ * 2. */
 static status extreme_gradient(backward_call *b, int32_t i, int32_t wins) {
   tensor *win = NULL, *equal = NULL, *winf = NULL, *equalf = NULL, *half = NULL, *share = NULL, *mask = NULL;
   cast_attr to = {b->in_spec[i].dtype};
@@ -361,8 +362,7 @@ static status in_place_infer(op_call *c) {
   return DLV3_OK;
 }
 
-/* Arithmetic with fractions would be truncated element by element: whole numbers ask for whole
- * numbers. */
+/* A float operand would be truncated element by element, so integers accept integers only. */
 static status arithmetic_infer(op_call *c) {
   if (is_float(c->in[1]->dtype) && !is_float(c->in[0]->dtype))
     return fail_call(c, DLV3_ERR_DTYPE,

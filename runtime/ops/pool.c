@@ -1,7 +1,7 @@
 /* pool.c - shapes and gradients of the pooling ops.
  *
- * max_pool2d keeps the position of each maximum in its window as a u8, which is what its gradient
- * needs; neither x nor y is kept. */
+ * max_pool2d saves the position of each maximum in its window as u8 for the gradient; neither x
+ * nor y is saved. */
 #include "core/core.h"
 
 /* -- max_pool2d -------------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* reduce.c - shape and backward rules of the reductions. */
 #include "rules.h"
 
-/* Normalises axes (none given: all) into a mask of the axes that go. */
+/* Normalizes axes (none: all axes) into a mask of the reduced axes. */
 static status axes_mask(op_call *c, attr_axes *axes, uint32_t *mask) {
   const tensor *x = c->in[0];
   *mask = 0;
@@ -9,7 +9,7 @@ static status axes_mask(op_call *c, attr_axes *axes, uint32_t *mask) {
   for (int64_t i = 0; i < axes->n; i++) {
     TRY(normalize_axis(c, &axes->v[i], x->ndim));
     if (*mask >> axes->v[i] & 1)
-      return fail_call(c, DLV3_ERR_ARG, "axis %lld is named twice", (long long)axes->v[i] + 1);
+      return fail_call(c, DLV3_ERR_ARG, "axis %lld is given twice", (long long)axes->v[i] + 1);
     *mask |= 1u << axes->v[i];
   }
   return DLV3_OK;
@@ -27,7 +27,8 @@ static void reduced_spec(spec *s, const tensor *x, uint32_t mask, bool keepdim, 
   }
 }
 
-/* The sizes of input 0 with the reduced axes 1: what grad_y is reshaped to before it is expanded. */
+/* The sizes of input 0 with 1 for reduced axes: grad_y is reshaped to them before it is
+ * expanded. */
 static void kept_sizes(attr_dims *d, const spec *x, uint32_t mask) {
   d->n = x->ndim;
   for (int32_t i = 0; i < x->ndim; i++) d->v[i] = mask >> i & 1 ? 1 : x->size[i];
@@ -163,7 +164,7 @@ status min_dim_infer(op_call *c) {
   return extreme_infer(c, &a->axis, a->keepdim);
 }
 
-status max_dim_backward_rule(backward_call *b) { /* grad_y goes where the extreme was found */
+status max_dim_backward_rule(backward_call *b) { /* grad_y goes to the position of the extreme */
   const max_dim_attr *a = b->attr;               /* min_dim's is the same struct */
   reshape_attr kept;
   gather_backward_attr back = {.axis = a->axis};

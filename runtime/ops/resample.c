@@ -6,7 +6,7 @@ static status resized(op_call *c, attr_pair size, const char *what) {
   TRY(check_ndim(c, 0, 4));
   TRY(check_float(c, 0));
   if (size.h < 1 || size.w < 1 || size.h > INT32_MAX || size.w > INT32_MAX)
-    return fail_call(c, DLV3_ERR_ARG, "%s must be at least 1x1, %lldx%lld came", what, (long long)size.h,
+    return fail_call(c, DLV3_ERR_ARG, "%s must be at least 1x1, got %lldx%lld", what, (long long)size.h,
                      (long long)size.w);
   if (x->size[2] < 1 || x->size[3] < 1)
     return fail_call(c, DLV3_ERR_SHAPE, "%s has no pixels to interpolate", c->info->in_name[0]);

@@ -6,7 +6,8 @@
 
 /* spec[0] = the broadcast sizes of inputs [first, n_in), dtype as given. */
 status broadcast_infer(op_call *c, int32_t first, int32_t dtype);
-/* g, which is consumed, summed to what input i had before broadcasting, and stored as its gradient. */
+/* Sums g to the sizes of input i before broadcasting and stores it as the gradient of i; takes over
+ * the reference g. */
 status reduce_to_input(backward_call *b, int32_t i, tensor *g);
 /* A new 0-d tensor of value on the device and of the dtype of `like`. */
 status scalar_like(tensor **out, const tensor *like, double value);

@@ -1,10 +1,11 @@
 /* saves.c - what the tape saves for backward: less than the op's signature marks, where the wanted
  * gradients need less.
  *
- * The output of a batch norm is cheap to recompute from the input, which its backward reads anyway:
- * no node saves it, and backward recomputes it where it is needed (core/backward.c). This holds only
- * where input and residual are themselves saved, so that no recomputation depends on another: of
- * consecutive norms, and of a chain of residual blocks, every other output is recomputed. */
+ * The output of a batch norm is cheap to recompute from the input, which its backward reads
+ * anyway: no node saves it, and backward recomputes it where it is needed (core/backward.c). This
+ * holds only where input and residual are themselves saved, so that no recomputation depends on
+ * another: of consecutive norms, and of a chain of residual blocks, every other output is
+ * recomputed. */
 #include "rules.h"
 
 enum { X, WEIGHT, BIAS, RESIDUAL = 5 }; /* of batch_norm */

@@ -4,7 +4,7 @@
  * runs. */
 #include "rules.h"
 
-/* Starts a view: a copy of input 0's window that the rule then changes. */
+/* Starts a view: the window of input 0, which the rule then changes. */
 static spec *view(op_call *c) {
   const tensor *x = c->in[0];
   spec_like(&c->spec[0], x);
@@ -24,8 +24,9 @@ static void remove_axis(spec *s, int64_t *stride, int64_t axis) {
 
 /* -- reshape ----------------------------------------------------------------------------------- */
 
-/* Strides of x under new sizes, if its elements can be walked so in place. Both sides are cut into
- * groups of axes with the same number of elements; within a group x must be walkable as one run. */
+/* The strides of x under new sizes; false where a view is impossible. Both sizes are divided into
+ * groups of axes with the same number of elements; the axes of a group of x must form one axis of
+ * constant stride. */
 static bool view_strides(const tensor *x, const spec *y, int64_t *stride) {
   int32_t i = 0, k = 0;
   int64_t size[DLV3_MAX_DIMS], step[DLV3_MAX_DIMS];
@@ -97,8 +98,7 @@ status permute_infer(op_call *c) {
   permute_attr *a = c->attr;
   const tensor *x = c->in[0];
   uint32_t seen = 0;
-  if (a->axes.n != x->ndim)
-    return fail_call(c, DLV3_ERR_ARG, "%d axes are needed, one for each dimension", (int)x->ndim);
+  if (a->axes.n != x->ndim) return fail_call(c, DLV3_ERR_ARG, "expected %d axes, one for each dimension", (int)x->ndim);
   spec *s = view(c);
   for (int32_t i = 0; i < x->ndim; i++) {
     TRY(normalize_axis(c, &a->axes.v[i], x->ndim));
@@ -156,7 +156,10 @@ status narrow_backward_infer(op_call *c) {
   bool fits = g->ndim == a->size.n && a->step >= 1 && a->start >= 0;
   if (fits) {
     int64_t last = a->size.v[a->axis] - 1 - a->start, steps = g->size[a->axis] - 1;
-    fits = steps < 0 ? last >= -1 : steps == 0 ? last >= 0 : last >= 0 && a->step <= last / steps;
+    if (steps < 0)
+      fits = last >= -1;
+    else
+      fits = last >= 0 && (steps == 0 || a->step <= last / steps);
   }
   for (int32_t i = 0; fits && i < g->ndim; i++) fits = i == a->axis || g->size[i] == a->size.v[i];
   return fits ? DLV3_OK : fail_call(c, DLV3_ERR_SHAPE, "grad_y does not lie within size");
@@ -216,9 +219,10 @@ status expand_infer(op_call *c) {
     if (want > 0
         && (__builtin_mul_overflow(count, want, &count)
             || count > 1ll << 48)) /* sizes are multiplied and added later */
-      return fail_call(c, DLV3_ERR_SHAPE, "more elements than can be counted");
+      return fail_call(c, DLV3_ERR_SHAPE, "the result has too many elements (more than 2^48)");
     s->size[i] = want;
-    c->view_stride[i] = have == 1 && want != 1 ? 0 : i < lead ? 1 : x->stride[i - lead];
+    c->view_stride[i] = i < lead ? 1 : x->stride[i - lead];
+    if (have == 1 && want != 1) c->view_stride[i] = 0;
   }
   return DLV3_OK;
 }
@@ -278,7 +282,7 @@ status pad_infer(op_call *c) {
   return DLV3_OK;
 }
 
-status pad_backward_rule(backward_call *b) { /* padding taken off again, cropping put back as zeros */
+status pad_backward_rule(backward_call *b) { /* padding is cropped, cropping is padded with zeros */
   const pad_attr *a = b->attr;
   pad_attr back = {.before = {.n = a->before.n}, .after = {.n = a->after.n}};
   for (int64_t i = 0; i < a->before.n; i++) {

@@ -1,8 +1,8 @@
-/* plugin.c - the cuda devices: opens libdlv3_cuda.so the first time that a cuda device is asked for,
- * and finds devices by name.
+/* plugin.c - the cuda devices: opens libdlv3_cuda.so the first time that a cuda device is asked
+ * for, and finds devices by name.
  *
- * One program runs with and without it. What is missing (the library, one of the libraries it needs,
- * the driver, a device) is kept as a sentence for later messages. */
+ * One program runs with and without it. What is missing (the library, one of the libraries it
+ * needs, the driver, a device) is kept as a sentence for later messages. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,9 +14,11 @@ static int32_t n_cuda;
 static bool tried;
 static char reason[700], chosen_library[512];
 
-/* -- Options of the kernels --------------------------------------------------------------------- */
+/* -- Options of the kernels
+ * --------------------------------------------------------------------- */
 
-/* They hold for kernels that may be opened later, or never. -1: as the environment variable says. */
+/* They hold for kernels that may be opened later, or never. -1: as the environment variable
+ * says. */
 static int32_t tf32_option = -1, benchmark_option = -1;
 
 static bool option_value(int32_t *option, const char *variable, bool otherwise) {
@@ -59,7 +61,7 @@ static status open_library(void) {
   *(void **)&open_backend = dlsym(library, "dlv3_backend_open"); /* an object pointer, by POSIX, holds a function's */
   const backend *b = open_backend ? open_backend(&api, DLV3_BACKEND_ABI) : NULL;
   if (!b || b->abi != DLV3_BACKEND_ABI)
-    return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3; build both anew", path);
+    return fail(DLV3_ERR_DEVICE, "%s belongs to another version of dlv3: run `make` again", path);
   cuda = b;
   int32_t n = 0;
   TRY(b->probe(&n));

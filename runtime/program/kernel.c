@@ -1,10 +1,10 @@
 /* kernel.c - kernels that are compiled from source text at run time: found through the device's
- * backend, checked, queued.
+ * backend, checked, launched.
  *
- * A launch is no op: it has no shapes of its own to infer, no gradient, and writes into tensors
- * that are there. What it shares with ops is written here once more: tensors must be alive and on
- * one device, versions move, DLV3_VERBOSE and DLV3_SYNC see it, dlv3.compile records it. What the
- * text of a kernel means is the backend's to know. */
+ * A launch is no op: it infers no shapes, has no gradient, and writes to tensors that exist. Like
+ * an op it requires tensors that are alive and on one device, increases versions, obeys
+ * DLV3_VERBOSE and DLV3_SYNC, and is recorded by dlv3.compile. The backend compiles the source
+ * text. */
 #include <stdio.h>
 
 #include "core/dispatch.h"
@@ -21,7 +21,7 @@ DLV3_API dlv3_status dlv3_kernel_find(dlv3_kernel **out, const char *source, con
   return b->kernel_find(out, source, name, device);
 }
 
-/* The launch as a call that messages can be made of; info belongs to the caller. */
+/* The launch as a call, for messages; info is memory of the caller. */
 static op_call as_call(op_info *info, const kernel_launch *l, tensor *const *in) {
   memset(info, 0, sizeof *info);
   info->name = l->kernel->name;
@@ -53,7 +53,7 @@ static status check_tensor(const op_call *c, const kernel_launch *l, int32_t i) 
   return DLV3_OK;
 }
 
-/* Runs it on tensors that have their memory, and moves the versions of those it may write. */
+/* Launches it on allocated tensors and increases the versions of those that it may write. */
 status kernel_execute(const kernel_launch *l, tensor *const *in) {
   op_info info;
   op_call c = as_call(&info, l, in);
@@ -80,7 +80,7 @@ DLV3_API dlv3_status dlv3_kernel_launch(dlv3_kernel *k, const int64_t *grid, con
                                         int32_t n) {
   kernel_launch l = {.kernel = k, .shared = shared, .n = n};
   if (n < 0 || n > DLV3_MAX_SLOTS)
-    return fail(DLV3_ERR_ARG, "%s: %d arguments, at most %d", k->name, (int)n, DLV3_MAX_SLOTS);
+    return fail(DLV3_ERR_ARG, "%s: expected at most %d arguments, got %d", k->name, DLV3_MAX_SLOTS, (int)n);
   memcpy(l.grid, grid, sizeof l.grid);
   memcpy(l.block, block, sizeof l.block);
   memcpy(l.kind, kinds, (size_t)n * sizeof *kinds);

@@ -4,19 +4,20 @@
  * Recording computes nothing. dlv3_record_begin installs an executor (core/executor.h) and
  * dlv3_record_end removes it. Between them every call passes dispatch.c as usual - shapes, dtypes,
  * the tape, backward rules - but the executor appends it to the program instead of running its
- * kernel. Its outputs are promises: storages with a unique address and no memory. Recording
+ * kernel. Its outputs are placeholders: storages with a unique address and no memory. Recording
  * therefore takes no memory for tensors, and no value can be read meanwhile.
  *
- * A program knows four kinds of storages: its arguments, which every run brings anew; outside ones
- * (parameters, running statistics, random state), which are held; results, which every run
- * allocates, so that one does not overwrite the last; and intermediates. These get a place in one
- * arena when the recording ends: two share memory unless a step lies in the lives of both, or the
- * later one is written over the other; the largest are placed first. The arena is the same for all
- * programs, since nothing in it outlives a run.
+ * A program has four kinds of storages: arguments, which every run provides; outside storages
+ * (parameters, running statistics, random state), which the program references; results, which
+ * every run allocates, so that a run does not overwrite the results of the last; and
+ * intermediates. Intermediates get an offset in one arena when the recording ends. Two of them
+ * share memory where their lifetimes do not overlap, or where the later one is written over the
+ * earlier one; the largest are placed first. All programs share the arena, since nothing in it
+ * outlives a run.
  *
- * A run binds addresses and calls the kernels in their order: the same kernels on the same shapes
- * as without a program, hence the same bits. On a device that can launch all of them as one graph,
- * graph.c captures the second run of a program and launches it from then on. */
+ * A run binds addresses and calls the kernels in order: the same kernels on the same shapes as
+ * without a program, hence the same bits. On a device with graphs, graph.c captures the second run
+ * of a program and launches the graph from then on. */
 #include <stdlib.h>
 
 #include "core/dispatch.h"
@@ -26,19 +27,19 @@
 enum { ALIGN = 64 };
 
 static dlv3_program *current;
-static const uintptr_t PROMISED = (uintptr_t)1 << 62; /* no process has memory there */
-static uintptr_t next_promise;
+static const uintptr_t ADDRESS_BASE = (uintptr_t)1 << 62; /* above all addresses of a process */
+static uintptr_t next_address;
 static storage *arena;
 static int32_t n_programs;
 
 bool recording(void) { return current != NULL; }
 DLV3_API int32_t dlv3_recording(void) { return current != NULL; }
 
-/* Whether st is a promise of the program that is being recorded. */
-static bool is_promised(const storage *st) { return (uintptr_t)st->data >= PROMISED; }
+/* Whether st is a placeholder of the program that is being recorded. */
+static bool is_placeholder(const storage *st) { return (uintptr_t)st->data >= ADDRESS_BASE; }
 
-/* Room for one more element in a growing array. */
-static status grow(void *array, int64_t n, int64_t *room, size_t width) {
+/* Grows an array of n elements that has room for *room, where another one does not fit. */
+static status grow_array(void *array, int64_t n, int64_t *room, size_t width) {
   if (n < *room) return DLV3_OK;
   int64_t more = *room ? 2 * *room : 64;
   void *grown = realloc(*(void **)array, (size_t)more * width);
@@ -51,31 +52,32 @@ static status grow(void *array, int64_t n, int64_t *room, size_t width) {
 /* -- Recording --------------------------------------------------------------------------------- */
 
 static status record_storage(storage *s) {
-  TRY(grow(&current->promises, current->n_promises, &current->promise_room, sizeof *current->promises));
-  if ((uintptr_t)s->bytes > PROMISED / 2 || next_promise > PROMISED + PROMISED / 2)
+  TRY(grow_array(&current->placeholders, current->n_placeholders, &current->placeholder_room,
+                 sizeof *current->placeholders));
+  if ((uintptr_t)s->bytes > ADDRESS_BASE / 2 || next_address > ADDRESS_BASE + ADDRESS_BASE / 2)
     return fail(DLV3_ERR_OOM, "out of memory: compile: a tensor of %lld bytes", (long long)s->bytes);
-  s->data = (char *)next_promise;
+  s->data = (char *)next_address;
   s->borrowed = true;
-  next_promise += ((uintptr_t)s->bytes + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
-  current->promises[current->n_promises++] =
-      (promise){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
+  next_address += ((uintptr_t)s->bytes + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
+  current->placeholders[current->n_placeholders++] =
+      (placeholder){.st = storage_retain(s), .address = s->data, .first = -1, .last = -1};
   return DLV3_OK;
 }
 
-static promise *promise_of(dlv3_program *p, const char *address) {
-  int64_t low = 0, high = p->n_promises - 1;
+static placeholder *placeholder_of(dlv3_program *p, const char *address) {
+  int64_t low = 0, high = p->n_placeholders - 1;
   while (low < high) {
     int64_t middle = (low + high + 1) / 2;
-    if (p->promises[middle].address <= address)
+    if (p->placeholders[middle].address <= address)
       low = middle;
     else
       high = middle - 1;
   }
-  return &p->promises[low];
+  return &p->placeholders[low];
 }
 
-/* The argument that t is a window on, -1: none, such as one that lies elsewhere in an argument's
- * storage. A tensor that is an argument and one from outside too counts as the argument. */
+/* The argument that t is a window on; -1: none, such as a tensor elsewhere in an argument's
+ * storage. A tensor that is both an argument and an outside tensor counts as the argument. */
 static int32_t argument_of(const dlv3_program *p, const tensor *t) {
   for (int32_t i = 0; i < p->n_args; i++) {
     const tensor *a = p->args[i];
@@ -85,15 +87,15 @@ static int32_t argument_of(const dlv3_program *p, const tensor *t) {
   return -1;
 }
 
-/* A header for the step at hand. An argument's is bound anew by every run; a leaf from outside is
- * remembered with its place. */
-static status note(tensor **out, tensor *t) {
+/* A header of t for the current step. One of an argument is bound by every run; an outside leaf is
+ * stored with its storage. */
+static status record_tensor(tensor **out, tensor *t) {
   dlv3_program *p = current;
   *out = NULL;
   if (!t) return DLV3_OK;
   TRY(tensor_alias(out, t));
-  if (is_promised(t->st)) {
-    promise *a = promise_of(p, t->st->data);
+  if (is_placeholder(t->st)) {
+    placeholder *a = placeholder_of(p, t->st->data);
     if (a->first < 0) a->first = p->n_steps - 1;
     a->last = p->n_steps - 1;
     a->headers++;
@@ -101,55 +103,56 @@ static status note(tensor **out, tensor *t) {
   }
   const int32_t arg = argument_of(p, t);
   if (arg >= 0) {
-    TRY(grow(&p->bindings, p->n_bindings, &p->binding_room, sizeof *p->bindings));
+    TRY(grow_array(&p->bindings, p->n_bindings, &p->binding_room, sizeof *p->bindings));
     p->bindings[p->n_bindings++] = (binding){*out, arg, t->offset - p->args[arg]->offset};
     return DLV3_OK;
   }
   if (t->node) return DLV3_OK;
   for (int64_t i = 0; i < p->n_outsides; i++)
     if (p->outsides[i].t == t) return DLV3_OK;
-  TRY(grow(&p->outsides, p->n_outsides, &p->outside_room, sizeof *p->outsides));
+  TRY(grow_array(&p->outsides, p->n_outsides, &p->outside_room, sizeof *p->outsides));
   p->outsides[p->n_outsides++] = (outside){tensor_retain(t), storage_retain(t->st), t->requires_grad};
   return DLV3_OK;
 }
 
-/* A step that could not be taken down may be asked for again, when there is memory; the half of it
- * spoils the program. */
-static status taken_down(status st) {
-  current->spoilt |= st != DLV3_OK;
+/* A step that failed for lack of memory leaves the program incomplete: the call may be repeated,
+ * but the program can not be used. */
+static status recorded_step(status st) {
+  current->incomplete |= st != DLV3_OK;
   return st;
 }
 
-static status take_down_call(const op_call *c) {
+static status append_call(const op_call *c) {
   dlv3_program *p = current;
-  TRY(grow(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
+  TRY(grow_array(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
   step *s = &p->steps[p->n_steps++];
   *s = (step){.op = c->op, .n_in = c->n_in};
   s->in = calloc((size_t)c->n_in + 1, sizeof *s->in);
   s->attr = calloc((size_t)c->info->attr_slots + 1, sizeof *s->attr);
   if (!s->in || !s->attr) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   if (c->info->attr_slots) memcpy(s->attr, c->attr, (size_t)c->info->attr_slots * sizeof *s->attr);
-  for (int32_t i = 0; i < c->n_in; i++) TRY(note(&s->in[i], c->in[i]));
-  for (int32_t i = 0; i < c->n_out; i++) TRY(note(&s->out[i], c->out[i]));
+  for (int32_t i = 0; i < c->n_in; i++) TRY(record_tensor(&s->in[i], c->in[i]));
+  for (int32_t i = 0; i < c->n_out; i++) TRY(record_tensor(&s->out[i], c->out[i]));
   return DLV3_OK;
 }
-static status record_call(op_call *c) { return taken_down(take_down_call(c)); }
+static status record_call(op_call *c) { return recorded_step(append_call(c)); }
 
-static status take_down_launch(const kernel_launch *l, tensor *const *in) {
+static status append_launch(const kernel_launch *l, tensor *const *in) {
   dlv3_program *p = current;
-  TRY(grow(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
+  TRY(grow_array(&p->steps, p->n_steps, &p->step_room, sizeof *p->steps));
   step *s = &p->steps[p->n_steps++];
   *s = (step){.op = OP_COUNT, .n_in = l->n};
   s->in = calloc((size_t)l->n + 1, sizeof *s->in);
   s->launch = malloc(sizeof *s->launch);
   if (!s->in || !s->launch) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   *s->launch = *l;
-  for (int32_t i = 0; i < l->n; i++) TRY(note(&s->in[i], in[i]));
+  for (int32_t i = 0; i < l->n; i++) TRY(record_tensor(&s->in[i], in[i]));
   return DLV3_OK;
 }
-status record_launch(const kernel_launch *l, tensor *const *in) { return taken_down(take_down_launch(l, in)); }
+status record_launch(const kernel_launch *l, tensor *const *in) { return recorded_step(append_launch(l, in)); }
 
-/* -- The executor while a function is recorded --------------------------------------------------- */
+/* -- The executor while a function is recorded
+ * --------------------------------------------------- */
 
 static status refuse_host_access(const char *what) {
   return fail(DLV3_ERR_ARG,
@@ -168,10 +171,10 @@ static status refuse_foreign_node(const node *n, const char *op) {
               op);
 }
 
-/* References that promises and steps of the program hold. */
+/* References that placeholders and steps of the program hold. */
 static int32_t recorded_references(const storage *st) {
-  if (!is_promised(st)) return 0;
-  return 1 + promise_of(current, st->data)->headers;
+  if (!is_placeholder(st)) return 0;
+  return 1 + placeholder_of(current, st->data)->headers;
 }
 
 static const executor recorder = {
@@ -200,17 +203,17 @@ DLV3_API void dlv3_program_free(dlv3_program *p) {
     tensor_drop(p->outsides[i].t);
     storage_drop(p->outsides[i].st);
   }
-  for (int64_t i = 0; i < p->n_promises; i++) {
-    p->promises[i].st->data = NULL;
-    storage_drop(p->promises[i].st);
+  for (int64_t i = 0; i < p->n_placeholders; i++) {
+    p->placeholders[i].st->data = NULL;
+    storage_drop(p->placeholders[i].st);
   }
-  if (p->nothing) storage_drop(p->nothing);
+  if (p->unbound) storage_drop(p->unbound);
   free(p->steps);
-  free(p->promises);
+  free(p->placeholders);
   free(p->bindings);
   free(p->outsides);
   free(p->args);
-  free(p->given);
+  free(p->run_args);
   free(p->results);
   free(p);
   if (--n_programs == 0 && arena) {
@@ -224,37 +227,37 @@ DLV3_API dlv3_status dlv3_record_begin(dlv3_tensor *const *args, int32_t n_args)
   dlv3_program *p = calloc(1, sizeof *p);
   if (!p) return fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   n_programs++;
-  status st = storage_new(&p->nothing, 0, 0);
+  status st = storage_new(&p->unbound, 0, 0);
   if (st == DLV3_OK) {
-    storage_release(p->nothing);
-    p->nothing->scope = 0;
+    storage_release(p->unbound);
+    p->unbound->scope = 0;
   }
   p->args = calloc((size_t)n_args + 1, sizeof *p->args);
-  p->given = calloc((size_t)n_args + 1, sizeof *p->given);
-  if (st == DLV3_OK && (!p->args || !p->given)) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  p->run_args = calloc((size_t)n_args + 1, sizeof *p->run_args);
+  if (st == DLV3_OK && (!p->args || !p->run_args)) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (; st == DLV3_OK && p->n_args < n_args; p->n_args++)
     if ((st = tensor_alias(&p->args[p->n_args], args[p->n_args])) != DLV3_OK) break;
   if (st == DLV3_OK) {
     current = p;
-    next_promise = PROMISED;
+    next_address = ADDRESS_BASE;
     current_executor = &recorder;
   } else
     dlv3_program_free(p);
   return st;
 }
 
-/* Promises have no memory until a run lends them some; handles that stay behind are stale. */
-static void withdraw(dlv3_program *p) {
-  for (int64_t i = 0; i < p->n_promises; i++) {
-    p->promises[i].st->data = NULL;
-    p->promises[i].st->scope = 0;
+/* Placeholders have no memory until a run binds them; handles that the function kept are stale. */
+static void withdraw_placeholders(dlv3_program *p) {
+  for (int64_t i = 0; i < p->n_placeholders; i++) {
+    p->placeholders[i].st->data = NULL;
+    p->placeholders[i].st->scope = 0;
   }
 }
 
 void bind_headers(dlv3_program *p, tensor *const *args) {
   for (int64_t i = 0; i < p->n_bindings; i++) {
     binding *b = &p->bindings[i];
-    storage *st = storage_retain(args ? args[b->arg]->st : p->nothing);
+    storage *st = storage_retain(args ? args[b->arg]->st : p->unbound);
     storage_drop(b->header->st);
     b->header->st = st;
     if (args) b->header->offset = args[b->arg]->offset + b->delta;
@@ -263,7 +266,7 @@ void bind_headers(dlv3_program *p, tensor *const *args) {
 
 DLV3_API void dlv3_record_abort(void) {
   if (!current) return;
-  withdraw(current);
+  withdraw_placeholders(current);
   dlv3_program_free(current);
   current = NULL;
   current_executor = &eager_executor;
@@ -271,68 +274,71 @@ DLV3_API void dlv3_record_abort(void) {
 
 /* -- The plan ---------------------------------------------------------------------------------- */
 
-/* Outputs that every kernel of an op may write over an input of the same size: it reads an element
- * before it writes that place, and never again. */
+/* Outputs that may be written over an input of the same size: every kernel of the op reads an
+ * element before it writes there, and does not read it again. */
 static const struct {
   int32_t op, out, in;
-} overwriting[] = {{OP_batch_norm_backward, 0, 1}, {OP_batch_norm_backward, 1, 0}};
+} over_input[] = {{OP_batch_norm_backward, 0, 1}, {OP_batch_norm_backward, 1, 0}};
 
 static bool fills_storage(const tensor *t) { return !t->offset && tensor_bytes(t) == t->st->bytes; }
 
-/* Output `out` of step k lies where its input `in` did, if that is an intermediate that is read
- * here for the last time. */
-static void overwrite(dlv3_program *p, int64_t k, int32_t out, int32_t in) {
+/* Puts output `out` of step k in the memory of its input `in`, if that is an intermediate that no
+ * later step reads. */
+static void write_over_input(dlv3_program *p, int64_t k, int32_t out, int32_t in) {
   const step *s = &p->steps[k];
   const tensor *x = s->in[in], *y = s->out[out];
-  if (!x || !y || !is_promised(x->st) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes) return;
+  if (!x || !y || !is_placeholder(x->st) || !fills_storage(x) || !fills_storage(y) || x->st->bytes != y->st->bytes)
+    return;
   for (int32_t i = 0; i < s->n_in; i++)
     if (i != in && s->in[i] && s->in[i]->st == x->st) return;
-  promise *from = promise_of(p, x->st->data), *to = promise_of(p, y->st->data);
+  placeholder *from = placeholder_of(p, x->st->data), *to = placeholder_of(p, y->st->data);
   if (from->result || to->result || from->last != k || to->first != k) return;
   to->over = from->over ? from->over : from;
   if (to->over->last < to->last) to->over->last = to->last;
 }
 
-static void overwrite_inputs(dlv3_program *p) {
+static void write_over_inputs(dlv3_program *p) {
   for (int64_t k = 0; k < p->n_steps; k++)
-    for (size_t i = 0; i < sizeof overwriting / sizeof *overwriting; i++)
-      if (p->steps[k].op == overwriting[i].op) overwrite(p, k, overwriting[i].out, overwriting[i].in);
+    for (size_t i = 0; i < sizeof over_input / sizeof *over_input; i++)
+      if (p->steps[k].op == over_input[i].op) write_over_input(p, k, over_input[i].out, over_input[i].in);
 }
 
 static const dlv3_program *sorting;
 static int larger_first(const void *a, const void *b) {
-  const promise *x = &sorting->promises[*(const int64_t *)a], *y = &sorting->promises[*(const int64_t *)b];
+  const placeholder *x = &sorting->placeholders[*(const int64_t *)a], *y = &sorting->placeholders[*(const int64_t *)b];
   if (x->st->bytes != y->st->bytes) return x->st->bytes < y->st->bytes ? 1 : -1;
   return *(const int64_t *)a < *(const int64_t *)b ? -1 : 1;
 }
 
-/* Nothing takes some room too: an address tells it from what was released. */
-static int64_t room_of(const promise *a) { return a->st->bytes ? (a->st->bytes + ALIGN - 1) / ALIGN * ALIGN : ALIGN; }
+/* An empty tensor has room too: without an address it would count as released. */
+static int64_t padded_bytes(const placeholder *a) {
+  return a->st->bytes ? (a->st->bytes + ALIGN - 1) / ALIGN * ALIGN : ALIGN;
+}
 
-/* Every intermediate, the largest first, at the lowest place that is free for all of its life.
- * placed: by offset. */
-static void place(dlv3_program *p, int64_t *order, int64_t *placed) {
+/* Gives every intermediate, the largest first, the lowest offset that is free during its lifetime.
+ * placed: those placed so far, by offset. */
+static void place_intermediates(dlv3_program *p, int64_t *order, int64_t *placed) {
   int64_t n = 0, m = 0;
-  for (int64_t i = 0; i < p->n_promises; i++)
-    if (p->promises[i].first >= 0 && !p->promises[i].result && !p->promises[i].over) order[n++] = i;
+  for (int64_t i = 0; i < p->n_placeholders; i++)
+    if (p->placeholders[i].first >= 0 && !p->placeholders[i].result && !p->placeholders[i].over) order[n++] = i;
   sorting = p;
   qsort(order, (size_t)n, sizeof *order, larger_first);
   for (int64_t k = 0; k < n; k++) {
-    promise *a = &p->promises[order[k]];
+    placeholder *a = &p->placeholders[order[k]];
     int64_t offset = 0, at;
     for (int64_t i = 0; i < m; i++) {
-      const promise *b = &p->promises[placed[i]];
+      const placeholder *b = &p->placeholders[placed[i]];
       if (b->last < a->first || a->last < b->first) continue;
-      if (b->offset >= offset + room_of(a)) break;
-      if (b->offset + room_of(b) > offset) offset = b->offset + room_of(b);
+      if (b->offset >= offset + padded_bytes(a)) break;
+      if (b->offset + padded_bytes(b) > offset) offset = b->offset + padded_bytes(b);
     }
     a->offset = offset;
-    for (at = m++; at > 0 && p->promises[placed[at - 1]].offset > offset; at--) placed[at] = placed[at - 1];
+    for (at = m++; at > 0 && p->placeholders[placed[at - 1]].offset > offset; at--) placed[at] = placed[at - 1];
     placed[at] = order[k];
-    if (offset + room_of(a) > p->arena_bytes) p->arena_bytes = offset + room_of(a);
+    if (offset + padded_bytes(a) > p->arena_bytes) p->arena_bytes = offset + padded_bytes(a);
   }
-  for (int64_t i = 0; i < p->n_promises; i++)
-    if (p->promises[i].over) p->promises[i].offset = p->promises[i].over->offset;
+  for (int64_t i = 0; i < p->n_placeholders; i++)
+    if (p->placeholders[i].over) p->placeholders[i].offset = p->placeholders[i].over->offset;
 }
 
 DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *results, int32_t n_results) {
@@ -340,28 +346,28 @@ DLV3_API dlv3_status dlv3_record_end(dlv3_program **out, dlv3_tensor *const *res
   status st = DLV3_OK;
   if (!p) return fail(DLV3_ERR_INTERNAL, "compile: nothing is being recorded");
   p->results = calloc((size_t)n_results + 1, sizeof *p->results);
-  int64_t *order = malloc((size_t)(2 * p->n_promises + 1) * sizeof *order);
-  if (!p->results || !order || p->spoilt) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
+  int64_t *order = malloc((size_t)(2 * p->n_placeholders + 1) * sizeof *order);
+  if (!p->results || !order || p->incomplete) st = fail(DLV3_ERR_OOM, "compile: out of memory for the program");
   for (int32_t i = 0; i < n_results && st == DLV3_OK; i++) {
     if (!storage_alive(results[i]->st))
       st = fail(DLV3_ERR_RELEASED, "compile: result %d was released, by release() or when its scope ended", (int)i + 1);
     else if (results[i]->node && !results[i]->node->done)
       st = fail(DLV3_ERR_AUTOGRAD,
                 "compile: result %d needs its tape for a backward pass, which a program does not keep: call backward "
-                "inside of the function, or the compiled function under dlv3.no_grad",
+                "inside the function, or the compiled function under dlv3.no_grad",
                 (int)i + 1);
-    if (st == DLV3_OK) st = note(&p->results[i], results[i]);
+    if (st == DLV3_OK) st = record_tensor(&p->results[i], results[i]);
     p->n_results += p->results[i] != NULL;
-    if (st == DLV3_OK && is_promised(results[i]->st)) promise_of(p, results[i]->st->data)->result = true;
+    if (st == DLV3_OK && is_placeholder(results[i]->st)) placeholder_of(p, results[i]->st->data)->result = true;
   }
-  if (st == DLV3_OK) overwrite_inputs(p);
-  if (st == DLV3_OK) place(p, order, order + p->n_promises);
+  if (st == DLV3_OK) write_over_inputs(p);
+  if (st == DLV3_OK) place_intermediates(p, order, order + p->n_placeholders);
   free(order);
   if (st != DLV3_OK) {
     dlv3_record_abort();
     return st;
   }
-  withdraw(p);
+  withdraw_placeholders(p);
   bind_headers(p, NULL);
   current = NULL;
   current_executor = &eager_executor;
@@ -382,8 +388,8 @@ static const tensor *header_on(const dlv3_program *p, const storage *st) {
 
 DLV3_API const char *dlv3_program_escaped(const dlv3_program *p) {
   static char text[TEXT];
-  for (int64_t i = 0; i < p->n_promises; i++) {
-    const promise *a = &p->promises[i];
+  for (int64_t i = 0; i < p->n_placeholders; i++) {
+    const placeholder *a = &p->placeholders[i];
     const tensor *t = a->st->refs > 1 + a->headers ? header_on(p, a->st) : NULL;
     if (t) return tensor_text(text, "", t);
   }
@@ -402,28 +408,28 @@ DLV3_API int32_t dlv3_program_current(const dlv3_program *p) {
   return 1;
 }
 
-/* Ends a run, or what there was of one. */
-static void unbind(dlv3_program *p) {
-  for (int64_t i = 0; i < p->n_promises; i++) {
-    promise *a = &p->promises[i];
+/* Ends a run, complete or not. */
+static void unbind_program(dlv3_program *p) {
+  for (int64_t i = 0; i < p->n_placeholders; i++) {
+    placeholder *a = &p->placeholders[i];
     a->st->data = NULL;
-    if (a->lent) {
-      storage_drop(a->lent);
-      a->lent = NULL;
+    if (a->memory) {
+      storage_drop(a->memory);
+      a->memory = NULL;
     }
   }
   for (int32_t i = 0; i < p->n_args; i++) {
-    tensor_drop(p->given[i]);
-    p->given[i] = NULL;
+    tensor_drop(p->run_args[i]);
+    p->run_args[i] = NULL;
   }
   bind_headers(p, NULL);
 }
 
-void bind_promises(dlv3_program *p, bool fixed) {
-  for (int64_t i = 0; i < p->n_promises; i++) {
-    promise *a = &p->promises[i];
+void bind_placeholders(dlv3_program *p, bool fixed) {
+  for (int64_t i = 0; i < p->n_placeholders; i++) {
+    placeholder *a = &p->placeholders[i];
     if (a->result)
-      a->st->data = (fixed ? a->fixed : a->lent)->data;
+      a->st->data = (fixed ? a->fixed : a->memory)->data;
     else
       a->st->data = a->first >= 0 && arena ? arena->data + a->offset : NULL;
   }
@@ -431,27 +437,27 @@ void bind_promises(dlv3_program *p, bool fixed) {
 
 const char *arena_address(void) { return arena ? arena->data : NULL; }
 
-/* Memory for intermediates and results. */
-static status lend(dlv3_program *p) {
-  if (!p->n_promises) return DLV3_OK;
-  int32_t device = p->promises[0].st->device;
+/* Allocates the arena and the results of a run, and binds all placeholders. */
+static status bind_memory(dlv3_program *p) {
+  if (!p->n_placeholders) return DLV3_OK;
+  int32_t device = p->placeholders[0].st->device;
   if (p->arena_bytes && (!arena || arena->bytes < p->arena_bytes || arena->device != device)) {
     if (arena) {
       storage_drop(arena);
       arena = NULL;
     }
-    dlv3_memory_flush(device); /* what was kept for another way of working */
+    dlv3_memory_flush(device); /* cached blocks of the steps before compiling */
     TRY(storage_new(&arena, p->arena_bytes, device));
-    arena->scope = 0; /* it outlives the scope that a run is in */
+    arena->scope = 0; /* it outlives the scope of the run */
   }
-  for (int64_t i = 0; i < p->n_promises; i++) {
-    promise *a = &p->promises[i];
+  for (int64_t i = 0; i < p->n_placeholders; i++) {
+    placeholder *a = &p->placeholders[i];
     if (a->st->device != device)
-      return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; one is possible");
-    if (a->result) TRY(storage_new(&a->lent, a->st->bytes, device));
-    storage_changed(a->st, 1); /* what a kernel prepared from the last run's content is of no use */
+      return fail(DLV3_ERR_DEVICE, "compile: the function uses several devices; move its tensors to one device");
+    if (a->result) TRY(storage_new(&a->memory, a->st->bytes, device));
+    storage_changed(a->st, 1); /* outdates prepared forms of the last run's content */
   }
-  bind_promises(p, false);
+  bind_placeholders(p, false);
   return DLV3_OK;
 }
 
@@ -484,23 +490,23 @@ status run_steps(dlv3_program *p) {
   return DLV3_OK;
 }
 
-/* A result for the caller: on the memory lent to it, or where an argument or an outside tensor
- * lies. */
-static status result_of(tensor **out, dlv3_program *p, const tensor *header) {
+/* A result for the caller: on its own memory of this run, or on that of an argument or an outside
+ * tensor. */
+static status make_result(tensor **out, dlv3_program *p, const tensor *header) {
   TRY(tensor_alias(out, header));
-  for (int64_t i = 0; i < p->n_promises; i++) {
-    if (p->promises[i].st != header->st) continue;
+  for (int64_t i = 0; i < p->n_placeholders; i++) {
+    if (p->placeholders[i].st != header->st) continue;
     storage_drop((*out)->st);
-    (*out)->st = storage_retain(p->promises[i].lent);
+    (*out)->st = storage_retain(p->placeholders[i].memory);
   }
   return DLV3_OK;
 }
 
 DLV3_API dlv3_status dlv3_program_prepare(dlv3_program *p, dlv3_tensor *const *args) {
   bind_headers(p, args);
-  for (int32_t i = 0; i < p->n_args; i++) p->given[i] = tensor_retain(args[i]);
-  status st = lend(p);
-  if (st != DLV3_OK) unbind(p);
+  for (int32_t i = 0; i < p->n_args; i++) p->run_args[i] = tensor_retain(args[i]);
+  status st = bind_memory(p);
+  if (st != DLV3_OK) unbind_program(p);
   return st;
 }
 
@@ -508,8 +514,8 @@ DLV3_API dlv3_status dlv3_program_run(dlv3_program *p, dlv3_tensor **results) {
   int32_t made = 0;
   status st = graph_run(p);
   if (st == DLV3_DECLINED) st = run_steps(p);
-  for (; made < p->n_results && st == DLV3_OK; made++) st = result_of(&results[made], p, p->results[made]);
+  for (; made < p->n_results && st == DLV3_OK; made++) st = make_result(&results[made], p, p->results[made]);
   for (; st != DLV3_OK && made > 0; made--) tensor_drop(results[made - 1]);
-  unbind(p);
+  unbind_program(p);
   return st;
 }

@@ -34,8 +34,10 @@ rule 'unbounded string functions' '(^|[^a-z_])(strcat|sprintf|vsprintf|gets) *\(
 
 long=$(files '*.c' '*.h' '*.cu' '*.cpp' '*.def' '*.lua' '*.sh' Makefile | xargs wc -l | awk '$2 != "total" && $1 > 800 {print $2 ": " $1 " lines"}')
 [ -z "$long" ] || broken 'no file has more than 800 lines' "$long"
-wide=$(files '*.c' '*.h' '*.inc' '*.cu' '*.cpp' | xargs awk 'length > 120 {print FILENAME ":" FNR ": " length " columns"}')
+wide=$(files '*.c' '*.h' '*.inc' '*.cu' '*.cpp' '*.def' | xargs awk 'length > 120 {print FILENAME ":" FNR ": " length " columns"}')
 [ -z "$wide" ] || broken 'C and CUDA: 120 columns at most (clang-format does it, but for comments)' "$wide"
+wide=$(files 'runtime/*.c' 'runtime/*.h' 'runtime/*.def' | xargs awk '/^ *([/][*]|[*] )/ && length > 100 {print FILENAME ":" FNR ": " length " columns"}')
+[ -z "$wide" ] || broken 'runtime: 100 columns at most in comments' "$wide"
 wide=$(files '*.lua' | xargs awk 'length > 120 {print FILENAME ":" FNR ": " length " columns"}')
 [ -z "$wide" ] || broken 'Lua: 120 columns at most' "$wide"
 wide=$(files '*.lua' | xargs awk '/^ *-- [^ ]/ && length > 100 {print FILENAME ":" FNR ": " length " columns"}')

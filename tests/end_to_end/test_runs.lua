@@ -190,7 +190,7 @@ end]]):format(inner .. ' 2>&1; echo "inner status $?"'))
       t.run(('mkdir -p %s/%s'):format(out, name))
       local output, status = train(options() .. '--epochs 1 --output-dir ' .. out)
       t.eq(status, 1, output)
-      has(output, ('%s/%s: is a directory, a file was to be written; move it away, or name another folder with '
+      has(output, ('%s/%s: is a directory, expected a file to write; move it away, or name another folder with '
                    .. '--output-dir'):format(out, name))
       t.ok(not output:find 'Epoch', output)
     end

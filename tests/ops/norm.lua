@@ -47,7 +47,7 @@ add{op = 'batch_norm', inputs = {{1,3,1,1}, parameter(3), parameter(3), paramete
     attrs = {training = true},
     error = 'training needs more than one value a channel for a variance; batch size 1 .* Use a batch of at least 2'}
 add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(3), parameter(3)}, attrs = {training = false},
-    error = 'running_mean and running_var are needed'}
+    error = 'expected running_mean and running_var'}
 add{op = 'batch_norm', inputs = {{2,3,4,4}, parameter(4)}, attrs = {training = true}, error = 'weight must be %[3%]'}
 
 local function backward(shape, activation, residual, training, extra)

@@ -12,7 +12,7 @@ for _, op in ipairs {'sum', 'mean', 'var'} do
     add {op = op, inputs = {{2, 7, 5, 4}}, attrs = a, rtol = 1e-4}
   end
   add {op = op, inputs = {{7}}}
-  add {op = op, inputs = {{2, 3}}, attrs = {axes = {1, 1}}, error = op .. ': axis 1 is named twice'}
+  add {op = op, inputs = {{2, 3}}, attrs = {axes = {1, 1}}, error = op .. ': axis 1 is given twice'}
   add {op = op, inputs = {{2, 3}}, attrs = {axes = 3}, error = op .. ': no axis 3 in a tensor of 2 dimensions'}
 end
 add {op = 'var', inputs = {{3, 5}}, attrs = {axes = 2, correction = 0}}

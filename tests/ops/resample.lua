@@ -20,7 +20,7 @@ add{op = 'upsample_argmax', inputs = {{1,256,3,4}}, attrs = {size = {5,140}}, dt
 add{op = 'upsample_argmax', inputs = {{1,257,3,4}}, attrs = {size = {5,14}},
     error = 'x must have 1 to 256 channels for u8 class ids, it has 257'}
 add{op = 'upsample_bilinear2d', inputs = {{1,2,3,4}}, attrs = {size = {0,4}},
-    error = 'size must be at least 1x1, 0x4 came'}
+    error = 'size must be at least 1x1, got 0x4'}
 add{op = 'upsample_bilinear2d_backward', inputs = {{2,3,4}}, attrs = {size = {2,2}},
     error = 'grad_y must have 4 dimensions'}
 

@@ -43,7 +43,7 @@ add {op = 'expand', inputs = {{2, 3, 1, 1}}, attrs = {size = {-1, 3, 5, 4}}}
 add {op = 'expand', inputs = {{3}}, attrs = {size = {4}}, error = 'expand: axis 1 of size 3 can not become 4'}
 
 add {op = 'expand', inputs = {{1}}, attrs = {size = {2 ^ 40, 2 ^ 40}},
-     error = 'expand: more elements than can be counted'}
+     error = 'expand: the result has too many elements'}
 
 add {op = 'contiguous', inputs = {{2, 3, 5, 4}}}
 add {op = 'contiguous', inputs = {false}, error = 'contiguous: x must be a tensor'}

@@ -82,7 +82,7 @@ local function devices(t, gpu, library_played)
 
   t.case('tensors on two devices are named, a device that is not there too', function()
     t.error(function() return dlv3.zeros({2}, {device = 'cuda'}) + dlv3.zeros {2} end,
-            'several devices.*a %[2%] f32 cuda:0   b %[2%] f32 cpu')
+            'expected all tensors on one device.*a %[2%] f32 cuda:0   b %[2%] f32 cpu')
     t.error(function() return dlv3.zeros({2}, {device = 'cuda:99'}) end, "device 'cuda:99' does not exist: there")
     t.error(function() return dlv3.zeros({2}, {device = 'cuda:x'}) end, "no device is called 'cuda:x'")
   end)

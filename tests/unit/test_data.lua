@@ -85,7 +85,7 @@ return function(t)
     try(base, "VOC2012' is two levels too deep: give the folder that holds VOCdevkit, '.*/set'$")
     try((root:gsub('/set$', '')), "is one level too high: give '.*/set'$")
     try(root .. '/nowhere', "there is no folder '.*/nowhere'")
-    try(base .. '/class_names.txt', 'is a file; a folder that holds VOCdevkit/VOC2012 was expected')
+    try(base .. '/class_names.txt', 'is a file: expected a folder that holds VOCdevkit/VOC2012')
     try(root, "VOCdevkit' has VOC2012 but no VOC2007", {year = 2007})
     try(t.folder(), 'holds no VOCdevkit/VOC2012')
     t.run('mv ' .. root .. '/VOCdevkit ' .. root .. '/other')
@@ -427,17 +427,17 @@ return function(t)
   t.case('bad files are named', function()
     local photo, mask = golden .. '420.jpg', golden .. 'palette8.png'
     first_error(repeated(photo, mask, 1), {num_classes = 10},
-      'palette8.png: label 10 at x 35, y 12 %(counted from 0%); labels are 0..9, or 255 where a pixel '
-      .. 'does not count\n  is the number of classes right%? scripts/check_data.lua')
+      'palette8.png: label 10 at x 35, y 12 %(counted from 0%); expected 0..9, or 255 for '
+      .. 'ignored pixels\n  check the number of classes; scripts/check_data.lua')
     first_error(repeated(photo, mask, 1), {num_classes = 11, ignore_index = 10},
-                'label 255 at x 0, y 0 %(counted from 0%); labels are 0..10, or 10')
+                'label 255 at x 0, y 0 %(counted from 0%); expected 0..10, or 10')
     local folder = t.folder()
     image.write_png(folder .. '/small.png', dlv3.zeros({5, 9}, {dtype = 'u8'}))
     image.write_png(folder .. '/turned.png', dlv3.zeros({37, 23}, {dtype = 'u8'}))
     first_error(repeated(photo, folder .. '/small.png', 1), nil,
                 'small.png: the mask is 9x5 pixels but its image .*420.jpg is 37x23 %(width x height%)$')
     first_error(repeated(photo, folder .. '/turned.png', 1), nil,
-                'turned.png: the mask is 23x37 .*\n  the photo may be stored turned')
+                'turned.png: the mask is 23x37 .*\n  the photo may have an EXIF orientation')
     write_file(folder .. '/cut.jpg', read_file(photo):sub(1, 700))
     first_error(repeated(folder .. '/cut.jpg', mask, 1), nil, '/cut.jpg: .*JPEG')
     first_error(repeated(folder .. '/none.jpg', mask, 1), nil, '/none.jpg: can not be read: No such file')
@@ -464,7 +464,7 @@ return function(t)
             'batch_size: expected a whole number from 1 to 2147483647, got 0')
     t.error(function() data.loader(set, {batch_size = 4, drop_last = true}) end,
             'drop_last leaves no batch: the data set has 3 samples, a batch 4')
-    t.error(function() data.loader(set, {workers = 1000}) end, 'workers must be within 1..256, 1000 came')
+    t.error(function() data.loader(set, {workers = 1000}) end, 'workers must be within 1..256, got 1000')
     t.error(function() data.loader(set, {ignore_index = 300}) end, 'ignore_index must be within 0..255')
     t.error(function() data.loader(set, {std = {1, 0, 1}}) end, 'std must be above 0')
     t.error(function() data.loader(set, {precision = 'f23'}) end,
@@ -474,7 +474,7 @@ return function(t)
     t.error(function() data.loader(set, {train = true, scale = 2}) end, 'scale: expected a list of 2 values, got 2')
     t.error(function() data.loader(set):epoch(0.5) end, 'epoch: expected a whole number from 0, got 0.5')
     t.error(function() data.loader(set, {train = true, scale = {2, 1}}) end,
-            'the range of sizes must be within 1.. and not empty, 1040..520 came')
+            'the range of sizes must be within 1.. and not empty, got 1040..520')
     t.error(function() data.loader(set):epoch(0, {skip = 2}) end, 'skip: expected a whole number from 0 to 1, got 2')
     t.error(function() data.loader('train') end, "expected a data set %(a table, as data.voc returns%), got 'train'")
     t.error(function() data.loader{files = print} end,
@@ -489,7 +489,7 @@ return function(t)
     local x = dlv3.zeros({3, 8, 8}, {dtype = 'u8'})
     first_error({size = 1, get = function() return 7 end}, nil,
                 'get%(1%): expected the image as a u8 tensor or a path, got 7')
-    first_error({size = 1, get = function() end}, nil, 'get%(1%): there is no image')
+    first_error({size = 1, get = function() end}, nil, 'get%(1%): the image is missing')
     first_error({size = 1, get = function() return x:to('f32') end}, nil, 'get%(1%): expected u8 %[3,h,w%]\n.*f32')
     first_error({size = 1, get = function() return x, x end}, nil, 'get%(1%): expected u8 %[h,w%]')
     first_error({size = 1, get = function() return x, dlv3.zeros({8, 9}, {dtype = 'u8'}) end}, nil,
