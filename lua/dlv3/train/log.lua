@@ -150,8 +150,8 @@ end
 local Progress = {}
 Progress.__index = Progress
 
-local function write_to_stderr(text)
-  io.stderr:write(text)
+local function write_to_stderr(line)
+  io.stderr:write(line)
   io.stderr:flush()
 end
 
