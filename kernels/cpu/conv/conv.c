@@ -266,12 +266,46 @@ status add_apart(op_call *c, status (*run)(op_call *c)) {
 
 /* -- Lists ------------------------------------------------------------------------------------- */
 
-IMPLS(conv2d, {"winograd", winograd_conv2d}, {"direct", direct_conv2d}, {"depthwise", depthwise_conv2d},
-      {"onednn", onednn_conv2d}, {"pairs", pairs_conv2d}, {"ref", ref_conv2d});
-IMPLS(conv2d_backward_input, {"winograd", winograd_conv2d_backward_input}, {"direct", direct_conv2d_backward_input},
-      {"depthwise", depthwise_conv2d_backward_input}, {"onednn", onednn_conv2d_backward_input},
-      {"pairs", pairs_conv2d_backward_input}, {"ref", ref_conv2d_backward_input});
-IMPLS(conv2d_backward_weight, {"winograd", winograd_conv2d_backward_weight}, {"direct", direct_conv2d_backward_weight},
-      {"depthwise", depthwise_conv2d_backward_weight}, {"onednn", onednn_conv2d_backward_weight},
-      {"pairs", pairs_conv2d_backward_weight}, {"ref", ref_conv2d_backward_weight});
-IMPLS(matmul, {"onednn", onednn_matmul}, {"direct", direct_matmul}, {"ref", ref_matmul});
+/* Tried from the top: the first that does not decline a call runs it (DLV3_VERBOSE=2 prints why the
+ * others declined). The order is the policy:
+ *
+ *   winograd   3x3, stride 1, at least 32 channels, where it saves enough of the direct sum's products
+ *   direct     any other convolution in one group: skips taps on padding, results do not depend on
+ *              the number of threads
+ *   depthwise  one filter a channel, bound by memory bandwidth
+ *   onednn     what is left, grouped convolutions above all; where dlv3 is built with oneDNN
+ *   pairs      direct and depthwise by products of pairs of bf16, which `direct` uses by itself where
+ *              the processor is fast at them: here so that DLV3_IMPL=pairs can ask for it anywhere
+ *   ref        everything, in f64 by plain loops */
+/* clang-format off */
+IMPLS(conv2d,
+      {"winograd", winograd_conv2d},
+      {"direct", direct_conv2d},
+      {"depthwise", depthwise_conv2d},
+      {"onednn", onednn_conv2d},
+      {"pairs", pairs_conv2d},
+      {"ref", ref_conv2d});
+
+IMPLS(conv2d_backward_input,
+      {"winograd", winograd_conv2d_backward_input},
+      {"direct", direct_conv2d_backward_input},
+      {"depthwise", depthwise_conv2d_backward_input},
+      {"onednn", onednn_conv2d_backward_input},
+      {"pairs", pairs_conv2d_backward_input},
+      {"ref", ref_conv2d_backward_input});
+
+IMPLS(conv2d_backward_weight,
+      {"winograd", winograd_conv2d_backward_weight},
+      {"direct", direct_conv2d_backward_weight},
+      {"depthwise", depthwise_conv2d_backward_weight},
+      {"onednn", onednn_conv2d_backward_weight},
+      {"pairs", pairs_conv2d_backward_weight},
+      {"ref", ref_conv2d_backward_weight});
+
+/* `direct` takes what oneDNN declines: f64, f16, one operand shared by a batch; or all of it in a
+ * build without oneDNN. */
+IMPLS(matmul,
+      {"onednn", onednn_matmul},
+      {"direct", direct_matmul},
+      {"ref", ref_matmul});
+/* clang-format on */

@@ -12,7 +12,6 @@
 local F = require 'dlv3.core.ffi'
 local bytes = require 'dlv3.io.bytes'
 local dict = require 'dlv3.core.dict'
-local json = require 'dlv3.io.json'
 local legacy = require 'dlv3.io.legacy'
 local opaque = require 'dlv3.io.opaque'
 local pickle = require 'dlv3.io.pickle'
@@ -225,24 +224,6 @@ end
 function M.save_text(path, text)
   check_path('save_text', path)
   with_file(bytes.create(path), path, write_and_commit, text, put_text)
-end
-
--- -- JSON -----------------------------------------------------------------------------------------
-
--- A value as JSON, atomically, for other programs to read; and back.
-function M.save_json(path, value)
-  check_path('save_json', path)
-  with_file(bytes.create(path), path, write_and_commit, value, function(file, v) file:write(json.encode(v) .. '\n') end)
-end
-
--- The value of a JSON file: objects as dicts, arrays as lists, null as dlv3.none. Raises where it
--- is none.
-function M.load_json(path)
-  check_path('load_json', path)
-  return with_file(bytes.open(path), path, function(file)
-    if file.size > 2 ^ 28 then fault('%.0f bytes are too many for a JSON file', file.size) end
-    return json.decode(file:read(0, file.size))
-  end)
 end
 
 return M

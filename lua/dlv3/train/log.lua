@@ -150,15 +150,20 @@ end
 local Progress = {}
 Progress.__index = Progress
 
+local function write_to_stderr(line)
+  io.stderr:write(line)
+  io.stderr:flush()
+end
+
 -- "predict  12/30  5.3 photos/s  0:00:03 left  IMG_12.jpg" on stderr, rewritten in place; nothing
 -- where stderr is not a terminal or quiet is set. total may be nil.
 function M.progress(options)
-  return setmetatable({label = options.label or '', total = options.total, unit = options.unit or 'steps', n = 0,
-                       shown = -1,
-                       now = options.now or C.dlv3_now, write = options.write
-                           or function(s) io.stderr:write(s) io.stderr:flush() end,
-                       on = not options.quiet and (options.write ~= nil or C.dlv3_is_terminal(2) == 1),
-                       start = (options.now or C.dlv3_now)()}, Progress)
+  local now = options.now or C.dlv3_now
+  return setmetatable({
+    label = options.label or '', total = options.total, unit = options.unit or 'steps', n = 0, shown = -1,
+    now = now, start = now(), write = options.write or write_to_stderr,
+    on = not options.quiet and (options.write ~= nil or C.dlv3_is_terminal(2) == 1),
+  }, Progress)
 end
 
 local function fit(line, width)
