@@ -76,7 +76,7 @@ __attribute__((constructor)) static void parse_signatures(void) {
   }
 }
 
-/* -- The table, for Lua ------------------------------------------------------------------------- */
+/* -- The table, for Lua ----------------------------------------------------------------------- */
 
 DLV3_API int32_t dlv3_op_count(void) { return OP_COUNT; }
 static const op_info *info_of(int32_t op) {
