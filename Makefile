@@ -11,8 +11,11 @@ PREFIX ?= /usr/local
 TESTS  ?=
 V      ?= 0
 
-B      := build$(if $(filter 1,$(SAN)),/san)
-BIN    := $(if $(filter 1,$(SAN)),$(B)/dlv3,dlv3)
+# Other compilers and sanitizers build in folders of their own: make CC=clang gives build/clang/dlv3.
+CLANG  := $(findstring clang,$(CC))
+VARIANT := $(if $(CLANG),/clang)$(if $(filter 1,$(SAN)),/san)
+B      := build$(VARIANT)
+BIN    := $(if $(VARIANT),$(B)/dlv3,dlv3)
 Q      := $(if $(filter 0,$(V)),@)
 say     = $(if $(filter 0,$(V)),@printf '  %-5s %s\n' '$(1)' '$(2)')
 COMMA  := ,
@@ -24,7 +27,7 @@ include build/features.mk
 endif
 
 # maybe-uninitialized: gcc can not know that fail() never returns DLV3_OK, so every TRY would trip it.
-WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers -Wno-clobbered -Wno-maybe-uninitialized $(if $(filter 0,$(WERROR)),,-Werror)
+WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers $(if $(CLANG),-Wno-unknown-pragmas,-Wno-clobbered -Wno-maybe-uninitialized) $(if $(filter 0,$(WERROR)),,-Werror)
 OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address$(COMMA)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDLV3_SANITIZE)
 ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime -Ikernels $(FEATURE_CFLAGS)
 ALL_LIBS = $(FEATURE_LIBS) -lm -ldl -lpthread $(LDLIBS)
@@ -59,7 +62,7 @@ $(B)/%.o: %.c
 	$(Q)$(CC) $(ALL_CFLAGS) $(CFLAGS) -c -o $@ $<
 
 # Kernels are compiled for vectorisation; the instruction set is chosen at run time (kernels/cpu/support/simd.h).
-$(B)/kernels/%.o: OPT += -O3
+$(B)/kernels/%.o $(B)/runtime/images/%.o: OPT += -O3
 # Hundreds of unrolled tiles: with sanitizers and optimised they take the compiler more than seven minutes.
 build/san/kernels/cpu/conv/tiles.o: OPT += -O0 -fno-sanitize=undefined
 
@@ -139,7 +142,7 @@ SAN_ENV := ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS
 TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 check: all $(if $(filter 0,$(CUDA)),,$(if $(HAVE_CXX),$(HOST_CUDA) $(PLANS)))
-	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) $(if $(filter 1,$(SAN)),$(BIN),./dlv3) tests/run.lua --jobs $(TEST_JOBS) $(TESTS)
+	@$(if $(filter 1,$(SAN)),$(SAN_ENV)) ./$(BIN) tests/run.lua --jobs $(TEST_JOBS) $(TESTS)
 
 lint:
 	@sh scripts/build/lint.sh

@@ -20,17 +20,17 @@ typedef struct {
     const T *grad = job->grad, lr = (T)job->lr, momentum = (T)job->momentum, decay = (T)job->weight_decay; \
     const T unscale = (T)job->unscale; \
     if (!buffer) { \
-      _Pragma("GCC ivdep") \
+      INDEPENDENT \
       for (int64_t i = begin; i < end; i++) p[i] -= lr * (grad[i] * unscale + decay * p[i]); \
     } else if (job->nesterov) { \
-      _Pragma("GCC ivdep") \
+      INDEPENDENT \
       for (int64_t i = begin; i < end; i++) { \
         T g = grad[i] * unscale + decay * p[i]; \
         buffer[i] = momentum * buffer[i] + g; \
         p[i] -= lr * (g + momentum * buffer[i]); \
       } \
     } else { \
-      _Pragma("GCC ivdep") \
+      INDEPENDENT \
       for (int64_t i = begin; i < end; i++) { \
         buffer[i] = momentum * buffer[i] + (grad[i] * unscale + decay * p[i]); \
         p[i] -= lr * buffer[i]; \

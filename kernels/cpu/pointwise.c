@@ -117,7 +117,7 @@ static status ref_map(tensor *y, tensor *a, tensor *b, tensor *c, kernels_of k, 
                                    const void *attr) { \
     typedef type T; \
     (void)pa, (void)pb, (void)pc, (void)attr; \
-    _Pragma("GCC ivdep") \
+    INDEPENDENT \
     for (int64_t i = 0; i < n; i++) y[i] = (T)(expression); \
   }
 #define FLOATS(op, expression) KERNEL(op, float, f32, expression) KERNEL(op, double, f64, expression)

@@ -70,6 +70,7 @@ typedef struct storage {
   char *data;                         /* NULL: released                                         */
   int64_t own_version, slice_changes; /* see storage_version, arena_version                   */
   struct storage *parent;             /* a slice of an arena: data points into the parent's     */
+  int32_t slices;                     /* how many storages have this one as their parent        */
   struct prepared *prepared;
   bool frozen;                 /* see storage_surrender                                  */
   bool borrowed;               /* data belongs to an executor, not to the allocator      */

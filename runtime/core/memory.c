@@ -169,7 +169,7 @@ static void pool_free(char *data, int64_t bytes, int32_t device) {
 /* Returns a block to the system at once: a request of this size is unlikely to follow. */
 static void system_free(char *data, int64_t bytes, int32_t device) {
   int64_t rounded;
-  size_class(bytes, &rounded);
+  device_class(bytes, &rounded, device);
   backend_of(device)->free(data, rounded, device);
   pools[device].live -= rounded;
   pools[device].reserved -= rounded;
@@ -239,6 +239,7 @@ status storage_slice(storage **out, storage *parent, int64_t byte_offset, int64_
   storage *s;
   TRY(storage_header(&s, bytes, parent->device));
   s->parent = storage_retain(parent);
+  parent->slices++;
   s->data = parent->data + byte_offset;
   s->scope = parent->scope;
   *out = s;
@@ -250,7 +251,19 @@ storage *storage_retain(storage *s) {
   return s;
 }
 
+/* Slices of s go with it: their data points into its. Each holds a reference to s; the caller too. */
+static void release_slices(storage *s) {
+  s->refs++;
+  for (storage *x = live_storages.next; s->slices && x != &live_storages;) {
+    storage *next = x->parent == s ? live_storages.next : x->next; /* from the start: a release may free others */
+    if (x->parent == s) storage_release(x);
+    x = next;
+  }
+  s->refs--;
+}
+
 void storage_release(storage *s) {
+  if (s->slices) release_slices(s);
   for (prepared *p = s->prepared, *next; p; p = next) {
     next = p->next;
     p->destroy(p);
@@ -262,6 +275,7 @@ void storage_release(storage *s) {
     storage *parent = s->parent;
     s->own_version += parent->own_version; /* the visible version never decreases */
     s->parent = NULL;
+    parent->slices--;
     storage_drop(parent);
   }
 }
@@ -329,6 +343,7 @@ DLV3_API void dlv3_scope_pop(int32_t depth) {
     if (s->scope <= depth || !(s->data || s->prepared)) continue;
     next->refs++;
     storage_release(s);
+    if (!s->refs) storage_forget(s); /* only its slices held it */
     storage *held = next;
     if (held == &live_storages) {
       held->refs--;

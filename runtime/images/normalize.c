@@ -34,7 +34,7 @@ static inline __attribute__((always_inline)) uint16_t round_to_bf16(uint32_t bit
 
 /* n values; what is left after whole blocks too, since channels go round from the start of each
  * block. */
-CLONES __attribute__((optimize("O3"))) static void compute_f32(uint32_t *restrict dst, const uint8_t *restrict src,
+CLONES static void compute_f32(uint32_t *restrict dst, const uint8_t *restrict src,
                                                                int64_t n, const block_constants *restrict b) {
   int64_t at = 0;
   for (; at + BLOCK <= n; at += BLOCK)
@@ -42,7 +42,7 @@ CLONES __attribute__((optimize("O3"))) static void compute_f32(uint32_t *restric
   for (int32_t i = 0; at + i < n; i++) dst[at + i] = compute(src[at + i], b, i);
 }
 
-CLONES __attribute__((optimize("O3"))) static void compute_bf16(uint16_t *restrict dst, const uint8_t *restrict src,
+CLONES static void compute_bf16(uint16_t *restrict dst, const uint8_t *restrict src,
                                                                 int64_t n, const block_constants *restrict b) {
   int64_t at = 0;
   for (; at + BLOCK <= n; at += BLOCK)

@@ -238,7 +238,7 @@ static inline __attribute__((always_inline)) void blend_many(uint8_t *dst, const
   }
 }
 
-CLONES __attribute__((optimize("O3"))) static void column_pass(uint8_t *restrict dst, const uint8_t *restrict src,
+CLONES static void column_pass(uint8_t *restrict dst, const uint8_t *restrict src,
                                                                int64_t stride, int64_t bytes, const int32_t *k,
                                                                int32_t count) {
   switch (count) { /* the usual counts need no buffer for sums */

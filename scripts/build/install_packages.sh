@@ -1,7 +1,8 @@
 #!/bin/sh
 # install_packages.sh - installs what dlv3 needs from the distribution (Debian, Ubuntu), or prints how.
-#   install_packages.sh [build] [test] [mpi]   build: compiler and libraries; test: the PyTorch oracle, with a BLAS that lets
-#                                              its f64 take seconds instead of minutes, and the linter; mpi: Open MPI and MPICH
+#   install_packages.sh [build] [test] [mpi] [clang]   build: compiler and libraries; test: the PyTorch oracle, with a BLAS that lets
+#                                              its f64 take seconds instead of minutes, and the linter; mpi: Open MPI and
+#                                              MPICH; clang: the other compiler, with its OpenMP
 # As root, or where sudo asks for no password; otherwise the command is printed and the exit status is 1.
 set -u
 [ $# -gt 0 ] || set -- build
@@ -20,9 +21,10 @@ wanted() {
   for s in $sets; do
     case $s in
     build) echo gcc libc6-dev make pkg-config libluajit-5.1-dev libpng-dev libjpeg-dev zlib1g-dev libedit-dev "$(onednn)" "$(cairo)" ;;
+    clang) echo clang libomp-dev ;;
     mpi) echo openmpi-bin libopenmpi-dev mpich libmpich-dev ;;
     test) echo python3-torch python3-torchvision python3-pil python3-numpy libopenblas0-pthread lua-check libcairo2 fonts-dejavu-core ;;
-    *) echo "install_packages.sh: 'build', 'test' or 'mpi', not '$s'" >&2; exit 2 ;;
+    *) echo "install_packages.sh: 'build', 'test', 'mpi' or 'clang', not '$s'" >&2; exit 2 ;;
     esac
   done
 }

@@ -39,6 +39,7 @@ const char *cudnnGetErrorString(cudnnStatus_t e) {
   return e == CUDNN_STATUS_BAD_PARAM ? "bad parameter" : e == CUDNN_STATUS_NOT_SUPPORTED ? "not supported" : "an error";
 }
 cudnnStatus_t cudnnCreate(cudnnHandle_t *h) { return *h = new cuda_host_cudnn{NULL}, CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnDestroy(cudnnHandle_t h) { return delete h, CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t cudnnSetStream(cudnnHandle_t h, cudaStream_t s) { return h->stream = s, CUDNN_STATUS_SUCCESS; }
 
 cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t *d) {

@@ -5,6 +5,15 @@ local runtime = require 'dlv3.core.runtime'
 local system = require 'dlv3.os'
 
 return function(t)
+  t.case('what lies in an arena is released with it', function()
+    local p = dlv3.ones{4}:requires_grad_()
+    local sgd = require 'dlv3.optim'.SGD({{params = {p}}}, {lr = 0.1})
+    sgd.groups[1].arena.p:release()
+    t.error(function() return p + 1 end, 'released')
+    sgd.groups[1].arena.grad:release()
+    t.error(function() return p.grad + 1 end, 'released')
+  end)
+
   t.case('counters follow storages', function()
     local before = dlv3.memory().live
     local x = dlv3.zeros{1024, 1024}

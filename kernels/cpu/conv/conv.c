@@ -6,29 +6,6 @@
 #include "cpu/support/activation.h"
 #include "conv.h"
 
-conv conv_of(const op_call *c) {
-  const tensor *x, *w, *y;
-  if (c->op == OP_conv2d)
-    x = c->in[0], w = c->in[1], y = c->out[0];
-  else if (c->op == OP_conv2d_backward_input)
-    y = c->in[0], w = c->in[1], x = grad_x_of(c);
-  else
-    x = c->in[0], y = c->in[1], w = c->in[2];
-  conv v = {x->size[0], x->size[1], x->size[2], x->size[3], w->size[0],
-            w->size[2], w->size[3], y->size[2], y->size[3], .groups = 1};
-  if (c->op == OP_conv2d) {
-    const conv2d_attr *a = c->attr;
-    v.stride = a->stride, v.padding = a->padding, v.dilation = a->dilation, v.groups = a->groups;
-  } else if (c->op == OP_conv2d_backward_input) {
-    const conv2d_backward_input_attr *a = c->attr;
-    v.stride = a->stride, v.padding = a->padding, v.dilation = a->dilation, v.groups = a->groups;
-  } else {
-    const conv2d_backward_weight_attr *a = c->attr;
-    v.stride = a->stride, v.padding = a->padding, v.dilation = a->dilation, v.groups = a->groups;
-  }
-  return v;
-}
-
 /* -- Reference --------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -39,10 +16,6 @@ typedef struct {
   int64_t act;
 } conv_job;
 
-/* The input coordinate that an output coordinate meets at a tap; it may lie outside. */
-static int64_t input_at(int64_t out, int64_t tap, int64_t stride, int64_t padding, int64_t dilation) {
-  return out * stride - padding + tap * dilation;
-}
 static bool inside(int64_t i, int64_t n) { return i >= 0 && i < n; }
 
 /* y[n,k,oy,ox] = act(b[k] + sum over (c, r, s) of x[n, c, iy, ix] w[k,c,r,s] + residual); one item
@@ -77,12 +50,6 @@ static status ref_conv2d(op_call *c) {
                   c->out[0],  c->in[4], c->in[3], ((const conv2d_attr *)c->attr)->activation};
   parallel_for(job.v.n * job.v.oh, 1, conv2d_rows, &job);
   return DLV3_OK;
-}
-
-/* The output coordinate whose tap meets input coordinate `in`, or -1. */
-static int64_t output_at(int64_t in, int64_t tap, int64_t stride, int64_t padding, int64_t dilation, int64_t n_out) {
-  int64_t at = in + padding - tap * dilation;
-  return at >= 0 && at % stride == 0 && at / stride < n_out ? at / stride : -1;
 }
 
 /* grad_x[n,c,iy,ix] (+)= sum over (k, r, s) of grad_y[n, k, oy, ox] w[k,c,r,s]; one item is a row

@@ -1,23 +1,10 @@
-/* conv.h - what the convolution kernels share: the geometry of a call.
- *
- * Memory is channels-last: x [n,h,w,c], w [k,r,s,c/groups], y [n,oh,ow,k]. Output pixel (oy, ox)
- * and tap (r, s) meet at input pixel (oy stride - padding + r dilation, ...). */
+/* conv.h - what the cpu's convolution kernels share, beside the geometry of a call
+ * (shared/convolution.h): weights and operands in other forms, the implementations. */
 #ifndef DLV3_CONV_H
 #define DLV3_CONV_H
 
 #include "cpu/support/ref.h"
-
-typedef struct {
-  int64_t n, c, h, w, k, r, s, oh, ow, groups;
-  attr_pair stride, padding, dilation;
-} conv;
-
-/* Of a call of conv2d, conv2d_backward_input or conv2d_backward_weight. */
-conv conv_of(const op_call *c);
-/* What a call of conv2d_backward_input writes: a new tensor, or the sum that it adds to. */
-static inline tensor *grad_x_of(const op_call *c) { return c->in[2] ? c->in[2] : c->out[0]; }
-
-static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->groups == v->k && v->groups > 1; }
+#include "shared/convolution.h"
 
 /* The form `key` of w, in `bytes` bytes, made by build(destination, w, arg) when w's content has
  * changed since. */

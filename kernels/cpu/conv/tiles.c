@@ -52,12 +52,12 @@ INLINE float bits_f32(uint32_t bits) {
 #define MIN_F32(a, b) SELECT((a) < (b), a, b)
 #define MAX_F64 MAX_F32
 #define MIN_F64 MIN_F32
-#define LOW_16(a, b) __builtin_shuffle(a, b, (F(wide_row)){0, 8, 1, 9, 2, 10, 3, 11})
-#define HIGH_16(a, b) __builtin_shuffle(a, b, (F(wide_row)){4, 12, 5, 13, 6, 14, 7, 15})
+#define LOW_16(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH_16(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #endif
 /* The low 16 bits of two vectors of 32, in the order that LOW_16 and HIGH_16 take apart. */
 #define PACK_32(low, high) \
-  __builtin_shuffle((F(wide_row))(low), (F(wide_row))(high), (F(wide_row)){0, 2, 4, 6, 8, 10, 12, 14})
+  __builtin_shufflevector((F(wide_row))(low), (F(wide_row))(high), 0, 2, 4, 6, 8, 10, 12, 14)
 
 #define ISA(name) name##_base
 #define TARGET

@@ -118,6 +118,16 @@ static inline void pixel_block_of(pixel_block *b, const axis_map *columns, int64
 typedef float eight_floats __attribute__((vector_size(4 * RUN_OF), aligned(4), may_alias));
 typedef int32_t eight_places __attribute__((vector_size(4 * RUN_OF), aligned(4), may_alias));
 
+/* from[places[i]] for each of the eight. */
+INLINE eight_floats picked(eight_floats from, eight_places places) {
+#ifdef __clang__ /* which has no shuffle by places that are not constant */
+  for (int i = 0; i < RUN_OF; i++) places[i] = ((const int32_t *)&from)[places[i]];
+  return (eight_floats)places;
+#else
+  return __builtin_shuffle(from, places);
+#endif
+}
+
 /* z[i] = w0[i] v[left[i]] + w1[i] v[right[i]] of one channel. Where eight destinations have their
  * sources among eight neighbours, those are picked from a register: a gather takes several times as
  * long. */
@@ -130,7 +140,7 @@ INLINE void blend_row(float *restrict z, const float *restrict v, const pixel_bl
                          w1 = *(const eight_floats *)(b->w1 + i);
       const eight_places left = *(const eight_places *)(b->near_left + i),
                          right = *(const eight_places *)(b->near_right + i);
-      *(eight_floats *)(z + i) = w0 * __builtin_shuffle(from, left) + w1 * __builtin_shuffle(from, right);
+      *(eight_floats *)(z + i) = w0 * picked(from, left) + w1 * picked(from, right);
     }
 }
 

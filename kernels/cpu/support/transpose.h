@@ -6,19 +6,17 @@
 #include "core/core.h"
 
 typedef float float4 __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t int4 __attribute__((vector_size(16)));
 
 /* to[i][j] = from[j][i] for i < 4, j < 4. */
 static inline void transpose_4x4(float *to, int64_t ldt, const float *from, int64_t ldf) {
   const float4 a = *(const float4 *)from, b = *(const float4 *)(from + ldf), c = *(const float4 *)(from + 2 * ldf),
                d = *(const float4 *)(from + 3 * ldf);
-  const int4 low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, last = {2, 3, 6, 7};
-  const float4 ab = __builtin_shuffle(a, b, low), cd = __builtin_shuffle(c, d, low),
-               ab_high = __builtin_shuffle(a, b, high), cd_high = __builtin_shuffle(c, d, high);
-  *(float4 *)to = __builtin_shuffle(ab, cd, first);
-  *(float4 *)(to + ldt) = __builtin_shuffle(ab, cd, last);
-  *(float4 *)(to + 2 * ldt) = __builtin_shuffle(ab_high, cd_high, first);
-  *(float4 *)(to + 3 * ldt) = __builtin_shuffle(ab_high, cd_high, last);
+  const float4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+               ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  *(float4 *)to = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+  *(float4 *)(to + ldt) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  *(float4 *)(to + 2 * ldt) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+  *(float4 *)(to + 3 * ldt) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
 }
 
 /* to[i][j] = from[j][i] for i < m, j < n; rows are ldt and ldf elements apart. */

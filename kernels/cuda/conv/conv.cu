@@ -1,33 +1,10 @@
-/* conv.cu - convolution and matrix product: the geometry of a call, copies of weights, the bias
+/* conv.cu - convolution and matrix product: copies of weights, the bias
  * gradient, the lists of implementations. */
 #include "conv.h"
 
 #include <stdlib.h>
 
 #include "cuda/support/elements.h"
-
-conv conv_of(const op_call *c) {
-  const tensor *x, *w, *y;
-  if (c->op == OP_conv2d)
-    x = c->in[0], w = c->in[1], y = c->out[0];
-  else if (c->op == OP_conv2d_backward_input)
-    y = c->in[0], w = c->in[1], x = grad_x_of(c);
-  else
-    x = c->in[0], y = c->in[1], w = c->in[2];
-  conv v = {x->size[0], x->size[1], x->size[2], x->size[3], w->size[0], w->size[2], w->size[3],
-            y->size[2], y->size[3], 1,          {},         {},         {}};
-  if (c->op == OP_conv2d) {
-    const conv2d_attr *a = (const conv2d_attr *)c->attr;
-    v.stride = a->stride, v.padding = a->padding, v.dilation = a->dilation, v.groups = a->groups;
-  } else if (c->op == OP_conv2d_backward_input) {
-    const conv2d_backward_input_attr *a = (const conv2d_backward_input_attr *)c->attr;
-    v.stride = a->stride, v.padding = a->padding, v.dilation = a->dilation, v.groups = a->groups;
-  } else {
-    const conv2d_backward_weight_attr *a = (const conv2d_backward_weight_attr *)c->attr;
-    v.stride = a->stride, v.padding = a->padding, v.dilation = a->dilation, v.groups = a->groups;
-  }
-  return v;
-}
 
 /* -- Copies of weights ------------------------------------------------------------------------- */
 

@@ -1,21 +1,10 @@
-/* conv.h - what the convolution kernels share: the geometry of a call.
- *
- * Memory is channels-last: x [n,h,w,c], w [k,r,s,c/groups], y [n,oh,ow,k]. Output pixel (oy, ox)
- * and tap (r, s) meet at input pixel (oy stride - padding + r dilation, ...). */
+/* conv.h - what the CUDA convolution kernels share, beside the geometry of a call
+ * (shared/convolution.h): the epilogue, copies of weights. */
 #ifndef DLV3_CUDA_CONV_H
 #define DLV3_CUDA_CONV_H
 
 #include "cuda/support/common.h"
-
-typedef struct {
-  int64_t n, c, h, w, k, r, s, oh, ow, groups;
-  attr_pair stride, padding, dilation;
-} conv;
-
-/* Of a call of conv2d, conv2d_backward_input or conv2d_backward_weight. */
-conv conv_of(const op_call *c);
-/* What a call of conv2d_backward_input writes: a new tensor, or the sum that it adds to. */
-static inline tensor *grad_x_of(const op_call *c) { return c->in[2] ? c->in[2] : c->out[0]; }
+#include "shared/convolution.h"
 
 /* The convolution of grad_y that gives grad_x where v has no stride: its tap r is v's r from the
  * end. */
@@ -26,8 +15,6 @@ static inline conv turned_conv(const conv &v) {
   t.padding.w = (v.s - 1) * v.dilation.w - v.padding.w; /* may be less than 0 */
   return t;
 }
-
-static inline bool is_depthwise(const conv *v) { return v->groups == v->c && v->groups == v->k && v->groups > 1; }
 
 /* What is left to do with a sum of products before it is stored: y = act(sum + bias[k] + residual).
  * Backward by input: the residual is what is added to, which is also where the result goes. */
@@ -58,15 +45,6 @@ template <class T, class P> static inline epilogue<T, P> epilogue_of(const op_ca
   return epilogue<T, P>{data_as<P>(c->in[2]), data_as<T>(c->in[3]), ((const conv2d_attr *)c->attr)->activation};
 }
 
-/* The input coordinate of an output coordinate at a tap (it may lie outside), and the way back (-1:
- * none). */
-BOTH int64_t input_at(int64_t out, int64_t tap, int64_t stride, int64_t padding, int64_t dilation) {
-  return out * stride - padding + tap * dilation;
-}
-BOTH int64_t output_at(int64_t in, int64_t tap, int64_t stride, int64_t padding, int64_t dilation, int64_t n_out) {
-  const int64_t at = in + padding - tap * dilation;
-  return at >= 0 && at % stride == 0 && at / stride < n_out ? at / stride : -1;
-}
 /* The outputs [*begin, *end) whose tap lies inside of the input. */
 BOTH void outputs_inside(int64_t tap, int64_t stride, int64_t padding, int64_t dilation, int64_t n_in, int64_t n_out,
                          int64_t *begin, int64_t *end) {

@@ -29,8 +29,13 @@ static status handle_of(cudnnHandle_t *out, const op_call *c, int32_t device) {
   const cudaStream_t stream = stream_of(c); /* makes the device the current one */
   cudnnStatus_t e = CUDNN_STATUS_SUCCESS;
   if (!handles[device]) {
-    e = cudnnCreate(&handles[device]);
-    if (e == CUDNN_STATUS_SUCCESS) e = cudnnSetStream(handles[device], stream);
+    cudnnHandle_t made = NULL;
+    e = cudnnCreate(&made);
+    if (e == CUDNN_STATUS_SUCCESS) e = cudnnSetStream(made, stream);
+    if (e == CUDNN_STATUS_SUCCESS)
+      handles[device] = made;
+    else if (made)
+      cudnnDestroy(made);
   }
   if (e != CUDNN_STATUS_SUCCESS) return cudnn_failed(c, "it can not be started", e);
   return *out = handles[device], DLV3_OK;

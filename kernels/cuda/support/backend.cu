@@ -118,24 +118,32 @@ static status make_current(int32_t device) {
   return DLV3_OK;
 }
 
-/* The device with its stream and what belongs to it, made on first use. */
+/* The device with its stream and what belongs to it, made on first use. What was made before
+ * something failed is kept for the next try. */
 static status open_device(device_state **out, int32_t device) {
   device_state *d = &devices[device];
   TRY(make_current(device));
   *out = d;
   if (d->open) return DLV3_OK;
-  CHECK(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "no stream");
-  CHECK(cudaHostAlloc((void **)&d->faults.shared, sizeof *d->faults.shared, cudaHostAllocDefault), "no pinned memory");
-  CHECK(cudaMalloc((void **)&d->faults.taken, sizeof *d->faults.taken), "no memory");
+  fault_slot *f = &d->faults;
+  if (!d->stream) CHECK(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "no stream");
+  if (!f->shared)
+    CHECK(cudaHostAlloc((void **)&f->shared, sizeof *f->shared, cudaHostAllocDefault), "no pinned memory");
+  if (!f->taken) CHECK(cudaMalloc((void **)&f->taken, sizeof *f->taken), "no memory");
   CHECK(cudaMemsetAsync(d->faults.taken, 0, sizeof *d->faults.taken, d->stream), "no memory");
   memset(d->faults.shared, 0, sizeof *d->faults.shared);
   d->open = true;
   return DLV3_OK;
 }
 
+/* The device was opened when its tensors were allocated. Where it can not be made the current one any
+ * more its stream belongs to another device, and the launch fails: it does not go to the default
+ * stream, beside the work of the others. */
 cudaStream_t stream_on(int32_t device) {
-  device_state *d;
-  return open_device(&d, device) == DLV3_OK ? d->stream : NULL;
+  device_state *d = &devices[device];
+  const status st = open_device(&d, device);
+  (void)st;
+  return d->stream;
 }
 cudaStream_t stream_of(const op_call *c) { return stream_on(device_tensor(c)->st->device); }
 fault_slot faults_of(const op_call *c) { return devices[device_tensor(c)->st->device].faults; }
