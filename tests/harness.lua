@@ -372,7 +372,7 @@ end
 
 -- Ops with one kernel on the CPU, named ref, and what their results are compared with instead.
 local fixtures = {} -- PyTorch's results: golden/pointwise.pth, read by test_pointwise.lua
-for name in ([[sum mean var reshape narrow_backward cat pad flip gather gather_backward index_select
+for name in ([[reshape narrow_backward cat pad flip gather gather_backward index_select
                index_select_backward one_hot]]):gmatch '%S+' do
   fixtures[name] = true
 end
@@ -380,7 +380,7 @@ local single = {
   uniform_ = 'random', normal_ = 'random', randint_ = 'random', dropout = 'random', dropout_backward = 'random',
   all_reduce_ = 'collective', all_reduce_start_ = 'collective', all_reduce_finish_ = 'collective',
   all_gather = 'collective', broadcast_ = 'collective', barrier = 'collective',
-  contiguous = 'a copy, by the kernel of copy_', sum_to = 'by the kernel of sum',
+  contiguous = 'a copy, by the kernel of copy_',
   arange_ = 'exact values: test_tensor.lua', amp_update_scale_ = 'a rule of three scalars: test_scaler.lua',
   allclose = 'plain loops in f64',
   softmax = 'plain loops in f64', softmax_backward = 'plain loops in f64: gradcheck',

@@ -269,25 +269,111 @@ static status reduce(op_call *c, const attr_axes *axes, bool keepdim, int kind, 
   return DLV3_OK;
 }
 
-static status ref_sum(op_call *c) {
+/* Moves *offset by position i along the axes of t that the mask has, row-major, at these strides. */
+static void move_along(const tensor *t, uint32_t mask, const int64_t *stride, int64_t i, int64_t *offset) {
+  for (int32_t axis = t->ndim - 1; axis >= 0; axis--) {
+    if (!(mask >> axis & 1)) continue;
+    *offset += i % t->size[axis] * stride[axis];
+    i /= t->size[axis];
+  }
+}
+
+/* The sum over the reduced elements from `from` on: of x, or of its squared distance from mean. */
+static double ref_total(const tensor *x, uint32_t mask, int64_t from, int64_t count, const double *mean) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; i++) {
+    int64_t p = from;
+    double v;
+    move_along(x, mask, x->stride, i, &p);
+    load_f64(&v, x->st->data + p * dtype_bytes(x->dtype), x->dtype, 1);
+    sum += mean ? (v - *mean) * (v - *mean) : v;
+  }
+  return sum;
+}
+
+/* The same of integers. */
+static int64_t ref_total_whole(const tensor *x, uint32_t mask, int64_t from, int64_t count) {
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < count; i++) {
+    int64_t p = from, v;
+    move_along(x, mask, x->stride, i, &p);
+    load_i64(&v, x->st->data + p * dtype_bytes(x->dtype), x->dtype, 1);
+    sum += (uint64_t)v;
+  }
+  return (int64_t)sum;
+}
+
+/* The reference of all of them: one result after the other, its elements in their order. out: the
+ * strides of y along x's axes. */
+static status ref_reduce(const tensor *x, tensor *y, uint32_t mask, const int64_t *out, int kind, double correction) {
+  int64_t results = 1, count = 1;
+  for (int32_t i = 0; i < x->ndim; i++) {
+    if (mask >> i & 1)
+      count *= x->size[i];
+    else
+      results *= x->size[i];
+  }
+  const double divisor = kind == SUM ? 1 : kind == MEAN ? (double)count : fmax(0, (double)count - correction);
+  for (int64_t k = 0; k < results; k++) {
+    int64_t from = x->offset, to = y->offset;
+    move_along(x, ~mask, x->stride, k, &from);
+    move_along(x, ~mask, out, k, &to);
+    char *p = y->st->data + to * dtype_bytes(y->dtype);
+    if (!is_float(x->dtype)) {
+      const int64_t sum = ref_total_whole(x, mask, from, count);
+      store_i64(p, y->dtype, &sum, 1);
+      continue;
+    }
+    double v = ref_total(x, mask, from, count, NULL);
+    if (kind == VAR) {
+      const double mean = v / (double)count;
+      v = ref_total(x, mask, from, count, &mean);
+    }
+    v /= divisor;
+    store_f64(p, y->dtype, &v, 1);
+  }
+  return DLV3_OK;
+}
+
+static status ref_reduce_axes(op_call *c, const attr_axes *axes, bool keepdim, int kind, double correction) {
+  const uint32_t mask = mask_of(axes, c->in[0]->ndim);
+  int64_t out[DLV3_MAX_DIMS];
+  out_strides(c->in[0], c->out[0], mask, keepdim, out);
+  return ref_reduce(c->in[0], c->out[0], mask, out, kind, correction);
+}
+
+static status vec_sum(op_call *c) {
   const sum_attr *a = c->attr;
   return reduce(c, &a->axes, a->keepdim, SUM, 0);
 }
-static status ref_mean(op_call *c) {
+static status ref_sum(op_call *c) {
+  const sum_attr *a = c->attr;
+  return ref_reduce_axes(c, &a->axes, a->keepdim, SUM, 0);
+}
+IMPLS(sum, {"vec", vec_sum}, {"ref", ref_sum});
+
+static status vec_mean(op_call *c) {
   const mean_attr *a = c->attr;
   return reduce(c, &a->axes, a->keepdim, MEAN, 0);
 }
-static status ref_var(op_call *c) {
+static status ref_mean(op_call *c) {
+  const mean_attr *a = c->attr;
+  return ref_reduce_axes(c, &a->axes, a->keepdim, MEAN, 0);
+}
+IMPLS(mean, {"vec", vec_mean}, {"ref", ref_mean});
+
+static status vec_var(op_call *c) {
   const var_attr *a = c->attr;
   return reduce(c, &a->axes, a->keepdim, VAR, (double)a->correction);
 }
-IMPLS(sum, {"ref", ref_sum});
-IMPLS(mean, {"ref", ref_mean});
-IMPLS(var, {"ref", ref_var});
+static status ref_var(op_call *c) {
+  const var_attr *a = c->attr;
+  return ref_reduce_axes(c, &a->axes, a->keepdim, VAR, (double)a->correction);
+}
+IMPLS(var, {"vec", vec_var}, {"ref", ref_var});
 
-static status ref_sum_to(op_call *c) {
-  const tensor *x = c->in[0], *y = c->out[0];
-  int64_t out[DLV3_MAX_DIMS];
+/* The axes of x that y has not, or as 1; out: the strides of y along x's axes. */
+static uint32_t sum_to_axes(const tensor *x, const tensor *y, int64_t *out) {
   uint32_t mask = 0;
   int32_t lead = x->ndim - y->ndim;
   for (int32_t i = 0; i < x->ndim; i++) {
@@ -295,12 +381,23 @@ static status ref_sum_to(op_call *c) {
     mask |= (uint32_t)gone << i;
     out[i] = gone ? 0 : y->stride[i - lead];
   }
-  reduction r = reduction_of(x, mask, out);
+  return mask;
+}
+
+static status vec_sum_to(op_call *c) {
+  int64_t out[DLV3_MAX_DIMS];
+  const uint32_t mask = sum_to_axes(c->in[0], c->out[0], out);
+  reduction r = reduction_of(c->in[0], mask, out);
   TRY(run_reduction(c, &r, NULL));
   store_sums(&r, c->out[0], 1);
   return DLV3_OK;
 }
-IMPLS(sum_to, {"ref", ref_sum_to});
+static status ref_sum_to(op_call *c) {
+  int64_t out[DLV3_MAX_DIMS];
+  const uint32_t mask = sum_to_axes(c->in[0], c->out[0], out);
+  return ref_reduce(c->in[0], c->out[0], mask, out, SUM, 0);
+}
+IMPLS(sum_to, {"vec", vec_sum_to}, {"ref", ref_sum_to});
 
 /* -- Extremes ---------------------------------------------------------------------------------- */
 
