@@ -27,7 +27,7 @@ include build/features.mk
 endif
 
 # maybe-uninitialized: gcc can not know that fail() never returns DLV3_OK, so every TRY would trip it.
-WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers $(if $(CLANG),-Wno-unknown-pragmas,-Wno-clobbered -Wno-maybe-uninitialized) $(if $(filter 0,$(WERROR)),,-Werror)
+WARN   := -Wall -Wextra -Wshadow -Wformat-security -Wno-missing-field-initializers $(if $(CLANG),-Wno-unknown-pragmas -Wno-pass-failed,-Wno-clobbered -Wno-maybe-uninitialized) $(if $(filter 0,$(WERROR)),,-Werror)
 OPT    := -O2 -g $(if $(filter 1,$(SAN)),-fsanitize=address$(COMMA)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDLV3_SANITIZE)
 ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) -fvisibility=hidden -fno-math-errno -fopenmp -MMD -MP -Iruntime -Ikernels $(FEATURE_CFLAGS)
 ALL_LIBS = $(FEATURE_LIBS) -lm -ldl -lpthread $(LDLIBS)

@@ -118,30 +118,21 @@ static inline void pixel_block_of(pixel_block *b, const axis_map *columns, int64
 typedef float eight_floats __attribute__((vector_size(4 * RUN_OF), aligned(4), may_alias));
 typedef int32_t eight_places __attribute__((vector_size(4 * RUN_OF), aligned(4), may_alias));
 
-/* from[places[i]] for each of the eight. */
-INLINE eight_floats picked(eight_floats from, eight_places places) {
-#ifdef __clang__ /* which has no shuffle by places that are not constant */
-  for (int i = 0; i < RUN_OF; i++) places[i] = ((const int32_t *)&from)[places[i]];
-  return (eight_floats)places;
-#else
-  return __builtin_shuffle(from, places);
-#endif
-}
-
 /* z[i] = w0[i] v[left[i]] + w1[i] v[right[i]] of one channel. Where eight destinations have their
  * sources among eight neighbours, those are picked from a register: a gather takes several times as
  * long. */
 INLINE void blend_row(float *restrict z, const float *restrict v, const pixel_block *b) {
-  if (!b->near)
-    for (int64_t i = 0; i < PIXELS; i++) z[i] = b->w0[i] * v[b->left[i]] + b->w1[i] * v[b->right[i]];
-  else
-    for (int64_t i = 0; i < PIXELS; i += RUN_OF) {
-      const eight_floats from = *(const eight_floats *)(v + b->left[i]), w0 = *(const eight_floats *)(b->w0 + i),
-                         w1 = *(const eight_floats *)(b->w1 + i);
-      const eight_places left = *(const eight_places *)(b->near_left + i),
-                         right = *(const eight_places *)(b->near_right + i);
-      *(eight_floats *)(z + i) = w0 * picked(from, left) + w1 * picked(from, right);
-    }
+#ifndef __clang__ /* which has no shuffle by places that are not constant */
+  for (int64_t i = 0; b->near && i < PIXELS; i += RUN_OF) {
+    const eight_floats from = *(const eight_floats *)(v + b->left[i]), w0 = *(const eight_floats *)(b->w0 + i),
+                       w1 = *(const eight_floats *)(b->w1 + i);
+    const eight_places left = *(const eight_places *)(b->near_left + i),
+                       right = *(const eight_places *)(b->near_right + i);
+    *(eight_floats *)(z + i) = w0 * __builtin_shuffle(from, left) + w1 * __builtin_shuffle(from, right);
+  }
+  if (b->near) return;
+#endif
+  for (int64_t i = 0; i < PIXELS; i++) z[i] = b->w0[i] * v[b->left[i]] + b->w1[i] * v[b->right[i]];
 }
 
 /* z = the blended channels of a block; top and bottom: the two source rows, weighted v0 and v1. */
