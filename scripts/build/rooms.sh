@@ -18,7 +18,7 @@ BEGIN {
   below["program"] = "public core"
   below["plugin"] = "public core files collectives"
   below["host"] = "public core files collectives ops images program plugin"
-  below["kernels/shared"] = ""
+  below["kernels/shared"] = "core"
   below["kernels/mpi"] = "public collectives kernels/shared"
   below["kernels/cpu"] = below["kernels/cuda"] = "public core collectives kernels/shared"
   # The headers of the runtime that kernels may see.
