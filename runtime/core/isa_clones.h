@@ -5,9 +5,9 @@
 #define DLV3_ISA_CLONES_H
 
 /* Not with sanitizers, which are not ready when the choice is made, nor by clang, whose clones other
- * files do not find under their name (14): there the base instruction set has to do. */
+ * files do not find by name (version 14): there the base instruction set has to do. */
 #if defined(__x86_64__) && !defined(DLV3_SANITIZE) && !defined(__clang__)
-#if __GNUC__ >= 12 /* levels are chosen by feature; a processor's name would match that one only */
+#if __GNUC__ >= 12 /* a level is chosen by feature; a processor's name would match that alone */
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -16,7 +16,7 @@
 #define CLONES
 #endif
 
-/* Before a loop whose iterations do not depend on each other, though the compiler can not know it. */
+/* Before a loop whose iterations are independent, though the compiler can not know it. */
 #ifdef __clang__
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else

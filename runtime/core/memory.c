@@ -251,11 +251,12 @@ storage *storage_retain(storage *s) {
   return s;
 }
 
-/* Slices of s go with it: their data points into its. Each holds a reference to s; the caller too. */
+/* Slices of s go with it: their data points into its. Each holds a reference to s. */
 static void release_slices(storage *s) {
   s->refs++;
   for (storage *x = live_storages.next; s->slices && x != &live_storages;) {
-    storage *next = x->parent == s ? live_storages.next : x->next; /* from the start: a release may free others */
+    /* from the start again: a release may free others */
+    storage *next = x->parent == s ? live_storages.next : x->next;
     if (x->parent == s) storage_release(x);
     x = next;
   }
