@@ -4,8 +4,8 @@
 #ifndef DLV3_ISA_CLONES_H
 #define DLV3_ISA_CLONES_H
 
-/* Not with sanitizers, which are not ready when the choice is made, nor by clang, whose clones other
- * files do not find by name (version 14): there the base instruction set has to do. */
+/* Not with sanitizers, which are not ready when the choice is made, nor by clang, whose clones
+ * other files do not find by name (version 14): there the base instruction set has to do. */
 #if defined(__x86_64__) && !defined(DLV3_SANITIZE) && !defined(__clang__)
 #if __GNUC__ >= 12 /* a level is chosen by feature; a processor's name would match that alone */
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
