@@ -34,8 +34,7 @@ local opt, given, resumed = setup.parse({
   {'momentum', 0.9, 'of SGD', type = 'number', min = 0},
   {'weight-decay', 1e-4, 'L2 penalty on every parameter', alias = 'wd', type = 'number', min = 0},
   {'bn-momentum', 0, "weight of a new batch in the running statistics (0: the model's own; MobileNetV3's .01 needs "
-                     .. "some "
-                     .. 'hundred steps)', type = 'number', min = 0, max = 1},
+                     .. 'some hundred steps)', type = 'number', min = 0, max = 1},
   {'checkpoint-activations', false, 'keep less for backward and make it again there: less memory, more time'},
   {'precision', 'f32', 'of the activations; f16 comes with a loss scale and is for GPUs, slow on a CPU',
    choices = train.precisions},
@@ -46,8 +45,7 @@ local opt, given, resumed = setup.parse({
   {'max-steps', 0, 'stop after so many steps in all (0: no limit)', min = 0},
   'output',
   {'output-dir', 'out', 'folder for checkpoints, results and curves; out_2, ... where out holds a run and no other '
-                        .. 'is given',
-   value = 'DIR'},
+                        .. 'is given', value = 'DIR'},
   {'overwrite', false, 'replace the run that the folder holds'},
   {'print-freq', 10, 'steps between log lines', min = 1},
   {'save-every', 0, 'steps between saves within an epoch (0: at its end only)', min = 0},
@@ -108,8 +106,7 @@ if opt.compile then step = dlv3.compile(step) end
 
 local run = training.start{
   opt = opt, given = given, resumed = resumed, folder = folder, model = model, sgd = sgd, scaler = scaler,
-  schedule = schedule,
-  loader = loader, val_loader = val_loader,
+  schedule = schedule, loader = loader, val_loader = val_loader,
 }
 run:train(function()
   for epoch in run:epochs() do

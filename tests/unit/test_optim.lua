@@ -402,7 +402,7 @@ return function(t)
             "milestones.1: expected a number from 0, got 'a'")
     t.error(function() optim.SGD({parameter(1)}, {lr = 1}):step(function() end) end, 'SGD: step takes no closure')
     t.error(function() parameter(1):sum():backward{retain_graph = true} end,
-            'backward: takes the gradient of t, a tensor')
+            'backward: expected the gradient of t, a tensor')
     t.error(function() return dlv3.zero end, "dlv3 has no 'zero'; did you mean 'zeros'%?")
     t.error(function() require 'dlv3.data'.voc() end,
             'data.voc: root: expected the folder that holds VOCdevkit, got nothing')

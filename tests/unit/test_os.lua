@@ -23,7 +23,7 @@ return function(t)
     files.save_text(folder .. '/.DS_Store', 'x')
     t.eq(system.list(folder), {'a', 'b'})
     t.eq(system.list(folder .. '/b'), {'c'})
-    t.error(function() system.make_directory(folder .. '/a/d') end, '/a: is a file, a directory was to be made')
+    t.error(function() system.make_directory(folder .. '/a/d') end, '/a: is a file, expected a directory or nothing')
     t.error(function() system.list(folder .. '/nothing') end, 'nothing')
   end)
 
